@@ -1,0 +1,129 @@
+"""What every request passes: the choice of host, the faults, the log."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Literal
+
+from starlette.datastructures import Headers
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from bot.hub.local.faults import Fault, Faults
+from bot.hub.local.records import timestamp
+from bot.hub.local.requestlog import RequestLog, RequestRecord
+
+HangUp = Callable[[Scope], None]
+
+
+class Gate:
+    """hang_up: closes the connection that a request came over."""
+
+    def __init__(
+        self, *, hub: ASGIApp, files: ASGIApp, files_port: int, faults: Faults, log: RequestLog, hang_up: HangUp
+    ) -> None:
+        self._apps: dict[Literal["hub", "files"], ASGIApp] = {"hub": hub, "files": files}
+        self._files_port = files_port
+        self._faults = faults
+        self._log = log
+        self._hang_up = hang_up
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        raw_path = scope["raw_path"].decode("ascii")
+        # Routed as it came: `refs%2Fpr%2F1` is one piece of a path.
+        scope = {**scope, "path": raw_path, "state": {"user": None}}
+        host: Literal["hub", "files"] = "files" if scope["server"][1] == self._files_port else "hub"
+        # The way to remove faults must not be one that they can block.
+        fault = None if raw_path.startswith("/_local/") else self._faults.take(scope["method"], raw_path)
+        answer = _Answer(send, fault or Fault(), lambda: self._hang_up(scope), has_body=scope["method"] != "HEAD")
+        answer.on_end = lambda: self._log.add(_record(scope, host, answer, faulty=fault is not None))
+        try:
+            await self._answer(scope, receive, answer, self._apps[host], fault or Fault())
+        finally:
+            answer.end()
+
+    async def _answer(self, scope: Scope, receive: Receive, answer: _Answer, app: ASGIApp, fault: Fault) -> None:
+        if fault.delay_s:
+            await asyncio.sleep(fault.delay_s)
+        if fault.status is not None:
+            await _drain(receive)
+            app = PlainTextResponse(fault.body, status_code=fault.status, headers=dict(fault.headers))
+        await app(scope, receive, answer.send)
+        if fault.lose_answer:
+            answer.end()
+            answer.hang_up()
+            await asyncio.sleep(0)  # lets the server notice, or it would answer 500
+
+
+async def _drain(receive: Receive) -> None:
+    """Who is still sending when the answer comes sees a broken pipe, not the answer."""
+    while (message := await receive())["type"] == "http.request" and message.get("more_body", False):
+        pass
+
+
+class _Answer:
+    """Passes an answer on, counts it, and cuts it where the fault says."""
+
+    def __init__(self, send: Send, fault: Fault, hang_up: Callable[[], None], *, has_body: bool) -> None:
+        self._send = send
+        self._has_body = has_body
+        self._fault = fault
+        self._closed = False
+        self._ended = False
+        self.hang_up = hang_up
+        self.on_end: Callable[[], None] = lambda: None
+        self.started = time.monotonic()
+        self.status = 0
+        self.bytes_sent = 0
+
+    async def send(self, message: Message) -> None:
+        if self._closed:
+            return
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+        if self._fault.lose_answer:
+            return
+        if message["type"] == "http.response.body":
+            message = self._cut(message)
+            self.bytes_sent += len(message.get("body", b"")) if self._has_body else 0
+            if self._closed or not message.get("more_body", False):
+                # Logged before the last byte leaves, so who has the answer finds it in the log.
+                self.end()
+        await self._send(message)
+        if self._closed:
+            self.hang_up()
+
+    def _cut(self, message: Message) -> Message:
+        limit = self._fault.cut_after_bytes
+        body = message.get("body", b"")
+        if limit is None or self.bytes_sent + len(body) <= limit:
+            return message
+        self._closed = True
+        return {**message, "body": body[: limit - self.bytes_sent], "more_body": True}
+
+    def end(self) -> None:
+        if not self._ended:
+            self._ended = True
+            self.on_end()
+
+
+def _record(scope: Scope, host: Literal["hub", "files"], answer: _Answer, *, faulty: bool) -> RequestRecord:
+    headers = Headers(scope=scope)
+    return RequestRecord(
+        time=timestamp(),
+        host=host,
+        method=scope["method"],
+        path=scope["path"],
+        query=scope["query_string"].decode("latin-1"),
+        status=answer.status,
+        bytes_sent=answer.bytes_sent,
+        duration_s=round(time.monotonic() - answer.started, 6),
+        user=scope["state"]["user"],
+        authenticated="authorization" in headers,
+        range=headers.get("range"),
+        fault=faulty,
+    )

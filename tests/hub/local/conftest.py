@@ -1,0 +1,46 @@
+"""A fresh local Hub, and the real client to talk to it."""
+
+from __future__ import annotations
+
+import os
+
+# Read when huggingface_hub is imported: without it the client insists on a protocol that the local Hub lacks.
+os.environ["HF_HUB_DISABLE_XET"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+os.environ.pop("HF_HUB_OFFLINE", None)
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from huggingface_hub import HfApi
+
+from bot.hub.local import LocalHub
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # huggingface_hub sends large files as `data=`, which its HTTP library would like to be `content=`.
+    config.addinivalue_line("filterwarnings", "ignore:Use 'content=:DeprecationWarning")
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[LocalHub]:
+    with LocalHub(tmp_path / "hub") as running:
+        yield running
+
+
+@pytest.fixture
+def api(hub: LocalHub) -> HfApi:
+    """As `bot`, who may write to the organisation `quantized`."""
+    return HfApi(endpoint=hub.endpoint, token=hub.token("bot"))
+
+
+@pytest.fixture
+def reader(hub: LocalHub) -> HfApi:
+    return HfApi(endpoint=hub.endpoint, token=hub.token("reader", role="read"))
+
+
+@pytest.fixture
+def anonymous(hub: LocalHub) -> HfApi:
+    return HfApi(endpoint=hub.endpoint, token=False)
