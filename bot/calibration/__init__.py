@@ -1,0 +1,1 @@
+"""Local text and chat files -> fixed token blocks."""

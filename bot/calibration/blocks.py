@@ -1,0 +1,242 @@
+"""Documents -> token blocks [samples, seq_len], drawn by seed, with the real counts on record."""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from math import floor
+from pathlib import Path
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from bot.calibration.documents import Document, read, read_file
+from bot.calibration.duplicates import is_duplicate, sketch_of
+from bot.calibration.encoding import Encoder, load_encoder
+from bot.errors import QuantizationError
+from bot.records import Calibration, CalibrationSet, SourceCount, TextSource
+
+SAMPLES: Final = (16, 4096)
+MIN_SEQ_LEN: Final = 16
+# Ordinary text lies above 0.1; a tenth of that is the same few sentences over and over.
+MIN_DISTINCT_TOKEN_SHARE: Final = 0.01
+MIN_EVALUATION_BLOCKS: Final = 8
+_FIRST_DRAW: Final = 2048
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Drawn:
+    """What was taken of one source, and what all sources so far have said."""
+
+    ids: list[int]
+    documents: int
+    duplicates: int
+    languages: tuple[str, ...]
+    seen: frozenset[int]
+
+
+def build(
+    calibration: Calibration, *, tokenizer_folder: Path, folder: Path, trust_remote_code: bool
+) -> tuple[Tensor, CalibrationSet]:
+    """int64 [samples, seq_len], and what it was made of.
+
+    folder: where the sources lie, see sources.local_path(). Documents are drawn in an order that depends on the
+    seed and their number alone; near-duplicates are left out; each source's token stream is cut into blocks of
+    exactly seq_len, and nothing is dropped for being long.
+    Raises QuantizationError when the text is unusable, too little or too much alike.
+    """
+    _check(calibration)
+    encoder = load_encoder(tokenizer_folder, trust_remote_code=trust_remote_code)
+    streams: list[Tensor] = []
+    counts: list[SourceCount] = []
+    seen: frozenset[int] = frozenset()
+    for source, samples in zip(calibration.sources, _quotas(calibration), strict=True):
+        needed = samples * calibration.seq_len
+        drawn = _draw(source, folder, encoder, needed=needed, seed=calibration.seed, seen=seen)
+        _check_enough(source, drawn, samples, calibration.seq_len)
+        seen = drawn.seen
+        streams.append(torch.tensor(drawn.ids[:needed], dtype=torch.int64))
+        counts.append(_count(source, drawn, needed, calibration))
+    tokens = torch.cat(streams).reshape(calibration.samples, calibration.seq_len)
+    share = distinct_token_share(tokens, encoder.vocabulary)
+    _check_diversity(tokens, share)
+    return tokens, CalibrationSet(
+        samples=calibration.samples,
+        seq_len=calibration.seq_len,
+        seed=calibration.seed,
+        sha256=tokens_sha256(tokens),
+        sources=tuple(counts),
+        distinct_token_share=share,
+    )
+
+
+def evaluation_tokens(
+    *,
+    tokenizer_folder: Path,
+    trust_remote_code: bool,
+    text: Path | None = None,
+    blocks: int = 64,
+    seq_len: int = 512,
+) -> tuple[Tensor, str]:
+    """int64 [blocks, seq_len] of text that calibration never sees, and its label.
+
+    text: a file instead of the standard library's `test` split. The text is one stream in its own order; the
+    blocks are spread evenly over it. Each begins as every text of the model does: with its beginning-of-text
+    token, if it has one. A shorter text gives fewer blocks, but at least MIN_EVALUATION_BLOCKS.
+    """
+    encoder = load_encoder(tokenizer_folder, trust_remote_code=trust_remote_code)
+    if text is None:
+        builtin = TextSource(builtin="stdlib")
+        label, documents = f"{builtin.label} (test split)", read(builtin, Path(), split="test")
+    elif not text.is_file():
+        raise QuantizationError(f"evaluation text {text} is not there", hint="Check the path given as --text.")
+    else:
+        label, documents = text.name, read_file(text, label=text.name)
+    ids = [token for document in documents for token in encoder.encode(document, special=False)]
+    opening = encoder.opening
+    length = seq_len - len(opening)
+    whole = len(ids) // length
+    if whole < min(blocks, MIN_EVALUATION_BLOCKS):
+        needed = min(blocks, MIN_EVALUATION_BLOCKS) * length
+        raise QuantizationError(
+            f"{label}: {len(ids):,} tokens are too few to measure on; at least {needed:,} are needed",
+            hint="Give a longer text.",
+        )
+    count = min(blocks, whole)
+    starts = [index * whole // count * length for index in range(count)]
+    return torch.tensor([opening + ids[start : start + length] for start in starts], dtype=torch.int64), label
+
+
+def tokens_sha256(tokens: Tensor) -> str:
+    """Over the token ids as int64 little-endian, row after row."""
+    return hashlib.sha256(tokens.cpu().numpy().astype("<i8").tobytes()).hexdigest()
+
+
+def distinct_token_share(tokens: Tensor, vocabulary: int) -> float:
+    """Distinct token ids over as many as there could be: the number of tokens, or the vocabulary if smaller."""
+    return len(_distinct(tokens)) / min(tokens.numel(), vocabulary)
+
+
+def _distinct(tokens: Tensor) -> set[int]:
+    return set(tokens.flatten().tolist())
+
+
+def _draw(
+    source: TextSource, folder: Path, encoder: Encoder, *, needed: int, seed: int, seen: frozenset[int]
+) -> _Drawn:
+    """Reads the source once if the first documents drawn are enough, and again with a longer list if not.
+
+    So a data set of any size is held a few thousand documents at a time. A longer list begins with the shorter
+    one, so that the result does not depend on how often it was read.
+    """
+    limit = _FIRST_DRAW
+    while True:
+        numbered = enumerate(read(source, folder))
+        listed = heapq.nsmallest(limit, numbered, key=lambda item: _place(seed, item[0]))
+        drawn = _take((document for _, document in listed), encoder, needed, seen)
+        if len(drawn.ids) >= needed or len(listed) < limit:
+            return drawn
+        limit *= 8
+
+
+def _place(seed: int, number: int) -> bytes:
+    """Where a document stands in the drawing: a hash, because random.shuffle is not promised to stay the same."""
+    return hashlib.sha256(f"{seed}/{number}".encode()).digest()
+
+
+def _take(documents: Iterator[Document], encoder: Encoder, needed: int, seen: frozenset[int]) -> _Drawn:
+    ids: list[int] = []
+    known = set(seen)
+    languages: set[str] = set()
+    taken = duplicates = 0
+    for document in documents:
+        if len(ids) >= needed:
+            break
+        sketch = sketch_of(document.content)
+        if is_duplicate(sketch, known):
+            duplicates += 1
+            continue
+        known |= sketch
+        ids += encoder.encode(document)
+        taken += 1
+        if document.language:
+            languages.add(document.language)
+    return _Drawn(
+        ids=ids,
+        documents=taken,
+        duplicates=duplicates,
+        languages=tuple(sorted(languages)),
+        seen=frozenset(known),
+    )
+
+
+def _quotas(calibration: Calibration) -> list[int]:
+    """Blocks per source by weight, largest remainder first, so that they add up to exactly `samples`."""
+    weights = [source.weight for source in calibration.sources]
+    exact = [calibration.samples * weight / sum(weights) for weight in weights]
+    quotas = [floor(value) for value in exact]
+    by_remainder = sorted(range(len(exact)), key=lambda index: (quotas[index] - exact[index], index))
+    for index in islice(by_remainder, calibration.samples - sum(quotas)):
+        quotas[index] += 1
+    for source, quota in zip(calibration.sources, quotas, strict=True):
+        if quota == 0:
+            raise QuantizationError(
+                f"{source.label}: weight {source.weight:g} gives none of the {calibration.samples} samples",
+                hint="Raise its weight or the number of samples, or leave the source out.",
+            )
+    return quotas
+
+
+def _count(source: TextSource, drawn: _Drawn, tokens: int, calibration: Calibration) -> SourceCount:
+    return SourceCount(
+        label=source.label,
+        documents=drawn.documents,
+        tokens=tokens,
+        share=tokens / (calibration.samples * calibration.seq_len),
+        duplicates_removed=drawn.duplicates,
+        languages=drawn.languages,
+    )
+
+
+def _check(calibration: Calibration) -> None:
+    low, high = SAMPLES
+    if not low <= calibration.samples <= high:
+        raise QuantizationError(
+            f"{calibration.samples} calibration samples; between {low} and {high} are possible",
+            hint="128 samples of 512 tokens are a good start.",
+        )
+    if calibration.seq_len < MIN_SEQ_LEN:
+        raise QuantizationError(
+            f"seq_len {calibration.seq_len} is below {MIN_SEQ_LEN} tokens", hint="512 tokens are a good start."
+        )
+    if not calibration.sources or any(not source.weight > 0 for source in calibration.sources):
+        raise QuantizationError(
+            "calibration needs at least one source, each with a weight above 0",
+            hint="`builtin: stdlib` is always there.",
+        )
+
+
+def _check_enough(source: TextSource, drawn: _Drawn, samples: int, seq_len: int) -> None:
+    needed = samples * seq_len
+    if drawn.documents == 0:
+        raise QuantizationError(f"{source.label}: no text in it", hint="Is it empty, or the wrong column?")
+    if len(drawn.ids) < needed:
+        removed = f" after {drawn.duplicates:,} near-duplicates were left out" if drawn.duplicates else ""
+        raise QuantizationError(
+            f"{source.label}: {len(drawn.ids):,} tokens{removed}; "
+            f"{needed:,} are needed ({samples} samples of {seq_len})",
+            hint="Add text, or ask for fewer samples or a shorter seq_len.",
+        )
+
+
+def _check_diversity(tokens: Tensor, share: float) -> None:
+    if share < MIN_DISTINCT_TOKEN_SHARE:
+        raise QuantizationError(
+            f"calibration text is too uniform: {len(_distinct(tokens)):,} distinct tokens "
+            f"among {tokens.numel():,}",
+            hint="Use text as varied as what the model will read.",
+        )

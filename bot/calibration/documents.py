@@ -1,0 +1,233 @@
+"""Text files, row files and builtin text as a stream of documents. Reads, checks, and decides nothing."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Final, cast
+
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
+
+from bot.calibration import stdlib
+from bot.calibration.sources import ROW_SUFFIXES, TEXT_SUFFIXES, local_path, split_files, suffix_of
+from bot.errors import QuantizationError
+from bot.records import TextSource
+
+# A long text is drawn in passages of about this many characters, some 1,000 tokens: 64k tokens of calibration then
+# come from sixty places, not from one long chapter.
+PASSAGE_CHARACTERS: Final = 4096
+DEFAULT_COLUMNS: Final = ("text", "messages")
+LANGUAGE_COLUMNS: Final = ("language", "lang")
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """A passage of text, or a conversation of {role, content}. origin: file and place, for error messages."""
+
+    text: str = ""
+    messages: tuple[Row, ...] = ()
+    language: str | None = None
+    origin: str = ""
+
+    @property
+    def content(self) -> str:
+        """What somebody said: without roles, and without the system prompt that conversations may share."""
+        if not self.messages:
+            return self.text
+        return "\n".join(_said(message["content"]) for message in self.messages if message["role"] != "system")
+
+
+def read(source: TextSource, folder: Path, *, split: stdlib.Split = "calibrate") -> Iterator[Document]:
+    """The documents of a source in file order, streamed; `split` is for builtin text alone.
+
+    folder: what local_path() is relative to. Raises QuantizationError for anything that is not readable text.
+    """
+    path = local_path(source)
+    if path is None:
+        return _read_builtin(source, split)
+    if source.dataset is not None:
+        return _read_dataset(source, folder / path)
+    if not (folder / path).is_file():
+        raise QuantizationError(
+            f"calibration file {source.label} is not there: {folder / path}", hint="Pull the job again."
+        )
+    _check_pin(source, folder / path)
+    return read_file(folder / path, label=source.label, column=source.column)
+
+
+def read_file(path: Path, *, label: str, column: str | None = None) -> Iterator[Document]:
+    """One local file by its suffix: text in passages, or rows of text or chat messages."""
+    suffix = suffix_of(path.name)
+    if suffix in TEXT_SUFFIXES:
+        return _read_text(path, label)
+    if suffix == ".parquet":
+        return _from_rows(_parquet_rows(path, label, column), column)
+    if suffix in ROW_SUFFIXES:
+        return _from_rows(_json_rows(path, label), column)
+    raise QuantizationError(
+        f"{label}: cannot read {suffix or 'a file without suffix'}",
+        hint=f"Use one of {', '.join((*TEXT_SUFFIXES, *ROW_SUFFIXES))}.",
+    )
+
+
+def _read_builtin(source: TextSource, split: stdlib.Split) -> Iterator[Document]:
+    if source.builtin != stdlib.BUILTIN_NAME:
+        raise QuantizationError(
+            f"unknown builtin text {source.builtin!r}", hint=f"There is one: `builtin: {stdlib.BUILTIN_NAME}`."
+        )
+    for number, module in enumerate(stdlib.documents(split), start=1):
+        origin = f"{source.label}, module {number}"
+        for passage in _passages(module.splitlines(keepends=True)):
+            yield Document(text=passage, origin=origin)
+
+
+def _read_dataset(source: TextSource, folder: Path) -> Iterator[Document]:
+    paths = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    names = split_files(paths, source.split)
+    if not names:
+        raise QuantizationError(
+            f"{source.label}: no {' or '.join(ROW_SUFFIXES)} file of split {source.split!r} in {folder}",
+            hint="Check `split` against the data set's files.",
+        )
+    for name in names:
+        yield from read_file(folder / name, label=f"{source.label}/{name}", column=source.column)
+
+
+def _check_pin(source: TextSource, path: Path) -> None:
+    if source.sha256 is None:
+        return
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != source.sha256:
+        raise QuantizationError(
+            f"{source.label}: sha256 {found[:12]}… is not the planned {source.sha256[:12]}…",
+            hint="The file changed after planning; plan again.",
+        )
+
+
+def _read_text(path: Path, label: str) -> Iterator[Document]:
+    for number, passage in enumerate(_passages(_lines(path, label)), start=1):
+        yield Document(text=passage, origin=f"{label}, passage {number}")
+
+
+def _lines(path: Path, label: str) -> Iterator[str]:
+    opener = gzip.open if path.name.endswith(".gz") else open
+    number = 0
+    try:
+        with cast(IO[str], opener(path, "rt", encoding="utf-8-sig")) as file:
+            for number, line in enumerate(file, start=1):
+                if "\0" in line:
+                    raise QuantizationError(f"{label}:{number}: binary content", hint="Use UTF-8 text.")
+                yield line
+    except UnicodeDecodeError as error:
+        raise QuantizationError(
+            f"{label}: not UTF-8 text after line {number}: {error.reason}", hint="Convert it to UTF-8."
+        ) from error
+    except (gzip.BadGzipFile, EOFError) as error:
+        raise QuantizationError(f"{label}: broken gzip file: {error}", hint="Compress it again.") from error
+
+
+def _passages(lines: Iterable[str]) -> Iterator[str]:
+    """Whole lines up to PASSAGE_CHARACTERS each; only a line longer than that is cut inside."""
+    passage = ""
+    for line in lines:
+        for start in range(0, len(line), PASSAGE_CHARACTERS):
+            part = line[start : start + PASSAGE_CHARACTERS]
+            if passage and len(passage) + len(part) > PASSAGE_CHARACTERS:
+                yield passage
+                passage = ""
+            passage += part
+    if passage.strip():
+        yield passage
+
+
+def _json_rows(path: Path, label: str) -> Iterator[tuple[str, Row]]:
+    for number, line in enumerate(_lines(path, label), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (json.JSONDecodeError, RecursionError) as error:
+            reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+            raise QuantizationError(
+                f"{label}:{number}: broken JSON: {reason}", hint="Each line must be one whole JSON object."
+            ) from error
+        if not isinstance(row, dict):
+            raise QuantizationError(
+                f"{label}:{number}: a {type(row).__name__}, not an object",
+                hint='Each line must be an object such as {"text": "…"}.',
+            )
+        yield f"{label}:{number}", row
+
+
+def _parquet_rows(path: Path, label: str, column: str | None) -> Iterator[tuple[str, Row]]:
+    try:
+        with pq.ParquetFile(path) as file:
+            columns = [name for name in file.schema_arrow.names if name in LANGUAGE_COLUMNS]
+            columns.append(_column_of(file.schema_arrow.names, column, label))
+            number = 0
+            for batch in file.iter_batches(columns=columns):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"{label}, row {number}", row
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise QuantizationError(f"{label}: broken parquet file: {reason}", hint="Write it again.") from error
+
+
+def _from_rows(rows: Iterator[tuple[str, Row]], column: str | None) -> Iterator[Document]:
+    for origin, row in rows:
+        name = _column_of(list(row), column, origin)
+        language = next((row[key] for key in LANGUAGE_COLUMNS if isinstance(row.get(key), str)), None)
+        value = row[name]
+        if isinstance(value, str):
+            for passage in _passages(value.splitlines(keepends=True)):
+                yield Document(text=passage, language=language, origin=origin)
+        elif isinstance(value, list):
+            yield Document(messages=_messages(value, origin), language=language, origin=origin)
+        elif value is not None:  # an empty row is no document
+            raise QuantizationError(
+                f"{origin}: column {name!r} holds a {type(value).__name__}",
+                hint="Calibration takes text, or a list of {role, content} messages.",
+            )
+
+
+def _column_of(names: list[str], column: str | None, origin: str) -> str:
+    wanted = DEFAULT_COLUMNS if column is None else (column,)
+    found = next((name for name in wanted if name in names), None)
+    if found is None:
+        raise QuantizationError(
+            f"{origin}: no column {' or '.join(map(repr, wanted))}",
+            hint=f"Name the column with `column`; there are {', '.join(names) or 'none'}.",
+        )
+    return found
+
+
+def _said(content: object) -> str:
+    """The text of a message: a string, or parts such as {"type": "text", "text": "…"}."""
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else []
+    return "\n".join(str(part.get("text", "")) for part in parts if isinstance(part, dict))
+
+
+def _messages(value: list[Any], origin: str) -> tuple[Row, ...]:
+    messages = tuple(
+        # Columns of a parquet struct that a message does not use are None there.
+        {key: part for key, part in message.items() if part is not None or key == "content"}
+        for message in value
+        if isinstance(message, dict) and {"role", "content"} <= message.keys()
+    )
+    if not messages or len(messages) != len(value):
+        raise QuantizationError(
+            f"{origin}: not a list of {{role, content}} messages",
+            hint='Write conversations as [{"role": "user", "content": "…"}, …].',
+        )
+    return messages

@@ -1,0 +1,75 @@
+"""Documents -> token ids, with the model's own tokenizer and chat template."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateError
+from transformers import AutoTokenizer
+
+from bot.calibration.documents import Document
+from bot.errors import QuantizationError
+
+
+@dataclass(frozen=True, slots=True)
+class Encoder:
+    """A tokenizer, and the one way in which documents become token ids."""
+
+    tokenizer: Any
+
+    @property
+    def vocabulary(self) -> int:
+        return len(self.tokenizer)
+
+    @property
+    def opening(self) -> list[int]:
+        """The beginning-of-text token, if the tokenizer puts one before every text."""
+        return [token for token in self._ids("", special=True)[:1] if token == self.tokenizer.bos_token_id]
+
+    def encode(self, document: Document, *, special: bool = True) -> list[int]:
+        """special: with the tokens that the tokenizer itself adds to a text; a chat has those of its template."""
+        if document.messages:
+            return self._ids(self._render(document), special=False)
+        return self._ids(document.text, special=special)
+
+    def _ids(self, text: str, *, special: bool) -> list[int]:
+        # verbose: a document longer than the model's context is fine, it will be cut into blocks.
+        return list(self.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"])
+
+    def _render(self, document: Document) -> str:
+        if self.tokenizer.chat_template is None:
+            raise QuantizationError(
+                f"{document.origin}: chat messages, but the model's tokenizer has no chat template",
+                hint="Calibrate on plain text: name a text column with `column`, or use another source.",
+            )
+        try:
+            # transformers renders it in jinja2's immutable sandbox: the template is a stranger's program.
+            return str(self.tokenizer.apply_chat_template(list(document.messages), tokenize=False))
+        except (TemplateError, ValueError, TypeError, KeyError) as error:
+            raise QuantizationError(
+                f"{document.origin}: the model's chat template refuses it: {_first_line(error)}",
+                hint="Leave such conversations out of the file, or calibrate on plain text.",
+            ) from error
+
+
+def load_encoder(tokenizer_folder: Path, *, trust_remote_code: bool) -> Encoder:
+    """The tokenizer of a model folder, from local files alone. Raises QuantizationError when it does not load."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            tokenizer_folder, local_files_only=True, trust_remote_code=trust_remote_code
+        )
+    # Tokenizer files are a stranger's, and the libraries below raise whatever comes up, even bare Exception.
+    except Exception as error:
+        raise QuantizationError(
+            f"the tokenizer in {tokenizer_folder} does not load: {_first_line(error)}",
+            hint="It brings its own code: read it, then allow it with `trust_remote_code: true`."
+            if "trust_remote_code" in str(error)
+            else "Check tokenizer.json and tokenizer_config.json of the source repo.",
+        ) from error
+    return Encoder(tokenizer)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

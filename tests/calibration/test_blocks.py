@@ -1,0 +1,225 @@
+"""Blocks of exactly the asked size, the same for the same seed, and honest counts."""
+
+import json
+import random
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
+from bot.calibration import blocks, stdlib
+from bot.calibration.blocks import build, distinct_token_share, evaluation_tokens
+from bot.errors import QuantizationError
+from bot.records import Calibration, CalibrationSet, TextSource
+
+QWEN = Path(__file__).parent.parent / "assets" / "qwen3-tiny"
+WORDS = sorted({word for document in stdlib.documents("calibrate")[:6] for word in document.split()})
+
+
+def prose(count: int, seed: int) -> str:
+    """Words in random order: no two of these are alike."""
+    return " ".join(random.Random(seed).choices(WORDS, k=count))
+
+
+def write_jsonl(path: Path, rows: list[dict[str, object]]) -> TextSource:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return TextSource(file=path.name)
+
+
+def built(folder: Path, *sources: TextSource, **changes: int) -> tuple[torch.Tensor, CalibrationSet]:
+    calibration = Calibration(sources=sources, **{"samples": 16, "seq_len": 64, **changes})
+    return build(calibration, tokenizer_folder=QWEN, folder=folder, trust_remote_code=False)
+
+
+def refused(folder: Path, *sources: TextSource, **changes: int) -> QuantizationError:
+    with pytest.raises(QuantizationError) as caught:
+        built(folder, *sources, **changes)
+    assert "\n" not in caught.value.message
+    assert caught.value.hint
+    return caught.value
+
+
+def test_blocks_have_the_asked_shape_and_the_record_says_what_they_are(tmp_path: Path) -> None:
+    tokens, record = built(tmp_path, TextSource(builtin="stdlib"), samples=32, seq_len=128)
+    assert tokens.shape == (32, 128)
+    assert tokens.dtype == torch.int64
+    numbers = b"".join(int(token).to_bytes(8, "little") for row in tokens for token in row)
+    assert record.sha256 == sha256(numbers).hexdigest()
+    assert (record.samples, record.seq_len, record.seed) == (32, 128, 0)
+    (source,) = record.sources
+    assert (source.label, source.tokens, source.share) == ("builtin:stdlib", 4096, 1.0)
+    assert record.distinct_token_share == len(set(tokens.flatten().tolist())) / 2043
+
+
+def test_the_same_seed_gives_the_same_blocks_and_another_seed_others(tmp_path: Path) -> None:
+    source = TextSource(builtin="stdlib")
+    first, second, other = (built(tmp_path, source, seed=seed)[1].sha256 for seed in (7, 7, 8))
+    assert first == second != other
+
+
+def test_a_text_file_is_cut_without_losing_a_token(tmp_path: Path) -> None:
+    text = prose(2000, 1)[:4000]
+    (tmp_path / "notes.txt").write_text(text, encoding="utf-8")
+    tokens, record = built(tmp_path, TextSource(file="notes.txt"))
+    expected = AutoTokenizer.from_pretrained(QWEN)(text)["input_ids"]
+    assert tokens.flatten().tolist() == expected[:1024]
+    assert record.sources[0].documents == 1
+
+
+def test_documents_longer_than_a_block_are_cut_not_dropped(tmp_path: Path) -> None:
+    source = write_jsonl(tmp_path / "long.jsonl", [{"text": prose(300, number)} for number in range(8)])
+    tokens, record = built(tmp_path, source, seq_len=32)
+    ids = [AutoTokenizer.from_pretrained(QWEN)(prose(300, number))["input_ids"] for number in range(8)]
+    assert tokens[0].tolist() in [document[:32] for document in ids]
+    assert record.sources[0].duplicates_removed == 0
+
+
+def test_documents_are_drawn_by_the_hash_of_seed_and_place(tmp_path: Path) -> None:
+    texts = [f"document number {number} {prose(40, number)}" for number in range(60)]
+    source = write_jsonl(tmp_path / "many.jsonl", [{"text": text} for text in texts])
+    tokens, record = built(tmp_path, source, seed=5)
+    order = sorted(range(60), key=lambda number: sha256(f"5/{number}".encode()).digest())
+    tokenizer = AutoTokenizer.from_pretrained(QWEN)
+    stream = [token for number in order for token in tokenizer(texts[number])["input_ids"]]
+    assert tokens.flatten().tolist() == stream[:1024]
+    assert 0 < record.sources[0].documents < 60
+
+
+def test_reading_again_for_more_documents_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write_jsonl(tmp_path / "many.jsonl", [{"text": prose(20, number)} for number in range(80)])
+    once = built(tmp_path, source)
+    monkeypatch.setattr(blocks, "_FIRST_DRAW", 3)
+    again = built(tmp_path, source)
+    assert again[1] == once[1]
+    assert torch.equal(again[0], once[0])
+
+
+def test_near_duplicates_are_left_out_and_counted(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [{"text": prose(120, number)} for number in range(6)]
+    copies: list[dict[str, object]] = [{"text": f"Copy {n}. {prose(120, n % 6)}"} for n in range(60)]
+    clean = built(tmp_path, write_jsonl(tmp_path / "clean.jsonl", rows), seq_len=48)[1]
+    error = refused(tmp_path, write_jsonl(tmp_path / "copied.jsonl", copies), samples=128)
+    assert clean.sources[0].duplicates_removed == 0
+    assert "after 54 near-duplicates were left out" in error.message
+
+
+def test_a_source_that_repeats_another_one_counts_as_duplicates(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [{"text": prose(100, number)} for number in range(8)]
+    first, second = (write_jsonl(tmp_path / name, rows) for name in ("a.jsonl", "b.jsonl"))
+    error = refused(tmp_path, first, second, samples=32, seq_len=160)
+    assert error.message.startswith("b.jsonl")
+    assert "near-duplicates were left out" in error.message
+
+
+def test_conversations_under_one_long_system_prompt_are_not_duplicates(tmp_path: Path) -> None:
+    system = {"role": "system", "content": prose(60, 0)}
+    chats: list[dict[str, object]] = [
+        {"messages": [system, {"role": "user", "content": prose(8, number)}], "lang": "en"}
+        for number in range(1, 9)
+    ]
+    _, record = built(tmp_path, write_jsonl(tmp_path / "chats.jsonl", chats), seq_len=32)
+    assert record.sources[0].duplicates_removed == 0
+    assert record.sources[0].languages == ("en",)
+
+
+def test_a_mix_shares_the_blocks_by_weight(tmp_path: Path) -> None:
+    notes = write_jsonl(tmp_path / "a.jsonl", [{"text": prose(100, number)} for number in range(12)])
+    sources = (TextSource(builtin="stdlib", weight=3), notes)
+    tokens, record = built(tmp_path, *sources, samples=20)
+    assert [(source.tokens, source.share) for source in record.sources] == [(15 * 64, 0.75), (5 * 64, 0.25)]
+    alone, _ = built(tmp_path, TextSource(builtin="stdlib"), samples=20)
+    assert torch.equal(tokens[:15], alone[:15])
+
+
+@given(weights=st.lists(st.floats(min_value=0.2, max_value=9), min_size=1, max_size=6))
+def test_shares_add_up_and_none_is_off_by_a_block(weights: list[float]) -> None:
+    sources = tuple(TextSource(builtin="stdlib", weight=weight) for weight in weights)
+    quotas = blocks._quotas(Calibration(samples=400, sources=sources))
+    assert sum(quotas) == 400
+    assert all(abs(quota - 400 * w / sum(weights)) < 1 for quota, w in zip(quotas, weights, strict=True))
+
+
+def test_a_weight_too_small_for_one_block_is_an_error(tmp_path: Path) -> None:
+    tiny = TextSource(builtin="stdlib", weight=0.001)
+    assert "gives none of the 16 samples" in refused(tmp_path, TextSource(builtin="stdlib"), tiny).message
+
+
+def test_an_empty_file_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(" \n\n", encoding="utf-8")
+    assert refused(tmp_path, TextSource(file="a.txt")).message == "a.txt: no text in it"
+
+
+def test_a_file_of_one_line_is_too_few_tokens(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("import os\n", encoding="utf-8")
+    count = len(AutoTokenizer.from_pretrained(QWEN)("import os\n")["input_ids"])
+    message = refused(tmp_path, TextSource(file="a.txt")).message
+    assert message == f"a.txt: {count} tokens; 1,024 are needed (16 samples of 64)"
+
+
+def test_the_same_few_tokens_over_and_over_are_an_error(tmp_path: Path) -> None:
+    # Each line differs enough not to be a duplicate of the others.
+    lines = [" ".join(random.Random(number).choices(["0", "1"], k=200)) for number in range(200)]
+    (tmp_path / "a.txt").write_text("\n".join(lines), encoding="utf-8")
+    message = refused(tmp_path, TextSource(file="a.txt"), samples=64, seq_len=128).message
+    assert message.startswith("calibration text is too uniform")
+
+
+@pytest.mark.parametrize("samples", [0, 15, 4097])
+def test_samples_out_of_range_are_an_error(tmp_path: Path, samples: int) -> None:
+    assert "between 16 and 4096" in refused(tmp_path, TextSource(builtin="stdlib"), samples=samples).message
+
+
+def test_blocks_of_a_few_tokens_are_an_error(tmp_path: Path) -> None:
+    assert "seq_len 4" in refused(tmp_path, TextSource(builtin="stdlib"), seq_len=4).message
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, float("nan")])
+def test_weights_that_are_no_shares_are_an_error(tmp_path: Path, weight: float) -> None:
+    assert "weight above 0" in refused(tmp_path, TextSource(builtin="stdlib", weight=weight)).message
+
+
+def test_distinct_share_is_of_what_there_could_be() -> None:
+    assert distinct_token_share(torch.tensor([[1, 2], [2, 3]]), 1000) == 0.75
+    assert distinct_token_share(torch.tensor([[1, 2], [2, 3]]), 3) == 1.0
+
+
+def test_evaluation_text_is_the_test_split_spread_evenly_in_order() -> None:
+    tokens, label = evaluation_tokens(tokenizer_folder=QWEN, trust_remote_code=False, blocks=12, seq_len=128)
+    whole, _ = evaluation_tokens(tokenizer_folder=QWEN, trust_remote_code=False, blocks=10**6, seq_len=128)
+    assert label == "builtin:stdlib (test split)"
+    assert torch.equal(tokens, whole[[number * len(whole) // 12 for number in range(12)]])
+    decoded = AutoTokenizer.from_pretrained(QWEN).decode(whole[0])
+    assert stdlib.documents("test")[0].startswith(decoded)
+
+
+def test_every_evaluation_block_begins_with_the_models_bos_and_holds_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "own.txt"
+    path.write_text(prose(900, 3), encoding="utf-8")
+    llama = QWEN.parent / "llama-tiny"
+    tokens, _ = evaluation_tokens(tokenizer_folder=llama, trust_remote_code=False, text=path, seq_len=64)
+    bos = AutoTokenizer.from_pretrained(llama).bos_token_id
+    assert tokens.shape == (64, 64)
+    assert (tokens == bos).sum(dim=1).tolist() == [1] * 64
+    assert (tokens[:, 0] == bos).all()
+
+
+def test_an_own_evaluation_text_gives_as_many_blocks_as_it_has(tmp_path: Path) -> None:
+    path = tmp_path / "own.txt"
+    path.write_text(prose(300, 3), encoding="utf-8")
+    tokens, label = evaluation_tokens(tokenizer_folder=QWEN, trust_remote_code=False, text=path, seq_len=64)
+    count = len(AutoTokenizer.from_pretrained(QWEN)(prose(300, 3))["input_ids"])
+    assert label == "own.txt"
+    assert 8 < len(tokens) == count // 64 < 64
+
+
+def test_an_evaluation_text_that_is_too_short_or_not_there_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "own.txt"
+    path.write_text("import os\n", encoding="utf-8")
+    with pytest.raises(QuantizationError, match="too few to measure on"):
+        evaluation_tokens(tokenizer_folder=QWEN, trust_remote_code=False, text=path)
+    with pytest.raises(QuantizationError, match="is not there"):
+        evaluation_tokens(tokenizer_folder=QWEN, trust_remote_code=False, text=tmp_path / "none.txt")

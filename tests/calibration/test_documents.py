@@ -1,0 +1,199 @@
+"""Files of every kind as documents, and every way in which they can be unusable."""
+
+import gzip
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
+import pytest
+
+from bot.calibration import stdlib
+from bot.calibration.documents import PASSAGE_CHARACTERS, Document, read, read_file
+from bot.errors import QuantizationError
+from bot.records import TextSource
+
+CHAT = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Grüße 👋"}]
+
+
+def write_rows(path: Path, rows: Sequence[Any]) -> Path:
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+    return path
+
+
+def texts(path: Path, column: str | None = None) -> list[str]:
+    return [document.text for document in read_file(path, label=path.name, column=column)]
+
+
+def problem(path: Path, column: str | None = None) -> QuantizationError:
+    with pytest.raises(QuantizationError) as caught:
+        list(read_file(path, label=path.name, column=column))
+    assert "\n" not in caught.value.message
+    assert caught.value.hint
+    return caught.value
+
+
+def test_a_text_file_is_cut_into_passages_at_line_ends_and_nothing_is_lost(tmp_path: Path) -> None:
+    lines = [f"line {number} " + "x" * (number % 90) + "\n" for number in range(400)]
+    path = tmp_path / "a.txt"
+    path.write_text("".join(lines), encoding="utf-8")
+    passages = texts(path)
+    assert "".join(passages) == "".join(lines)
+    assert len(passages) > 4
+    assert all(len(passage) <= PASSAGE_CHARACTERS and passage.endswith("\n") for passage in passages)
+
+
+def test_a_line_longer_than_a_passage_is_cut_inside(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("y" * (2 * PASSAGE_CHARACTERS + 5), encoding="utf-8")
+    assert [len(passage) for passage in texts(path)] == [PASSAGE_CHARACTERS, PASSAGE_CHARACTERS, 5]
+
+
+def test_windows_line_ends_and_a_byte_order_mark_do_not_change_the_text(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"\xef\xbb\xbfone\r\ntwo\r\n")
+    assert texts(path) == ["one\ntwo\n"]
+
+
+def test_json_lines_give_text_and_language(tmp_path: Path) -> None:
+    rows = [{"text": "hello", "lang": "en"}, {"text": ""}, {"text": None}, {"text": "a\u2028b", "language": "fr"}]
+    documents = list(read_file(write_rows(tmp_path / "a.jsonl", rows), label="a.jsonl"))
+    assert [(document.text, document.language) for document in documents] == [("hello", "en"), ("a\u2028b", "fr")]
+    assert documents[1].origin == "a.jsonl:4"
+
+
+def test_compressed_json_lines_are_read(tmp_path: Path) -> None:
+    assert texts(write_rows(tmp_path / "a.jsonl.gz", [{"text": "hello"}])) == ["hello"]
+
+
+def test_chat_messages_are_taken_without_naming_the_column(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "a.jsonl", [{"messages": CHAT}])
+    (document,) = read_file(path, label="a.jsonl")
+    assert document.messages == tuple(CHAT)
+    assert document.content == "Grüße 👋"
+
+
+def test_parquet_gives_text_and_chats_from_the_named_column(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"body": ["one", "two"], "talk": [CHAT, CHAT], "language": ["de", None]}), path)
+    assert texts(path, "body") == ["one", "two"]
+    documents = list(read_file(path, label="a.parquet", column="talk"))
+    assert [document.messages for document in documents] == [tuple(CHAT)] * 2
+    assert [document.language for document in documents] == ["de", None]
+
+
+def test_columns_that_a_parquet_message_leaves_empty_are_not_shown_to_the_template(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    calls = [{"role": "user", "content": "Hi"}, {"role": "tool", "content": "4", "name": "sum"}]
+    pq.write_table(pa.table({"messages": [calls]}), path)
+    (document,) = read_file(path, label="a.parquet")
+    assert document.messages == tuple(calls)
+
+
+def test_content_in_parts_is_still_content() -> None:
+    parts = [{"type": "text", "text": "What is this?"}, {"type": "image"}]
+    assert Document(messages=({"role": "user", "content": parts},)).content == "What is this?\n"
+
+
+def test_builtin_text_is_the_calibrate_split_whole_and_in_order(tmp_path: Path) -> None:
+    documents = read(TextSource(builtin="stdlib"), tmp_path)
+    assert "".join(document.text for document in documents) == "".join(stdlib.documents("calibrate"))
+
+
+def test_a_data_set_is_read_from_its_folder_split_by_split(tmp_path: Path) -> None:
+    folder = tmp_path / "owner--set@abc"
+    (folder / "data").mkdir(parents=True)
+    write_rows(folder / "data" / "train-00001-of-00002.jsonl", [{"text": "second"}])
+    write_rows(folder / "data" / "train-00000-of-00002.jsonl", [{"text": "first"}])
+    write_rows(folder / "data" / "test-00000-of-00001.jsonl", [{"text": "other"}])
+    source = TextSource(dataset="owner/set", revision="abc", split="train")
+    assert [document.text for document in read(source, tmp_path)] == ["first", "second"]
+
+
+def test_a_missing_split_is_an_error(tmp_path: Path) -> None:
+    source = TextSource(dataset="owner/set", revision="abc", split="dev")
+    with pytest.raises(QuantizationError, match=r"no .* file of split 'dev'"):
+        list(read(source, tmp_path))
+
+
+def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(QuantizationError, match=r"notes\.txt is not there"):
+        list(read(TextSource(file="notes.txt", sha256="00"), tmp_path))
+
+
+def test_a_file_that_is_not_the_pinned_one_is_an_error(tmp_path: Path) -> None:
+    pinned = hashlib.sha256(b"as planned\n").hexdigest()
+    source = TextSource(file="notes.txt", sha256=pinned)
+    (tmp_path / f"{pinned}.txt").write_bytes(b"as planned\n")
+    assert [document.text for document in read(source, tmp_path)] == ["as planned\n"]
+    (tmp_path / f"{pinned}.txt").write_bytes(b"edited\n")
+    with pytest.raises(QuantizationError, match="is not the planned"):
+        list(read(source, tmp_path))
+
+
+def test_unknown_builtin_text_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(QuantizationError, match="unknown builtin text 'pile'"):
+        list(read(TextSource(builtin="pile"), tmp_path))
+
+
+def test_binary_content_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"text\nPK\x03\x04\x00\x00")
+    assert problem(path).message == "a.txt:2: binary content"
+
+
+def test_text_that_is_not_utf8_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes("Grüße".encode("latin-1"))
+    assert "not UTF-8" in problem(path).message
+
+
+def test_a_broken_line_is_named_by_its_number(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "fine"}\n\n{"text": "cut of\n', encoding="utf-8")
+    assert problem(path).message.startswith("a.jsonl:3: broken JSON")
+
+
+def test_deeply_nested_json_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("[" * 100_000 + "\n", encoding="utf-8")
+    assert "a.jsonl:1" in problem(path).message
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "expected"),
+    [
+        (["text"], None, "a.jsonl:1: a list, not an object"),
+        ({"body": "x"}, None, "a.jsonl:1: no column 'text' or 'messages'"),
+        ({"text": "x"}, "body", "a.jsonl:1: no column 'body'"),
+        ({"text": 7}, None, "a.jsonl:1: column 'text' holds a int"),
+        (
+            {"messages": [{"from": "human", "value": "x"}]},
+            None,
+            "a.jsonl:1: not a list of {role, content} messages",
+        ),
+        ({"messages": []}, None, "a.jsonl:1: not a list of {role, content} messages"),
+    ],
+)
+def test_a_row_of_another_shape_is_an_error(tmp_path: Path, row: Any, column: str | None, expected: str) -> None:
+    assert problem(write_rows(tmp_path / "a.jsonl", [row]), column).message == expected
+
+
+def test_an_unknown_parquet_column_is_an_error_that_lists_the_columns(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"body": ["one"], "title": ["two"]}), path)
+    assert "body, title" in problem(path).hint
+
+
+def test_broken_containers_are_errors(tmp_path: Path) -> None:
+    for name in ("a.parquet", "a.jsonl.gz"):
+        (tmp_path / name).write_bytes(b"not what the name says")
+        assert "broken" in problem(tmp_path / name).message
+
+
+def test_a_kind_of_file_that_nobody_can_read_is_an_error(tmp_path: Path) -> None:
+    assert problem(tmp_path / "a.docx").message == "a.docx: cannot read .docx"

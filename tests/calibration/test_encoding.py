@@ -1,0 +1,95 @@
+"""Tokens by the model's own tokenizer and chat template."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer
+
+from bot.calibration.documents import Document
+from bot.calibration.encoding import load_encoder
+from bot.errors import QuantizationError
+
+ASSETS = Path(__file__).parent.parent / "assets"
+CHAT = Document(
+    messages=({"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because."}),
+    origin="a.jsonl:1",
+)
+
+
+def copied_tokenizer(name: str, folder: Path) -> Path:
+    folder.mkdir()
+    for path in (ASSETS / name).glob("*token*"):
+        shutil.copy(path, folder)
+    return folder
+
+
+@pytest.mark.parametrize(("name", "special"), [("qwen3-tiny", 0), ("llama-tiny", 1)])
+def test_text_gets_the_special_tokens_of_its_tokenizer(name: str, special: int) -> None:
+    ids = load_encoder(ASSETS / name, trust_remote_code=False).encode(Document(text="import os\n"))
+    raw = Tokenizer.from_file(str(ASSETS / name / "tokenizer.json")).encode(
+        "import os\n", add_special_tokens=False
+    )
+    assert ids[special:] == raw.ids
+
+
+@pytest.mark.parametrize(
+    ("name", "rendered"),
+    [
+        ("qwen3-tiny", "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\nBecause.<|im_end|>\n"),
+        (
+            "llama-tiny",
+            "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nWhy?<|eot_id|>"
+            "<|start_header_id|>assistant<|end_header_id|>\n\nBecause.<|eot_id|>",
+        ),
+    ],
+)
+def test_a_chat_is_what_the_models_own_template_makes_of_it_with_no_second_bos(name: str, rendered: str) -> None:
+    ids = load_encoder(ASSETS / name, trust_remote_code=False).encode(CHAT)
+    raw = Tokenizer.from_file(str(ASSETS / name / "tokenizer.json")).encode(rendered, add_special_tokens=False)
+    assert ids == raw.ids
+
+
+def test_a_chat_without_a_template_is_an_error(tmp_path: Path) -> None:
+    folder = copied_tokenizer("qwen3-tiny", tmp_path / "model")
+    with pytest.raises(QuantizationError, match=r"a\.jsonl:1: .* no chat template") as caught:
+        load_encoder(folder, trust_remote_code=False).encode(CHAT)
+    assert "column" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ raise_exception('roles must alternate') }}",
+        "{% for message in messages %}{{ message.content.missing.deeper }}{% endfor %}",
+        "{% broken",
+        "{{ messages.__class__.__base__.__subclasses__()() }}",
+    ],
+)
+def test_a_template_that_refuses_or_reaches_out_of_its_sandbox_is_an_error(tmp_path: Path, template: str) -> None:
+    folder = copied_tokenizer("qwen3-tiny", tmp_path / "model")
+    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+    with pytest.raises(QuantizationError, match="chat template refuses"):
+        load_encoder(folder, trust_remote_code=False).encode(CHAT)
+
+
+def test_a_tokenizer_that_does_not_load_is_an_error(tmp_path: Path) -> None:
+    folder = copied_tokenizer("qwen3-tiny", tmp_path / "model")
+    (folder / "tokenizer.json").write_text("{", encoding="utf-8")
+    with pytest.raises(QuantizationError, match="does not load") as caught:
+        load_encoder(folder, trust_remote_code=False)
+    assert "\n" not in caught.value.message
+
+
+def test_a_tokenizer_of_its_own_code_is_not_loaded_unless_that_is_allowed(tmp_path: Path) -> None:
+    folder = copied_tokenizer("qwen3-tiny", tmp_path / "model")
+    witness = tmp_path / "was-run"
+    (folder / "own.py").write_text(f"open({str(witness)!r}, 'w')\n", encoding="utf-8")
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings |= {"tokenizer_class": "OwnTokenizer", "auto_map": {"AutoTokenizer": ["own.OwnTokenizer", None]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    with pytest.raises(QuantizationError, match="custom code") as caught:
+        load_encoder(folder, trust_remote_code=False)
+    assert "trust_remote_code" in caught.value.hint
+    assert not witness.exists()
