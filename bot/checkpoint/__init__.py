@@ -1,0 +1,1 @@
+"""Model files, below the stages: no decisions, no network."""

@@ -1,0 +1,93 @@
+"""The AWQ GEMM layout: 4-bit integers, eight to an int32, in the order that AutoAWQ's kernels read them.
+
+For a linear of shape [out, in] and groups of g input channels: qweight int32 [in, out/8],
+qzeros int32 [in/g, out/8], scales float16 [in/g, out]. Weight = (q - z) * scale.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from bot.errors import QuantizationError
+
+BITS = 4
+PER_INT32 = 32 // BITS
+# Bits 4i to 4i+3 of an int32 hold output column 8c + ORDER[i]: awq/modules/linear/gemm.py of AutoAWQ 0.2.9.
+ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
+_POSITION = tuple(ORDER.index(column) for column in range(PER_INT32))
+
+
+class Packed(NamedTuple):
+    """The three tensors that stand in a checkpoint for a linear's weight."""
+
+    qweight: Tensor
+    qzeros: Tensor
+    scales: Tensor
+
+
+class Unpacked(NamedTuple):
+    """q: uint8 [out, in]; scales: float16 [out, in/g]; zeros: uint8 [out, in/g]."""
+
+    q: Tensor
+    scales: Tensor
+    zeros: Tensor
+
+
+def pack(q: Tensor, scales: Tensor, zeros: Tensor) -> Packed:
+    """q: integers 0..15 [out, in]; scales: [out, in/g]; zeros: integers 0..15 [out, in/g].
+
+    Raises QuantizationError when out is no multiple of 8 or an integer needs more than 4 bits.
+    """
+    for name, integers in (("weights", q), ("zeros", zeros)):
+        if integers.numel() and (int(integers.min()) < 0 or int(integers.max()) >= 1 << BITS):
+            raise QuantizationError(f"{name} do not fit {BITS} bits: {integers.min()} to {integers.max()}")
+    return Packed(_pack_columns(q.t()), _pack_columns(zeros.t()), scales.t().to(torch.float16).contiguous())
+
+
+def unpack(qweight: Tensor, qzeros: Tensor, scales: Tensor) -> Unpacked:
+    """The inverse of pack. Raises QuantizationError when the three shapes do not belong together."""
+    groups, out = scales.shape
+    rows = qweight.shape[0]
+    if qweight.shape[1] * PER_INT32 != out or qzeros.shape != (groups, out // PER_INT32) or rows % groups:
+        shapes = ", ".join(str(list(tensor.shape)) for tensor in (qweight, qzeros, scales))
+        raise QuantizationError(f"qweight, qzeros and scales do not belong together: {shapes}")
+    return Unpacked(
+        _unpack_columns(qweight).t().contiguous(),
+        scales.t().contiguous(),
+        _unpack_columns(qzeros).t().contiguous(),
+    )
+
+
+def dequantize(qweight: Tensor, qzeros: Tensor, scales: Tensor, *, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The weight [out, in] that the three tensors stand for; exact in float32.
+
+    Raises QuantizationError when the three shapes do not belong together.
+    """
+    q, scale, zeros = unpack(qweight, qzeros, scales)
+    out, columns = q.shape
+    grouped = q.view(out, scale.shape[1], -1).to(torch.float32)
+    # Integers up to 15 times an 11-bit significand: float32 holds the product exactly.
+    weight = (grouped - zeros.to(torch.float32).unsqueeze(-1)) * scale.to(torch.float32).unsqueeze(-1)
+    return weight.view(out, columns).to(dtype)
+
+
+def _pack_columns(integers: Tensor) -> Tensor:
+    """[rows, out] -> int32 [rows, out/8]."""
+    rows, out = integers.shape
+    if out % PER_INT32:
+        raise QuantizationError(f"{out} output channels are no multiple of {PER_INT32}")
+    eights = integers.to(torch.int32).reshape(rows, out // PER_INT32, PER_INT32)
+    packed = torch.zeros(rows, out // PER_INT32, dtype=torch.int32, device=integers.device)
+    for nibble, column in enumerate(ORDER):
+        packed |= eights[:, :, column] << (BITS * nibble)
+    return packed
+
+
+def _unpack_columns(packed: Tensor) -> Tensor:
+    """int32 [rows, out/8] -> uint8 [rows, out]."""
+    rows, columns = packed.shape
+    nibbles = [((packed >> (BITS * position)) & 15).to(torch.uint8) for position in _POSITION]
+    return torch.stack(nibbles, dim=-1).reshape(rows, columns * PER_INT32)

@@ -1,0 +1,127 @@
+"""The safetensors header: which tensor lies where in a file. No torch, so that the plan can read headers too."""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from bot.errors import UpstreamError
+from bot.records import TensorInfo
+
+# https://huggingface.co/docs/safetensors: u64 little-endian length, JSON, then the bytes of all tensors.
+LENGTH_BYTES = 8
+MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library itself
+
+ITEM_BYTES = {
+    "F64": 8,
+    "I64": 8,
+    "U64": 8,
+    "F32": 4,
+    "I32": 4,
+    "U32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "I16": 2,
+    "U16": 2,
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+    "I8": 1,
+    "U8": 1,
+    "BOOL": 1,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """Where one tensor's bytes lie: start and end, counted from the start of the file."""
+
+    info: TensorInfo
+    start: int
+    end: int
+
+    @property
+    def size_bytes(self) -> int:
+        return self.end - self.start
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    spans: dict[str, Span]
+    metadata: dict[str, str]
+
+
+def header_length(first: bytes, *, file_bytes: int, where: str) -> int:
+    """Length of the JSON in bytes, from the first eight bytes of the file.
+
+    Raises UpstreamError when the file is too short to hold that much.
+    """
+    if len(first) < LENGTH_BYTES:
+        raise _damaged(where, f"{len(first)} bytes are no safetensors file")
+    length: int = struct.unpack("<Q", first[:LENGTH_BYTES])[0]
+    if length > MAX_HEADER_BYTES or length > file_bytes - LENGTH_BYTES:
+        raise _damaged(where, f"the header claims {length} bytes, the file has {file_bytes}")
+    return length
+
+
+def parse_header(text: bytes, *, file_bytes: int, where: str) -> Header:
+    """Every tensor of the file, its byte range checked against the file's size, gaps and overlaps.
+
+    Raises UpstreamError for anything that the safetensors library would not load either.
+    """
+    try:
+        entries = json.loads(text, object_pairs_hook=_no_duplicates)
+    except (ValueError, RecursionError) as error:
+        raise _damaged(where, f"the header is no JSON: {error}") from None
+    if not isinstance(entries, dict):
+        raise _damaged(where, "the header is no JSON object")
+    metadata = entries.pop("__metadata__", None) or {}
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise _damaged(where, "__metadata__ is no map of texts")
+    base = LENGTH_BYTES + len(text)
+    spans = {name: _span(name, entry, base, where) for name, entry in entries.items()}
+    _check_coverage(spans, base, file_bytes, where)
+    return Header(spans=spans, metadata=metadata)
+
+
+def _span(name: str, entry: Any, base: int, where: str) -> Span:
+    try:
+        dtype, shape, (start, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+    except (KeyError, TypeError, ValueError):
+        raise _damaged(where, f"the entry of tensor {name!r} is incomplete") from None
+    if dtype not in ITEM_BYTES:
+        raise _damaged(where, f"tensor {name!r} has the unknown dtype {dtype!r}")
+    numbers = [*shape, start, end] if isinstance(shape, list) else [None]
+    # bool is an int in Python, and no size.
+    if not all(type(number) is int and number >= 0 for number in numbers):
+        raise _damaged(where, f"tensor {name!r} has a shape or offsets that are no sizes")
+    if end - start != prod(shape) * ITEM_BYTES[dtype]:
+        raise _damaged(where, f"tensor {name!r} of {dtype} {shape} does not fill bytes {start} to {end}")
+    return Span(info=TensorInfo(name=name, dtype=dtype, shape=tuple(shape)), start=base + start, end=base + end)
+
+
+def _check_coverage(spans: dict[str, Span], base: int, file_bytes: int, where: str) -> None:
+    """The tensors must fill the file without gap or overlap, as the safetensors library demands."""
+    position = base
+    for span in sorted(spans.values(), key=lambda span: (span.start, span.end)):
+        if span.end > file_bytes:
+            raise _damaged(where, f"tensor {span.info.name!r} ends at byte {span.end} of {file_bytes}")
+        if span.start != position:
+            kind = "overlaps another one" if span.start < position else "leaves a gap before it"
+            raise _damaged(where, f"tensor {span.info.name!r} {kind}")
+        position = span.end
+    if position != file_bytes:
+        raise _damaged(where, f"{file_bytes - position} bytes after the last tensor belong to none")
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = dict(pairs)
+    if len(names) != len(pairs):
+        raise ValueError("a key stands there twice")
+    return names
+
+
+def _damaged(where: str, what: str) -> UpstreamError:
+    return UpstreamError(f"{where}: {what}", hint="The file is damaged or not complete; fetch it again.")

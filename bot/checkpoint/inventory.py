@@ -1,0 +1,74 @@
+"""Is every tensor of the source in the artifact, as itself or packed, and nothing else?"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+
+from bot.checkpoint.gemm import PER_INT32
+from bot.checkpoint.parts import FLOATS
+from bot.errors import QuantizationError
+from bot.records import TensorInfo
+
+Inventory = Mapping[str, TensorInfo]
+_NAMED = 8  # names in one message
+
+
+def check_inventory(
+    source: Inventory,
+    artifact: Inventory,
+    *,
+    artifact_dtype: str,
+    group_size: int,
+    quantized: Collection[str] | None = None,
+) -> None:
+    """Compare names, shapes and dtypes of two checkpoints.
+
+    artifact_dtype: F16 or BF16, what the floats have that are not packed. quantized: the linears (`model.layers.0.
+    mlp.up_proj`) that must be packed, and no other; None: whichever are. A tied lm_head is in the artifact exactly
+    when it is in the source. Raises QuantizationError that lists what is wrong.
+    """
+    packed = {name.removesuffix(".qweight") for name in artifact if name.endswith(".qweight")}
+    expected = dict(_expected(source, packed, artifact_dtype, group_size))
+    problems = [f"{name} is lost" for name in expected if name not in artifact]
+    problems += [f"{name} is extra" for name in artifact if name not in expected]
+    problems += [
+        f"{name} is {_shown(artifact[name])} instead of {_shown(wanted)}"
+        for name, wanted in expected.items()
+        if name in artifact and artifact[name] != wanted
+    ]
+    if quantized is not None:
+        problems += [f"{name} is not quantized" for name in sorted(set(quantized) - packed)]
+        problems += [f"{name} is quantized" for name in sorted(packed - set(quantized))]
+    if problems:
+        more = f" and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
+        raise QuantizationError(
+            f"the artifact does not match its source: {'; '.join(problems[:_NAMED])}{more}",
+            hint="Nothing was published. The model's architecture may not be what its model_type says.",
+        )
+
+
+def packed_tensors(linear: str, shape: tuple[int, ...], group_size: int) -> tuple[TensorInfo, ...]:
+    """What stands in a checkpoint for the weight of a linear; shape [out, in]."""
+    out, columns = shape
+    groups = columns // group_size
+    return (
+        TensorInfo(name=f"{linear}.qweight", dtype="I32", shape=(columns, out // PER_INT32)),
+        TensorInfo(name=f"{linear}.qzeros", dtype="I32", shape=(groups, out // PER_INT32)),
+        TensorInfo(name=f"{linear}.scales", dtype="F16", shape=(groups, out)),
+    )
+
+
+def _expected(
+    source: Inventory, packed: Collection[str], artifact_dtype: str, group_size: int
+) -> Iterator[tuple[str, TensorInfo]]:
+    for name, info in source.items():
+        linear = name.removesuffix(".weight")
+        if linear != name and linear in packed and len(info.shape) == 2:
+            yield from ((tensor.name, tensor) for tensor in packed_tensors(linear, info.shape, group_size))
+        else:
+            dtype = artifact_dtype if info.dtype in FLOATS else info.dtype
+            yield name, TensorInfo(name=name, dtype=dtype, shape=info.shape)
+
+
+def _shown(info: TensorInfo) -> str:
+    return f"{info.dtype} {list(info.shape)}"

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import pytest
+
+from bot.checkpoint.inventory import check_inventory
+from bot.errors import QuantizationError
+from bot.records import TensorInfo
+
+
+def tensors(*rows: tuple[str, str, tuple[int, ...]]) -> dict[str, TensorInfo]:
+    return {name: TensorInfo(name=name, dtype=dtype, shape=shape) for name, dtype, shape in rows}
+
+
+SOURCE = tensors(
+    ("embed.weight", "BF16", (100, 128)),
+    ("layers.0.up.weight", "BF16", (64, 128)),
+    ("layers.0.up.bias", "BF16", (64,)),
+    ("layers.0.router.weight", "BF16", (4, 128)),
+    ("layers.0.ids", "I64", (4,)),
+)
+ARTIFACT = tensors(
+    ("embed.weight", "F16", (100, 128)),
+    ("layers.0.up.qweight", "I32", (128, 8)),
+    ("layers.0.up.qzeros", "I32", (1, 8)),
+    ("layers.0.up.scales", "F16", (1, 64)),
+    ("layers.0.up.bias", "F16", (64,)),
+    ("layers.0.router.weight", "F16", (4, 128)),
+    ("layers.0.ids", "I64", (4,)),
+)
+
+
+def without(name: str) -> dict[str, TensorInfo]:
+    return {key: info for key, info in ARTIFACT.items() if key != name}
+
+
+def test_a_complete_artifact_passes() -> None:
+    check_inventory(SOURCE, ARTIFACT, artifact_dtype="F16", group_size=128)
+    check_inventory(SOURCE, ARTIFACT, artifact_dtype="F16", group_size=128, quantized={"layers.0.up"})
+
+
+@pytest.mark.parametrize(
+    ("artifact", "problem"),
+    [
+        (without("embed.weight"), "embed.weight is lost"),
+        (without("layers.0.up.qzeros"), "layers.0.up.qzeros is lost"),
+        (without("layers.0.up.bias"), "layers.0.up.bias is lost"),
+        (ARTIFACT | tensors(("lm_head.weight", "F16", (100, 128))), "lm_head.weight is extra"),
+        (ARTIFACT | tensors(("layers.0.act.scales", "F16", (64,))), "layers.0.act.scales is extra"),
+        (ARTIFACT | tensors(("layers.0.up.weight", "F16", (64, 128))), "layers.0.up.weight is extra"),
+        (ARTIFACT | tensors(("embed.weight", "BF16", (100, 128))), "embed.weight is BF16"),
+        (ARTIFACT | tensors(("embed.weight", "F16", (128, 100))), r"\[128, 100\] instead of F16 \[100, 128\]"),
+        (ARTIFACT | tensors(("layers.0.up.scales", "BF16", (1, 64))), "up.scales is BF16"),
+        (ARTIFACT | tensors(("layers.0.up.qweight", "I32", (64, 16))), "up.qweight is I32"),
+    ],
+)
+def test_what_does_not_match_is_named(artifact: dict[str, TensorInfo], problem: str) -> None:
+    with pytest.raises(QuantizationError, match=problem):
+        check_inventory(SOURCE, artifact, artifact_dtype="F16", group_size=128)
+
+
+def test_the_linears_that_must_be_packed_are_packed_and_no_other() -> None:
+    with pytest.raises(QuantizationError, match=r"layers\.0\.router is not quantized; layers\.0\.up is quantized"):
+        check_inventory(SOURCE, ARTIFACT, artifact_dtype="F16", group_size=128, quantized={"layers.0.router"})
+
+
+def test_a_long_list_is_cut() -> None:
+    source = tensors(*[(f"t{i}", "F16", (1,)) for i in range(20)])
+    with pytest.raises(QuantizationError, match="t7 is lost and 12 more"):
+        check_inventory(source, {}, artifact_dtype="F16", group_size=128)

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bot.checkpoint.small_files import carry_small_files
+from bot.errors import UpstreamError
+
+CARRIED = {
+    "tokenizer.json": b'{"version": "1.0"}',
+    "tokenizer_config.json": b'{\n    "chat_template": "{{ x }}",\n    "eos": "</s>"\n}\n',
+    "tokenizer.model": b"\0\1",
+    "vocab.json": b"{}",
+    "merges.txt": b"a b\r\n",
+    "special_tokens_map.json": b"{}",
+    "added_tokens.json": b"{}",
+    "generation_config.json": b'{"do_sample": false, "temperature": 0.0}',
+    "preprocessor_config.json": b"{}",
+    "LICENSE": b"text",
+    "LICENSE.md": b"text",
+    "NOTICE": b"text",
+    "USE_POLICY.md": b"text",
+    "additional_chat_templates/tool.jinja": b"{{ y }}",
+}
+LEFT = {
+    "README.md": b"card",
+    "config.json": b"{}",
+    "modeling_x.py": b"import os",
+    "model.safetensors": b"weights",
+    "tokenizer.safetensors": b"weights",
+    "pytorch_model.bin": b"weights",
+    "original/tokenizer.model": b"other format",
+    "figure.png": b"png",
+}
+
+
+def source_with(folder: Path, files: dict[str, bytes]) -> tuple[Path, Path]:
+    source, out = folder / "source", folder / "out"
+    out.mkdir()
+    for name, content in files.items():
+        path = source / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return source, out
+
+
+def test_small_files_are_upstreams_bytes(tmp_path: Path) -> None:
+    source, out = source_with(tmp_path, CARRIED | LEFT)
+    carried = carry_small_files(source, out, trust_remote_code=False)
+    assert carried == tuple(sorted(CARRIED))
+    assert {p.relative_to(out).as_posix(): p.read_bytes() for p in out.rglob("*") if p.is_file()} == CARRIED
+
+
+def test_code_is_carried_only_when_it_is_trusted(tmp_path: Path) -> None:
+    source, out = source_with(tmp_path, LEFT)
+    assert carry_small_files(source, out, trust_remote_code=True) == ("modeling_x.py",)
+
+
+def test_a_template_of_its_own_is_inserted_and_nothing_else_changes(tmp_path: Path) -> None:
+    template = '{%- for m in messages %}\n"é"\t{{ m["content"] }}{% endfor %}'
+    config = b'{\n  "eos_token": "<|im_end|>",\n  "model_max_length": 1E30\n}\n'
+    source, out = source_with(
+        tmp_path, {"chat_template.jinja": template.encode(), "tokenizer_config.json": config}
+    )
+    carry_small_files(source, out, trust_remote_code=False)
+
+    written = (out / "tokenizer_config.json").read_bytes()
+    assert json.loads(written)["chat_template"] == template
+    assert written.startswith(config[:-3])
+    assert written.endswith(b"\n}\n")
+    assert (out / "chat_template.jinja").read_text() == template
+
+
+def test_a_template_that_is_there_is_left_alone(tmp_path: Path) -> None:
+    files = CARRIED | {"chat_template.jinja": b"{{ other }}"}
+    source, out = source_with(tmp_path, files)
+    carry_small_files(source, out, trust_remote_code=False)
+    assert (out / "tokenizer_config.json").read_bytes() == CARRIED["tokenizer_config.json"]
+
+
+def test_a_tokenizer_config_that_is_no_json_is_refused(tmp_path: Path) -> None:
+    source, out = source_with(tmp_path, {"chat_template.jinja": b"x", "tokenizer_config.json": b"{"})
+    with pytest.raises(UpstreamError, match=r"tokenizer_config\.json: not valid JSON"):
+        carry_small_files(source, out, trust_remote_code=False)
