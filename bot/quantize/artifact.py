@@ -1,0 +1,184 @@
+"""The whole way from a source folder to a complete AWQ folder."""
+
+from __future__ import annotations
+
+import platform
+import time
+from dataclasses import dataclass
+from importlib import metadata
+from math import prod
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bot.checkpoint.config import artifact_config, parse_config
+from bot.checkpoint.inventory import check_inventory
+from bot.checkpoint.reader import TORCH_DTYPES, Checkpoint
+from bot.checkpoint.small_files import carry_small_files
+from bot.checkpoint.writer import replacing, write_checkpoint
+from bot.errors import EnvironmentProblem, UnsupportedModelError, UpstreamError
+from bot.quantize import assemble, selection
+from bot.quantize.autoawq import Work, decoder_layers, quantize_layers
+from bot.quantize.layerfile import FinishedLayer
+from bot.quantize.loading import best_device, device_name, load_model
+from bot.records import CalibrationSet, Progress, QuantizedModel, Recipe, sha256_of
+
+TOOLS = ("torch", "transformers", "autoawq", "safetensors")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """What is known of the source before its weights are loaded."""
+
+    folder: Path
+    config: bytes
+    checkpoint: Checkpoint
+    dtype: str
+    trust_remote_code: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantizedLayers:
+    """linears: the source's names of the quantized ones, without `.weight`."""
+
+    layers: tuple[FinishedLayer, ...]
+    linears: tuple[str, ...]
+
+
+def quantize(
+    source: Path,
+    out: Path,
+    *,
+    layers: Path,
+    recipe: Recipe,
+    blocks: Tensor,
+    calibration: CalibrationSet,
+    trust_remote_code: bool,
+    progress: Progress,
+) -> QuantizedModel:
+    """Quantize the model in source and write a complete AWQ folder; out appears only when it is whole.
+
+    layers: where each finished layer's file goes; those of an earlier run with the same input are used again.
+    blocks: token ids, int64 [samples, seq_len]; calibration: where they come from. The same input gives the same
+    bytes on the same machine. Raises UpstreamError, UnsupportedModelError and WatchlistError for what cannot be
+    done, QuantizationError for broken numbers, EnvironmentProblem for a full disk or memory.
+    """
+    started, device = time.monotonic(), best_device()
+    assemble.check_replaceable(out)
+    opened = _open(source, recipe, trust_remote_code)
+    key = _key(opened, recipe, calibration, device)
+    done = _quantize_layers(
+        opened, layers, recipe=recipe, blocks=blocks, key=key, device=device, progress=progress
+    )
+    dtype = assemble.artifact_dtype(opened.dtype, done.layers)
+    with assemble.appearing(out) as folder:
+        artifact = _write(folder, opened, done, recipe, dtype)
+    tensors = opened.checkpoint.tensors
+    quantized_parameters = sum(prod(tensors[f"{linear}.weight"].shape) for linear in done.linears)
+    return QuantizedModel(
+        folder=out.name,
+        files=assemble.described_files(out),
+        recipe=recipe,
+        calibration=calibration,
+        artifact_dtype=dtype,
+        modules_to_not_convert=recipe.modules_to_not_convert,
+        modules=tuple(module for layer in done.layers for module in layer.measured.modules),
+        quantized_parameters=quantized_parameters,
+        bits_per_weight=assemble.bits_per_weight(artifact.tensors, quantized_parameters=quantized_parameters),
+        bits_per_weight_file=assemble.bits_per_weight_file(artifact.tensors, tensors),
+        versions=tool_versions(),
+        device=device_name(device),
+        duration_s=time.monotonic() - started,
+    )
+
+
+def tool_versions() -> dict[str, str]:
+    return {tool: metadata.version(tool) for tool in TOOLS} | {"python": platform.python_version()}
+
+
+def _open(folder: Path, recipe: Recipe, trust_remote_code: bool) -> Source:
+    if (recipe.bits, recipe.zero_point, recipe.version, recipe.search) != (4, True, "gemm", "awq"):
+        raise UnsupportedModelError(f"this bot makes 4-bit GEMM checkpoints with zero points, not {recipe}")
+    path = folder / "config.json"
+    if not path.is_file():
+        raise UpstreamError(f"{path}: missing", hint="This is no model folder as transformers writes it.")
+    config = path.read_bytes()
+    if parse_config(config, where=str(path)).get("quantization_config") is not None:
+        raise UnsupportedModelError(f"{path}: has a quantization_config, the model is quantized already")
+    checkpoint = Checkpoint(folder)
+    return Source(
+        folder=folder,
+        config=config,
+        checkpoint=checkpoint,
+        dtype=selection.source_dtype(checkpoint.tensors),
+        trust_remote_code=trust_remote_code,
+    )
+
+
+def _quantize_layers(
+    source: Source,
+    folder: Path,
+    *,
+    recipe: Recipe,
+    blocks: Tensor,
+    key: str,
+    device: torch.device,
+    progress: Progress,
+) -> QuantizedLayers:
+    progress("loading", 0, 1, "model")
+    # float16 on a CPU is about ten times slower than float32.
+    dtype = torch.float32 if device.type == "cpu" else TORCH_DTYPES[source.dtype]
+    model = load_model(source.folder, dtype=dtype, trust_remote_code=source.trust_remote_code)
+    path, layers = decoder_layers(model)
+    names = selection.source_names(model, source.checkpoint.tensors, inside=path)
+    chosen = selection.select_linears(selection.linears_inside(layers, path), recipe=recipe)
+    linears = tuple(names[f"{name}.weight"].removesuffix(".weight") for name in chosen)
+    selection.check_dtypes({name: source.checkpoint.tensors[f"{name}.weight"] for name in linears})
+    selection.check_blocks(blocks, model)
+    progress("loading", 1, 1, "model")
+    folder.mkdir(parents=True, exist_ok=True)
+    work = Work(
+        blocks=blocks,
+        chosen=frozenset(chosen),
+        names=names,
+        folder=folder,
+        key=key,
+        device=device,
+        recipe=recipe,
+        progress=progress,
+    )
+    try:
+        return QuantizedLayers(layers=quantize_layers(model, work), linears=linears)
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise EnvironmentProblem(
+            f"{source.folder}: {device_name(device)} has not enough memory to quantize it",
+            hint="Use a larger machine, or fewer calibration samples. Finished layers are kept.",
+        ) from error
+
+
+def _key(source: Source, recipe: Recipe, calibration: CalibrationSet, device: torch.device) -> str:
+    """What must be the same for a finished layer to be used again."""
+    weights = [assemble.file_sha256(source.folder / name) for name in source.checkpoint.weight_files]
+    config = source.config.decode()
+    return sha256_of([weights, config, recipe, calibration.sha256, tool_versions(), device_name(device)])
+
+
+def _write(
+    folder: Path, source: Source, done: QuantizedLayers, recipe: Recipe, dtype: assemble.ArtifactDtype
+) -> Checkpoint:
+    """Every file of the artifact, and the inventory of what was really written."""
+    name = assemble.SAFETENSORS_NAMES[dtype]
+    write_checkpoint(folder, assemble.artifact_parts(source.checkpoint, done.layers, dtype=name))
+    carry_small_files(source.folder, folder, trust_remote_code=source.trust_remote_code)
+    with replacing(folder / "config.json") as file:
+        file.write(artifact_config(source.config, recipe=recipe, artifact_dtype=dtype))
+    artifact = Checkpoint(folder)
+    check_inventory(
+        source.checkpoint.tensors,
+        artifact.tensors,
+        artifact_dtype=name,
+        group_size=recipe.group_size,
+        quantized=done.linears,
+    )
+    return artifact

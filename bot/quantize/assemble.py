@@ -1,0 +1,117 @@
+"""From the source and the finished layers to the artifact's folder."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from math import prod
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from bot.checkpoint.header import ITEM_BYTES
+from bot.checkpoint.parts import Part, part_of
+from bot.checkpoint.reader import Checkpoint, TensorFile
+from bot.checkpoint.writer import sync_folder
+from bot.errors import QuantizationError, WatchlistError
+from bot.quantize.layerfile import FinishedLayer
+from bot.records import PublishedFile, TensorInfo
+
+ArtifactDtype = Literal["float16", "bfloat16"]
+SAFETENSORS_NAMES: dict[ArtifactDtype, str] = {"float16": "F16", "bfloat16": "BF16"}
+
+# Half of what float16 holds: other text will reach further than the calibration blocks did.
+FP16_PEAK = torch.finfo(torch.float16).max / 2
+
+
+def artifact_dtype(source_dtype: str, layers: Sequence[FinishedLayer]) -> ArtifactDtype:
+    """float16, which every reader takes; bfloat16 where the source has it and the activations need it.
+
+    Raises QuantizationError when the activations need it and the source does not have it.
+    """
+    index, peak = max(enumerate(layer.measured.peak for layer in layers), key=lambda item: item[1])
+    if peak <= FP16_PEAK:
+        return "float16"
+    if source_dtype == "BF16":
+        return "bfloat16"
+    raise QuantizationError(
+        f"layer {index}: activations reach {peak:.4g}, too close to what float16 holds, in a {source_dtype} model",
+        hint="Readers would print rubbish. Only a bfloat16 source can be published as bfloat16.",
+    )
+
+
+def artifact_parts(source: Checkpoint, layers: Sequence[FinishedLayer], *, dtype: str) -> Iterator[Part]:
+    """Every tensor of the artifact in the source's order, each from the file that holds it."""
+    made: dict[str, TensorFile] = {name: layer.file for layer in layers for name in layer.file.tensors}
+    for name in source.tensors:
+        stem = name.removesuffix(".weight")
+        if name in made:
+            yield part_of(made[name], name, dtype=dtype)
+        elif stem != name and f"{stem}.qweight" in made:
+            for part in ("qweight", "qzeros", "scales"):
+                yield part_of(made[f"{stem}.{part}"], f"{stem}.{part}")
+        else:
+            yield part_of(source, name, dtype=dtype)
+
+
+def bits_per_weight(artifact: Mapping[str, TensorInfo], *, quantized_parameters: int) -> float:
+    """Bits that the packed linears take with their scales and zeros, per weight of theirs."""
+    packed = {name.removesuffix(".qweight") for name in artifact if name.endswith(".qweight")}
+    names = [f"{stem}.{part}" for stem in packed for part in ("qweight", "qzeros", "scales")]
+    return 8 * sum(size_bytes(artifact[name]) for name in names) / quantized_parameters
+
+
+def bits_per_weight_file(artifact: Mapping[str, TensorInfo], source: Mapping[str, TensorInfo]) -> float:
+    """Bits that all tensors of the artifact take, per value of the source."""
+    values = sum(prod(info.shape) for info in source.values())
+    return 8 * sum(size_bytes(info) for info in artifact.values()) / values
+
+
+def size_bytes(info: TensorInfo) -> int:
+    return prod(info.shape) * ITEM_BYTES[info.dtype]
+
+
+def described_files(folder: Path) -> tuple[PublishedFile, ...]:
+    """Every file of the folder with its size and sha256, by path."""
+    return tuple(
+        PublishedFile(
+            path=path.relative_to(folder).as_posix(), size_bytes=path.stat().st_size, sha256=file_sha256(path)
+        )
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    )
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_replaceable(out: Path) -> None:
+    """Raises WatchlistError when out is there and is no artifact that may be replaced."""
+    if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or _is_artifact(out))):
+        raise WatchlistError(f"{out}: is there already, and is no AWQ folder", hint="Give another folder.")
+
+
+@contextmanager
+def appearing(out: Path) -> Iterator[Path]:
+    """A folder beside out that takes its place when everything in it is written; on an error it goes away."""
+    folder = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+        if out.exists():
+            shutil.rmtree(out)
+        folder.replace(out)
+        sync_folder(out.parent)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_artifact(folder: Path) -> bool:
+    config = folder / "config.json"
+    return config.is_file() and b'"quantization_config"' in config.read_bytes()

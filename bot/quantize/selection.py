@@ -1,0 +1,135 @@
+"""Which linears will be quantized, under which names, and whether that can be done. Checked before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+from typing import Any
+
+from torch import Tensor, nn
+
+from bot.checkpoint.gemm import PER_INT32
+from bot.errors import QuantizationError, UnsupportedModelError, WatchlistError
+from bot.quantize.architectures import merged_with
+from bot.records import Recipe, TensorInfo
+
+Shape = tuple[int, int]  # [out, in]
+FLOATS = ("F16", "BF16", "F32")
+
+
+def source_names(model: Any, tensors: Mapping[str, TensorInfo], *, inside: str) -> dict[str, str]:
+    """The source's name for each tensor of the model; some sources leave out the base model's prefix.
+
+    inside: path of the decoder layers, whose parameters must all be in the source, in the same shape. Raises
+    UnsupportedModelError when one is not: transformers then made it of several, as it does with experts.
+    """
+    prefix = f"{model.base_model_prefix}."
+    names: dict[str, str] = {}
+    for key in model.state_dict():
+        candidates = (key, key.removeprefix(prefix), prefix + key)
+        found = next((name for name in candidates if name in tensors), None)
+        if found is not None:
+            names[key] = found
+    changed = [
+        key
+        for key, parameter in model.named_parameters()
+        if key.startswith(f"{inside}.")
+        and (key not in names or tensors[names[key]].shape != tuple(parameter.shape))
+    ]
+    if experts := [key for key in changed if ".experts." in key]:
+        raise UnsupportedModelError(
+            "transformers holds its experts as one tensor, which AutoAWQ does not quantize",
+            hint=f"The tensor is {experts[0]}.",
+        )
+    if changed:
+        raise UnsupportedModelError(f"transformers holds {changed[0]} in another form than the source")
+    return names
+
+
+def linears_inside(layers: nn.ModuleList, path: str) -> dict[str, Shape]:
+    """Full path and shape of every linear in the decoder layers, in order."""
+    return {
+        f"{path}.{name}": (module.out_features, module.in_features)
+        for name, module in layers.named_modules()
+        if isinstance(module, nn.Linear)
+    }
+
+
+def select_linears(linears: Mapping[str, Shape], *, recipe: Recipe) -> tuple[str, ...]:
+    """Those of linears that the recipe wants quantized, in order.
+
+    Raises WatchlistError when the recipe leaves out what does not exist, or a part of what servers merge;
+    UnsupportedModelError when a shape does not divide.
+    """
+    left_out = recipe.modules_to_not_convert
+    for name in left_out:
+        _check_left_out(name, left_out, linears)
+    chosen = tuple(name for name in linears if name not in left_out)
+    for name in chosen:
+        _check_shape(name, linears[name], recipe.group_size)
+    if not chosen:
+        raise UnsupportedModelError("no linear is left to quantize")
+    return chosen
+
+
+def check_dtypes(chosen: Mapping[str, TensorInfo]) -> None:
+    """Raises UnsupportedModelError for weights that are no plain floats: quantized already, in all likelihood."""
+    for info in chosen.values():
+        if info.dtype not in FLOATS:
+            raise UnsupportedModelError(f"{info.name} is {info.dtype}; only {', '.join(FLOATS)} are quantized")
+
+
+def source_dtype(tensors: Mapping[str, TensorInfo]) -> str:
+    """The float dtype, of those that are quantized, that most values of the checkpoint have."""
+    counts = {dtype: sum(prod(info.shape) for info in tensors.values() if info.dtype == dtype) for dtype in FLOATS}
+    return max(counts, key=lambda dtype: counts[dtype])
+
+
+def check_blocks(blocks: Tensor, model: Any) -> None:
+    """Raises QuantizationError when the model cannot read these token ids [samples, seq_len]."""
+    vocabulary = model.get_input_embeddings().num_embeddings
+    if blocks.dim() != 2 or not blocks.numel():
+        raise QuantizationError(f"calibration blocks of shape {list(blocks.shape)}, not [samples, seq_len]")
+    if int(blocks.min()) < 0 or int(blocks.max()) >= vocabulary:
+        raise QuantizationError(
+            f"calibration token {int(blocks.max())} is not in the model's vocabulary of {vocabulary}",
+            hint="The tokenizer does not belong to these weights.",
+        )
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions and blocks.shape[1] > positions:
+        raise QuantizationError(
+            f"calibration blocks of {blocks.shape[1]} tokens, the model reads {positions}",
+            hint="Set a smaller seq_len in the entry's calibration.",
+        )
+
+
+def _check_left_out(name: str, left_out: tuple[str, ...], linears: Mapping[str, Shape]) -> None:
+    if name not in linears:
+        raise WatchlistError(
+            f"modules_to_not_convert: the model has no linear {name!r} in its layers",
+            hint="Write the full path, one per layer, such as model.layers.3.mlp.down_proj.",
+        )
+    apart = [other for other in merged_with(name, linears) if other not in left_out]
+    if apart:
+        raise WatchlistError(
+            f"modules_to_not_convert: {name} without {', '.join(apart)}",
+            hint="Servers merge these into one matrix: leave them out together or not at all.",
+        )
+    # vLLM and SGLang look for the name anywhere in a module's path.
+    hit = [other for other in linears if name in other and other not in left_out]
+    if hit:
+        raise WatchlistError(f"modules_to_not_convert: readers would take {name} for {hit[0]} too")
+
+
+def _check_shape(name: str, shape: Shape, group_size: int) -> None:
+    out, columns = shape
+    if columns % group_size:
+        raise UnsupportedModelError(
+            f"{name}: {columns} input channels are no multiple of the group size {group_size}",
+            hint="Use a group_size that divides them, or leave the module out with modules_to_not_convert.",
+        )
+    if out % PER_INT32:
+        raise UnsupportedModelError(
+            f"{name}: {out} output channels are no multiple of {PER_INT32}",
+            hint="Leave the module out with modules_to_not_convert.",
+        )

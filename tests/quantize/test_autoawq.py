@@ -1,0 +1,129 @@
+"""AutoAWQ's search under our hands: what of it is cured, and how it is told that a model does not fit."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bot.errors import QuantizationError, UnsupportedModelError
+from bot.quantize.autoawq import LayerwiseQuantizer, Work, decoder_layers, quantize_layers
+from bot.quantize.layer import Scales, unscaled
+from bot.quantize.loading import load_model
+from bot.quantize.selection import linears_inside, source_names
+from bot.records import Recipe, TensorInfo, no_progress
+from tests.quantize import tiny_models
+
+with warnings.catch_warnings(record=True):
+    from awq.quantize.quantizer import AwqQuantizer
+
+CPU = torch.device("cpu")
+
+
+def searched(kind: type[AwqQuantizer]) -> tuple[nn.Linear, nn.Linear]:
+    """A linear before and after the scale search, which must only look at it. Its inputs have outlier channels."""
+    torch.manual_seed(0)
+    linear, inputs = nn.Linear(128, 64), torch.randn(2, 32, 128) * torch.exp(torch.randn(128))
+    linear.weight.data *= torch.exp(torch.randn(128))
+    before = copy.deepcopy(linear)
+    quantizer: Any = object.__new__(kind)
+    quantizer.group_size, quantizer.w_bit, quantizer.zero_point, quantizer.duo_scaling = 128, 4, True, True
+    quantizer.max_chunk_memory, quantizer.n_parallel_calib_samples = 2**30, None
+    quantizer._work = Work(
+        blocks=torch.zeros(2, 32, dtype=torch.int64),
+        chosen=frozenset(),
+        names={},
+        folder=Path(),
+        key="",
+        device=CPU,
+        recipe=Recipe(),
+        progress=no_progress,
+    )
+    with torch.no_grad():
+        quantizer._search_best_scale(nn.Sequential(nn.Identity(), linear), linear, [linear], inputs)
+    return before, linear
+
+
+def test_stock_search_on_a_cpu_leaves_the_weights_scaled() -> None:
+    before, after = searched(AwqQuantizer)
+    assert (after.weight - before.weight).norm() > 0.1 * before.weight.norm()
+
+
+def test_our_search_on_a_cpu_leaves_the_weights_alone() -> None:
+    before, after = searched(LayerwiseQuantizer)
+    assert torch.equal(after.weight, before.weight)
+    assert "state_dict" not in vars(after)
+
+
+def quantized(
+    model_type: str, folder: Path, *, dtype: torch.dtype = torch.float32, **changes: Any
+) -> dict[str, Tensor]:
+    """All tensors of the finished layers' files."""
+    source = tiny_models.build(model_type, folder / "source", **changes)
+    tensors = tiny_models.tensors_of(source)
+    infos = {name: TensorInfo(name=name, dtype="F16", shape=tuple(value.shape)) for name, value in tensors.items()}
+    model = load_model(source, dtype=dtype, trust_remote_code=False)
+    path, layers = decoder_layers(model)
+    (folder / "layers").mkdir()
+    work = Work(
+        blocks=tiny_models.random_blocks(4, 32),
+        chosen=frozenset(linears_inside(layers, path)),
+        names=source_names(model, infos, inside=path),
+        folder=folder / "layers",
+        key="key",
+        device=CPU,
+        recipe=Recipe(),
+        progress=no_progress,
+    )
+    finished = quantize_layers(model, work)
+    return {name: layer.file.read(name) for layer in finished for name in layer.file.tensors}
+
+
+def test_a_search_in_half_precision_ends_in_norms_that_are_not_rounded_to_it(tmp_path: Path) -> None:
+    """As on a GPU: the grid runs in the source's dtype, scales and integers are applied in float32."""
+    tensors = quantized("qwen3", tmp_path, dtype=torch.bfloat16)
+    norm = tensors["model.layers.0.input_layernorm.weight"]
+    assert norm.dtype == torch.float32
+    assert not torch.equal(norm, norm.bfloat16().float())
+    assert tensors["model.layers.0.mlp.up_proj.qweight"].shape == (256, 48)
+
+
+def test_a_layer_whose_function_the_scaling_would_change_is_refused(tmp_path: Path) -> None:
+    """GELU is not homogeneous: what fc1 makes smaller, fc2 cannot make larger again."""
+    with pytest.raises(UnsupportedModelError, match="layer 0: AutoAWQ's scaling changes what this opt computes"):
+        quantized("opt", tmp_path, activation_function="gelu")
+
+
+def test_a_layer_that_autoawq_has_no_table_for_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModelError, match=r"AutoAWQ does not know this kind of 'falcon': .*ln_attn"):
+        quantized("falcon", tmp_path, new_decoder_architecture=False)
+
+
+def test_experts_that_are_one_tensor_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModelError, match="holds its experts as one tensor"):
+        quantized("qwen3_moe", tmp_path)
+
+
+def test_a_search_that_finds_nothing_names_its_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing(*args: object, **kwargs: object) -> None:
+        raise Exception  # what AutoAWQ raises when no loss is finite
+
+    monkeypatch.setattr(AwqQuantizer, "_compute_best_scale", nothing)
+    with pytest.raises(QuantizationError, match="layer 0: the search found no finite scales"):
+        quantized("llama", tmp_path)
+
+
+def test_the_scaling_is_taken_back_from_rows_and_columns() -> None:
+    up, down = torch.randn(6, 4), torch.randn(5, 3)
+    by = torch.tensor([0.5, 2.0, 3.0])
+    scaled_up, scaled_down = up.clone(), down * by
+    scaled_up[-3:] /= by.unsqueeze(1)  # the last rows of a merged gate and up
+    scales: Scales = [("gate_up", ("down",), by)]
+    assert torch.allclose(unscaled(scaled_up, "gate_up", scales), up)
+    assert torch.allclose(unscaled(scaled_down, "down", scales), down)
+    assert torch.equal(unscaled(up, "other", scales), up)
