@@ -1,0 +1,1 @@
+"""What the quantized model lost against its source: measured, judged, drawn."""

@@ -1,0 +1,107 @@
+"""The artifact as it lies on disk: opened, checked against its source, restored to full weights, and weighed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bot.checkpoint import gemm
+from bot.checkpoint.config import DTYPE_KEYS, parse_config
+from bot.checkpoint.header import ITEM_BYTES
+from bot.checkpoint.inventory import Inventory, check_inventory
+from bot.checkpoint.reader import Checkpoint
+from bot.errors import QuantizationError, UpstreamError
+from bot.records import TensorInfo
+
+PACKED = ("qweight", "qzeros", "scales")
+_DTYPES = {"float16": "F16", "bfloat16": "BF16"}
+
+
+def open_artifact(folder: Path, source: Inventory) -> Checkpoint:
+    """The artifact's weights, once names, shapes, dtypes and group size are what source and config.json say.
+
+    Raises QuantizationError, also for what the reader calls a damaged upload: here the upload would be ours.
+    """
+    path = folder / "config.json"
+    try:
+        config = parse_config(path.read_bytes(), where=str(path))
+        artifact = Checkpoint(folder)
+    except (UpstreamError, OSError) as error:
+        raise QuantizationError(f"artifact: {error}", hint="Quantize again.") from error
+    check_inventory(
+        source,
+        artifact.tensors,
+        artifact_dtype=_artifact_dtype(config, path),
+        group_size=_group_size(config, path),
+    )
+    return artifact
+
+
+def restored_tensors(artifact: Checkpoint, *, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+    """One tensor after the other under the source's names; packed linears in dtype, the others in their own."""
+    linears = quantized_linears(artifact.tensors)
+    packed = {f"{linear}.{part}" for linear in linears for part in PACKED}
+    for name in artifact.tensors:
+        if name not in packed:
+            yield name, artifact.read(name)
+    for linear in linears:
+        qweight, qzeros, scales = (artifact.read(f"{linear}.{part}") for part in PACKED)
+        yield f"{linear}.weight", gemm.dequantize(qweight, qzeros, scales, dtype=dtype)
+
+
+def quantized_linears(tensors: Inventory) -> tuple[str, ...]:
+    """Names such as `model.layers.0.mlp.up_proj`, sorted."""
+    return tuple(sorted(name.removesuffix(".qweight") for name in tensors if name.endswith(".qweight")))
+
+
+def bits_per_weight(artifact: Inventory) -> float:
+    """Bits of integers, scales and zeros together, per weight of the quantized linears; NaN if there are none."""
+    linears = quantized_linears(artifact)
+    bits = 8 * sum(_size_bytes(artifact[f"{linear}.{part}"]) for linear in linears for part in PACKED)
+    # Each int32 of qweight holds eight weights.
+    weights = sum(gemm.PER_INT32 * prod(artifact[f"{linear}.qweight"].shape) for linear in linears)
+    return bits / weights if weights else float("nan")
+
+
+def bits_per_weight_file(source: Inventory, artifact: Inventory, tied: Collection[str]) -> float:
+    """All tensor bits of the artifact per parameter of the source; a tied tensor stored twice counts once."""
+    parameters = sum(prod(info.shape) for name, info in source.items() if name not in tied)
+    return 8 * sum(_size_bytes(info) for info in artifact.values()) / parameters
+
+
+def size_bytes(checkpoint: Checkpoint) -> int:
+    """Of the weight files on disk, headers included."""
+    return sum((checkpoint.folder / name).stat().st_size for name in checkpoint.weight_files)
+
+
+def _artifact_dtype(config: dict[str, Any], path: Path) -> str:
+    named = next((config[key] for key in DTYPE_KEYS if key in config), None)
+    if not isinstance(named, str) or named not in _DTYPES:
+        raise QuantizationError(f"artifact: {path}: dtype {named!r} is neither float16 nor bfloat16")
+    return _DTYPES[named]
+
+
+def _group_size(config: dict[str, Any], path: Path) -> int:
+    """What readers take from config.json to unpack with, so that is what the tensors are held against."""
+    written = config.get("quantization_config")
+    if not isinstance(written, dict):
+        raise QuantizationError(f"artifact: {path}: no quantization_config", hint="This is no AWQ checkpoint.")
+    for key, wanted in {"quant_method": "awq", "bits": gemm.BITS, "version": "gemm"}.items():
+        if written.get(key) != wanted:
+            raise QuantizationError(
+                f"artifact: {path}: quantization_config.{key} is {written.get(key)!r}, not {wanted!r}",
+                hint="This is no AWQ GEMM checkpoint.",
+            )
+    group_size = written.get("group_size")
+    if type(group_size) is not int or group_size <= 0:
+        raise QuantizationError(f"artifact: {path}: quantization_config.group_size is {group_size!r}")
+    return group_size
+
+
+def _size_bytes(info: TensorInfo) -> int:
+    return prod(info.shape) * ITEM_BYTES[info.dtype]

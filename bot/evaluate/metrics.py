@@ -1,0 +1,145 @@
+"""Perplexity, KL divergence and top-1 agreement, source against artifact as read back from disk."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import time
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from bot.checkpoint.reader import Checkpoint
+from bot.errors import QuantizationError
+from bot.evaluate.artifact import bits_per_weight, bits_per_weight_file, open_artifact, size_bytes
+from bot.evaluate.models import load_artifact, load_source
+from bot.records import Progress, Report
+
+# Logits held at a time: 2^26 float32 are 256 MiB per model, and a few times that while they are compared.
+_LOGITS_AT_A_TIME: Final = 1 << 26
+_MAX_BLOCKS_AT_A_TIME: Final = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenFigures:
+    """One number per predicted token, [predictions], on the CPU. kl and nll in nats, float32; agrees: bool."""
+
+    kl: Tensor
+    nll_source: Tensor
+    nll_quantized: Tensor
+    agrees: Tensor
+
+
+def evaluate(
+    source: Path,
+    quantized: Path,
+    *,
+    tokens: Tensor,
+    text_label: str,
+    trust_remote_code: bool,
+    progress: Progress,
+    device: str | None = None,
+) -> Report:
+    """What was lost, on tokens that calibration has not seen: int64 [blocks, seq_len].
+
+    Both models are held at once, in float32 on a CPU. device: CUDA where there is one, if None.
+    Raises QuantizationError when the artifact is not the source's in names and shapes, or logits are not finite.
+    """
+    started = time.monotonic()
+    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    original = Checkpoint(source)
+    artifact = open_artifact(quantized, original.tensors)
+    source_model = load_source(source, device=target, trust_remote_code=trust_remote_code)
+    quantized_model = load_artifact(artifact, source_model, device=target)
+    figures = compare(source_model.model, quantized_model.model, tokens, progress=progress)
+    return Report(
+        perplexity_source=perplexity(figures.nll_source),
+        perplexity_quantized=perplexity(figures.nll_quantized),
+        kl_mean=float(figures.kl.double().mean()),
+        kl_p99=percentile(figures.kl, 0.99),
+        top1_agreement=float(figures.agrees.double().mean()),
+        bits_per_weight=bits_per_weight(artifact.tensors),
+        bits_per_weight_file=bits_per_weight_file(original.tensors, artifact.tensors, source_model.tied),
+        size_source_bytes=size_bytes(original),
+        size_quantized_bytes=size_bytes(artifact),
+        tokens=tokens.numel(),
+        text_label=text_label,
+        text_sha256=hashlib.sha256(tokens.cpu().numpy().astype("<i8").tobytes()).hexdigest(),
+        versions={
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": version("transformers"),
+        },
+        duration_s=time.monotonic() - started,
+    )
+
+
+@torch.inference_mode()
+def compare(source: Any, quantized: Any, tokens: Tensor, *, progress: Progress) -> TokenFigures:
+    """Both models over the same blocks, a few at a time; of the logits only the figures are kept."""
+    parts: list[TokenFigures] = []
+    done = 0
+    for batch in _batches(tokens, source.config.get_text_config().vocab_size):
+        inputs = batch.to(source.device)
+        source_logits = _logits(source, inputs, "source model", done)
+        quantized_logits = _logits(quantized, inputs, "artifact", done)
+        parts += [
+            token_figures(source_logits[row, :-1], quantized_logits[row, :-1], inputs[row, 1:])
+            for row in range(len(batch))
+        ]
+        done += len(batch)
+        progress("evaluate", done, len(tokens), "blocks")
+    return TokenFigures(
+        kl=torch.cat([part.kl for part in parts]),
+        nll_source=torch.cat([part.nll_source for part in parts]),
+        nll_quantized=torch.cat([part.nll_quantized for part in parts]),
+        agrees=torch.cat([part.agrees for part in parts]),
+    )
+
+
+def token_figures(source_logits: Tensor, quantized_logits: Tensor, targets: Tensor) -> TokenFigures:
+    """logits: any float [predictions, vocab]; targets: int64 [predictions], the tokens that came next."""
+    log_p = source_logits.float().log_softmax(dim=-1)
+    log_q = quantized_logits.float().log_softmax(dim=-1)
+    kl = (log_p.exp() * (log_p - log_q)).sum(dim=-1)
+    chosen = targets.unsqueeze(-1)
+    return TokenFigures(
+        # A divergence is never negative; its float32 sum may be, by some 1e-7.
+        kl=kl.clamp_min(0).cpu(),
+        nll_source=-log_p.gather(-1, chosen).squeeze(-1).cpu(),
+        nll_quantized=-log_q.gather(-1, chosen).squeeze(-1).cpu(),
+        agrees=(log_p.argmax(dim=-1) == log_q.argmax(dim=-1)).cpu(),
+    )
+
+
+def perplexity(nll: Tensor) -> float:
+    """exp of the mean negative log-likelihood in nats; infinite where that overflows."""
+    return float(nll.double().mean().exp())
+
+
+def percentile(values: Tensor, share: float) -> float:
+    """The value that `share` of all values do not exceed, interpolated linearly between neighbours."""
+    ordered = values.double().sort().values
+    place = share * (len(ordered) - 1)
+    low = int(place)
+    high = min(low + 1, len(ordered) - 1)
+    return float(ordered[low] + (ordered[high] - ordered[low]) * (place - low))
+
+
+def _batches(tokens: Tensor, vocabulary: int) -> tuple[Tensor, ...]:
+    blocks = _LOGITS_AT_A_TIME // (tokens.shape[1] * vocabulary)
+    return torch.split(tokens, min(max(blocks, 1), _MAX_BLOCKS_AT_A_TIME))
+
+
+def _logits(model: Any, inputs: Tensor, what: str, first_block: int) -> Tensor:
+    logits: Tensor = model(input_ids=inputs, use_cache=False).logits
+    if not bool(torch.isfinite(logits).all()):
+        raise QuantizationError(
+            f"{what}: logits are not finite in blocks {first_block} to {first_block + len(inputs) - 1}",
+            hint="Weights or activations leave the range of the dtype; try a bfloat16 artifact.",
+        )
+    return logits

@@ -1,0 +1,284 @@
+"""The figures of a report against brute force in numpy, and everything that makes a report impossible."""
+
+import math
+import shutil
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from bot.calibration.blocks import evaluation_tokens
+from bot.errors import QuantizationError
+from bot.evaluate.metrics import evaluate, percentile, perplexity, token_figures
+from bot.records import Report, no_progress
+from tests.evaluate.tiny_models import (
+    MODELS,
+    VOCABULARY,
+    Pair,
+    change_config,
+    change_tensors,
+    make_pair,
+    quantized_pair,
+)
+
+ASSETS = Path(__file__).parent.parent / "assets"
+TOKENS = torch.randint(0, VOCABULARY, (10, 32), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pair]:
+    """Makes the pair of a model_type, once."""
+    made: dict[str, Pair] = {}
+
+    def pair(model_type: str) -> Pair:
+        if model_type not in made:
+            made[model_type] = make_pair(model_type, tmp_path_factory.mktemp(model_type))
+        return made[model_type]
+
+    return pair
+
+
+@pytest.fixture
+def copied(pairs: Callable[[str], Pair], tmp_path: Path) -> Pair:
+    """A pair that a test may damage."""
+    pair = pairs("llama")
+    source, quantized = (shutil.copytree(path, tmp_path / path.name) for path in (pair.source, pair.quantized))
+    return Pair(source, quantized, pair.restored)
+
+
+def measured(pair: Pair, tokens: Tensor = TOKENS, **changes: Any) -> Report:
+    settings: dict[str, Any] = {"trust_remote_code": False, "progress": no_progress, "device": "cpu", **changes}
+    return evaluate(pair.source, pair.quantized, tokens=tokens, text_label="random", **settings)
+
+
+def refused(pair: Pair) -> QuantizationError:
+    with pytest.raises(QuantizationError) as caught:
+        measured(pair)
+    assert "\n" not in caught.value.message
+    return caught.value
+
+
+def brute_force(source: Any, quantized: Any, targets: Any) -> tuple[Any, Any, Any, Any]:
+    """KL, both NLLs and agreement per prediction, in float64: logits [predictions, vocab]."""
+    logs = []
+    for logits in (source, quantized):
+        shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+        logs.append(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
+    rows = np.arange(len(targets))
+    kl = (np.exp(logs[0]) * (logs[0] - logs[1])).sum(axis=-1)
+    agrees = source.argmax(axis=-1) == quantized.argmax(axis=-1)
+    return kl, -logs[0][rows, targets], -logs[1][rows, targets], agrees
+
+
+def all_logits(folder: Path, tokens: Tensor) -> Any:
+    """[blocks * (seq_len - 1), vocab] of a whole ordinary model folder."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with torch.no_grad():
+        return model(tokens).logits[:, :-1].flatten(0, 1).numpy()
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, 30.0])
+def test_figures_per_token_equal_brute_force(scale: float) -> None:
+    generator = torch.Generator().manual_seed(3)
+    source = scale * torch.randn(50, 300, generator=generator)
+    quantized = source + 0.1 * scale * torch.randn(50, 300, generator=generator)
+    targets = torch.randint(0, 300, (50,), generator=generator)
+    figures = token_figures(source, quantized, targets)
+    kl, nll_source, nll_quantized, agrees = brute_force(source.numpy(), quantized.numpy(), targets.numpy())
+    np.testing.assert_allclose(figures.kl, kl, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(figures.nll_source, nll_source, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(figures.nll_quantized, nll_quantized, rtol=1e-5, atol=1e-5)
+    assert figures.agrees.tolist() == agrees.tolist()
+
+
+def test_a_model_loses_nothing_against_itself() -> None:
+    logits = torch.randn(20, 50)
+    figures = token_figures(logits, logits, torch.zeros(20, dtype=torch.int64))
+    assert figures.kl.max() == 0
+    assert figures.agrees.all()
+
+
+def test_perplexity_of_a_uniform_guess_is_the_vocabulary() -> None:
+    figures = token_figures(torch.zeros(4, 50), torch.zeros(4, 50), torch.arange(4))
+    assert perplexity(figures.nll_source) == pytest.approx(50, rel=1e-6)
+
+
+def test_perplexity_beyond_all_numbers_is_infinite() -> None:
+    assert perplexity(torch.full((3,), 1e4)) == math.inf
+
+
+@pytest.mark.parametrize("count", [1, 2, 99, 1000])
+def test_percentile_is_numpys(count: int) -> None:
+    values = torch.rand(count, generator=torch.Generator().manual_seed(count))
+    assert percentile(values, 0.99) == pytest.approx(float(np.quantile(values.double().numpy(), 0.99)))
+
+
+@pytest.mark.parametrize("model_type", sorted(MODELS))
+def test_a_report_equals_brute_force_over_the_dequantized_model(
+    pairs: Callable[[str], Pair], model_type: str
+) -> None:
+    pair = pairs(model_type)
+    report = measured(pair)
+    kl, nll_source, nll_quantized, agrees = brute_force(
+        all_logits(pair.source, TOKENS), all_logits(pair.restored, TOKENS), TOKENS[:, 1:].flatten().numpy()
+    )
+    assert report.kl_mean == pytest.approx(kl.mean(), rel=1e-3)
+    assert report.kl_mean > 0.001
+    assert report.kl_p99 == pytest.approx(np.quantile(kl, 0.99), rel=1e-3)
+    assert report.perplexity_source == pytest.approx(math.exp(nll_source.mean()), rel=1e-4)
+    assert report.perplexity_quantized == pytest.approx(math.exp(nll_quantized.mean()), rel=1e-4)
+    assert report.top1_agreement == agrees.mean()
+    assert report.tokens == 320
+
+
+def test_sizes_and_bits_are_those_of_the_files(pairs: Callable[[str], Pair]) -> None:
+    pair = pairs("qwen3")
+    report = measured(pair)
+    source, artifact = (load_file(path / "model.safetensors") for path in (pair.source, pair.quantized))
+    # 4 bits, and per group of 32 a float16 scale and a 4-bit zero.
+    assert report.bits_per_weight == 4 + 20 / 32
+    bits = 8 * sum(tensor.nbytes for tensor in artifact.values())
+    assert report.bits_per_weight_file == bits / sum(tensor.numel() for tensor in source.values())
+    assert report.size_source_bytes == (pair.source / "model.safetensors").stat().st_size
+    assert report.size_quantized_bytes == (pair.quantized / "model.safetensors").stat().st_size
+
+
+def test_a_tied_output_that_is_stored_all_the_same_counts_once(
+    pairs: Callable[[str], Pair], tmp_path: Path
+) -> None:
+    pair = pairs("qwen3")
+    plain = measured(pair)
+    for folder in (pair.source, pair.quantized):
+        (tmp_path / folder.name).mkdir()
+        for path in folder.iterdir():
+            (tmp_path / folder.name / path.name).write_bytes(path.read_bytes())
+        change_tensors(
+            tmp_path / folder.name, lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"].clone()})
+        )
+    stored = measured(Pair(tmp_path / "source", tmp_path / "quantized", pair.restored))
+    assert stored.kl_mean == plain.kl_mean
+    embeddings, source = VOCABULARY * 64, load_file(pair.source / "model.safetensors")
+    parameters = sum(tensor.numel() for tensor in source.values())
+    assert stored.bits_per_weight_file == pytest.approx(plain.bits_per_weight_file + 16 * embeddings / parameters)
+
+
+def test_the_text_is_identified_by_its_tokens(pairs: Callable[[str], Pair]) -> None:
+    report = measured(pairs("llama"))
+    numbers = b"".join(int(token).to_bytes(8, "little") for token in TOKENS.flatten())
+    assert report.text_sha256 == sha256(numbers).hexdigest()
+    assert report.text_label == "random"
+
+
+def test_how_many_blocks_are_run_at_once_does_not_change_the_figures(
+    pairs: Callable[[str], Pair], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = measured(pairs("llama"))
+    monkeypatch.setattr("bot.evaluate.metrics._LOGITS_AT_A_TIME", 1)
+    one_by_one = measured(pairs("llama"))
+    assert one_by_one.kl_mean == pytest.approx(together.kl_mean, rel=1e-4)
+    assert one_by_one.perplexity_quantized == pytest.approx(together.perplexity_quantized, rel=1e-5)
+
+
+def test_progress_counts_every_block(pairs: Callable[[str], Pair]) -> None:
+    calls: list[tuple[str, int, int, str]] = []
+    measured(pairs("llama"), progress=lambda *call: calls.append(call))
+    assert calls[-1] == ("evaluate", 10, 10, "blocks")
+    assert [done for _, done, _, _ in calls] == sorted({done for _, done, _, _ in calls})
+
+
+def test_a_lost_tensor_is_an_error(copied: Pair) -> None:
+    change_tensors(copied.quantized, lambda tensors: tensors.pop("model.norm.weight"))
+    assert "model.norm.weight" in refused(copied).message
+
+
+def test_a_lost_part_of_a_packed_linear_is_an_error(copied: Pair) -> None:
+    change_tensors(copied.quantized, lambda tensors: tensors.pop("model.layers.1.mlp.up_proj.qzeros"))
+    assert "model.layers.1.mlp.up_proj.qzeros" in refused(copied).message
+
+
+def test_an_extra_tensor_is_an_error(copied: Pair) -> None:
+    change_tensors(copied.quantized, lambda tensors: tensors.update(extra=torch.zeros(1)))
+    assert "extra" in refused(copied).message
+
+
+def test_a_tensor_of_another_shape_is_an_error(copied: Pair) -> None:
+    change_tensors(copied.quantized, lambda t: t.update({"model.norm.weight": torch.ones(32).half()}))
+    assert "model.norm.weight" in refused(copied).message
+
+
+def test_weights_that_the_source_itself_lacks_are_an_error_not_random_numbers(copied: Pair) -> None:
+    for folder in (copied.source, copied.quantized):
+        change_tensors(folder, lambda tensors: tensors.pop("model.norm.weight"))
+    assert refused(copied).message == "source model: the weights do not fill the architecture: model.norm.weight"
+
+
+def test_a_damaged_artifact_is_an_error_of_quantizing_not_of_upstream(copied: Pair) -> None:
+    path = copied.quantized / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-10])
+    assert refused(copied).message.startswith("artifact: ")
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda config: config.pop("quantization_config"), "no quantization_config"),
+        (lambda config: config["quantization_config"].update(bits=8), "bits is 8, not 4"),
+        (lambda config: config["quantization_config"].update(quant_method="gptq"), "quant_method is 'gptq'"),
+        (lambda config: config["quantization_config"].update(group_size=64), "instead of"),
+        (lambda config: config["quantization_config"].update(group_size=-1), "group_size is -1"),
+        (lambda config: config.update(dtype="float32"), "dtype 'float32' is neither"),
+    ],
+)
+def test_a_config_that_would_mislead_readers_is_an_error(
+    copied: Pair, change: Callable[[dict[str, Any]], object], expected: str
+) -> None:
+    change_config(copied.quantized, change)
+    assert expected in refused(copied).message
+
+
+def test_a_missing_config_is_an_error(copied: Pair) -> None:
+    (copied.quantized / "config.json").unlink()
+    assert "config.json" in refused(copied).message
+
+
+def test_a_source_that_does_not_load_is_an_error(copied: Pair) -> None:
+    change_config(copied.source, lambda config: config.update(model_type="unheard-of"))
+    assert refused(copied).message.startswith("source model does not load: ")
+
+
+def test_code_in_the_source_does_not_run_unless_that_is_allowed(copied: Pair, tmp_path: Path) -> None:
+    witness = tmp_path / "was-run"
+    (copied.source / "own.py").write_text(f"open({str(witness)!r}, 'w')\n", encoding="utf-8")
+    own = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}
+    change_config(copied.source, lambda config: config.update(model_type="own", auto_map=own))
+    assert "custom code" in refused(copied).message
+    assert not witness.exists()
+
+
+@pytest.mark.parametrize(("folder", "what"), [("source", "source model"), ("quantized", "artifact")])
+def test_logits_that_are_not_finite_are_an_error_that_says_whose(copied: Pair, folder: str, what: str) -> None:
+    def break_embedding(tensors: dict[str, Tensor]) -> None:
+        tensors["model.embed_tokens.weight"][TOKENS[3, 9]] = float("nan")
+
+    change_tensors(getattr(copied, folder), break_embedding)
+    assert refused(copied).message.startswith(f"{what}: logits are not finite in blocks")
+
+
+def test_a_trained_model_in_shards_loses_by_plain_rounding_what_brute_force_says(tmp_path: Path) -> None:
+    pair = quantized_pair(ASSETS / "llama-tiny", tmp_path)
+    tokens, _ = evaluation_tokens(tokenizer_folder=pair.source, trust_remote_code=False, blocks=4, seq_len=128)
+    report = measured(pair, tokens)
+    kl, nll_source, nll_quantized, _ = brute_force(
+        all_logits(pair.source, tokens), all_logits(pair.restored, tokens), tokens[:, 1:].flatten().numpy()
+    )
+    assert report.kl_mean == pytest.approx(kl.mean(), rel=1e-3)
+    assert report.perplexity_source == pytest.approx(math.exp(nll_source.mean()), rel=1e-4)
+    assert report.perplexity_quantized == pytest.approx(math.exp(nll_quantized.mean()), rel=1e-4)
+    assert 1 < report.perplexity_source < report.perplexity_quantized < 200

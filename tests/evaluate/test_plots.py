@@ -1,0 +1,129 @@
+"""The picture on the card: what it shows, and that the same figures give the same bytes."""
+
+import random
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from PIL import Image
+
+from bot.evaluate.plots import WIDTH_PIXELS, Curve, curves_of, draw_error_by_layer, kind_of
+from bot.records import CalibrationSet, ModuleError, QuantizedModel, Recipe
+
+DENSE = (
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "mlp.down_proj",
+)
+
+
+def error(layer: int, module: str, awq: float, rounding: float) -> ModuleError:
+    return ModuleError(layer=layer, module=module, relative_error=awq, relative_error_rounding=rounding)
+
+
+def model(modules: Sequence[ModuleError]) -> QuantizedModel:
+    calibration = CalibrationSet(samples=16, seq_len=64, seed=0, sha256="", sources=(), distinct_token_share=0.5)
+    return QuantizedModel(
+        folder="",
+        files=(),
+        recipe=Recipe(),
+        calibration=calibration,
+        artifact_dtype="float16",
+        modules_to_not_convert=(),
+        modules=tuple(modules),
+        quantized_parameters=1,
+        bits_per_weight=4.2,
+        bits_per_weight_file=5.0,
+        versions={},
+        device="cpu",
+        duration_s=1.0,
+    )
+
+
+def dense(layers: int, kinds: Sequence[str] = DENSE) -> QuantizedModel:
+    numbers = random.Random(0)
+    drawn = [(layer, kind, numbers.uniform(0.01, 0.03)) for layer in range(layers) for kind in kinds]
+    return model([error(layer, f"model.layers.{layer}.{kind}", plain / 3, plain) for layer, kind, plain in drawn])
+
+
+@pytest.mark.parametrize(
+    ("module", "kind"),
+    [
+        ("model.layers.12.self_attn.q_proj", "self_attn.q_proj"),
+        ("self_attn.q_proj", "self_attn.q_proj"),
+        ("model.language_model.layers.3.mlp.down_proj", "mlp.down_proj"),
+        ("transformer.h.7.attn.c_attn", "attn.c_attn"),
+        ("model.layers.3.mlp.experts.17.up_proj", "mlp.experts.*.up_proj"),
+        ("mlp.experts.17.up_proj", "mlp.experts.*.up_proj"),
+        ("model.layers.0.mlp.fc1", "mlp.fc1"),
+    ],
+)
+def test_linears_of_all_layers_and_experts_are_one_kind(module: str, kind: str) -> None:
+    assert kind_of(module) == kind
+
+
+def test_a_curve_holds_its_layers_in_order_and_the_mean_over_experts() -> None:
+    modules = [
+        error(1, "mlp.experts.0.up_proj", 0.5, 0.6),
+        error(0, "mlp.experts.0.up_proj", 0.1, 0.2),
+        error(0, "mlp.experts.1.up_proj", 0.3, 0.6),
+    ]
+    assert curves_of(modules) == (
+        Curve("mlp.experts.*.up_proj", layers=(0, 1), awq=(0.2, 0.5), rounding=(0.4, 0.6)),
+    )
+
+
+@pytest.mark.parametrize("layers", [1, 4, 130])
+def test_a_picture_is_an_opaque_png_of_the_cards_width_and_small(tmp_path: Path, layers: int) -> None:
+    path = tmp_path / "error.png"
+    draw_error_by_layer(dense(layers), path)
+    with Image.open(path) as picture:
+        assert picture.format == "PNG"
+        assert picture.width == WIDTH_PIXELS
+        assert "transparency" not in picture.info
+        assert picture.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
+    assert path.stat().st_size < 150_000
+
+
+def test_a_picture_shows_both_curves(tmp_path: Path) -> None:
+    path = tmp_path / "error.png"
+    draw_error_by_layer(dense(4), path)
+    with Image.open(path) as picture:
+        shown = np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0).astype(int)
+    for color in ((0x00, 0x72, 0xB2), (0x9A, 0xA3, 0xAD)):
+        assert np.abs(shown - color).sum(axis=1).min() < 16
+
+
+def test_the_same_figures_give_the_same_bytes_whatever_the_users_settings(tmp_path: Path) -> None:
+    first, second = tmp_path / "first.png", tmp_path / "second.png"
+    draw_error_by_layer(dense(6), first)
+    with mpl.rc_context({"font.size": 20, "lines.linewidth": 9, "figure.facecolor": "black", "savefig.dpi": 30}):
+        draw_error_by_layer(dense(6), second)
+    assert first.read_bytes() == second.read_bytes()
+    assert b"tEXt" not in first.read_bytes()
+    assert b"tIME" not in first.read_bytes()
+
+
+def test_a_mixture_of_experts_and_an_error_of_zero_can_be_drawn(tmp_path: Path) -> None:
+    experts = [error(layer, f"mlp.experts.{n}.w1", 0.0, 0.02) for layer in range(3) for n in range(64)]
+    others = [error(layer, kind, 0.004, 0.02) for layer in range(3) for kind in DENSE[:4]]
+    draw_error_by_layer(model(others + experts), tmp_path / "error.png")
+    assert (tmp_path / "error.png").stat().st_size < 150_000
+
+
+def test_without_quantized_modules_there_is_nothing_to_draw(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="nothing to draw"):
+        draw_error_by_layer(model([]), tmp_path / "error.png")
+
+
+def test_matplotlib_is_not_loaded_before_something_is_drawn() -> None:
+    code = "import sys, bot.evaluate.plots; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

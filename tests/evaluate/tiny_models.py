@@ -1,0 +1,116 @@
+"""Tiny models with random weights, and artifacts of them that are packed here, independently of the bot."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM
+
+GROUP_SIZE = 32
+VOCABULARY = 160
+ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
+SMALL = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    # Wide enough that the model has opinions, and rounding changes them.
+    "initializer_range": 0.3,
+    "max_position_embeddings": 128,
+}
+MODELS: dict[str, dict[str, Any]] = {
+    "qwen3": SMALL | {"tie_word_embeddings": True},
+    "llama": SMALL | {"tie_word_embeddings": False},
+    "qwen2": {key: value for key, value in SMALL.items() if key != "head_dim"} | {"tie_word_embeddings": True},
+    "qwen3_moe": SMALL
+    | {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "tie_word_embeddings": False},
+}
+Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """source and quantized: as evaluate() gets them. restored: the artifact as an ordinary model folder."""
+
+    source: Path
+    quantized: Path
+    restored: Path
+
+
+def change_tensors(folder: Path, change: Callable[[Tensors], object]) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def change_config(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    change(config)
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+
+
+def make_pair(model_type: str, folder: Path) -> Pair:
+    """A model of MODELS with random weights, and its artifact."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(model_type, **MODELS[model_type])
+    AutoModelForCausalLM.from_config(config).half().save_pretrained(folder / "source")
+    return quantized_pair(folder / "source", folder)
+
+
+def quantized_pair(source: Path, folder: Path) -> Pair:
+    """The artifact of any float16 model folder, by plain rounding."""
+    tensors = {name: tensor for path in source.glob("*.safetensors") for name, tensor in load_file(path).items()}
+    packed, restored = _quantized(tensors)
+    pair = Pair(source, folder / "quantized", folder / "restored")
+    for path, content in ((pair.quantized, packed), (pair.restored, restored)):
+        path.mkdir()
+        shutil.copy(source / "config.json", path)
+        save_file(content, path / "model.safetensors", metadata={"format": "pt"})
+    settings = {"quant_method": "awq", "bits": 4, "group_size": GROUP_SIZE, "zero_point": True, "version": "gemm"}
+    change_config(pair.quantized, lambda config: config.update(quantization_config=settings))
+    return pair
+
+
+def _quantized(tensors: Tensors) -> tuple[Tensors, Tensors]:
+    packed: Tensors = {}
+    restored: Tensors = {}
+    for name, tensor in tensors.items():
+        if not name.endswith("proj.weight"):
+            packed[name] = restored[name] = tensor
+            continue
+        q, scales, zeros = _round(tensor.float().numpy())
+        linear = name.removesuffix(".weight")
+        packed[f"{linear}.qweight"] = torch.from_numpy(_pack(q.T))
+        packed[f"{linear}.qzeros"] = torch.from_numpy(_pack(zeros.T))
+        packed[f"{linear}.scales"] = torch.from_numpy(scales.T.copy())
+        expanded = (q - zeros.repeat(GROUP_SIZE, axis=1)) * scales.astype(np.float32).repeat(GROUP_SIZE, axis=1)
+        restored[name] = torch.from_numpy(expanded.astype(np.float32))
+    return packed, restored
+
+
+def _round(weight: Any) -> tuple[Any, Any, Any]:
+    """Plain rounding: integers [out, in], float16 scales and integer zeros [out, in/g]."""
+    groups = weight.reshape(len(weight), -1, GROUP_SIZE)
+    low, high = groups.min(axis=2), groups.max(axis=2)
+    scales = ((high - low) / 15).astype(np.float16)
+    zeros = np.clip(np.round(-low / scales), 0, 15).astype(np.int64)
+    q = np.clip(np.round(groups / scales[..., None]) + zeros[..., None], 0, 15)
+    return q.reshape(weight.shape).astype(np.int64), scales, zeros
+
+
+def _pack(integers: Any) -> Any:
+    """[rows, out] -> int32 [rows, out/8], by the letter of the layout: nibble i holds column 8c + ORDER[i]."""
+    packed = np.zeros((integers.shape[0], integers.shape[1] // 8), dtype=np.int64)
+    for nibble, column in enumerate(ORDER):
+        packed |= integers[:, column::8] << (4 * nibble)
+    return packed.astype(np.uint32).view(np.int32)
