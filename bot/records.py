@@ -400,6 +400,7 @@ class Provenance:
     source: SourceProvenance
     recipe_digest: str
     recipe: Recipe
+    calibration_asked: Calibration
     calibration: CalibrationSet
     report: Report
     artifact_dtype: str

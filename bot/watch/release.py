@@ -1,0 +1,204 @@
+"""Upstream x Published -> what to do, with the reason. Decided by content, never by commits.
+
+A first look (`triage`) needs one listing per repo. Only what it calls new is read further and decided.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from bot.errors import UnsupportedModelError
+from bot.records import (
+    Details,
+    Digests,
+    HubFile,
+    Job,
+    JobKind,
+    Provenance,
+    Published,
+    Recipe,
+    Skip,
+    Upstream,
+    WatchEntry,
+)
+from bot.watch.digests import (
+    files_digest,
+    job_id,
+    recipe_digest,
+    refresh_digest,
+    refresh_files,
+    source_files,
+    tag_name,
+)
+from bot.watch.refusals import license_refusal, refusal_of_names, refuse, refused_at_sight, weights_refusal
+from bot.watch.sizing import RUNNER_VRAM_GIB, estimate, runner_labels
+from bot.watch.support import legal_tensor_parallel, unsupported_reason
+
+# Goes up when the same recipe would give other numbers. Entries with `requantize: outdated` are then done again.
+QUANTIZER_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """Something new, judged by the listing alone; a job only after its details were read.
+
+    taken: tags that the target has already, none of which will ever move.
+    """
+
+    entry: WatchEntry
+    upstream: Upstream
+    reason: str
+    outdated: bool = False
+    taken: tuple[str, ...] = ()
+
+
+def triage(entry: WatchEntry, upstream: Upstream, published: Published) -> Skip | Job | Candidate:
+    """What the two listings say: nothing to do, a job without a GPU, or something new."""
+    if refusal := refused_at_sight(entry, upstream, published):
+        return refusal
+    found = _look(entry, upstream, published)
+    if isinstance(found, Skip):
+        return found
+    # Whatever is done with it publishes it again, so the licence must allow that now.
+    return license_refusal(entry, upstream) or found
+
+
+def _look(entry: WatchEntry, upstream: Upstream, published: Published) -> Skip | Job | Candidate:
+    taken = tuple(tag.name for tag in published.tags)
+    provenance = published.provenance
+    if provenance is None:
+        return Candidate(entry=entry, upstream=upstream, reason="first release", taken=taken)
+    change = _change(entry, upstream, provenance)
+    if change is not None:
+        return Candidate(entry=entry, upstream=upstream, reason=change, taken=taken)
+    if entry.requantize == "outdated" and provenance.quantizer < QUANTIZER_VERSION:
+        reason = f"made by quantizer {provenance.quantizer}, now {QUANTIZER_VERSION} (requantize: outdated)"
+        return Candidate(entry=entry, upstream=upstream, reason=reason, outdated=True, taken=taken)
+    if provenance.tag not in taken:
+        return _finish_job(entry, upstream, provenance)
+    if provenance.source.refresh_digest != refresh_digest(upstream):
+        return refusal_of_names(entry, refresh_files(upstream)) or _refresh_job(
+            entry, upstream, provenance, taken=taken
+        )
+    if not published.complete:
+        reason = f"main of {entry.target} was changed by hand after {provenance.tag}"
+        hint = "The release stands under its tag. Revert that commit to have main match it."
+        return Skip(entry=entry, reason=reason, hint=hint, blocked=True)
+    return Skip(entry=entry, reason="up to date")
+
+
+def on_hold(entry: WatchEntry) -> Skip:
+    return Skip(entry=entry, reason=f"on hold: {entry.hold}", blocked=True)
+
+
+def decide(candidate: Candidate, details: Details) -> Skip | Job:
+    """A release job, or the named reason why there is none. Everything here is known before any download."""
+    entry, upstream = candidate.entry, candidate.upstream
+    if refusal := weights_refusal(entry, upstream, details):
+        return refusal
+    if reason := unsupported_reason(details.config, details.tensors, entry.recipe):
+        return refuse(entry, f"unsupported: {reason}", UnsupportedModelError, "Put it on `hold:` to silence this.")
+    sources = source_files(entry, upstream, details.weight_files)
+    companions = refresh_files(upstream)
+    if refusal := refusal_of_names(entry, (*sources, *companions)):
+        return refusal
+    download_bytes = sum(file.size_bytes for file in (*sources, *companions))
+    needs = estimate(details, entry, download_bytes=download_bytes)
+    labels = runner_labels(needs)
+    if labels is None:
+        size, largest = needs.vram_bytes / 2**30, RUNNER_VRAM_GIB[-1]
+        reason = f"too large for any runner: needs about {size:.0f} GiB of GPU memory, the largest has {largest}"
+        return refuse(entry, reason, UnsupportedModelError, "Lower calibration.samples or seq_len.")
+    quantizer = QUANTIZER_VERSION if candidate.outdated else None
+    digests = Digests(
+        source=files_digest(sources),
+        refresh=refresh_digest(upstream),
+        recipe=recipe_digest(entry, quantizer=quantizer),
+    )
+    return Job(
+        job_id=job_id(entry, upstream, digests),
+        kind=JobKind.RELEASE,
+        reason=candidate.reason,
+        entry=entry,
+        upstream=upstream,
+        digests=digests,
+        tag=tag_name(upstream, digests, taken=candidate.taken),
+        source_files=sources,
+        refresh_files=companions,
+        weight_files=details.weight_files,
+        estimate=needs,
+        runner_labels=labels,
+        tensor_parallel=legal_tensor_parallel(details.config, entry.recipe),
+        warnings=details.warnings,
+    )
+
+
+# --- what changed --------------------------------------------------------------------------------------------
+
+
+def _change(entry: WatchEntry, upstream: Upstream, provenance: Provenance) -> str | None:
+    """Why the published artifact is no longer what the entry asks for, or None."""
+    recorded = provenance.source.source_files
+    weights = tuple(file.path for file in recorded if file.path.endswith(".safetensors"))
+    now = source_files(entry, upstream, weights)
+    if files_digest(now) != provenance.source.source_digest:
+        return f"upstream changed: {_difference(recorded, now)}"
+    asked = (recipe_digest(entry), recipe_digest(entry, quantizer=provenance.quantizer))
+    if provenance.recipe_digest not in asked:
+        return f"the watchlist asks for another {_asked_difference(entry.recipe, provenance.recipe)}"
+    return None
+
+
+def _asked_difference(now: Recipe, before: Recipe) -> str:
+    names = [item.name for item in fields(Recipe) if getattr(now, item.name) != getattr(before, item.name)]
+    return f"recipe: {', '.join(names)}" if names else "calibration"
+
+
+def _difference(before: tuple[HubFile, ...], after: tuple[HubFile, ...]) -> str:
+    """Up to three names of the files that were added, removed or changed."""
+    old = {file.path: file.content_hash for file in before}
+    new = {file.path: file.content_hash for file in after}
+    names = sorted(path for path in old.keys() | new.keys() if old.get(path) != new.get(path))
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
+
+
+# --- jobs without a GPU: the weights stay those of the provenance ---------------------------------------------
+
+
+def _finish_job(entry: WatchEntry, upstream: Upstream, provenance: Provenance) -> Job:
+    """What stands on main, as it was made, whatever upstream looks like by now."""
+    source = provenance.source
+    digests = Digests(source=source.source_digest, refresh=source.refresh_digest, recipe=provenance.recipe_digest)
+    return Job(
+        job_id=f"{job_id(entry, upstream, digests)}-{JobKind.FINISH.value}",
+        kind=JobKind.FINISH,
+        reason="publication was cut short: no tag",
+        entry=entry,
+        upstream=upstream,
+        digests=digests,
+        tag=provenance.tag,
+        source_files=source.source_files,
+        refresh_files=source.refresh_files,
+    )
+
+
+def _refresh_job(entry: WatchEntry, upstream: Upstream, provenance: Provenance, *, taken: tuple[str, ...]) -> Job:
+    companions = refresh_files(upstream)
+    digests = Digests(
+        source=provenance.source.source_digest,
+        refresh=refresh_digest(upstream),
+        recipe=provenance.recipe_digest,
+    )
+    names = _difference(provenance.source.refresh_files, companions)
+    return Job(
+        job_id=f"{job_id(entry, upstream, digests)}-{JobKind.REFRESH.value}",
+        kind=JobKind.REFRESH,
+        reason=f"small files changed upstream: {names}" if names else "licence or gating changed upstream",
+        entry=entry,
+        upstream=upstream,
+        digests=digests,
+        tag=tag_name(upstream, digests, taken=taken),
+        source_files=provenance.source.source_files,
+        refresh_files=companions,
+    )

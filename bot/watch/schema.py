@@ -1,0 +1,191 @@
+"""The watchlist's keys as pydantic models: what may be typed, and the JSON Schema for editors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+SCHEMA_FILE = Path(__file__).with_name("watchlist.schema.json")
+
+# What calibration can read; a watchlist that names anything else is wrong before any download.
+FILE_SUFFIXES = ("txt", "md", "jsonl", "jsonl.gz", "parquet")
+
+_NAME = r"[A-Za-z0-9_]+(?:(?:[.-]|\.-|-\.)[A-Za-z0-9_]+)*"
+_FILE = rf"[^/]\.({'|'.join(suffix.replace('.', r'[.]') for suffix in FILE_SUFFIXES)})$"
+MAX_REPO_ID = 96  # characters, as huggingface_hub counts them: owner, slash and name
+RepoId = Annotated[str, StringConstraints(pattern=rf"^{_NAME}/{_NAME}$", max_length=MAX_REPO_ID)]
+Namespace = Annotated[str, StringConstraints(pattern=rf"^{_NAME}$", max_length=42)]
+FullSha = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
+Revision = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$", max_length=200)]
+ModulePath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*(\.\w+)+$")]
+LicenseId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._+-]*$")]
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]
+FilePath = Annotated[str, StringConstraints(pattern=_FILE, max_length=500)]
+
+
+class _Spec(BaseModel):
+    # The lines below each key are what an editor shows of it.
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class RecipeSpec(_Spec):
+    """How to quantize."""
+
+    bits: Literal[4] = 4
+    group_size: Literal[32, 64, 128] = 128
+    """Input channels that share a scale: fewer lose less and take more space."""
+    zero_point: Literal[True] = True
+    version: Literal["gemm"] = "gemm"
+    search: Literal["awq"] = "awq"
+    modules_to_not_convert: tuple[ModulePath, ...] = Field(default=(), strict=False)
+    """Full paths of linears to leave as they are, such as model.layers.0.self_attn.q_proj."""
+
+
+class SourceSpec(_Spec):
+    """One of `builtin`, `file` and `dataset`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"oneOf": [{"required": [name]} for name in ("builtin", "file", "dataset")]}
+    )
+
+    builtin: Literal["stdlib"] | None = None
+    """Text that is part of the bot: needs no network."""
+    file: FilePath | None = None
+    """A file of text or chats, relative to the watchlist."""
+    dataset: RepoId | None = None
+    """A data set on the Hub, pinned by `revision`."""
+    revision: FullSha | None = None
+    """The data set's full commit sha."""
+    split: Text | None = None
+    """The data set's split; with the configuration before it where there are several: wikitext-2-raw-v1/train."""
+    column: Text | None = None
+    """Where the text or the chat messages are."""
+    weight: Annotated[float, Field(gt=0, le=1000)] = 1.0
+    """Share of the tokens, relative to the other sources."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> SourceSpec:
+        named = [name for name in ("builtin", "file", "dataset") if getattr(self, name) is not None]
+        if len(named) != 1:
+            raise PydanticCustomError("source", "a source is one of `builtin`, `file` or `dataset`")
+        if self.dataset and not self.revision:
+            raise PydanticCustomError("source", "a data set needs `revision`, the full commit sha to pin it to")
+        for key in ("revision", "split"):
+            if getattr(self, key) is not None and not self.dataset:
+                raise PydanticCustomError("source", "`{key}` is for data sets only", {"key": key})
+        if self.builtin and self.column:
+            raise PydanticCustomError("source", "`column` is for files and data sets only")
+        return self
+
+
+# General text and chat, half and half, each pinned to a commit.
+DEFAULT_SOURCES = (
+    SourceSpec(
+        dataset="Salesforce/wikitext",
+        revision="b08601e04326c79dfdd32d625aee71d232d685c3",
+        split="wikitext-2-raw-v1/train",
+        column="text",
+    ),
+    SourceSpec(
+        dataset="HuggingFaceH4/ultrachat_200k",
+        revision="8049631c405ae6576f93f445c6b8166f76f5505a",
+        split="train_sft",
+        column="messages",
+    ),
+)
+
+
+class CalibrationSpec(_Spec):
+    """The text that the search for scales looks at."""
+
+    samples: Annotated[int, Field(ge=16, le=4096)] = 128
+    """Blocks of calibration tokens."""
+    seq_len: Annotated[int, Field(ge=32, le=32_768)] = 512
+    """Tokens in a block."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Draws the blocks."""
+    sources: tuple[SourceSpec, ...] = Field(
+        default=DEFAULT_SOURCES, strict=False, json_schema_extra={"minItems": 1}
+    )
+    """Where the text comes from."""
+
+    @field_validator("sources")
+    @classmethod
+    def _not_empty(cls, sources: tuple[SourceSpec, ...]) -> tuple[SourceSpec, ...]:
+        if not sources:
+            raise PydanticCustomError("source", "`sources` is empty")
+        return sources
+
+
+class GateSpec(_Spec):
+    """What may be lost at most; beyond it nothing is published."""
+
+    max_kl: Annotated[float, Field(gt=0)] = 0.10
+    """Mean KL divergence to the source, in nats per token."""
+    min_top1: Annotated[float, Field(ge=0, le=1)] = 0.85
+    """Share of tokens, from 0 to 1, whose most likely successor is the source's."""
+    max_perplexity_ratio: Annotated[float, Field(ge=1)] = 1.10
+    """Perplexity divided by the source's."""
+
+
+class LicensesSpec(_Spec):
+    """Licence ids as the Hub writes them. Without `allow`, any licence that is stated; `deny` wins."""
+
+    allow: tuple[LicenseId, ...] = Field(default=(), strict=False)
+    deny: tuple[LicenseId, ...] = Field(default=(), strict=False)
+
+
+class DefaultsSpec(_Spec):
+    """What holds for every model that does not say otherwise."""
+
+    revision: Revision = "main"
+    """Branch, tag or commit to watch."""
+    recipe: RecipeSpec = RecipeSpec()
+    calibration: CalibrationSpec = CalibrationSpec()
+    gate: GateSpec = GateSpec()
+    licenses: LicensesSpec = LicensesSpec()
+    hold: Text | None = None
+    """Why nothing should be done for now; remove it to go on."""
+    priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
+    """Higher comes first."""
+    private: bool = False
+    """Publish to a private repo."""
+    requantize: Literal["changed", "outdated"] = "changed"
+    """outdated: also when a newer version of the bot would quantize better."""
+    trust_remote_code: bool = False
+    """Run the model's own code; needs `revision` to be the full sha of a commit that you have read."""
+
+
+class ModelSpec(DefaultsSpec):
+    """A model to watch; the short form is `owner/name` alone."""
+
+    repo_id: RepoId
+    """The source repo: owner/name."""
+    target: RepoId | None = None
+    """Where to publish, instead of <publish_to>/<name>-awq."""
+
+
+class WatchlistSpec(_Spec):
+    """Which models to watch, and where to publish."""
+
+    publish_to: Namespace | None = None
+    """The user or organisation that the quantized repos belong to."""
+    defaults: DefaultsSpec = DefaultsSpec()
+    models: tuple[ModelSpec, ...] = Field(strict=False)
+
+
+def json_schema() -> str:
+    """The schema that editors read: the models above, with the short form of a model allowed."""
+    schema = WatchlistSpec.model_json_schema()
+    items = schema["properties"]["models"]["items"]
+    short = {"type": "string", "pattern": rf"^{_NAME}/{_NAME}$", "maxLength": MAX_REPO_ID}
+    schema["properties"]["models"]["items"] = {"anyOf": [short, items]}
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["title"] = "awq-bot watchlist"
+    return json.dumps(schema, indent=2) + "\n"

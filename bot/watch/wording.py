@@ -1,0 +1,150 @@
+"""What pydantic says of a mistake in the watchlist, in words that a person can act on."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import types
+import typing
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic_core import ErrorDetails
+
+from bot.watch.schema import FILE_SUFFIXES, WatchlistSpec
+
+_LICENSE_HINT = "Write licence ids as the Hub does, in lower case: apache-2.0, mit, llama3.1."
+_PATTERN_HINTS = {
+    "repo_id": "A repo id is `owner/name`, as in the model's URL.",
+    "target": "A repo id is `owner/name`.",
+    "dataset": "A repo id is `owner/name`, as in the data set's URL.",
+    "publish_to": "A namespace is a user or organisation name, without a slash.",
+    "revision": "Use a branch, a tag or a commit; a data set needs the full 40-character sha.",
+    "modules_to_not_convert": "Write full paths such as model.layers.0.self_attn.q_proj.",
+    "file": f"Calibration reads files that end in {', '.join(f'.{suffix}' for suffix in FILE_SUFFIXES)}.",
+    "allow": _LICENSE_HINT,
+    "deny": _LICENSE_HINT,
+}
+_LITERAL_HINTS = {
+    "bits": "AWQ checkpoints hold 4-bit weights.",
+    "group_size": "Servers read groups of these sizes.",
+    "zero_point": "Servers read AWQ with zero points.",
+    "version": "Every server reads the GEMM layout.",
+}
+_MISSING_HINTS = {
+    "models": "Add `models:` and under it one `- owner/name` a line.",
+    "repo_id": "A model is `- owner/name`, or keys with `repo_id: owner/name` among them.",
+}
+_SOURCE_HINT = (
+    "Write `- builtin: stdlib`, `- file: texts.jsonl`, or `- {dataset: owner/name, revision: <full sha>}`."
+)
+_TYPE_HINTS = {
+    "bool_type": "Write true or false.",
+    "finite_number": "A threshold that nothing reaches can be any large number.",
+    "tuple_type": "A list is written `[one, two]`, or one `- item` a line.",
+}
+_HUB_URL = re.compile(r"https?://[^/]+/(?:datasets/|models/)?([^/?#]+/[^/?#]+)")
+
+
+def describe(detail: ErrorDetails, typed: str | None) -> tuple[str, str]:
+    """A message and a hint for one pydantic error. typed: the value as it stands in the file, if it is plain."""
+    loc, kind, value = detail["loc"], detail["type"], detail.get("input")
+    key = next((str(part) for part in reversed(loc) if isinstance(part, str)), "watchlist")
+    shown = _short(typed) if typed else _short(repr(value)) if isinstance(value, str) else _kind_of(value)
+    if kind == "extra_forbidden":
+        return f"unknown key {_short(repr(key))}", _meant(key, loc[:-1])
+    if kind == "missing":
+        return f"key {key!r} is missing", _MISSING_HINTS.get(key, "")
+    if kind == "source":
+        return detail["msg"], _SOURCE_HINT
+    if value is None:
+        return f"{key}: has no value", "Give it one, or remove the line."
+    if kind == "string_pattern_mismatch":
+        return f"{key}: {shown} is not valid", _from_url(value) or _PATTERN_HINTS.get(key, "")
+    if kind == "string_type" and typed:
+        return f"{key}: YAML reads {shown} as {_yaml_word(value)}, not as text", f"Put it in quotes: '{shown}'."
+    if kind == "literal_error":
+        expected = detail["ctx"]["expected"].replace("True", "true")
+        return f"{key}: {shown} is not possible, only {expected}", _nearest(value, expected) or _LITERAL_HINTS.get(
+            key, ""
+        )
+    if kind == "model_type":
+        example = " or `owner/name`" if key == "models" else ""
+        return f"{key}: expected keys and values{example}, found {shown}", ""
+    if kind == "tuple_type":
+        return f"{key}: expected a list, found {shown}", _TYPE_HINTS[kind]
+    # "Input should be greater than 0" -> "max_kl: should be greater than 0, not -1"
+    what = detail["msg"].removeprefix("Input ").removeprefix("String ")
+    return f"{key}: {what[:1].lower()}{what[1:]}, not {shown}", _type_hint(kind, value)
+
+
+def _type_hint(kind: str, value: object) -> str:
+    if isinstance(value, str) and re.fullmatch(r"[-+]?[\d.]+", value) and kind in ("int_type", "float_type"):
+        return "Remove the quotes."
+    return _TYPE_HINTS.get(kind, "")
+
+
+def _nearest(value: object, expected: str) -> str:
+    near = difflib.get_close_matches(str(value)[:100], re.findall(r"'([^']+)'", expected), n=1)
+    return f"Did you mean {near[0]!r}?" if near else ""
+
+
+def _from_url(value: object) -> str:
+    """The repo id out of an address that was pasted whole."""
+    match = _HUB_URL.match(value) if isinstance(value, str) else None
+    return f"Did you mean {match[1]!r}?" if match else ""
+
+
+def _yaml_word(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return "a number" if isinstance(value, int | float) else "a date"
+
+
+def _kind_of(value: object) -> str:
+    """For what has no short text of its own."""
+    return "a list" if isinstance(value, list | tuple) else "keys and values"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+# --- keys that nobody knows ---------------------------------------------------------------------------------
+
+
+def _meant(key: str, loc: tuple[str | int, ...]) -> str:
+    """What an unknown key was probably meant to be, here or one level away."""
+    model = _model_at(loc)
+    known = tuple(model.model_fields)
+    below = [name for name, inner in _inner_models(model) if key in inner.model_fields]
+    if below:
+        return f"It belongs under `{below[0]}`."
+    if key in WatchlistSpec.model_fields:
+        return "It belongs at the top of the file, without indentation."
+    near = difflib.get_close_matches(key[:100], known, n=1, cutoff=0.6)
+    if near:
+        return f"Did you mean {near[0]!r}?"
+    return f"Known here: {', '.join(known)}."
+
+
+def _model_at(loc: tuple[str | int, ...]) -> type[BaseModel]:
+    """The model that describes a place of the document, found by walking the models' annotations."""
+    model: type[BaseModel] = WatchlistSpec
+    for part in loc:
+        if isinstance(part, str):
+            model = dict(_inner_models(model))[part]
+    return model
+
+
+def _inner_models(model: type[BaseModel]) -> list[tuple[str, type[BaseModel]]]:
+    found = ((name, _model_of(field.annotation)) for name, field in model.model_fields.items())
+    return [(name, inner) for name, inner in found if inner is not None]
+
+
+def _model_of(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    is_container = typing.get_origin(annotation) in (tuple, types.UnionType, typing.Union)
+    inner = (_model_of(item) for item in typing.get_args(annotation)) if is_container else ()
+    return next((model for model in inner if model is not None), None)

@@ -1,0 +1,86 @@
+"""Digests are on the Hub for good: one that comes out differently quantizes every watched model again."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from bot.records import Calibration, Digests, Recipe, TextSource
+from bot.watch.digests import files_digest, job_id, recipe_digest, refresh_digest, refresh_files, tag_name
+from tests.factories import entry, hub_file, upstream
+
+
+def sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def quoted(*pairs: tuple[str, str]) -> str:
+    return "[" + ",".join(f'["{path}","{content}"]' for path, content in pairs) + "]"
+
+
+def test_the_source_digest_is_sha256_over_sorted_paths_and_hashes() -> None:
+    files = (hub_file("model.safetensors", "w"), hub_file("config.json", "c"))
+    expected = sha256(quoted(("config.json", sha256("c")), ("model.safetensors", sha256("w"))))
+    assert files_digest(files) == expected
+    assert files_digest(files[::-1]) == expected
+    assert files_digest((files[0],)) != expected
+
+
+def test_the_refresh_digest_covers_companions_licence_and_gating() -> None:
+    source = upstream(
+        files=(hub_file("NOTICE", "n"), hub_file("LICENSE", "l"), hub_file("README.md", "r")),
+        license="other",
+        license_name="lab-licence",
+        license_link="LICENSE",
+        gated="auto",
+    )
+    metadata = '{"gated":"auto","license":"other","license_link":"LICENSE","license_name":"lab-licence"}'
+    files = quoted(("LICENSE", sha256("l")), ("NOTICE", sha256("n")))
+    assert refresh_digest(source) == sha256(f"[{files},{metadata}]")
+
+
+def test_the_recipe_digest_is_over_the_canonical_json_of_what_was_asked_for() -> None:
+    asked = entry(
+        recipe=Recipe(group_size=64, modules_to_not_convert=("model.layers.0.mlp.gate",)),
+        calibration=Calibration(samples=64, seq_len=512, seed=1, sources=(TextSource(builtin="stdlib"),)),
+    )
+    source = (
+        '{"builtin":"stdlib","column":null,"dataset":null,"file":null,"revision":null,"sha256":null,"split":null,'
+        '"weight":1.0}'
+    )
+    calibration = f'{{"samples":64,"seed":1,"seq_len":512,"sources":[{source}]}}'
+    recipe = (
+        '{"bits":4,"group_size":64,"modules_to_not_convert":["model.layers.0.mlp.gate"],"search":"awq",'
+        '"version":"gemm","zero_point":true}'
+    )
+    assert recipe_digest(asked) == sha256(f'{{"calibration":{calibration},"quantizer":null,"recipe":{recipe}}}')
+    assert recipe_digest(asked, quantizer=2) == sha256(
+        f'{{"calibration":{calibration},"quantizer":2,"recipe":{recipe}}}'
+    )
+
+
+def test_names_are_made_of_the_commit_and_of_all_three_digests() -> None:
+    three: dict[str, Any] = {"source": "a" * 64, "refresh": "b" * 64, "recipe": "c" * 64}
+    content = sha256(f'["{"a" * 64}","{"b" * 64}","{"c" * 64}"]')[:8]
+    digests = Digests(**three)
+    assert tag_name(upstream(), digests) == f"upstream-01234567-{content}"
+    assert job_id(entry(), upstream(), digests) == f"quantized--Tiny-awq-01234567-{content}"
+    for name in three:
+        assert Digests(**three | {name: "d" * 64}).content[:8] != content
+
+
+def test_a_tag_that_is_taken_is_not_given_again() -> None:
+    digests = Digests(source="a", refresh="b", recipe="c")
+    name = tag_name(upstream(), digests)
+    assert tag_name(upstream(), digests, taken=("v1",)) == name
+    assert tag_name(upstream(), digests, taken=(name,)) == f"{name}-2"
+    assert tag_name(upstream(), digests, taken=(f"{name}-2", name, f"{name}-3")) == f"{name}-4"
+
+
+def test_companions_come_sorted() -> None:
+    files = tuple(hub_file(path) for path in ("tokenizer_config.json", "LICENSE", "chat_template.jinja", "x.txt"))
+    assert [file.path for file in refresh_files(upstream(files=files))] == [
+        "LICENSE",
+        "chat_template.jinja",
+        "tokenizer_config.json",
+    ]

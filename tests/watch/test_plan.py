@@ -1,0 +1,103 @@
+"""Decisions in, order and matrix out."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from bot.records import Job, JobKind, Skip
+from bot.watch.plan import HOSTED_RUNNER, MATRIX_LIMIT, make_plan, matrix, timeout_minutes
+from tests.factories import entry, job, needs
+
+
+def release(name: str, *, size: int = 1000, priority: int = 0, line: int = 1) -> Job:
+    return job(entry(priority=priority, line=line), job_id=name, estimate=needs(download_bytes=size))
+
+
+def small(name: str, kind: JobKind) -> Job:
+    return job(job_id=name, kind=kind, estimate=None, runner_labels=())
+
+
+def test_finish_comes_before_refresh_before_release() -> None:
+    plan = make_plan(
+        [
+            release("release", priority=1000),
+            small("refresh", JobKind.REFRESH),
+            small("finish", JobKind.FINISH),
+        ]
+    )
+    assert [item.job_id for item in plan.jobs] == ["finish", "refresh", "release"]
+
+
+def test_releases_go_by_priority_then_size_then_line() -> None:
+    plan = make_plan(
+        [
+            release("large", size=3000, line=1),
+            release("later", size=1000, line=9),
+            release("small", size=1000, line=2),
+            release("low", size=1, priority=-1),
+            release("urgent", size=9000, priority=5),
+        ]
+    )
+    assert [item.job_id for item in plan.jobs] == ["urgent", "small", "later", "large", "low"]
+
+
+def test_skips_keep_their_order_and_count_for_nothing() -> None:
+    skips = [Skip(entry=entry(line=line), reason="up to date") for line in (3, 1, 2)]
+    plan = make_plan([skips[0], release("a"), *skips[1:]], max_jobs=1)
+    assert plan.skipped == tuple(skips)
+    assert [item.job_id for item in plan.jobs] == ["a"]
+
+
+def test_what_is_beyond_the_cap_is_deferred_not_dropped() -> None:
+    plan = make_plan([release(f"job-{number}", size=number) for number in range(5)], max_jobs=2)
+    assert [item.job_id for item in plan.jobs] == ["job-0", "job-1"]
+    assert [item.job_id for item in plan.deferred] == ["job-2", "job-3", "job-4"]
+
+
+@pytest.mark.parametrize(("asked", "planned"), [(0, 0), (-1, 0), (10**6, MATRIX_LIMIT)])
+def test_the_cap_is_never_more_than_a_matrix_holds(asked: int, planned: int) -> None:
+    plan = make_plan([release(f"job-{number}") for number in range(300)], max_jobs=asked)
+    assert (len(plan.jobs), len(plan.deferred)) == (planned, 300 - planned)
+    assert MATRIX_LIMIT == 256
+
+
+def test_nothing_to_do_is_an_empty_plan_and_an_empty_matrix() -> None:
+    plan = make_plan([])
+    assert (plan.jobs, plan.skipped, plan.deferred) == ((), (), ())
+    assert matrix(plan) == {"include": []}
+
+
+def test_the_matrix_is_json_that_github_takes() -> None:
+    jobs = [release(f"quantized--Model-{number}-01234567-89abcdef") for number in range(300)]
+    made = matrix(make_plan(jobs))
+    text = json.dumps(made)
+    assert len(made["include"]) == 256
+    assert len(text) < 1_000_000
+    assert json.loads(text) == made
+    assert made["include"][0] == {
+        "job_id": "quantized--Model-0-01234567-89abcdef",
+        "kind": "release",
+        "repo_id": "lab/Tiny",
+        "target": "quantized/Tiny-awq",
+        "runs_on": ["self-hosted", "gpu", "gpu-16gb"],
+        "timeout_minutes": 40,
+    }
+
+
+@pytest.mark.parametrize("kind", [JobKind.REFRESH, JobKind.FINISH])
+def test_what_needs_no_gpu_runs_on_a_hosted_runner(kind: JobKind) -> None:
+    (row,) = matrix(make_plan([small("a", kind)]))["include"]
+    assert (row["runs_on"], row["kind"]) == ([HOSTED_RUNNER], kind.value)
+
+
+@pytest.mark.parametrize(
+    ("duration_s", "minutes"), [(0, 30), (450, 30), (600, 40), (3600, 240), (10**6, 5 * 24 * 60), (1e300, 7200)]
+)
+def test_a_timeout_is_four_times_the_estimate_within_what_github_allows(duration_s: float, minutes: int) -> None:
+    assert timeout_minutes(job(estimate=needs(duration_s=duration_s))) == minutes
+
+
+def test_a_job_without_estimate_gets_half_an_hour() -> None:
+    assert timeout_minutes(small("a", JobKind.FINISH)) == 30

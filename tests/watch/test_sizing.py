@@ -1,0 +1,147 @@
+"""Sizes estimated from shapes, against figures computed on their own."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from bot.records import Calibration, Estimate, Recipe, TensorInfo
+from bot.watch.sizing import RUNNER_VRAM_GIB, estimate, output_bytes, quantized_linears, runner_labels
+from tests.factories import CONFIG, details, entry, layer_tensors, needs
+
+QWEN3_4B: dict[str, Any] = {
+    "hidden_size": 2560,
+    "intermediate_size": 9728,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "vocab_size": 151_936,
+    "tie_word_embeddings": True,
+}
+
+
+def packed(out: int, columns: int, group_size: int) -> int:
+    """Bytes of one linear in the GEMM layout: qweight, qzeros (int32) and scales (float16)."""
+    groups = columns // group_size
+    shapes = {(columns, out // 8): 4, (groups, out // 8): 4, (groups, out): 2}
+    return sum(math.prod(shape) * size for shape, size in shapes.items())
+
+
+def tensor(name: str, *shape: int) -> TensorInfo:
+    return TensorInfo(name=name, dtype="BF16", shape=shape)
+
+
+def test_qwen3_4b_comes_out_as_measured() -> None:
+    size = output_bytes(layer_tensors(QWEN3_4B), Recipe())
+    assert f"{size / 2**30:.2f} GiB" == "2.48 GiB"
+    embeddings = 2 * 151_936 * 2560
+    linears = size - embeddings
+    assert f"{linears / 1e9:.3f} GB" == "1.888 GB"
+    assert f"{embeddings / 1e9:.3f} GB" == "0.778 GB"
+
+
+def test_qwen3_4b_has_four_billion_parameters_and_fits_the_smallest_card() -> None:
+    found = estimate(
+        details(config=QWEN3_4B, tensors=layer_tensors(QWEN3_4B)),
+        entry(calibration=Calibration()),
+        download_bytes=8_061_000_000,
+    )
+    assert f"{found.parameters / 1e9:.2f}" == "4.02"
+    assert runner_labels(found) == ("self-hosted", "gpu", "gpu-16gb")
+    assert found.download_bytes == 8_061_000_000
+    # Source, layers and shards lie on the disk together at the end.
+    assert found.disk_bytes > 8_061_000_000 + 2 * found.output_bytes
+    assert found.ram_bytes > 2 * found.parameters
+
+
+@pytest.mark.parametrize("group_size", [32, 64, 128])
+@pytest.mark.parametrize(("out", "columns"), [(256, 768), (1024, 2560), (9728, 2560)])
+def test_a_linear_takes_what_the_gemm_layout_takes(out: int, columns: int, group_size: int) -> None:
+    tensors = (tensor("model.layers.0.mlp.up_proj.weight", out, columns),)
+    assert output_bytes(tensors, Recipe(group_size=group_size)) == packed(out, columns, group_size)
+
+
+def test_everything_but_the_linears_of_layers_stays_at_two_bytes_a_value() -> None:
+    left = (
+        tensor("model.embed_tokens.weight", 1000, 64),
+        tensor("lm_head.weight", 1000, 64),
+        tensor("model.norm.weight", 64),
+        tensor("model.layers.0.input_layernorm.weight", 64),
+        tensor("model.layers.0.self_attn.q_proj.bias", 64),
+        tensor("model.layers.0.mlp.gate.weight", 8, 64),
+        tensor("model.layers.0.block_sparse_moe.router.weight", 8, 64),
+        tensor("model.layers.0.mlp.shared_expert_gate.weight", 1, 64),
+        tensor("vision.patch_embed.weight", 64, 64),
+    )
+    assert quantized_linears(left, Recipe()) == ()
+    assert output_bytes(left, Recipe()) == 2 * sum(math.prod(item.shape) for item in left)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.layers.0.mlp.gate_proj.weight",
+        "model.layers.11.mlp.experts.3.down_proj.weight",
+        "transformer.h.2.attn.c_attn.weight",
+        "transformer.blocks.2.attn.Wqkv.weight",
+        "language_model.model.layers.0.self_attn.o_proj.weight",
+    ],
+)
+def test_linears_of_layers_are_quantized_under_any_usual_name(name: str) -> None:
+    assert quantized_linears((tensor(name, 128, 128),), Recipe()) != ()
+    module = name.removesuffix(".weight")
+    assert quantized_linears((tensor(name, 128, 128),), Recipe(modules_to_not_convert=(module,))) == ()
+
+
+def test_smaller_groups_take_more_space() -> None:
+    sizes = [output_bytes(layer_tensors(), Recipe(group_size=size)) for size in (128, 64, 32)]
+    assert sizes == sorted(sizes)
+    assert len(set(sizes)) == 3
+
+
+def test_more_calibration_never_takes_less() -> None:
+    def needed(samples: int, seq_len: int) -> Estimate:
+        asked = entry(calibration=Calibration(samples=samples, seq_len=seq_len))
+        return estimate(details(), asked, download_bytes=1000)
+
+    grown = [needed(16, 256), needed(17, 256), needed(128, 256), needed(128, 512), needed(4096, 32_768)]
+    for less, more in pairwise(grown):
+        assert less.vram_bytes < more.vram_bytes
+        assert less.ram_bytes < more.ram_bytes
+        assert less.duration_s < more.duration_s
+        assert (less.output_bytes, less.disk_bytes) == (more.output_bytes, more.disk_bytes)
+
+
+@pytest.mark.parametrize(
+    ("gib", "label"),
+    [
+        (1, "gpu-16gb"),
+        (16, "gpu-16gb"),
+        (16.1, "gpu-24gb"),
+        (40, "gpu-48gb"),
+        (80, "gpu-80gb"),
+        (141, "gpu-141gb"),
+    ],
+)
+def test_a_job_gets_the_smallest_class_of_card_that_fits(gib: float, label: str) -> None:
+    assert runner_labels(needs(vram_bytes=int(gib * 2**30))) == ("self-hosted", "gpu", label)
+
+
+def test_no_class_fits_what_is_larger_than_the_largest() -> None:
+    assert runner_labels(needs(vram_bytes=RUNNER_VRAM_GIB[-1] * 2**30 + 1)) is None
+
+
+@pytest.mark.parametrize("size", [-1, 0, "256", None, 2.5, 10**12, [1]])
+def test_nonsense_in_a_config_does_not_stop_the_plan(size: object) -> None:
+    odd = details(config=CONFIG | {"hidden_size": size, "intermediate_size": size})
+    assert estimate(odd, entry(), download_bytes=1).vram_bytes > 0
+
+
+def test_a_model_without_tensors_has_an_estimate() -> None:
+    found = estimate(replace(details(), tensors=()), entry(), download_bytes=1)
+    assert (found.parameters, found.output_bytes) == (0, 0)

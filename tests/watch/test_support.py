@@ -1,0 +1,152 @@
+"""What is refused before any download, and with which words; and the committed table against the two libraries."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import warnings
+from typing import Any
+
+import pytest
+
+from bot.records import Recipe, TensorInfo
+from bot.watch.support import legal_tensor_parallel, support_table, unsupported_reason
+from tests.quantize.tiny_models import CONFIGS, VARIANTS
+
+QWEN3_4B = {
+    "architectures": ["Qwen3ForCausalLM"],
+    "model_type": "qwen3",
+    "hidden_size": 2560,
+    "intermediate_size": 9728,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+}
+
+
+def linear(name: str, out: int, columns: int, dtype: str = "BF16") -> TensorInfo:
+    return TensorInfo(name=f"model.layers.0.{name}.weight", dtype=dtype, shape=(out, columns))
+
+
+TENSORS = (
+    TensorInfo(name="model.embed_tokens.weight", dtype="BF16", shape=(151, 2560)),
+    TensorInfo(name="model.layers.0.input_layernorm.weight", dtype="F32", shape=(2560,)),
+    linear("self_attn.q_proj", 4096, 2560),
+    linear("mlp.up_proj", 9728, 2560),
+    linear("mlp.down_proj", 2560, 9728),
+)
+
+
+def test_a_model_that_can_be_quantized_has_no_reason() -> None:
+    assert unsupported_reason(QWEN3_4B, TENSORS, Recipe()) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"model_type": None}, "config.json names no model_type"),
+        ({"model_type": ["qwen3"]}, "config.json names no model_type"),
+        ({"model_type": "gpt2"}, "model_type 'gpt2': AutoAWQ 0.2.9 does not know it"),
+        ({"model_type": "noway"}, "model_type 'noway': AutoAWQ 0.2.9 does not know it, nor does transformers"),
+        ({"model_type": "llava"}, "model_type 'llava': it is not a causal language model of text alone"),
+        ({"architectures": ["Qwen3ForSequenceClassification"]}, "Qwen3ForSequenceClassification is no causal"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "it is quantized already (gptq)"),
+        ({"quantization_config": "odd"}, "it is quantized already (quantization_config)"),
+        (
+            {"model_type": "opt", "do_layer_norm_before": False},
+            "model_type 'opt' with do_layer_norm_before false",
+        ),
+    ],
+)
+def test_config_is_refused_in_words(change: dict[str, Any], reason: str) -> None:
+    assert (unsupported_reason(QWEN3_4B | change, TENSORS, Recipe()) or "").startswith(reason)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "reason"),
+    [
+        (
+            linear("mlp.down_proj", 2560, 9700),
+            "model.layers.0.mlp.down_proj.weight [2560, 9700]: 9700 input channels are no multiple of",
+        ),
+        (
+            linear("self_attn.v_proj", 100, 2560),
+            "model.layers.0.self_attn.v_proj.weight [100, 2560]: 100 output channels are no multiple of 8",
+        ),
+        (
+            linear("self_attn.v_proj", 128, 2560, "F8_E4M3"),
+            "model.layers.0.self_attn.v_proj.weight [128, 2560] is F8_E4M3, not one of F16, BF16, F32",
+        ),
+    ],
+)
+def test_the_first_bad_tensor_is_named(tensor: TensorInfo, reason: str) -> None:
+    bad_too = linear("mlp.up_proj", 7, 7)
+    assert (unsupported_reason(QWEN3_4B, (*TENSORS, tensor, bad_too), Recipe()) or "").startswith(reason)
+
+
+def test_a_linear_that_is_left_out_may_have_any_shape() -> None:
+    odd = linear("self_attn.o_proj", 2560, 9700)
+    recipe = Recipe(modules_to_not_convert=("model.layers.0.self_attn.o_proj",))
+    assert unsupported_reason(QWEN3_4B, (*TENSORS, odd), recipe) is None
+
+
+def test_weights_without_layers_are_refused() -> None:
+    reason = unsupported_reason(QWEN3_4B, TENSORS[:1], Recipe())
+    assert reason == "its layers hold no linears that could be quantized"
+
+
+def test_a_config_without_architectures_goes_by_its_type() -> None:
+    config = {key: value for key, value in QWEN3_4B.items() if key != "architectures"}
+    assert unsupported_reason(config, TENSORS, Recipe()) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "group_size", "sizes"),
+    [
+        ({}, 128, (1, 2, 4)),  # 9728 / 8 = 1216 is no multiple of 128
+        ({}, 64, (1, 2, 4, 8)),
+        ({"intermediate_size": 8192}, 128, (1, 2, 4, 8, 16)),
+        ({"intermediate_size": 8192, "num_attention_heads": 12}, 128, (1, 2, 4)),
+        ({"intermediate_size": 8192, "num_key_value_heads": 1}, 128, (1, 2, 4, 8, 16)),
+        ({"intermediate_size": 8192, "num_key_value_heads": 6}, 128, (1, 2)),
+        ({"hidden_size": None}, 128, (1,)),
+        ({"num_attention_heads": "32"}, 128, (1,)),
+    ],
+)
+def test_tensor_parallel_sizes_split_heads_groups_and_int32s(
+    change: dict[str, Any], group_size: int, sizes: tuple[int, ...]
+) -> None:
+    assert legal_tensor_parallel(QWEN3_4B | change, Recipe(group_size=group_size)) == sizes
+
+
+def test_table_covers_what_the_two_libraries_know() -> None:
+    with warnings.catch_warnings(record=True):
+        from awq.models.auto import AWQ_CAUSAL_LM_MODEL_MAP  # noqa: PLC0415
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES  # noqa: PLC0415
+
+    table = support_table()
+    assert list(table["types"]) == sorted(AWQ_CAUSAL_LM_MODEL_MAP)
+    assert table["unknown_to_autoawq"] == sorted(
+        set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) - set(AWQ_CAUSAL_LM_MODEL_MAP)
+    )
+    assert set(CONFIGS) == set(AWQ_CAUSAL_LM_MODEL_MAP) & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+
+
+def test_table_was_made_with_the_pinned_versions() -> None:
+    from importlib.metadata import version  # noqa: PLC0415
+
+    for name, used in support_table()["versions"].items():
+        assert used == version(name)
+
+
+def test_what_the_bot_promises_is_in_the_table() -> None:
+    types = support_table()["types"]
+    assert types["qwen3"] is types["llama"] is types["mistral"] is types["qwen2"] is None
+    assert "experts" in types["mixtral"]
+    tried = {(model_type, *sorted(when.items())) for model_type, when in VARIANTS}
+    assert {(row["model_type"], *sorted(row["when"].items())) for row in support_table()["variants"]} <= tried
+
+
+def test_asking_loads_no_torch() -> None:
+    code = "import sys, bot.watch.support; sys.exit(bool({'torch', 'transformers', 'awq'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,222 @@
+"""What a person may type, and how mistakes are told."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from bot.errors import WatchlistError
+from bot.records import Calibration, Licenses, Recipe, TextSource, Thresholds, WatchEntry
+from bot.watch.watchlist import load
+from tests.watch.typing_it import SHA, TOP, loaded, mistakes
+
+# --- what is understood -------------------------------------------------------------------------------------
+
+
+def test_the_short_form_means_a_model_with_the_default_target(tmp_path: Path) -> None:
+    (entry,) = loaded(tmp_path, TOP + "  - lab/Big-Model.v1_x\n")
+    assert (entry.repo_id, entry.revision) == ("lab/Big-Model.v1_x", "main")
+    assert (entry.target, entry.line) == ("me/Big-Model.v1_x-awq", 3)
+    assert entry.recipe == Recipe()
+    assert entry.gate == Thresholds()
+
+
+def test_every_key_of_the_long_form_reaches_the_entry(tmp_path: Path) -> None:
+    (entry,) = loaded(
+        tmp_path,
+        f"""\
+models:
+  - repo_id: lab/A
+    revision: {SHA}
+    target: other/A-int4
+    recipe: {{bits: 4, group_size: 64, zero_point: true, version: gemm, search: awq,
+             modules_to_not_convert: [model.layers.0.self_attn.q_proj]}}
+    calibration:
+      samples: 64
+      seq_len: 2048
+      seed: 7
+      sources:
+        - {{dataset: lab/texts, revision: {SHA}, split: train, column: text, weight: 2}}
+        - builtin: stdlib
+    gate: {{max_kl: 1, min_top1: 0.5, max_perplexity_ratio: 2.5}}
+    licenses: {{allow: [mit, llama3.1], deny: [other]}}
+    hold: waiting for v2
+    priority: -5
+    private: true
+    requantize: outdated
+    trust_remote_code: true
+""",
+    )
+    data_set = TextSource(dataset="lab/texts", revision=SHA, split="train", column="text", weight=2.0)
+    assert entry == WatchEntry(
+        repo_id="lab/A",
+        revision=SHA,
+        target="other/A-int4",
+        recipe=Recipe(group_size=64, modules_to_not_convert=("model.layers.0.self_attn.q_proj",)),
+        calibration=Calibration(
+            samples=64, seq_len=2048, seed=7, sources=(data_set, TextSource(builtin="stdlib"))
+        ),
+        gate=Thresholds(max_kl=1.0, min_top1=0.5, max_perplexity_ratio=2.5),
+        licenses=Licenses(allow=("mit", "llama3.1"), deny=("other",)),
+        hold="waiting for v2",
+        priority=-5,
+        private=True,
+        requantize="outdated",
+        trust_remote_code=True,
+        line=2,
+    )
+
+
+def test_defaults_are_merged_key_by_key(tmp_path: Path) -> None:
+    first, second = loaded(
+        tmp_path,
+        """\
+publish_to: me
+defaults:
+  recipe: {group_size: 64, modules_to_not_convert: [model.layers.0.mlp]}
+  calibration: {samples: 32, seed: 3, sources: [{builtin: stdlib}]}
+  gate: {max_kl: 0.5}
+  private: true
+models:
+  - lab/A
+  - repo_id: lab/B
+    recipe: {group_size: 32}
+    calibration: {samples: 48}
+    gate: {min_top1: 0.5}
+    private: false
+""",
+    )
+    assert (first.recipe.group_size, first.calibration.samples, first.private) == (64, 32, True)
+    assert second.recipe == Recipe(group_size=32, modules_to_not_convert=("model.layers.0.mlp",))
+    assert second.calibration == Calibration(samples=48, seed=3)
+    assert second.gate == Thresholds(max_kl=0.5, min_top1=0.5)
+    assert not second.private
+
+
+def test_a_calibration_file_is_known_by_its_content(tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "chat.jsonl").write_bytes(b"one")
+    text = TOP + "  - repo_id: lab/A\n    calibration: {sources: [{file: texts/chat.jsonl}]}\n"
+    (before,) = loaded(tmp_path, text)
+    assert before.calibration.sources[0].sha256 == hashlib.sha256(b"one").hexdigest()
+    (tmp_path / "texts" / "chat.jsonl").write_bytes(b"two")
+    (after,) = loaded(tmp_path, text)
+    assert after.calibration.sources[0].sha256 == hashlib.sha256(b"two").hexdigest()
+
+
+def test_a_byte_order_mark_and_windows_line_ends_do_no_harm(tmp_path: Path) -> None:
+    (entry,) = loaded(tmp_path, b"\xef\xbb\xbf" + (TOP + "  - lab/A\n").replace("\n", "\r\n").encode())
+    assert (entry.repo_id, entry.line) == ("lab/A", 3)
+
+
+def test_a_list_without_models_is_no_mistake(tmp_path: Path) -> None:
+    assert loaded(tmp_path, "publish_to: me\nmodels: []\n") == ()
+
+
+def test_one_source_may_have_two_targets(tmp_path: Path) -> None:
+    entries = loaded(
+        tmp_path, TOP + "  - lab/A\n  - {repo_id: lab/A, target: me/A-g32, recipe: {group_size: 32}}\n"
+    )
+    assert [entry.target for entry in entries] == ["me/A-awq", "me/A-g32"]
+
+
+def test_a_thousand_models_are_read_in_seconds(tmp_path: Path) -> None:
+    models = "".join(
+        f"  - repo_id: lab/m{number}\n    calibration:\n      sources: [{{file: big.txt}}]\n"
+        for number in range(1000)
+    )
+    (tmp_path / "big.txt").write_bytes(b"text " * 200_000)
+    started = time.process_time()
+    entries = loaded(tmp_path, TOP + models)
+    assert len(entries) == 1000
+    assert entries[-1].line == 3 + 3 * 999
+    assert time.process_time() - started < 10
+
+
+# --- what is answered ---------------------------------------------------------------------------------------
+
+
+def test_text_that_is_not_utf8_is_answered_with_its_line(tmp_path: Path) -> None:
+    (mistake,) = mistakes(tmp_path, b"publish_to: me\nmodels:\n  - a/b # caf\xe9\n")
+    assert (mistake.line, mistake.message, mistake.hint) == (3, "not UTF-8 text", "Save the file as UTF-8.")
+
+
+def test_a_file_of_megabytes_is_not_read(tmp_path: Path) -> None:
+    started = time.process_time()
+    (mistake,) = mistakes(tmp_path, "models: []\n" + "# comment\n" * 200_000)
+    assert "too large" in mistake.message
+    assert time.process_time() - started < 1
+
+
+def test_a_file_that_is_not_there_is_answered_with_where_to_name_it(tmp_path: Path) -> None:
+    with pytest.raises(WatchlistError, match="No such file") as caught:
+        load(tmp_path / "nothing.yaml")
+    assert "--watchlist" in caught.value.hint
+    with pytest.raises(WatchlistError, match="Is a directory"):
+        load(tmp_path)
+
+
+def test_a_calibration_file_must_be_a_file(tmp_path: Path) -> None:
+    (tmp_path / "texts.txt").mkdir()
+    os.mkfifo(tmp_path / "pipe.txt")
+    found = mistakes(
+        tmp_path, TOP + "  - repo_id: a/b\n    calibration: {sources: [{file: texts.txt}, {file: pipe.txt}]}"
+    )
+    assert [item.message.partition(": ")[2] for item in found] == ["not a file", "not a file"]
+
+
+def test_every_mistake_is_told_at_once_sorted_by_line(tmp_path: Path) -> None:
+    found = mistakes(
+        tmp_path,
+        """\
+publish_to: me
+defaults:
+  gate: {max_kl: -1}
+models:
+  - a/b
+  - repo_id: x
+    recipe:
+      bits: 3
+  - repo: a/c
+""",
+    )
+    assert [item.line for item in found] == [3, 6, 8, 9, 9]
+
+
+def test_mistakes_that_need_the_defaults_are_told_together(tmp_path: Path) -> None:
+    found = mistakes(tmp_path, "models:\n  - repo_id: a/b\n    trust_remote_code: true\n  - a/c\n")
+    assert [(item.line, item.message.split(":")[0]) for item in found] == [(2, "a/b"), (3, "a/b"), (4, "a/c")]
+
+
+def test_a_mistake_in_the_defaults_is_told_once_and_where_it_was_typed(tmp_path: Path) -> None:
+    text = """\
+publish_to: me
+defaults:
+  calibration:
+    sources:
+      - file: gone.txt
+models: [a/b, a/c, a/d]
+"""
+    assert [item.line for item in mistakes(tmp_path, text)] == [5]
+
+
+def test_a_flood_of_mistakes_is_cut_and_counted(tmp_path: Path) -> None:
+    text = TOP + "".join(f"  - repo_id: a/b{number}\n    colour: red\n" for number in range(500))
+    found = mistakes(tmp_path, text)
+    assert len(found) == 101
+    assert found[-1].message == "400 more mistakes from here on"
+
+
+def test_the_error_shows_file_line_and_hint_of_every_mistake(tmp_path: Path) -> None:
+    with pytest.raises(WatchlistError) as caught:
+        loaded(tmp_path, "publish: me\nmodels: [x]")
+    path = tmp_path / "watchlist.yaml"
+    first, second = caught.value.message.splitlines()
+    assert first == f"{path}:1: unknown key 'publish'  (Did you mean 'publish_to'?)"
+    assert caught.value.hint == "2 mistakes; `awq-bot check` looks again."
+    assert second.startswith(f"{path}:2: repo_id: x is not valid  (A repo id is")
+    assert caught.value.exit_code == 2

@@ -1,0 +1,25 @@
+"""A watchlist as somebody typed it, read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bot.records import WatchEntry
+from bot.watch.watchlist import InvalidWatchlistError, Mistake, load
+
+SHA = "0123456789abcdef0123456789abcdef01234567"
+TOP = "publish_to: me\nmodels:\n"  # so that the first model is on line 3
+
+
+def loaded(folder: Path, text: str | bytes) -> tuple[WatchEntry, ...]:
+    path = folder / "watchlist.yaml"
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return load(path)
+
+
+def mistakes(folder: Path, text: str | bytes) -> tuple[Mistake, ...]:
+    with pytest.raises(InvalidWatchlistError) as caught:
+        loaded(folder, text)
+    return caught.value.mistakes
