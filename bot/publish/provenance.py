@@ -1,0 +1,66 @@
+"""What was made from what, with which tools: provenance.json."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from bot.records import Job, Provenance, PublishedFile, QuantizedModel, Report, SourceProvenance
+
+
+def make_provenance(
+    job: Job,
+    quantized: QuantizedModel,
+    report: Report,
+    *,
+    tool: str,
+    quantizer: int,
+    files: tuple[PublishedFile, ...],
+) -> Provenance:
+    """files: everything that the repo will hold, but provenance.json itself."""
+    return Provenance(
+        tool=tool,
+        quantizer=quantizer,
+        tag=job.tag,
+        source=source_provenance(job),
+        recipe_digest=job.digests.recipe,
+        recipe=quantized.recipe,
+        calibration_asked=job.entry.calibration,
+        calibration=quantized.calibration,
+        # How long it took says nothing about what was made, and would make two equal jobs differ.
+        report=replace(report, duration_s=0.0),
+        artifact_dtype=quantized.artifact_dtype,
+        tensor_parallel=job.tensor_parallel,
+        device=quantized.device,
+        versions=quantized.versions,
+        files=tuple(sorted(files, key=lambda file: file.path)),
+    )
+
+
+def refreshed(before: Provenance, job: Job, *, tool: str, files: tuple[PublishedFile, ...]) -> Provenance:
+    """The same weights with newer small files: everything that was measured stays as it was."""
+    return replace(
+        before,
+        tool=tool,
+        tag=job.tag,
+        source=source_provenance(job),
+        files=tuple(sorted(files, key=lambda file: file.path)),
+    )
+
+
+def with_file(provenance: Provenance, file: PublishedFile) -> Provenance:
+    """One more file of the repo; the card, which is written from the rest of the provenance."""
+    files = sorted((*provenance.files, file), key=lambda file: file.path)
+    return replace(provenance, files=tuple(files))
+
+
+def source_provenance(job: Job) -> SourceProvenance:
+    return SourceProvenance(
+        repo_id=job.entry.repo_id,
+        revision=job.entry.revision,
+        sha=job.upstream.sha,
+        gated=job.upstream.gated,
+        source_files=job.source_files,
+        refresh_files=job.refresh_files,
+        source_digest=job.digests.source,
+        refresh_digest=job.digests.refresh,
+    )
