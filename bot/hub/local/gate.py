@@ -74,6 +74,7 @@ class _Answer:
         self._fault = fault
         self._closed = False
         self._ended = False
+        self._head: Message | None = None
         self.hang_up = hang_up
         self.on_end: Callable[[], None] = lambda: None
         self.started = time.monotonic()
@@ -84,7 +85,9 @@ class _Answer:
         if self._closed:
             return
         if message["type"] == "http.response.start":
-            self.status = message["status"]
+            # Held until the body comes: an answer without one ends with its head, before it would be logged.
+            self.status, self._head = message["status"], message
+            return
         if self._fault.lose_answer:
             return
         if message["type"] == "http.response.body":
@@ -93,6 +96,9 @@ class _Answer:
             if self._closed or not message.get("more_body", False):
                 # Logged before the last byte leaves, so who has the answer finds it in the log.
                 self.end()
+        if self._head is not None:
+            head, self._head = self._head, None
+            await self._send(head)
         await self._send(message)
         if self._closed:
             self.hang_up()

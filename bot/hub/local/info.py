@@ -112,7 +112,7 @@ class RepoFacts:
             return {}
         try:
             content = json.loads(self._repo.read(entry))
-        except ValueError:
+        except (ValueError, RecursionError):
             return {}
         return content if isinstance(content, dict) else {}
 
@@ -218,6 +218,6 @@ def _count_parameters(path: Path) -> Mapping[str, int] | None:
                 for side in tensor["shape"]:
                     count *= side
                 counts[tensor["dtype"]] = counts.get(tensor["dtype"], 0) + count
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
     return counts

@@ -1,4 +1,4 @@
-"""A fresh local Hub, and the real client to talk to it."""
+"""The environment that the clients read at import, and a fresh local Hub with the real client to talk to it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ import os
 os.environ["HF_HUB_DISABLE_XET"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+# What the developer's own shell says of a Hub is not what is tested.
+os.environ.pop("HF_ENDPOINT", None)
+os.environ.pop("HF_TOKEN", None)
+os.environ.pop("HF_WRITE_TOKEN", None)
+os.environ.pop("HF_OIDC_RESOURCE", None)
 os.environ.pop("HF_HUB_OFFLINE", None)
 
 from collections.abc import Iterator
@@ -17,11 +22,6 @@ import pytest
 from huggingface_hub import HfApi
 
 from bot.hub.local import LocalHub
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    # huggingface_hub sends large files as `data=`, which its HTTP library would like to be `content=`.
-    config.addinivalue_line("filterwarnings", "ignore:Use 'content=:DeprecationWarning")
 
 
 @pytest.fixture

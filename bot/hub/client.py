@@ -1,0 +1,274 @@
+"""What the plan needs to know of a Hub, in few requests: sources, targets, and the details of what is new."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.hf_api import ModelInfo, RepoSibling
+
+from bot.checkpoint.header import LENGTH_BYTES, header_length, parse_header
+from bot.checkpoint.jsontext import parse_object
+from bot.checkpoint.repo_files import (
+    CARD,
+    CHAT_TEMPLATE,
+    CONFIG,
+    PROVENANCE,
+    SINGLE_WEIGHTS,
+    TOKENIZER_CONFIG,
+    WEIGHT_INDEX,
+    is_safe_path,
+)
+from bot.errors import UpstreamError
+from bot.hub.fetch import files_at, read_range, read_small_file
+from bot.hub.session import Hub, HubFailsError, call, is_missing, status_of
+from bot.records import (
+    Details,
+    HubFile,
+    Provenance,
+    Published,
+    Tag,
+    TargetState,
+    TensorInfo,
+    Upstream,
+    WatchEntry,
+    from_json,
+)
+
+GITATTRIBUTES = ".gitattributes"  # the Hub's own; says which files are LFS
+
+_FIRST_READ_BYTES = 100_000  # holds the whole header of nearly every safetensors file
+_WORKERS = 8
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def upstream(hub: Hub, entries: Sequence[WatchEntry]) -> tuple[Upstream, ...]:
+    """Each entry's source repo at its revision: one API call per entry."""
+    return _side_by_side(lambda entry: _upstream(hub, entry), entries)
+
+
+def published(hub: Hub, entries: Sequence[WatchEntry]) -> tuple[Published, ...]:
+    """Each entry's target: one API call for its refs and one resolver call for its provenance."""
+    return _side_by_side(lambda entry: _published(hub, entry), entries)
+
+
+def details(hub: Hub, sources: Sequence[Upstream]) -> tuple[Details, ...]:
+    """config.json, the weight index and the safetensors headers of new releases, at the listed commit."""
+    return _side_by_side(lambda source: _details(hub, source), sources)
+
+
+def _side_by_side(function: Callable[[Item], Result], items: Iterable[Item]) -> tuple[Result, ...]:
+    with ThreadPoolExecutor(_WORKERS) as pool:
+        return tuple(pool.map(function, items))
+
+
+# --- sources ------------------------------------------------------------------------------------------------
+
+
+def _upstream(hub: Hub, entry: WatchEntry) -> Upstream:
+    try:
+        info = call(lambda: _model_info(hub.reader, entry))
+    except GatedRepoError:
+        problem = "gated: our token has no access"
+    except RevisionNotFoundError:
+        problem = f"missing: no revision {entry.revision!r}"
+    except RepositoryNotFoundError:
+        problem = "missing: no such repo, or private and not ours to read"
+    except HfHubHTTPError as error:
+        problem = f"the Hub answers {status_of(error)}"
+    except HubFailsError as error:
+        problem = error.message
+    except UpstreamError as error:
+        problem = error.message
+    else:
+        return _read_upstream(entry.repo_id, info)
+    return Upstream(repo_id=entry.repo_id, problem=problem)
+
+
+def _model_info(api: HfApi, entry: WatchEntry) -> ModelInfo:
+    try:
+        return api.model_info(entry.repo_id, revision=entry.revision, files_metadata=True)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        # huggingface_hub makes an object of the card's metadata, which is whatever its author wrote.
+        raise UpstreamError(f"the metadata in {CARD} cannot be read: {type(error).__name__}") from None
+
+
+def _read_upstream(repo_id: str, info: ModelInfo) -> Upstream:
+    def card(key: str) -> object:
+        return getattr(info.card_data, key, None)
+
+    return Upstream(
+        repo_id=repo_id,
+        sha=info.sha or "",
+        files=tuple(_hub_file(sibling) for sibling in info.siblings or ()),
+        license=_text(card("license")),
+        license_name=_text(card("license_name")),
+        license_link=_text(card("license_link")),
+        languages=_texts(card("language")),
+        pipeline_tag=_text(info.pipeline_tag) or _text(card("pipeline_tag")),
+        tags=_texts(card("tags")),
+        gated=info.gated if isinstance(info.gated, str) else None,
+        private=bool(info.private),
+    )
+
+
+def _hub_file(sibling: RepoSibling) -> HubFile:
+    content_hash = sibling.lfs.sha256 if sibling.lfs else sibling.blob_id
+    return HubFile(path=sibling.rfilename, size_bytes=sibling.size or 0, content_hash=content_hash or "")
+
+
+def _text(value: object) -> str | None:
+    """Cards are written by anybody: what is no text is taken as not stated, half characters are replaced."""
+    return value.encode("utf-8", "replace").decode().strip() or None if isinstance(value, str) else None
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    """One text or a list of them, as most keys of a card take either."""
+    items = value if isinstance(value, list) else [value]
+    return tuple(text for item in items if (text := _text(item)))
+
+
+# --- targets ------------------------------------------------------------------------------------------------
+
+
+def _published(hub: Hub, entry: WatchEntry) -> Published:
+    try:
+        return published_state(hub.reader, entry.target)
+    except HubFailsError as error:
+        return Published(repo_id=entry.target, state=TargetState.FOREIGN, problem=error.message)
+
+
+def published_state(api: HfApi, repo_id: str) -> Published:
+    """The target as `api` sees it. Two requests, and two more where there is no provenance."""
+    try:
+        refs = call(lambda: api.list_repo_refs(repo_id))
+    except HfHubHTTPError as error:
+        if is_missing(error):
+            return Published(repo_id=repo_id, state=TargetState.ABSENT)
+        problem = f"the target answers {status_of(error)}"
+        return Published(repo_id=repo_id, state=TargetState.FOREIGN, problem=problem)
+    head = next((branch.target_commit for branch in refs.branches if branch.name == "main"), "")
+    tags = tuple(Tag(name=tag.name, sha=tag.target_commit) for tag in refs.tags)
+    state, provenance, problem = _read_head(api, repo_id, head)
+    return Published(
+        repo_id=repo_id, state=state, head=head, tags=tags, provenance=provenance, problem=problem or None
+    )
+
+
+def _read_head(api: HfApi, repo_id: str, head: str) -> tuple[TargetState, Provenance | None, str]:
+    """What stands there, its provenance, and what is wrong with it."""
+    try:
+        content = read_small_file(api, repo_id, PROVENANCE, revision=head or "main")
+        return TargetState.OURS, from_json(Provenance, content), ""
+    except (RemoteEntryNotFoundError, RevisionNotFoundError):
+        pass
+    except HfHubHTTPError as error:
+        return TargetState.FOREIGN, None, f"the target's provenance answers {status_of(error)}"
+    except ValueError:
+        return TargetState.FOREIGN, None, f"{repo_id}: {PROVENANCE} cannot be read"
+    try:
+        return _unproven_state(api, repo_id), None, ""
+    except HfHubHTTPError as error:
+        return TargetState.FOREIGN, None, f"the target's history answers {status_of(error)}"
+
+
+def _unproven_state(api: HfApi, repo_id: str) -> TargetState:
+    """Ours to fill is what the Hub itself makes: one commit, of no more than these two files."""
+    if len(call(lambda: api.list_repo_commits(repo_id))) > 1:
+        return TargetState.FOREIGN
+    paths = {file.path for file in files_at(api, repo_id)}
+    return TargetState.EMPTY if paths <= {GITATTRIBUTES, CARD} else TargetState.FOREIGN
+
+
+# --- details ------------------------------------------------------------------------------------------------
+
+
+def _details(hub: Hub, source: Upstream) -> Details:
+    """Everything read here was uploaded by strangers: sizes are bounded and shapes of JSON checked."""
+    api = hub.reader
+    try:
+        config = _json_object(api, source, CONFIG)
+        weight_files = _weight_files(api, source)
+        present = [file for path in weight_files if (file := source.file(path))]
+        headers = [_tensors(api, source, file) for file in present]
+        warnings = _template_warnings(api, source)
+    except GatedRepoError:
+        problem = "gated: access to the weights was refused; ask for it on the model's page"
+    except RemoteEntryNotFoundError as error:
+        problem = f"upload incomplete: {_last_part(error)} is not there"
+    except (RepositoryNotFoundError, RevisionNotFoundError):
+        problem = "missing: the repo or its commit went away while it was read"
+    except HfHubHTTPError as error:
+        problem = f"{_last_part(error)} upstream answers {status_of(error)}"
+    except (HubFailsError, UpstreamError) as error:
+        problem = error.message
+    except ValueError as error:
+        problem = str(error)
+    else:
+        tensors = tuple(tensor for header in headers for tensor in header)
+        return Details(config=config, weight_files=weight_files, tensors=tensors, warnings=warnings)
+    return Details(problem=problem)
+
+
+def _template_warnings(api: HfApi, source: Upstream) -> tuple[str, ...]:
+    """Where a repo has its chat template twice and they differ, servers disagree about which one counts."""
+    if not (source.file(CHAT_TEMPLATE) and source.file(TOKENIZER_CONFIG)):
+        return ()
+    inline = _json_object(api, source, TOKENIZER_CONFIG)
+    template = read_small_file(api, source.repo_id, CHAT_TEMPLATE, revision=source.sha).decode(errors="replace")
+    if inline.get("chat_template") in (None, template):
+        return ()
+    return (f"{CHAT_TEMPLATE} and the template in {TOKENIZER_CONFIG} differ; the .jinja is the one that is used",)
+
+
+def _weight_files(api: HfApi, source: Upstream) -> tuple[str, ...]:
+    # transformers takes the single file where both are there.
+    if source.file(SINGLE_WEIGHTS):
+        return (SINGLE_WEIGHTS,)
+    if not source.file(WEIGHT_INDEX):
+        return ()
+    weight_map = _json_object(api, source, WEIGHT_INDEX).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise UpstreamError(f"{WEIGHT_INDEX} upstream has no weight_map")
+    names = tuple(sorted(set(weight_map.values())))
+    if bad := [name for name in names if not is_safe_path(name) or not name.endswith(".safetensors")]:
+        raise UpstreamError(f"{WEIGHT_INDEX} upstream names {bad[0]!r}, which is no safetensors file in the repo")
+    return names
+
+
+def _tensors(api: HfApi, source: Upstream, file: HubFile) -> tuple[TensorInfo, ...]:
+    """The header alone: one range, or two where it is long."""
+
+    def read(start: int, end: int) -> bytes:
+        size = end - start
+        # A range of nothing cannot be asked for.
+        return (
+            read_range(api, source.repo_id, file.path, revision=source.sha, start=start, size=size)
+            if size
+            else b""
+        )
+
+    first = read(0, min(file.size_bytes, _FIRST_READ_BYTES))
+    end = LENGTH_BYTES + header_length(first, file_bytes=file.size_bytes, where=file.path)
+    text = first[LENGTH_BYTES:end] + read(len(first), max(end, len(first)))
+    header = parse_header(text, file_bytes=file.size_bytes, where=file.path)
+    return tuple(span.info for span in header.spans.values())
+
+
+def _json_object(api: HfApi, source: Upstream, path: str) -> dict[str, Any]:
+    return parse_object(read_small_file(api, source.repo_id, path, revision=source.sha), where=path)
+
+
+def _last_part(error: HfHubHTTPError) -> str:
+    return str(error.response.url.path).rsplit("/", 1)[-1] if error.response is not None else "a file"

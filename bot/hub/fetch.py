@@ -1,0 +1,100 @@
+"""The bytes of files on a Hub: small ones whole, large ones by range or as a stream, nothing kept on disk."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx2
+from huggingface_hub import HfApi, hf_hub_url
+from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+
+from bot.hub.session import call, status_of
+from bot.records import HubFile
+
+MAX_SMALL_FILE_BYTES = 20_000_000
+_CHUNK = 1 << 20
+_SILENCE_S = 60.0
+
+
+def read_small_file(api: HfApi, repo_id: str, path: str, *, revision: str) -> bytes:
+    """One GET, no HEAD before it. Raises ValueError when the file is larger than any such file should be."""
+
+    def ask() -> bytes:
+        content = bytearray()
+        with _opened(api, repo_id, path, revision) as response:
+            for chunk in response.iter_bytes():
+                content += chunk
+                if len(content) > MAX_SMALL_FILE_BYTES:
+                    raise ValueError(f"{path} is larger than {MAX_SMALL_FILE_BYTES:,} bytes")
+        return bytes(content)
+
+    return call(ask)
+
+
+def read_range(api: HfApi, repo_id: str, path: str, *, revision: str, start: int, size: int) -> bytes:
+    """`size` bytes from `start` on; fewer only where the file ends."""
+
+    def ask() -> bytes:
+        content = bytearray()
+        wanted = f"bytes={start}-{start + size - 1}"
+        with _opened(api, repo_id, path, revision, {"Range": wanted, "Accept-Encoding": "identity"}) as response:
+            # A server may ignore the range and send the file from its beginning.
+            skip = start if response.status_code == 200 else 0
+            for chunk in response.iter_bytes(_CHUNK):
+                content += chunk
+                if len(content) >= skip + size:
+                    break
+        return bytes(content[skip : skip + size])
+
+    return call(ask)
+
+
+def remote_sha256(api: HfApi, repo_id: str, path: str, *, revision: str) -> str | None:
+    """sha256 of a file's bytes as the Hub serves them, streamed; None when it is not there."""
+
+    def ask() -> str | None:
+        digest = hashlib.sha256()
+        try:
+            with _opened(api, repo_id, path, revision) as response:
+                for chunk in response.iter_bytes(_CHUNK):
+                    digest.update(chunk)
+        except HfHubHTTPError as error:
+            # The repo's list may name what the storage behind it does not have.
+            if status_of(error) == 404:
+                return None
+            raise
+        return digest.hexdigest()
+
+    return call(ask)
+
+
+def files_at(api: HfApi, repo_id: str, *, revision: str = "main", repo_type: str = "model") -> tuple[HubFile, ...]:
+    """Every file of a repo at a revision, from its tree."""
+
+    def ask() -> tuple[HubFile, ...]:
+        tree = api.list_repo_tree(repo_id, recursive=True, revision=revision, repo_type=repo_type)
+        return tuple(_hub_file(item) for item in tree if isinstance(item, RepoFile))
+
+    return call(ask)
+
+
+def _hub_file(item: RepoFile) -> HubFile:
+    content_hash = item.lfs.sha256 if item.lfs else item.blob_id
+    return HubFile(path=item.path, size_bytes=item.size, content_hash=content_hash)
+
+
+@contextmanager
+def _opened(
+    api: HfApi, repo_id: str, path: str, revision: str, more_headers: dict[str, str] | None = None
+) -> Iterator[httpx2.Response]:
+    url = hf_hub_url(repo_id, path, revision=revision, endpoint=api.endpoint)
+    headers = build_hf_headers(token=api.token) | (more_headers or {})
+    with get_session().stream("GET", url, headers=headers, follow_redirects=True, timeout=_SILENCE_S) as response:
+        if response.status_code >= 400:
+            response.read()
+        hf_raise_for_status(response)
+        yield response

@@ -1,0 +1,235 @@
+"""Publish: a folder becomes a repo that is either complete or not yet public, in this order.
+
+Private repo, blobs, one commit with its provenance, everything read back, gating, visibility, tag. The tag makes
+it complete. Each step looks at what is there first, so that running it again after any interruption goes on.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import httpx2
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub.errors import HfHubHTTPError
+
+from bot.errors import EnvironmentProblem, PublishError
+from bot.hub.client import GITATTRIBUTES
+from bot.hub.fetch import files_at
+from bot.hub.readback import read_back, restore_previous
+from bot.hub.session import Hub, status_of, wait_before_retry
+from bot.hub.target import (
+    allowed,
+    carry_gating,
+    check_tag,
+    is_this,
+    no_permission,
+    set_tag,
+    set_visibility,
+    target_state,
+    write_hint,
+)
+from bot.records import Job, Progress, Provenance, Publication, Published, PublishedFile, TargetState
+
+_COMMIT_TRIES = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artifact:
+    """Folders to send as one, and what the repo holds then.
+
+    files: all of them; those that are not in the folders stay as they are on the Hub.
+    """
+
+    folders: tuple[Path, ...]
+    files: tuple[PublishedFile, ...]
+    summary: str
+
+
+def publish(hub: Hub, job: Job, artifact: Artifact, progress: Progress) -> Publication:
+    """Make the target complete with this artifact. Does nothing when it already is.
+
+    Raises PublishError: no permission, someone else's repo, or what is there is not what was sent.
+    """
+    started = time.monotonic()
+    api, target = _writer(hub), job.entry.target
+    before = target_state(api, target)
+    if not is_this(before, job):
+        check_tag(before, job)
+        _make_room(api, before, job)
+        if before.provenance is not None:
+            # An update is public at once, so the gate is closed before it is there.
+            carry_gating(api, job, before.provenance, otherwise="Nothing was changed there.")
+        _commit(api, job, artifact, target_state(api, target), progress)
+    return _complete(api, job, progress, started)
+
+
+def finish(hub: Hub, job: Job, progress: Progress) -> Publication:
+    """Complete a publication that was cut short, from what is on the Hub alone. Raises PublishError."""
+    return _complete(_writer(hub), job, progress, time.monotonic())
+
+
+def keeps_private(job: Job) -> bool:
+    """A private upstream is never made public by way of its quantized copy."""
+    return job.entry.private or job.upstream.private
+
+
+def _complete(api: HfApi, job: Job, progress: Progress, started: float) -> Publication:
+    target, private = job.entry.target, keeps_private(job)
+    state = target_state(api, target)
+    if state.provenance is None:
+        raise PublishError(f"{target}: what was to be completed is no longer there", hint="Plan again.")
+    if not is_this(state, job):
+        raise _overtaken(target)
+    new = not state.complete
+    if new:
+        check_tag(state, job)
+        _read_back_or_restore(api, state, state.provenance, progress)
+        carry_gating(api, job, None, otherwise="It stays private.")
+        set_visibility(api, target, private=private)
+        set_tag(api, job, state.head)
+    return Publication(
+        repo_id=target,
+        sha=state.head,
+        tag=job.tag,
+        url=f"{api.endpoint}/{target}",
+        private=private,
+        new=new,
+        duration_s=time.monotonic() - started,
+    )
+
+
+def _writer(hub: Hub) -> HfApi:
+    if hub.write_token is None:
+        raise PublishError("no token to publish with", hint="Set HF_WRITE_TOKEN, or HF_TOKEN with write access.")
+    return hub.writer
+
+
+# --- repo and commit ----------------------------------------------------------------------------------------
+
+
+def _make_room(api: HfApi, state: Published, job: Job) -> None:
+    """A repo that is private until everything was read back, whatever the entry says."""
+    if state.state is TargetState.ABSENT:
+        create = partial(api.create_repo, state.repo_id, private=True, exist_ok=True)
+        allowed(state.repo_id, "create the repo", create)
+    elif keeps_private(job):
+        set_visibility(api, state.repo_id, private=True)
+    elif state.state is TargetState.EMPTY:
+        # Only while it is empty: somebody else may have filled it, and opened it, just now.
+        set_visibility(api, state.repo_id, private=True, only_at=state.head)
+
+
+def _commit(api: HfApi, job: Job, artifact: Artifact, state: Published, progress: Progress) -> None:
+    """The blobs, then one commit on top of what was seen. A commit whose answer was lost is looked up first."""
+    target = job.entry.target
+    if is_this(state, job):
+        return
+    if state.state is TargetState.ABSENT:
+        raise PublishError(f"{target}: it exists, and the token may not read it", hint=write_hint(target))
+    additions = _additions(artifact)
+    listed = allowed(target, "list its files", partial(files_at, api, target, revision=state.head))
+    there = {file.path for file in listed}
+    _check_whole(artifact, {addition.path_in_repo for addition in additions} | there, target)
+    _upload(api, target, additions, progress)
+    stale = sorted(there - {file.path for file in artifact.files} - {GITATTRIBUTES})
+    deletions = [CommitOperationDelete(path) for path in stale]
+    for attempt in range(1, _COMMIT_TRIES + 1):
+        try:
+            api.create_commit(
+                target,
+                [*additions, *deletions],
+                commit_message=artifact.summary,
+                parent_commit=state.head,
+                revision="main",
+            )
+            return
+        except ValueError as error:
+            reason = " ".join(str(error).split())
+            raise PublishError(f"{target}: the commit was refused: {reason}", hint="See its README.md.") from None
+        except (HfHubHTTPError, httpx2.RequestError) as error:
+            if is_this(target_state(api, target), job):
+                return
+            wait = wait_before_retry(error)
+            if wait is False or attempt == _COMMIT_TRIES:
+                raise _commit_refused(target, error) from None
+            time.sleep(0.5 * 2**attempt if wait is True else wait)
+
+
+def _additions(artifact: Artifact) -> list[CommitOperationAdd]:
+    """The files of the folders that belong to the artifact. Making one of these hashes its file."""
+    wanted = {file.path for file in artifact.files}
+    found = {
+        path.relative_to(folder).as_posix(): path
+        for folder in artifact.folders
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+    return [
+        CommitOperationAdd(path_in_repo=name, path_or_fileobj=found[name])
+        for name in sorted(wanted & found.keys())
+    ]
+
+
+def _check_whole(artifact: Artifact, available: set[str], target: str) -> None:
+    if absent := [file.path for file in artifact.files if file.path not in available]:
+        raise PublishError(
+            f"{target}: {absent[0]} is neither in the job's folder nor on the Hub",
+            hint="Delete the job's folder and run it again.",
+        )
+
+
+def _upload(api: HfApi, target: str, additions: list[CommitOperationAdd], progress: Progress) -> None:
+    total = sum(addition.upload_info.size for addition in additions)
+    done = 0
+    for addition in additions:
+        send = partial(api.preupload_lfs_files, target, [addition], free_memory=False)
+        allowed(target, f"upload {addition.path_in_repo}", send)
+        done += addition.upload_info.size
+        progress(f"upload {target}", done, total, "B")
+
+
+# --- completing ---------------------------------------------------------------------------------------------
+
+
+def _read_back_or_restore(api: HfApi, state: Published, provenance: Provenance, progress: Progress) -> None:
+    try:
+        read_back(api, state.repo_id, state.head, provenance.files, progress)
+    except HfHubHTTPError as error:
+        # Not to be let in says nothing about what is there.
+        raise no_permission(state.repo_id, "read back what was sent", error) from None
+    except PublishError as error:
+        if restored := _restored(api, state, error):
+            raise PublishError(
+                f"{error.message}; the previous release is back as {restored}",
+                hint="Run it again. If it repeats, the Hub's storage is at fault.",
+            ) from None
+        raise PublishError(
+            error.message, hint="It is not completed. Run it again; if it repeats, delete the repo first."
+        ) from None
+
+
+def _restored(api: HfApi, state: Published, error: PublishError) -> str | None:
+    try:
+        return restore_previous(api, state)
+    except (HfHubHTTPError, httpx2.RequestError, EnvironmentProblem) as second:
+        reason = f"({status_of(second)})" if isinstance(second, HfHubHTTPError) else "(no answer)"
+        raise PublishError(
+            f"{error.message}; bringing the previous release back failed too {reason}",
+            hint="Run it again, or revert the last commit by hand.",
+        ) from None
+
+
+# --- refusals -----------------------------------------------------------------------------------------------
+
+
+def _overtaken(target: str) -> PublishError:
+    return PublishError(f"{target}: somebody else published there meanwhile", hint="Run it again to look anew.")
+
+
+def _commit_refused(target: str, error: Exception) -> PublishError:
+    if not isinstance(error, HfHubHTTPError):
+        return PublishError(f"{target}: the line broke while committing", hint="Run it again; it goes on.")
+    return _overtaken(target) if status_of(error) == 412 else no_permission(target, "commit", error)

@@ -1,0 +1,168 @@
+"""One way to call a Hub: endpoint and tokens, what is tried again, errors that a person can act on."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+import httpx2
+import stamina
+from huggingface_hub import HfApi
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+from huggingface_hub.utils import parse_ratelimit_headers
+
+from bot.errors import BotError, EnvironmentProblem
+
+DEFAULT_ENDPOINT = "https://huggingface.co"
+ATTEMPTS = 6
+_LONGEST_WAIT_S = 330.0  # the Hub counts its limits over five minutes
+_LATER = "Nothing was lost. Run it again later."
+
+Result = TypeVar("Result")
+
+
+class HubFailsError(EnvironmentProblem):
+    """The Hub keeps failing on one request; it may still answer for another repo."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hub:
+    """A Hub and our two ways in. The write token is asked for by publishing only; neither is ever printed."""
+
+    endpoint: str
+    read_token: str | None = field(default=None, repr=False)
+    write_token: str | None = field(default=None, repr=False)
+
+    @classmethod
+    def from_environment(cls) -> Hub:
+        """HF_ENDPOINT, HF_TOKEN, and HF_WRITE_TOKEN falling back to HF_TOKEN. Raises EnvironmentProblem."""
+        read = _token("HF_TOKEN")
+        return cls(_endpoint(), read, _token("HF_WRITE_TOKEN") or read)
+
+    @property
+    def reader(self) -> HfApi:
+        # False, not None: a token that somebody once stored on this machine is not ours to use.
+        return HfApi(endpoint=self.endpoint, token=self.read_token or False)
+
+    @property
+    def writer(self) -> HfApi:
+        return HfApi(endpoint=self.endpoint, token=self.write_token or False)
+
+
+def _endpoint() -> str:
+    # A slash at the end would be there twice in every request.
+    endpoint = (os.environ.get("HF_ENDPOINT", "").strip() or DEFAULT_ENDPOINT).rstrip("/")
+    try:
+        parts = urlsplit(endpoint)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname)
+    except ValueError:
+        usable = False
+    if not usable:
+        raise EnvironmentProblem(
+            f"HF_ENDPOINT is no web address: {endpoint!r}", hint=f"Unset it, or set it to {DEFAULT_ENDPOINT}."
+        )
+    return endpoint
+
+
+def _token(name: str) -> str | None:
+    # The HTTP library would print a token that is no header value.
+    token = os.environ.get(name, "").strip()
+    if token and not re.fullmatch("[!-~]+", token):
+        raise EnvironmentProblem(
+            f"{name} holds characters that no token has", hint="Copy the token again, without what surrounds it."
+        )
+    return token or None
+
+
+def call(request: Callable[[], Result]) -> Result:
+    """The request's result, tried again while the Hub is busy or the line is bad.
+
+    For requests that may be sent twice. What huggingface_hub retries by itself is thereby tried more often, never
+    less. Raises EnvironmentProblem when the endpoint cannot be reached, refuses the token or keeps failing; other
+    errors as they came.
+    """
+    try:
+        for attempt in stamina.retry_context(
+            on=wait_before_retry, attempts=ATTEMPTS, timeout=None, wait_initial=0.3, wait_jitter=0.3, wait_max=30
+        ):
+            with attempt:
+                return request()
+    except OfflineModeIsEnabled:
+        raise EnvironmentProblem(
+            "HF_HUB_OFFLINE is set, so no Hub may be asked", hint="Unset it for this command."
+        ) from None
+    except httpx2.RequestError as error:
+        raise EnvironmentProblem(
+            f"the Hub{_host(error)} cannot be reached: {error or type(error).__name__}",
+            hint="Check HF_ENDPOINT, the network and https://status.huggingface.co.",
+        ) from None
+    except HfHubHTTPError as error:
+        if problem := _problem_of_everything(error):
+            raise problem from None
+        raise
+    raise AssertionError("stamina either returns or raises")
+
+
+def wait_before_retry(error: Exception) -> bool | float:
+    """Whether, or after how many seconds, the same request may succeed."""
+    if isinstance(error, httpx2.RequestError):
+        return True
+    if not isinstance(error, HfHubHTTPError):
+        return False
+    status = status_of(error)
+    if status == 429:
+        return max(0.0, min(_reset_s(error), _LONGEST_WAIT_S))
+    return status in (500, 502, 503, 504)
+
+
+def _reset_s(error: HfHubHTTPError) -> float:
+    limit = parse_ratelimit_headers(error.response.headers)
+    if limit is not None and limit.remaining == 0:
+        return limit.reset_in_seconds + 1.0
+    try:
+        return float(error.response.headers.get("Retry-After", 5))
+    except ValueError:
+        return 5.0
+
+
+def status_of(error: HfHubHTTPError) -> int:
+    return error.response.status_code if error.response is not None else 0
+
+
+def is_missing(error: Exception) -> bool:
+    """GatedRepoError is a RepositoryNotFoundError in huggingface_hub, and is not missing."""
+    return isinstance(error, RepositoryNotFoundError) and not isinstance(error, GatedRepoError)
+
+
+def _host(error: httpx2.RequestError) -> str:
+    try:
+        return f" at {error.request.url.host}"
+    except RuntimeError:  # the error came before there was a request
+        return ""
+
+
+def _problem_of_everything(error: HfHubHTTPError) -> BotError | None:
+    """Errors that every further request would meet too, and those that only time mends."""
+    status = status_of(error)
+    message = error.response.headers.get("X-Error-Message", "").lower() if error.response is not None else ""
+    # An anonymous request for a repo that is not there gets a 401 as well, which speaks of neither.
+    if status == 401 and ("credentials" in message or "token" in message):
+        return EnvironmentProblem(
+            "the Hub refuses the token",
+            hint="It was revoked, has expired or was mistyped: put a valid one into HF_TOKEN, and into"
+            " HF_WRITE_TOKEN if it is used.",
+        )
+    if status == 429:
+        return EnvironmentProblem(f"the Hub limits our requests, after {ATTEMPTS} tries", hint=_LATER)
+    if status >= 500:
+        return HubFailsError(f"the Hub answers {status}, after {ATTEMPTS} tries", hint=_LATER)
+    return None

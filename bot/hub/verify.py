@@ -1,0 +1,94 @@
+"""A published repo held against its own provenance, by anybody, on any Hub."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError
+
+from bot.checkpoint.repo_files import PROVENANCE
+from bot.errors import PublishError, UpstreamError
+from bot.hub.client import GITATTRIBUTES, published_state
+from bot.hub.fetch import files_at, read_small_file, remote_sha256
+from bot.hub.session import Hub, is_missing, status_of
+from bot.records import Check, Progress, Provenance, Published, Tag, TargetState, from_json
+
+
+def verify(hub: Hub, repo_id: str, *, revision: str | None, progress: Progress) -> tuple[Check, ...]:
+    """Every file by sha256, the tag, and whether the source commit still has the hashes it was made from.
+
+    Downloads everything and keeps nothing. Raises UpstreamError when there is no such repo, PublishError when it
+    was not published by this bot.
+    """
+    api = hub.reader
+    state = published_state(api, repo_id)
+    if state.state is TargetState.ABSENT:
+        raise UpstreamError(f"{repo_id}: no such repo, or private", hint="Check its name, or set HF_TOKEN.")
+    commit = _commit(state, revision)
+    provenance = state.provenance if commit == state.head else _provenance_at(api, repo_id, commit)
+    if provenance is None:
+        raise PublishError(
+            f"{repo_id}@{commit[:8]}: no {PROVENANCE} that can be read", hint="awq-bot did not publish this."
+        )
+    return (
+        _check_tag(state, commit, provenance),
+        *_check_files(api, repo_id, commit, provenance, progress),
+        _check_source(api, provenance),
+    )
+
+
+def _commit(state: Published, revision: str | None) -> str:
+    if revision in (None, "main"):
+        return state.head
+    named = next((tag.sha for tag in state.tags if tag.name == revision), None)
+    return named or str(revision)
+
+
+def _provenance_at(api: HfApi, repo_id: str, commit: str) -> Provenance | None:
+    try:
+        return from_json(Provenance, read_small_file(api, repo_id, PROVENANCE, revision=commit))
+    except (HfHubHTTPError, ValueError):
+        return None
+
+
+def _check_tag(state: Published, commit: str, provenance: Provenance) -> Check:
+    if Tag(name=provenance.tag, sha=commit) in state.tags:
+        return Check(name="tag", status="ok", found=f"{provenance.tag} is {commit[:8]}")
+    found = next((tag.sha[:8] for tag in state.tags if tag.name == provenance.tag), "not there")
+    fix = "Its publication was cut short, or the tag was moved. Use a tagged revision."
+    return Check(name="tag", status="failed", found=f"{provenance.tag} is {found}, not {commit[:8]}", fix=fix)
+
+
+def _check_files(
+    api: HfApi, repo_id: str, commit: str, provenance: Provenance, progress: Progress
+) -> Iterator[Check]:
+    total, done = sum(file.size_bytes for file in provenance.files), 0
+    for file in provenance.files:
+        found = remote_sha256(api, repo_id, file.path, revision=commit)
+        if found == file.sha256:
+            yield Check(name=file.path, status="ok", found=f"sha256 {found[:16]}…")
+        else:
+            what = "not there" if found is None else f"sha256 {found[:16]}…, published was {file.sha256[:16]}…"
+            yield Check(name=file.path, status="failed", found=what, fix="Do not use it; tell its publisher.")
+        done += file.size_bytes
+        progress(f"verify {repo_id}", done, total, "B")
+    known = {file.path for file in provenance.files} | {PROVENANCE, GITATTRIBUTES}
+    for extra in files_at(api, repo_id, revision=commit):
+        if extra.path not in known:
+            fix = "It was added by hand after publishing."
+            yield Check(name=extra.path, status="failed", found="not in the provenance", fix=fix)
+
+
+def _check_source(api: HfApi, provenance: Provenance) -> Check:
+    source = provenance.source
+    name = f"source {source.repo_id}@{source.sha[:8]}"
+    try:
+        listed = {file.path: file.content_hash for file in files_at(api, source.repo_id, revision=source.sha)}
+    except HfHubHTTPError as error:
+        why = "not there any more, or private" if is_missing(error) else f"answers {status_of(error)}"
+        return Check(name=name, status="unknown", found=why)
+    changed = [file.path for file in source.source_files if listed.get(file.path) != file.content_hash]
+    if changed:
+        return Check(name=name, status="failed", found=f"other hashes: {', '.join(changed[:3])}")
+    return Check(name=name, status="ok", found=f"all {len(source.source_files)} hashes are as recorded")

@@ -1,0 +1,160 @@
+"""One way to call a Hub: what is tried again, and what a person is told when it stays bad."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+
+import pytest
+import stamina
+from huggingface_hub import HfApi, constants
+from huggingface_hub.errors import RepositoryNotFoundError
+
+from bot.errors import EnvironmentProblem
+from bot.hub import is_loopback
+from bot.hub.local import Fault, LocalHub
+from bot.hub.session import DEFAULT_ENDPOINT, Hub, HubFailsError, call
+from tests.hub.models import as_bot
+
+
+def test_endpoint_and_tokens_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "https://hub.example.com/ ")
+    monkeypatch.setenv("HF_TOKEN", "hf_reads\n")
+    assert Hub.from_environment() == Hub("https://hub.example.com", "hf_reads", "hf_reads")
+    monkeypatch.setenv("HF_WRITE_TOKEN", "hf_writes")
+    assert Hub.from_environment().write_token == "hf_writes"
+
+
+def test_without_environment_it_is_the_public_hub_and_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "")
+    monkeypatch.setenv("HF_TOKEN", " ")
+    assert Hub.from_environment() == Hub(DEFAULT_ENDPOINT, None, None)
+
+
+@pytest.mark.parametrize("endpoint", ["huggingface.co", "ftp://huggingface.co", "http://", "http://[::1"])
+def test_endpoint_that_is_no_address_is_named(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", endpoint)
+    with pytest.raises(EnvironmentProblem, match="HF_ENDPOINT") as caught:
+        Hub.from_environment()
+    assert DEFAULT_ENDPOINT in caught.value.hint
+
+
+def test_token_with_stray_characters_is_refused_and_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_WRITE_TOKEN", "hf_secret\u200b")
+    with pytest.raises(EnvironmentProblem) as caught:
+        Hub.from_environment()
+    assert "HF_WRITE_TOKEN" in caught.value.message
+    assert "secret" not in caught.value.message + caught.value.hint
+
+
+def test_repr_shows_no_token() -> None:
+    assert "hf_" not in repr(Hub("https://huggingface.co", "hf_reads", "hf_writes"))
+
+
+def test_token_stored_on_this_machine_is_not_used(hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", hub.token("bot"))
+    hub.seed("lab/Tiny", {"a": "1"})
+    Hub(hub.endpoint).reader.model_info("lab/Tiny")
+    assert [record.authenticated for record in hub.requests] == [False]
+
+
+def test_busy_hub_is_asked_again(hub: LocalHub) -> None:
+    hub.faults.add(Fault(path="whoami", status=503, times=2))
+    assert call(as_bot(hub).writer.whoami)["name"] == "bot"
+    assert [record.status for record in hub.requests] == [503, 503, 200]
+
+
+def test_lost_answer_is_asked_for_again(hub: LocalHub) -> None:
+    hub.faults.add(Fault(path="whoami", lose_answer=True))
+    assert call(as_bot(hub).writer.whoami)["name"] == "bot"
+    assert len(hub.requests) == 2
+
+
+def test_rate_limit_is_waited_out_as_the_hub_says(hub: LocalHub) -> None:
+    hub.faults.add(Fault(path="whoami", status=429, headers={"RateLimit": '"api";r=0;t=1'}))
+    started = time.monotonic()
+    assert call(as_bot(hub).writer.whoami)["name"] == "bot"
+    assert 2 <= time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("retry_after", ["0", "-5", "soon", "nan"])
+def test_nonsense_in_retry_after_does_no_harm(hub: LocalHub, retry_after: str) -> None:
+    hub.faults.add(Fault(path="whoami", status=429, headers={"Retry-After": retry_after}))
+    with stamina.set_testing(True, attempts=2):
+        assert call(as_bot(hub).writer.whoami)["name"] == "bot"
+
+
+@pytest.mark.parametrize(("status", "words"), [(503, "answers 503"), (429, "limits our requests")])
+def test_hub_that_stays_bad_is_an_environment_problem(hub: LocalHub, status: int, words: str) -> None:
+    hub.faults.add(Fault(path="whoami", status=status, body="not now", times=None))
+    with stamina.set_testing(True, attempts=3), pytest.raises(EnvironmentProblem, match=words) as caught:
+        call(as_bot(hub).writer.whoami)
+    assert caught.value.exit_code == 8
+    assert "again" in caught.value.hint
+    assert isinstance(caught.value, HubFailsError) == (status == 503)
+    assert len(hub.requests) == 3
+
+
+def test_unreachable_endpoint_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    nowhere = Hub(f"http://127.0.0.1:{port}", "hf_secret", "hf_secret")
+    with (
+        stamina.set_testing(True, attempts=2),
+        pytest.raises(EnvironmentProblem, match=r"127\.0\.0\.1 cannot be reached") as caught,
+    ):
+        call(nowhere.reader.whoami)
+    assert "HF_ENDPOINT" in caught.value.hint
+    assert caught.value.exit_code == 8
+
+
+def test_offline_mode_is_named(hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(EnvironmentProblem, match="HF_HUB_OFFLINE"):
+        call(as_bot(hub).reader.whoami)
+
+
+@pytest.mark.parametrize(
+    "message", ["Invalid credentials in Authorization header", 'User Access Token "ci" is expired']
+)
+def test_refused_token_is_said_to_be_the_token(hub: LocalHub, api: HfApi, message: str) -> None:
+    hub.faults.add(Fault(path="/api/models/", status=401, headers={"X-Error-Message": message}))
+    with pytest.raises(EnvironmentProblem, match="refuses the token") as caught:
+        call(lambda: api.model_info("lab/Tiny"))
+    assert "HF_WRITE_TOKEN" in caught.value.hint
+
+
+def test_private_repo_asked_for_by_nobody_is_missing_and_no_token_problem(hub: LocalHub, anonymous: HfApi) -> None:
+    hub.seed("lab/Secret", {"a": "1"}, private=True)
+    with pytest.raises(RepositoryNotFoundError):
+        call(lambda: anonymous.model_info("lab/Secret"))
+
+
+def test_tokens_are_in_no_message_and_no_log(hub: LocalHub, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    client = as_bot(hub)
+    hub.faults.add(Fault(path="whoami", status=503))
+    call(client.writer.whoami)
+    hub.revoke_token(hub.token("bot"))
+    with pytest.raises(EnvironmentProblem) as caught:
+        call(client.writer.whoami)
+    said = f"{caught.value!r} {caught.value.hint} {caplog.text}"
+    assert len(caplog.records) > 0
+    assert client.write_token is not None
+    assert client.write_token not in said
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "loopback"),
+    [
+        ("http://127.0.0.1:8765", True),
+        ("http://[::1]:8765", True),
+        ("http://localhost", True),
+        ("https://huggingface.co", False),
+        ("https://127.0.0.1.example.com", False),
+        ("", False),
+    ],
+)
+def test_only_addresses_of_this_machine_are_loopback(endpoint: str, loopback: bool) -> None:
+    assert is_loopback(endpoint) is loopback
