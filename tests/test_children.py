@@ -1,0 +1,83 @@
+"""Child processes: what they may see, and how their end is told."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bot.children import child_environment, run_child
+from bot.errors import QuantizationError, WatchlistError
+from bot.jobdir import JobDir
+
+SECRETS = {
+    "HF_TOKEN": "hf_read",
+    "HF_WRITE_TOKEN": "hf_write",
+    "HUGGING_FACE_HUB_TOKEN": "hf_old",
+    "GITHUB_TOKEN": "ghs_x",
+    "ACTIONS_ID_TOKEN_REQUEST_TOKEN": "id",
+    "AWS_SECRET_ACCESS_KEY": "aws",
+    "HTTPS_PROXY": "http://user:password@proxy",
+}
+
+
+def test_a_child_sees_no_secret_and_no_network_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
+    environment = child_environment(JobDir(tmp_path))
+    assert not set(SECRETS) & set(environment)
+    assert not set(SECRETS.values()) & set(environment.values())
+    assert environment["HF_HUB_OFFLINE"] == "1"
+    assert environment["HF_HOME"].startswith(str(tmp_path))
+    assert environment["PATH"] == os.environ["PATH"]
+
+
+def test_the_error_of_a_child_is_raised_with_its_hint(tmp_path: Path) -> None:
+    with pytest.raises(WatchlistError, match=r"no job\.json") as caught:
+        run_child("quantize", JobDir(tmp_path))
+    assert "awq-bot run" in caught.value.hint
+
+
+def test_a_child_that_is_killed_is_told_by_its_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "python"
+    script.write_text("#!/bin/sh\nkill -9 $$\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    with pytest.raises(QuantizationError, match="ended by SIGKILL") as caught:
+        run_child("quantize", JobDir(tmp_path))
+    assert "memory" in caught.value.hint
+
+
+def test_a_child_ends_when_its_parent_is_killed() -> None:
+    child = "from bot.children import end_with_parent; end_with_parent(); print('up', flush=True)"
+    code = f"""
+import os, subprocess, sys, time
+os.environ["AWQ_BOT_PARENT"] = str(os.getpid())
+child = subprocess.Popen([sys.executable, "-c", {child!r} + "; import time; time.sleep(60)"])
+print(child.pid, flush=True)
+time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        assert parent.stdout.readline().strip() == "up"
+        parent.send_signal(signal.SIGKILL)
+        assert _is_gone(pid)
+
+
+def _is_gone(pid: int) -> bool:
+    """Whether the process ends within a few seconds, reaped or not."""
+    for _ in range(100):
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        except FileNotFoundError:
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.05)
+    return False

@@ -1,0 +1,199 @@
+"""The command line as scripts and people meet it: what it prints where, and how it exits."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bot import cli
+from bot.errors import ERRORS_BY_EXIT_CODE
+from bot.hub.local import LocalHub
+from bot.manual import with_commands
+
+Run = Callable[..., tuple[int, str, str]]
+
+WATCHLIST = "publish_to: quantized\nmodels:\n  - lab/small\n"
+CONFIG = b'{"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"]}'
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """Calls the command line in this process; returns exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr("signal.signal", lambda *args: None)
+
+    def call(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["awq-bot", *words])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        printed = capsys.readouterr()
+        code = ended.value.code
+        return code if isinstance(code, int) else 0, printed.out, printed.err
+
+    return call
+
+
+@pytest.fixture
+def with_hub(hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> LocalHub:
+    monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+    monkeypatch.setenv("HF_TOKEN", hub.token())
+    return hub
+
+
+def test_help_names_every_verb_and_the_variables(run: Run) -> None:
+    code, out, _ = run()
+    assert code == 0
+    for verb in ("check", "plan", "run", "pull", "quantize", "evaluate", "card", "publish", "verify", "doctor"):
+        assert f" {verb} " in out
+    assert "HF_WRITE_TOKEN" in out
+
+
+def test_every_verbs_help_teaches_with_an_example_or_says_its_stage(run: Run) -> None:
+    for verb in ("check", "plan", "run", "quantize", "evaluate", "verify", "doctor", "hub"):
+        code, out, _ = run(verb, "--help")
+        assert code == 0
+        assert "Example:" in out, verb
+
+
+def test_an_unknown_verb_is_a_configuration_error_with_the_near_one(run: Run) -> None:
+    code, _, err = run("plann")
+    assert code == 2
+    assert "plan" in err
+    assert "hint:" in err
+
+
+def test_check_counts_the_models(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "watchlist.yaml").write_text(WATCHLIST)
+    code, out, _ = run("check")
+    assert code == 0
+    assert "1 models" in out
+    assert "lab/small → quantized/small-awq" in out
+
+
+def test_check_names_every_mistake_with_its_line_and_the_fix(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "watchlist.yaml").write_text(WATCHLIST + "  - repo_id: a/b\n    gatee: {}\n  - repo_id: c\n")
+    code, _, err = run("check")
+    assert code == 2
+    assert "watchlist.yaml:5: unknown key 'gatee'  (Did you mean 'gate'?)" in err
+    assert "watchlist.yaml:6: repo_id: c is not valid" in err
+
+
+def test_a_missing_watchlist_says_what_to_do(run: Run) -> None:
+    code, _, err = run("check", "--watchlist", "nowhere.yaml")
+    assert code == 2
+    assert "nowhere.yaml" in err
+    assert "--watchlist" in err
+
+
+def test_plan_prints_records_for_programs_and_reasons_for_people(
+    run: Run, tmp_path: Path, with_hub: LocalHub
+) -> None:
+    (tmp_path / "watchlist.yaml").write_text(WATCHLIST)
+    code, out, _ = run("plan", "--json")
+    plan = json.loads(out)
+    assert code == 0
+    assert plan["jobs"] == []
+    assert plan["skipped"][0]["reason"].startswith("missing")
+    code, out, _ = run("plan")
+    assert code == 0
+    assert "refused" in out
+    assert json.loads(run("plan", "--matrix")[1]) == {"include": []}
+
+
+def test_run_exits_with_the_code_of_what_it_refused(run: Run, tmp_path: Path, with_hub: LocalHub) -> None:
+    (tmp_path / "watchlist.yaml").write_text(WATCHLIST)
+    code, out, err = run("run")
+    assert code == 3
+    assert "nothing to do" in out
+    assert "missing" in err
+
+
+def test_run_only_names_a_model_that_is_not_on_the_list(run: Run, tmp_path: Path, with_hub: LocalHub) -> None:
+    (tmp_path / "watchlist.yaml").write_text(WATCHLIST)
+    code, _, err = run("run", "--only", "lab/other")
+    assert code == 2
+    assert "lab/other" in err
+
+
+def test_a_hub_that_is_not_there_is_an_environment_problem(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "watchlist.yaml").write_text(WATCHLIST)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("bot.hub.session.ATTEMPTS", 1)
+    code, _, err = run("plan")
+    assert code == 8
+    assert "HF_ENDPOINT" in err
+
+
+def test_a_stage_without_its_job_says_which_verb_comes_first(run: Run, tmp_path: Path) -> None:
+    code, _, err = run("card", "--job", str(tmp_path / "nothing"))
+    assert code == 2
+    assert "awq-bot run" in err
+
+
+def test_quantize_without_folders_asks_for_them(run: Run) -> None:
+    code, _, err = run("quantize")
+    assert code == 2
+    assert "--source" in err
+
+
+def test_verify_of_a_repo_that_is_not_there_is_an_upstream_error(run: Run, with_hub: LocalHub) -> None:
+    code, _, err = run("verify", "quantized/none-awq")
+    assert code == 3
+    assert "quantized/none-awq" in err
+
+
+def test_verify_refuses_what_the_bot_did_not_publish(run: Run, with_hub: LocalHub) -> None:
+    with_hub.seed("quantized/foreign-awq", {"README.md": "hello"})
+    assert run("verify", "quantized/foreign-awq")[0] == 7
+
+
+def test_doctor_finds_a_token_that_may_only_read(
+    run: Run, tmp_path: Path, with_hub: LocalHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "watchlist.yaml").write_text(WATCHLIST)
+    monkeypatch.setenv("HF_TOKEN", with_hub.token(role="read"))
+    code, out, _ = run("doctor", "--json")
+    checks = {check["name"]: check for check in json.loads(out)}
+    assert code == 8
+    assert checks["endpoint"]["status"] == "ok"
+    assert checks["write to quantized"]["status"] == "failed"
+    assert "role write" in checks["write to quantized"]["fix"]
+    assert checks["versions"]["status"] == "ok", checks["versions"]
+
+
+def test_doctor_is_content_with_a_machine_that_fits(run: Run, tmp_path: Path, with_hub: LocalHub) -> None:
+    (tmp_path / "watchlist.yaml").write_text(WATCHLIST)
+    code, out, _ = run("doctor")
+    assert code == 0, out
+    assert run("doctor", "--runner")[0] == (8 if "warning" in out else 0)
+
+
+def test_a_log_file_is_written_with_times(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "watchlist.yaml").write_text(WATCHLIST)
+    assert run("--log-file", "bot.log", "check")[0] == 0
+    assert (tmp_path / "bot.log").exists()
+
+
+def test_no_colours_when_nobody_looks(tmp_path: Path) -> None:
+    (tmp_path / "watchlist.yaml").write_text("nonsense: 1\n")
+    command = [sys.executable, "-m", "bot", "check", "--watchlist", str(tmp_path / "watchlist.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "\x1b[" not in done.stdout + done.stderr
+
+
+def test_every_exit_code_of_the_readme_has_an_error() -> None:
+    assert sorted(ERRORS_BY_EXIT_CODE) == [2, 3, 4, 5, 6, 7, 8]
+
+
+def test_the_readmes_commands_are_those_of_the_command_line() -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    assert with_commands(readme) == readme, "run `make readme`"

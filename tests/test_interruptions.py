@@ -1,0 +1,211 @@
+"""Stopped anywhere, run again: the same published tree, nothing half-published in public, nothing left behind."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from bot.hub.local import Fault, HubError
+from tests.house import House, build_house, wait_for
+
+MODEL = "qwen3-tiny"
+TARGET = f"quantized/{MODEL}-awq"
+# Which records, and which folder, are not there yet when the stage of the name has not run.
+UNDONE = {
+    "pull": ("weights.json", "source"),
+    "quantize": ("quantized.json", "quantized", "layers"),
+    "evaluate": ("report.json", "card"),
+    "card": ("card.json",),
+}
+
+Tree = dict[str, bytes]
+
+
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory: pytest.TempPathFactory) -> House:
+    """A house whose job is done but for publishing. Its Hub is at rest."""
+    house = build_house(tmp_path_factory.mktemp("ready") / "house", models=(MODEL,))
+    with house.hub:
+        result = house.call("run", "--dry-run")
+    assert result.returncode == 0, result.stderr
+    return house
+
+
+@pytest.fixture(scope="module")
+def expected(ready: House, tmp_path_factory: pytest.TempPathFactory) -> Tree:
+    """What is published when nothing interrupts."""
+    house = ready.copy_to(tmp_path_factory.mktemp("expected") / "house")
+    with house.hub:
+        result = house.call("run")
+        assert result.returncode == 0, result.stderr
+        return house.hub.files(TARGET)
+
+
+@pytest.fixture
+def before(ready: House, tmp_path: Path) -> Iterator[Callable[[str], House]]:
+    """A house in which the stage of the given name, and those after it, have not run; its Hub is up."""
+    houses: list[House] = []
+
+    def make(stage: str) -> House:
+        house = ready.copy_to(tmp_path / stage)
+        names = [name for key, names in UNDONE.items() if _order(key) >= _order(stage) for name in names]
+        for name in names:
+            path = house.jobs[0] / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        house.hub.start()
+        houses.append(house)
+        return house
+
+    yield make
+    for house in houses:
+        house.hub.stop()
+
+
+def _order(stage: str) -> int:
+    return [*UNDONE, "publish"].index(stage)
+
+
+def _is_public(house: House) -> bool:
+    try:
+        return not house.hub.repo(TARGET).settings().private
+    except HubError:
+        return False
+
+
+def _finish(house: House, expected: Tree) -> None:
+    result = house.call("run")
+    assert result.returncode == 0, result.stderr
+    assert house.hub.files(TARGET) == expected
+    assert _is_public(house)
+    assert house.plan()["jobs"] == []
+    left = [path.name for path in house.jobs[0].rglob(".*") if path.is_file() and path.name != ".lock"]
+    assert left == []
+
+
+@pytest.mark.parametrize(
+    ("stage", "record"),
+    [("evaluate", "report.json"), ("card", "card.json"), ("publish", "publication.json")],
+)
+def test_killed_at_the_end_of_a_stage_it_goes_on_from_there(
+    before: Callable[[str], House], expected: Tree, stage: str, record: str
+) -> None:
+    house = before(stage)
+    job = house.jobs[0]
+    # The next request is held back, so that there is a moment to be killed in.
+    house.hub.faults.add(Fault(path="/api/repos/create|/api/models/quantized", method="POST", delay_s=60))
+    if record == "publication.json":
+        house.hub.faults.clear()
+        result = house.call("run")
+        assert result.returncode == 0, result.stderr
+    else:
+        house.stop_when((job / record).exists, signal.SIGKILL, "run")
+        house.hub.faults.clear()
+    _finish(house, expected)
+
+
+def test_killed_inside_pull_it_fetches_the_rest(before: Callable[[str], House], ready: House) -> None:
+    house = before("pull")
+    house.hub.faults.add(Fault(path=r"resolve/.*/model\.safetensors", method="GET", delay_s=60))
+    house.stop_when(lambda: not house.hub.faults.pending, signal.SIGKILL, "pull", "--job", str(house.jobs[0]))
+    assert not (house.jobs[0] / "weights.json").exists()
+    result = house.call("pull", "--job", str(house.jobs[0]))
+    assert result.returncode == 0, result.stderr
+    assert _tree(house.jobs[0] / "source") == _tree(ready.jobs[0] / "source")
+
+
+def test_killed_inside_quantize_it_loses_at_most_a_layer_and_makes_the_same_bytes(
+    before: Callable[[str], House], ready: House, expected: Tree
+) -> None:
+    house = before("quantize")
+    layers = house.jobs[0] / "layers"
+    house.stop_when(lambda: any(layers.glob("*.safetensors")), signal.SIGKILL, "run")
+    done = {path.name: path.stat().st_mtime_ns for path in layers.glob("*.safetensors")}
+    result = house.call("run", "--dry-run")
+    assert result.returncode == 0, result.stderr
+    assert {name: (layers / name).stat().st_mtime_ns for name in done} == done
+    _finish(house, expected)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/api/repos/create"),
+        ("PUT", ""),
+        ("POST", r"/commit/main"),
+        ("GET", r"resolve/.*/model\.safetensors"),
+        ("PUT", "/settings"),
+        ("POST", "/tag/"),
+    ],
+    ids=["create", "upload", "commit", "read back", "settings", "tag"],
+)
+def test_killed_inside_publish_nothing_unfinished_is_public(
+    before: Callable[[str], House], expected: Tree, method: str, path: str
+) -> None:
+    house = before("publish")
+    house.hub.faults.add(Fault(path=path, method=method, delay_s=60))
+    house.stop_when(lambda: not house.hub.faults.pending, signal.SIGKILL, "run")
+    # Only the tag may still be missing once people can see it: everything was read back before.
+    assert _is_public(house) <= (path == "/tag/")
+    house.hub.faults.clear()
+    _finish(house, expected)
+
+
+@pytest.mark.parametrize(
+    ("stage", "fault"),
+    [
+        ("pull", Fault(path="/api/models/lab/", delay_s=60)),
+        ("pull", Fault(path=r"resolve/.*/model\.safetensors", method="GET", delay_s=60)),
+        ("publish", Fault(path="/commit/main", method="POST", delay_s=60)),
+    ],
+    ids=["plan", "pull", "publish"],
+)
+def test_ctrl_c_ends_with_130_and_one_line(before: Callable[[str], House], stage: str, fault: Fault) -> None:
+    house = before(stage)
+    house.hub.faults.add(fault)
+    result = house.stop_when(lambda: not house.hub.faults.pending, signal.SIGINT, "run")
+    assert result.returncode == 130
+    assert "interrupted" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("stage", ["quantize", "evaluate"])
+def test_ctrl_c_in_a_child_ends_both_and_leaves_no_half_folder(
+    before: Callable[[str], House], expected: Tree, stage: str
+) -> None:
+    house = before(stage)
+    started = house.jobs[0] / "hf_home"
+    shutil.rmtree(started, ignore_errors=True)
+    wait = (house.jobs[0] / "layers").exists if stage == "quantize" else _is_measuring
+    result = house.stop_when(wait, signal.SIGINT, "run")
+    assert result.returncode == 130, result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (house.jobs[0] / UNDONE[stage][0]).exists()
+    if stage == "evaluate":
+        _finish(house, expected)
+
+
+def _is_measuring() -> bool:
+    """Whether a child of some run is evaluating by now."""
+    commands = (path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists())
+    return any(b"\0evaluate\0--job" in command for command in commands)
+
+
+def test_two_runs_racing_for_one_target_publish_once_and_both_end_well(
+    before: Callable[[str], House], expected: Tree
+) -> None:
+    house = before("publish")
+    shutil.copytree(house.root / "work", house.root / "other")
+    with house.start("run") as first, house.start("run", "--work", "other") as second:
+        ends = [process.communicate(timeout=120) for process in (first, second)]
+    assert [first.returncode, second.returncode] == [0, 0], ends
+    assert house.hub.files(TARGET) == expected
+    wait_for(lambda: True)
+    assert len([commit for commit in house.hub.history(TARGET) if commit.title.startswith("AWQ INT4")]) == 1
+
+
+def _tree(folder: Path) -> Tree:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
