@@ -42,6 +42,7 @@ out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 log = logging.getLogger("awq_bot")
 child_options: list[str] = []
+INTERRUPTED = 130
 
 WatchlistOption = Annotated[Path, typer.Option("--watchlist", help="The list of models to watch.")]
 WorkOption = Annotated[Path, typer.Option("--work", help="Where jobs keep their files; a disk with room.")]
@@ -66,12 +67,16 @@ def main() -> None:
         err.print(terminal.error_text(misuse), soft_wrap=True)
         code = misuse.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        err.print("interrupted; run it again and it goes on from here")
-        code = 130
+        code = INTERRUPTED
     except BrokenPipeError:
         # The reader of our output went away; what is left to flush would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
+    if code == INTERRUPTED:
+        err.print("interrupted; run it again and it goes on from here")
+        sys.stdout.flush()
+        # Threads may still wait for an answer from the network, and nobody should wait for them.
+        os._exit(INTERRUPTED)
     sys.exit(code)
 
 

@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from functools import cache
 from importlib import metadata
@@ -163,16 +162,18 @@ def describe_file(folder: Path, path: str) -> PublishedFile:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Temporary file in the same folder, fsync, rename. Raises OSError; then nothing is left behind."""
+    """Temporary file in the same folder, fsync, rename. Raises OSError; then nothing is left behind.
+
+    The temporary file's name is always the same, so that what a killed process left is written over.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with os.fdopen(descriptor, "wb") as stream:
+        with temporary.open("wb") as stream:
             stream.write(content)
             stream.flush()
+            os.fchmod(stream.fileno(), 0o644)
             os.fsync(stream.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ import bot
 from bot.calibration.sources import local_path, split_files
 from bot.checkpoint.repo_files import CARD, PROVENANCE, is_companion
 from bot.children import run_child
-from bot.errors import BotError, PublishError, QualityGateError, WatchlistError
+from bot.errors import BotError, EnvironmentProblem, PublishError, QualityGateError, WatchlistError
 from bot.evaluate.gate import judge
 from bot.hub import client
 from bot.hub import publish as hub_publish
@@ -156,12 +156,21 @@ def pull(bench: Bench, jobdir: JobDir) -> Weights:
     """The source at its pinned commit, and the pinned calibration files."""
     job = jobdir.job
     weights = jobdir.load(Weights, inputs=pull_inputs(job))
-    if weights is None:
+    if weights is None or not _is_pulled(jobdir, weights):
         for source in job.entry.calibration.sources:
             _pull_calibration(bench, source, jobdir.calibration)
         weights = pull_source(bench.hub, job, jobdir.source, bench.progress)
         jobdir.store(weights, inputs=pull_inputs(job))
     return weights
+
+
+def _is_pulled(jobdir: JobDir, weights: Weights) -> bool:
+    """By names and sizes alone: somebody may have made room in the job's folder."""
+    texts = [path for source in jobdir.job.entry.calibration.sources if (path := local_path(source))]
+    sizes = {jobdir.source / file.path: file.size_bytes for file in weights.files}
+    return all((jobdir.calibration / path).exists() for path in texts) and all(
+        path.is_file() and path.stat().st_size == size_bytes for path, size_bytes in sizes.items()
+    )
 
 
 def _pull_calibration(bench: Bench, source: TextSource, folder: Path) -> None:
@@ -187,7 +196,7 @@ def _pull_calibration(bench: Bench, source: TextSource, folder: Path) -> None:
         raise WatchlistError(f"{source.file}: cannot be read: {error.strerror}", hint=hint) from None
     if hashlib.sha256(content).hexdigest() != source.sha256:
         raise WatchlistError(f"{source.file} was edited since the plan was made", hint="Plan again.")
-    write_atomically(folder / path, content)
+    _write(folder / path, content)
 
 
 def quantize(bench: Bench, jobdir: JobDir) -> QuantizedModel:
@@ -244,12 +253,10 @@ def card(jobdir: JobDir) -> Card:
 
 def _write_card(jobdir: JobDir, provenance: Provenance) -> Card:
     """The card, then the provenance that names its hash, in card/; the record holds all that will be published."""
-    write_atomically(jobdir.card / CARD, render_card(jobdir.job, provenance).encode())
+    _write(jobdir.card / CARD, render_card(jobdir.job, provenance).encode())
     provenance = with_file(provenance, describe_file(jobdir.card, CARD))
-    write_atomically(jobdir.card / PROVENANCE, to_json(provenance).encode())
-    made = Card(files=(*provenance.files, describe_file(jobdir.card, PROVENANCE)))
-    jobdir.store(made)
-    return made
+    _write(jobdir.card / PROVENANCE, to_json(provenance).encode())
+    return Card(files=(*provenance.files, describe_file(jobdir.card, PROVENANCE)))
 
 
 def refresh(bench: Bench, jobdir: JobDir) -> Card:
@@ -262,7 +269,9 @@ def refresh(bench: Bench, jobdir: JobDir) -> Card:
     small = _needed(jobdir, SmallFiles, "refresh").files
     fresh = {CARD, *(file.path for file in small)}
     kept = [file for file in before.files if not is_companion(file.path) and file.path not in fresh]
-    return _write_card(jobdir, refreshed(before, job, tool=TOOL, files=(*kept, *small)))
+    made = _write_card(jobdir, refreshed(before, job, tool=TOOL, files=(*kept, *small)))
+    jobdir.store(made)
+    return made
 
 
 def publish(bench: Bench, jobdir: JobDir) -> Publication:
@@ -290,6 +299,16 @@ def artifact_of(jobdir: JobDir) -> hub_publish.Artifact:
         files=made.files,
         summary=f"AWQ INT4 of {job.entry.repo_id} at {job.upstream.sha[:8]}",
     )
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        write_atomically(path, content)
+    except OSError as error:
+        raise EnvironmentProblem(
+            f"{path}: cannot write: {error.strerror}",
+            hint="Free some space or name another folder with --work, then run it again.",
+        ) from None
 
 
 def _needed(jobdir: JobDir, kind: type[Record], stage: str) -> Record:

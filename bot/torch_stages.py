@@ -13,10 +13,12 @@ from pathlib import Path
 from bot.calibration.blocks import build, evaluation_tokens
 from bot.calibration.trial import try_tokenizer
 from bot.checkpoint.small_files import carry_small_files
+from bot.checkpoint.writer import writing
 from bot.errors import WatchlistError
 from bot.evaluate.metrics import evaluate as measure
 from bot.evaluate.plots import draw_error_by_layer
 from bot.jobdir import JobDir, describe_file, evaluate_inputs, quantize_inputs
+from bot.quantize.artifact import check_folders
 from bot.quantize.artifact import quantize as make_artifact
 from bot.records import Calibration, Progress, QuantizedModel, Recipe, Report, SmallFiles, Weights
 
@@ -58,6 +60,8 @@ def quantize_folder(
 
     texts: where the calibration's files lie. layers: keeps one file per layer; beside `out` and removed if None.
     """
+    # transformers would blame the tokenizer for a broken config.json, or look for the folder on the Hub.
+    check_folders(source, out, recipe=recipe, trust_remote_code=trust_remote_code)
     blocks, used = build(calibration, tokenizer_folder=source, folder=texts, trust_remote_code=trust_remote_code)
     parts = layers or out.with_name(f".{out.name}.layers")
     made = make_artifact(
@@ -88,8 +92,9 @@ def evaluate_job(jobdir: JobDir, progress: Progress) -> Report:
         progress=progress,
     )
     picture = jobdir.card / PICTURE
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    draw_error_by_layer(quantized, picture)
+    with writing(picture):
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        draw_error_by_layer(quantized, picture)
     report = replace(report, pictures=(PICTURE,))
     jobdir.store(report, inputs=evaluate_inputs(quantized))
     return report
@@ -100,7 +105,8 @@ def refresh_job(jobdir: JobDir) -> SmallFiles:
     job = jobdir.job
     try_tokenizer(jobdir.source, trust_remote_code=job.entry.trust_remote_code)
     shutil.rmtree(jobdir.quantized, ignore_errors=True)
-    jobdir.quantized.mkdir(parents=True)
+    with writing(jobdir.quantized):
+        jobdir.quantized.mkdir(parents=True)
     paths = carry_small_files(jobdir.source, jobdir.quantized, trust_remote_code=job.entry.trust_remote_code)
     files = SmallFiles(files=tuple(describe_file(jobdir.quantized, path) for path in paths))
     jobdir.store(files)
@@ -111,6 +117,9 @@ def evaluate_folder(
     source: Path, quantized: Path, *, text: Path | None, trust_remote_code: bool, progress: Progress
 ) -> Report:
     """text: a file to measure on, instead of text that calibration never sees."""
+    for folder in (source, quantized):
+        if not folder.is_dir():
+            raise WatchlistError(f"{folder}: no such folder", hint="Check --source and --quantized.")
     tokens, label = evaluation_tokens(tokenizer_folder=source, trust_remote_code=trust_remote_code, text=text)
     return measure(
         source,

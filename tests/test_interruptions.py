@@ -109,7 +109,7 @@ def test_killed_at_the_end_of_a_stage_it_goes_on_from_there(
 
 def test_killed_inside_pull_it_fetches_the_rest(before: Callable[[str], House], ready: House) -> None:
     house = before("pull")
-    house.hub.faults.add(Fault(path=r"resolve/.*/model\.safetensors", method="GET", delay_s=60))
+    house.hub.faults.add(Fault(path=r"/objects/.*/model", delay_s=60))
     house.stop_when(lambda: not house.hub.faults.pending, signal.SIGKILL, "pull", "--job", str(house.jobs[0]))
     assert not (house.jobs[0] / "weights.json").exists()
     result = house.call("pull", "--job", str(house.jobs[0]))
@@ -136,7 +136,7 @@ def test_killed_inside_quantize_it_loses_at_most_a_layer_and_makes_the_same_byte
         ("POST", "/api/repos/create"),
         ("PUT", ""),
         ("POST", r"/commit/main"),
-        ("GET", r"resolve/.*/model\.safetensors"),
+        ("GET", r"/objects/.*/model"),
         ("PUT", "/settings"),
         ("POST", "/tag/"),
     ],
@@ -158,7 +158,7 @@ def test_killed_inside_publish_nothing_unfinished_is_public(
     ("stage", "fault"),
     [
         ("pull", Fault(path="/api/models/lab/", delay_s=60)),
-        ("pull", Fault(path=r"resolve/.*/model\.safetensors", method="GET", delay_s=60)),
+        ("pull", Fault(path=r"/objects/.*/model", delay_s=60)),
         ("publish", Fault(path="/commit/main", method="POST", delay_s=60)),
     ],
     ids=["plan", "pull", "publish"],

@@ -55,8 +55,10 @@ def read(source: TextSource, folder: Path, *, split: stdlib.Split = "calibrate")
     if source.dataset is not None:
         return _read_dataset(source, folder / path)
     if not (folder / path).is_file():
+        pulled = source.sha256 is not None
         raise QuantizationError(
-            f"calibration file {source.label} is not there: {folder / path}", hint="Pull the job again."
+            f"calibration file {source.label} is not there" + (f": {folder / path}" if pulled else ""),
+            hint="Pull the job again." if pulled else "Check its path; it must be a file.",
         )
     _check_pin(source, folder / path)
     return read_file(folder / path, label=source.label, column=source.column)

@@ -8,6 +8,7 @@ from typing import Any
 from bot.errors import UpstreamError
 
 _SPACE = " \t\n\r"
+_BROKEN = "The file is damaged or was never right; look at it upstream."
 
 
 def parse_object(content: bytes, *, where: str) -> dict[str, Any]:
@@ -18,9 +19,9 @@ def parse_object(content: bytes, *, where: str) -> dict[str, Any]:
     try:
         value = json.loads(content.decode(), object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise UpstreamError(f"{where}: not valid JSON: {error}") from None
+        raise UpstreamError(f"{where}: not valid JSON: {error}", hint=_BROKEN) from None
     if not isinstance(value, dict):
-        raise UpstreamError(f"{where}: not a JSON object")
+        raise UpstreamError(f"{where}: not a JSON object", hint=_BROKEN)
     return value
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bot.checkpoint.jsontext import parse_object, set_key
 from bot.checkpoint.repo_files import CHAT_TEMPLATE, TOKENIZER_CONFIG, is_code, is_companion, is_vocabulary
-from bot.checkpoint.writer import replacing
+from bot.checkpoint.writer import replacing, writing
 from bot.errors import UpstreamError
 
 
@@ -32,7 +32,8 @@ def carry_small_files(source: Path, out: Path, *, trust_remote_code: bool) -> tu
     )
     for path in paths:
         target = out / path
-        target.parent.mkdir(parents=True, exist_ok=True)
+        with writing(target.parent):
+            target.parent.mkdir(parents=True, exist_ok=True)
         with replacing(target) as file, (source / path).open("rb") as original:
             shutil.copyfileobj(original, file)
     _insert_chat_template(source, out)

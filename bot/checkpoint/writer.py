@@ -61,13 +61,23 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fchmod(file.fileno(), 0o644)
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        sync_folder(path.parent)
+        with writing(path):
+            with temporary.open("wb") as file:
+                yield file
+                file.flush()
+                os.fchmod(file.fileno(), 0o644)
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raises EnvironmentProblem when what is done inside meets a disk that is full or must not be written."""
+    try:
+        yield
     except OSError as error:
         if error.errno not in _NOT_OUR_FAULT:
             raise
@@ -75,8 +85,6 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             f"{path}: cannot be written: {error.strerror}",
             hint="Free some space, or put the work directory on a larger volume; finished layers are kept.",
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

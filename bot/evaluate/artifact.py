@@ -31,8 +31,11 @@ def open_artifact(folder: Path, source: Inventory) -> Checkpoint:
     try:
         config = parse_config(path.read_bytes(), where=str(path))
         artifact = Checkpoint(folder)
-    except (UpstreamError, OSError) as error:
+    except UpstreamError as error:
         raise QuantizationError(f"artifact: {error}", hint="Quantize again.") from error
+    except OSError as error:
+        reason = f"{path}: cannot be read: {error.strerror}"
+        raise QuantizationError(f"artifact: {reason}", hint="Quantize again.") from error
     check_inventory(
         source,
         artifact.tensors,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from huggingface_hub import HfApi
@@ -30,7 +29,7 @@ from bot.checkpoint.repo_files import (
 )
 from bot.errors import UpstreamError
 from bot.hub.fetch import files_at, read_range, read_small_file
-from bot.hub.session import Hub, HubFailsError, call, is_missing, status_of
+from bot.hub.session import Hub, HubFailsError, call, is_missing, status_of, workers
 from bot.records import (
     Details,
     HubFile,
@@ -69,7 +68,7 @@ def details(hub: Hub, sources: Sequence[Upstream]) -> tuple[Details, ...]:
 
 
 def _side_by_side(function: Callable[[Item], Result], items: Iterable[Item]) -> tuple[Result, ...]:
-    with ThreadPoolExecutor(_WORKERS) as pool:
+    with workers(_WORKERS) as pool:
         return tuple(pool.map(function, items))
 
 

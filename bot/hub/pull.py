@@ -7,7 +7,7 @@ import shutil
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
+from concurrent.futures import CancelledError, as_completed
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from tqdm import tqdm
 from bot.checkpoint.repo_files import is_safe_path
 from bot.errors import BotError, EnvironmentProblem, UpstreamError
 from bot.hub.fetch import files_at
-from bot.hub.session import Hub, call, status_of
+from bot.hub.session import Hub, call, status_of, workers
 from bot.records import HubFile, Job, Progress, PublishedFile, Weights
 
 _DOWNLOADS = 4
@@ -143,13 +143,14 @@ def _download_all(hub: Hub, origin: Pinned, files: list[HubFile], folder: Path, 
     """Several at a time. When one fails, or the user interrupts, the others stop at their next chunk."""
     stop = threading.Event()
     bar = _bytes_reporter(progress, f"pull {origin.repo_id}", sum(file.size_bytes for file in files), stop)
-    pool = ThreadPoolExecutor(_DOWNLOADS)
-    try:
-        for done in as_completed([pool.submit(download, hub, origin, file.path, folder, bar) for file in files]):
-            done.result()
-    finally:
-        stop.set()
-        pool.shutdown(cancel_futures=True)
+    with workers(_DOWNLOADS) as pool:
+        try:
+            for done in as_completed(
+                [pool.submit(download, hub, origin, item.path, folder, bar) for item in files]
+            ):
+                done.result()
+        finally:
+            stop.set()
 
 
 def _bytes_reporter(progress: Progress, what: str, total: int, stop: threading.Event) -> type[Any]:

@@ -16,8 +16,8 @@ from bot.checkpoint.config import artifact_config, parse_config
 from bot.checkpoint.inventory import check_inventory
 from bot.checkpoint.reader import TORCH_DTYPES, Checkpoint
 from bot.checkpoint.small_files import carry_small_files
-from bot.checkpoint.writer import replacing, write_checkpoint
-from bot.errors import EnvironmentProblem, UnsupportedModelError, UpstreamError
+from bot.checkpoint.writer import replacing, write_checkpoint, writing
+from bot.errors import EnvironmentProblem, UnsupportedModelError, UpstreamError, WatchlistError
 from bot.quantize import assemble, selection
 from bot.quantize.autoawq import Work, decoder_layers, quantize_layers
 from bot.quantize.layerfile import FinishedLayer
@@ -93,6 +93,12 @@ def quantize(
     )
 
 
+def check_folders(source: Path, out: Path, *, recipe: Recipe, trust_remote_code: bool) -> None:
+    """Raises what quantize() would raise at once, before anybody spends time on calibration text."""
+    assemble.check_replaceable(out)
+    _open(source, recipe, trust_remote_code)
+
+
 def tool_versions() -> dict[str, str]:
     return {tool: metadata.version(tool) for tool in TOOLS} | {"python": platform.python_version()}
 
@@ -101,11 +107,23 @@ def _open(folder: Path, recipe: Recipe, trust_remote_code: bool) -> Source:
     if (recipe.bits, recipe.zero_point, recipe.version, recipe.search) != (4, True, "gemm", "awq"):
         raise UnsupportedModelError(f"this bot makes 4-bit GEMM checkpoints with zero points, not {recipe}")
     path = folder / "config.json"
+    if not folder.is_dir():
+        raise WatchlistError(
+            f"{folder}: no such folder", hint="Give the folder that holds the model's config.json."
+        )
     if not path.is_file():
         raise UpstreamError(f"{path}: missing", hint="This is no model folder as transformers writes it.")
     config = path.read_bytes()
-    if parse_config(config, where=str(path)).get("quantization_config") is not None:
-        raise UnsupportedModelError(f"{path}: has a quantization_config, the model is quantized already")
+    keys = parse_config(config, where=str(path))
+    if keys.get("quantization_config") is not None:
+        raise UnsupportedModelError(
+            f"{path}: has a quantization_config, the model is quantized already",
+            hint="Start from the model in full precision.",
+        )
+    if not keys.get("model_type"):
+        raise UnsupportedModelError(
+            f"{path}: names no model_type", hint="transformers finds the architecture by it; look at it upstream."
+        )
     checkpoint = Checkpoint(folder)
     return Source(
         folder=folder,
@@ -137,7 +155,8 @@ def _quantize_layers(
     selection.check_dtypes({name: source.checkpoint.tensors[f"{name}.weight"] for name in linears})
     selection.check_blocks(blocks, model)
     progress("loading", 1, 1, "model")
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     work = Work(
         blocks=blocks,
         chosen=frozenset(chosen),

@@ -15,7 +15,7 @@ import torch
 from bot.checkpoint.header import ITEM_BYTES
 from bot.checkpoint.parts import Part, part_of
 from bot.checkpoint.reader import Checkpoint, TensorFile
-from bot.checkpoint.writer import sync_folder
+from bot.checkpoint.writer import sync_folder, writing
 from bot.errors import QuantizationError, WatchlistError
 from bot.quantize.layerfile import FinishedLayer
 from bot.records import PublishedFile, TensorInfo
@@ -91,7 +91,9 @@ def file_sha256(path: Path) -> str:
 
 
 def check_replaceable(out: Path) -> None:
-    """Raises WatchlistError when out is there and is no artifact that may be replaced."""
+    """Raises WatchlistError when out is there and is no artifact that may be replaced, or lies below a file."""
+    if blocking := next((parent for parent in out.parents if parent.exists() and not parent.is_dir()), None):
+        raise WatchlistError(f"{out}: {blocking} is no folder", hint="Give another folder.")
     if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or _is_artifact(out))):
         raise WatchlistError(f"{out}: is there already, and is no AWQ folder", hint="Give another folder.")
 
@@ -101,13 +103,15 @@ def appearing(out: Path) -> Iterator[Path]:
     """A folder beside out that takes its place when everything in it is written; on an error it goes away."""
     folder = out.with_name(f".{out.name}.partial")
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    with writing(folder):
+        folder.mkdir(parents=True)
     try:
         yield folder
         if out.exists():
             shutil.rmtree(out)
-        folder.replace(out)
-        sync_folder(out.parent)
+        with writing(out):
+            folder.replace(out)
+            sync_folder(out.parent)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -42,7 +42,8 @@ def load_model(source: Path, *, dtype: torch.dtype, trust_remote_code: bool) -> 
         raise EnvironmentProblem(f"{source}: the model does not fit into memory") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError) as error:
         raise UnsupportedModelError(
-            f"{source}: transformers {transformers.__version__} cannot load it: {_first_line(error)}"
+            f"{source}: transformers {transformers.__version__} cannot load it: {_first_line(error)}",
+            hint="Does config.json fit the weight files, and does the model bring code of its own?",
         ) from error
     _check_complete(source, loaded)
     model.config.use_cache = False
