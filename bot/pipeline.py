@@ -5,6 +5,7 @@ knows the order. Each stage reads the record before it, writes its own, and is s
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import TypeVar
 
 import bot
 from bot.calibration.sources import local_path, split_files
-from bot.checkpoint.repo_files import CARD, PROVENANCE, is_companion
+from bot.checkpoint.repo_files import CARD, CHAT_TEMPLATE, PROVENANCE, TOKENIZER_CONFIG, is_companion
 from bot.children import run_child
 from bot.errors import BotError, EnvironmentProblem, PublishError, QualityGateError, WatchlistError
 from bot.evaluate.gate import judge
@@ -253,10 +254,17 @@ def card(jobdir: JobDir) -> Card:
 
 def _write_card(jobdir: JobDir, provenance: Provenance) -> Card:
     """The card, then the provenance that names its hash, in card/; the record holds all that will be published."""
-    _write(jobdir.card / CARD, render_card(jobdir.job, provenance).encode())
+    _write(jobdir.card / CARD, render_card(jobdir.job, provenance, chat=_has_chat_template(jobdir)).encode())
     provenance = with_file(provenance, describe_file(jobdir.card, CARD))
     _write(jobdir.card / PROVENANCE, to_json(provenance).encode())
     return Card(files=(*provenance.files, describe_file(jobdir.card, PROVENANCE)))
+
+
+def _has_chat_template(jobdir: JobDir) -> bool:
+    if (jobdir.quantized / CHAT_TEMPLATE).is_file():
+        return True
+    path = jobdir.quantized / TOKENIZER_CONFIG
+    return path.is_file() and bool(json.loads(path.read_bytes()).get("chat_template"))
 
 
 def refresh(bench: Bench, jobdir: JobDir) -> Card:

@@ -26,9 +26,9 @@ _KNOWN_UPSTREAM_TAGS = {"conversational", "chat", "code", "math", "reasoning", "
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>|#!&~$]|:(?=//)|(?<=www)\.|@(?=[^\s@]*\.))", re.IGNORECASE)
 
 
-def render_card(job: Job, provenance: Provenance) -> str:
-    """README.md of the target. Raises jinja2.UndefinedError when the template names a fact that is not there."""
-    body = _environment().get_template(TEMPLATE).render(**_facts(job, provenance))
+def render_card(job: Job, provenance: Provenance, *, chat: bool) -> str:
+    """README.md of the target. chat: the model has a chat template, so the example talks to it. Raises jinja2.UndefinedError when the template names a fact that is not there."""
+    body = _environment().get_template(TEMPLATE).render(**_facts(job, provenance), chat=chat)
     return f"---\n{yaml.safe_dump(_metadata(job), sort_keys=False, allow_unicode=True)}---\n\n{body}"
 
 

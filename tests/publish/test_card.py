@@ -37,9 +37,9 @@ bits per weight, everything |  | 5.25
 """
 
 
-def rendered(source: Upstream | None = None, **facts: Any) -> str:
+def rendered(source: Upstream | None = None, *, chat: bool = True, **facts: Any) -> str:
     asked, source = entry(), source or upstream()
-    return render_card(job(asked, source), provenance(asked, source, **facts))
+    return render_card(job(asked, source), provenance(asked, source, **facts), chat=chat)
 
 
 def front_matter(text: str) -> dict[str, Any]:
@@ -108,7 +108,7 @@ def full() -> str:
     )
 
 
-@pytest.mark.parametrize(("name", "text"), [("plain.md", rendered()), ("full.md", full())])
+@pytest.mark.parametrize(("name", "text"), [("base.md", rendered(chat=False)), ("chat.md", full())])
 def test_the_card_reads_as_it_should(name: str, text: str) -> None:
     """After a wanted change: GOLDEN=write pytest tests/publish/test_card.py, then read the diff."""
     if os.environ.get("GOLDEN") == "write":
