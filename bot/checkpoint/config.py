@@ -27,7 +27,10 @@ def artifact_config(upstream: bytes, *, recipe: Recipe, artifact_dtype: str, whe
     """
     config = parse_config(upstream, where=where)
     if config.get("quantization_config") is not None:
-        raise UnsupportedModelError(f"{where}: has a quantization_config, the model is quantized already")
+        raise UnsupportedModelError(
+            f"{where}: has a quantization_config, the model is quantized already",
+            hint="Start from the model in full precision.",
+        )
     content = upstream
     for key in [key for key in DTYPE_KEYS if key in config] or [DTYPE_KEYS[0]]:
         content = set_key(content, key, artifact_dtype, where=where)

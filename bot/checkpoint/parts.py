@@ -68,4 +68,5 @@ def _converted(source: Chunked, name: str, dtype: str, target: str) -> Iterator[
 
 def _check_finite(values: Tensor, name: str, problem: str) -> None:
     if not bool(torch.isfinite(values).all()):
-        raise QuantizationError(f"tensor {name} {problem}")
+        hint = "Is the upload broken? A value that only float16 cannot hold needs a bfloat16 source."
+        raise QuantizationError(f"tensor {name} {problem}", hint=hint)

@@ -37,6 +37,7 @@ TORCH_DTYPES: dict[str, torch.dtype] = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
+_BROKEN_INDEX = "The index is broken; look at it upstream."
 DTYPE_NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
 
 
@@ -107,7 +108,8 @@ def _read_header(path: Path) -> Header:
             length = header_length(file.read(LENGTH_BYTES), file_bytes=size, where=str(path))
             text = file.read(length)
     except OSError as error:
-        raise UpstreamError(f"{path}: cannot be read: {error.strerror or error}") from None
+        reason = f"cannot be read: {error.strerror or error}"
+        raise UpstreamError(f"{path}: {reason}", hint="Fetch it again.") from None
     return parse_header(text, file_bytes=size, where=str(path))
 
 
@@ -140,11 +142,13 @@ def _open_files(folder: Path) -> tuple[tuple[str, ...], dict[str, TensorFile]]:
 def _weight_map(index: Path) -> dict[str, str]:
     weight_map = parse_object(index.read_bytes(), where=str(index)).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise UpstreamError(f"{index}: no weight_map")
+        raise UpstreamError(f"{index}: no weight_map", hint=_BROKEN_INDEX)
     for tensor, name in weight_map.items():
         # The index is a stranger's file: a shard lies beside it, nowhere else.
         if not isinstance(name, str) or not _is_plain_name(name):
-            raise UpstreamError(f"{index}: tensor {tensor!r} points outside the folder, to {name!r}")
+            raise UpstreamError(
+                f"{index}: tensor {tensor!r} points outside the folder, to {name!r}", hint=_BROKEN_INDEX
+            )
     return weight_map
 
 
@@ -167,7 +171,10 @@ def _read_exactly(file: BinaryIO, target: memoryview, path: Path) -> None:
     while done < len(target):
         count = file.readinto(target[done:])  # type: ignore[attr-defined]
         if not count:
-            raise UpstreamError(f"{path}: ended {len(target) - done} bytes early; it changed while being read")
+            raise UpstreamError(
+                f"{path}: ended {len(target) - done} bytes early; it changed while being read",
+                hint="Run it again.",
+            )
         done += count
 
 

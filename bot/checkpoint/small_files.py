@@ -50,6 +50,6 @@ def _insert_chat_template(source: Path, out: Path) -> None:
     try:
         text = template.read_bytes().decode()
     except UnicodeDecodeError as error:
-        raise UpstreamError(f"{template}: not UTF-8: {error}") from None
+        raise UpstreamError(f"{template}: not UTF-8: {error}", hint="Look at it upstream.") from None
     with replacing(out / TOKENIZER_CONFIG) as file:
         file.write(set_key(content, "chat_template", text, where=str(config)))

@@ -85,7 +85,9 @@ def size_bytes(checkpoint: Checkpoint) -> int:
 def _artifact_dtype(config: dict[str, Any], path: Path) -> str:
     named = next((config[key] for key in DTYPE_KEYS if key in config), None)
     if not isinstance(named, str) or named not in _DTYPES:
-        raise QuantizationError(f"artifact: {path}: dtype {named!r} is neither float16 nor bfloat16")
+        raise QuantizationError(
+            f"artifact: {path}: dtype {named!r} is neither float16 nor bfloat16", hint="Quantize again."
+        )
     return _DTYPES[named]
 
 
@@ -102,7 +104,9 @@ def _group_size(config: dict[str, Any], path: Path) -> int:
             )
     group_size = written.get("group_size")
     if type(group_size) is not int or group_size <= 0:
-        raise QuantizationError(f"artifact: {path}: quantization_config.group_size is {group_size!r}")
+        raise QuantizationError(
+            f"artifact: {path}: quantization_config.group_size is {group_size!r}", hint="Quantize again."
+        )
     return group_size
 
 

@@ -66,7 +66,9 @@ def load_artifact(artifact: Checkpoint, source: LoadedModel, *, device: torch.de
     loaded = _checked("artifact", model, info, device)
     if loaded.unexpected != source.unexpected:
         odd = sorted(loaded.unexpected ^ source.unexpected)
-        raise QuantizationError(f"artifact: {odd[0]} is used in one of source and artifact only")
+        raise QuantizationError(
+            f"artifact: {odd[0]} is used in one of source and artifact only", hint="Quantize again."
+        )
     return loaded
 
 
@@ -76,7 +78,10 @@ def _checked(what: str, model: Any, info: dict[str, Any], device: torch.device) 
     if missing or reshaped or info["error_msgs"]:
         # transformers would fill these with random numbers and go on.
         first = (missing + reshaped + list(info["error_msgs"]))[0]
-        raise QuantizationError(f"{what}: the weights do not fill the architecture: {first}")
+        raise QuantizationError(
+            f"{what}: the weights do not fill the architecture: {first}",
+            hint="Do its config.json and its weight files belong together?",
+        )
     return LoadedModel(model=model.eval().to(device), unexpected=frozenset(info["unexpected_keys"]))
 
 

@@ -32,6 +32,10 @@ with warnings.catch_warnings(record=True):
 _TOKENS_AT_ONCE = 16_384  # in one forward pass of a layer
 _EQUIVALENT = 1e-3  # relative; rounding of float32 stays far below, a wrong scaling is far above
 
+_BROKEN = "The file upstream is broken: tell its author. Nothing was published."
+_OUT_OF_RANGE = "Its activations leave the range of its dtype on this text: try other calibration text."
+_NOTHING_TO_DO = "It cannot be quantized by this version; put it on `hold:` on the watchlist."
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
@@ -58,12 +62,16 @@ def decoder_layers(model: Any) -> tuple[str, nn.ModuleList]:
     """
     model_type = model.config.model_type
     if TRANSFORMERS_AUTO_MAPPING_DICT.get(model_type) != "AutoModelForCausalLM":
-        raise UnsupportedModelError(f"AutoAWQ has no causal language model of type {model_type!r}")
+        raise UnsupportedModelError(
+            f"AutoAWQ has no causal language model of type {model_type!r}", hint=_NOTHING_TO_DO
+        )
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # one of its classes prints the model
             layers = AWQ_CAUSAL_LM_MODEL_MAP[model_type].get_model_layers(model)
     except AttributeError as error:
-        raise UnsupportedModelError(f"AutoAWQ does not know this kind of {model_type!r}: {error}") from error
+        raise UnsupportedModelError(
+            f"AutoAWQ does not know this kind of {model_type!r}: {error}", hint=_NOTHING_TO_DO
+        ) from error
     return next(name for name, module in model.named_modules() if module is layers), layers
 
 
@@ -164,7 +172,9 @@ class LayerwiseQuantizer(AwqQuantizer):  # type: ignore[misc]
                     scales.append(self._search_best_scale(layer, **entry))
             for _, read_by, by in scales:
                 if not bool((torch.isfinite(by) & (by > 0)).all()):
-                    raise QuantizationError(f"layer {index}: the scales for {', '.join(read_by)} are not finite")
+                    raise QuantizationError(
+                        f"layer {index}: the scales for {', '.join(read_by)} are not finite", hint=_OUT_OF_RANGE
+                    )
             layer.float()
             self.module_kwargs = _moved(self.module_kwargs, device=self._work.device, dtype=torch.float32)
             wanted = self._module_forward(first.float(), layer, self._own(layer))
@@ -174,7 +184,8 @@ class LayerwiseQuantizer(AwqQuantizer):  # type: ignore[misc]
         # What a layer adds to its input, because the input itself may be far larger.
         if (got - wanted).norm() > _EQUIVALENT * (wanted - first.float()).norm():
             raise UnsupportedModelError(
-                f"layer {index}: AutoAWQ's scaling changes what this {self.awq_model.model_type} computes"
+                f"layer {index}: AutoAWQ's scaling changes what this {self.awq_model.model_type} computes",
+                hint=_NOTHING_TO_DO,
             )
         return scales
 
@@ -194,12 +205,18 @@ class LayerwiseQuantizer(AwqQuantizer):  # type: ignore[misc]
     def _check_finite(self, index: int, linears: Mapping[str, nn.Linear], inputs: Mapping[str, Tensor]) -> None:
         for name, linear in linears.items():
             if name not in inputs:
-                raise UnsupportedModelError(f"layer {index}, {name}: the calibration blocks never reached it")
-            for what, values in (("weights", linear.weight), ("inputs", inputs[name])):
-                if not isfinite(_largest(values)):
-                    raise QuantizationError(f"layer {index}, {name}: its {what} hold NaN or infinity")
+                raise UnsupportedModelError(
+                    f"layer {index}, {name}: the calibration blocks never reached it",
+                    hint="Give it more calibration samples, or leave the module out with modules_to_not_convert.",
+                )
+            if not isfinite(_largest(linear.weight)):
+                raise QuantizationError(f"layer {index}, {name}: its weights hold NaN or infinity", hint=_BROKEN)
+            if not isfinite(_largest(inputs[name])):
+                raise QuantizationError(
+                    f"layer {index}, {name}: its inputs hold NaN or infinity", hint=_OUT_OF_RANGE
+                )
         if not isfinite(_largest(self.inps)):
-            raise QuantizationError(f"layer {index}: its output holds NaN or infinity")
+            raise QuantizationError(f"layer {index}: its output holds NaN or infinity", hint=_OUT_OF_RANGE)
 
     def _own(self, layer: nn.Module) -> dict[str, Any]:
         own: dict[str, Any] = self._sanitize_kwargs(self.module_kwargs, layer)
@@ -256,12 +273,14 @@ def _naming(index: int, model_type: str) -> Iterator[None]:
         yield
     except (AttributeError, KeyError, NotImplementedError, TypeError) as error:
         raise UnsupportedModelError(
-            f"layer {index}: AutoAWQ does not know this kind of {model_type!r}: {error}"
+            f"layer {index}: AutoAWQ does not know this kind of {model_type!r}: {error}", hint=_NOTHING_TO_DO
         ) from error
     except Exception as error:
         # Its search ends in assertions on NaN, and in a bare Exception when no step of the grid had a finite loss.
         if isinstance(error, AssertionError) or type(error) is Exception:
-            raise QuantizationError(f"layer {index}: the search found no finite scales: {error}") from error
+            raise QuantizationError(
+                f"layer {index}: the search found no finite scales: {error}", hint=_OUT_OF_RANGE
+            ) from error
         raise
 
 

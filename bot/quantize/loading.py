@@ -39,7 +39,10 @@ def load_model(source: Path, *, dtype: torch.dtype, trust_remote_code: bool) -> 
             output_loading_info=True,
         )
     except (MemoryError, torch.OutOfMemoryError) as error:
-        raise EnvironmentProblem(f"{source}: the model does not fit into memory") from error
+        raise EnvironmentProblem(
+            f"{source}: the model does not fit into memory",
+            hint="Use a machine with more memory; plan says how much.",
+        ) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError) as error:
         raise UnsupportedModelError(
             f"{source}: transformers {transformers.__version__} cannot load it: {_first_line(error)}",

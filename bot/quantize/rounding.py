@@ -35,7 +35,9 @@ def round_to_nearest(weight: Tensor, *, group_size: int) -> Rounded:
     high = groups.amax(dim=-1).clamp(min=0)
     scales = ((high - low).clamp(min=SMALLEST_RANGE) / LEVELS).to(torch.float16)
     if not bool(torch.isfinite(scales).all()):
-        raise QuantizationError("a weight is not finite, or too large for a float16 scale")
+        raise QuantizationError(
+            "a weight is not finite, or too large for a float16 scale", hint="Are the weights upstream broken?"
+        )
     step = scales.to(torch.float32)
     zeros = torch.round(-low / step).clamp(0, LEVELS)
     q = torch.round(groups / step.unsqueeze(-1)).add_(zeros.unsqueeze(-1)).clamp_(0, LEVELS)

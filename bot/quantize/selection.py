@@ -42,7 +42,10 @@ def source_names(model: Any, tensors: Mapping[str, TensorInfo], *, inside: str) 
             hint=f"The tensor is {experts[0]}.",
         )
     if changed:
-        raise UnsupportedModelError(f"transformers holds {changed[0]} in another form than the source")
+        raise UnsupportedModelError(
+            f"transformers holds {changed[0]} in another form than the source",
+            hint="It cannot be quantized by this version; put it on `hold:` on the watchlist.",
+        )
     return names
 
 
@@ -68,7 +71,9 @@ def select_linears(linears: Mapping[str, Shape], *, recipe: Recipe) -> tuple[str
     for name in chosen:
         _check_shape(name, linears[name], recipe.group_size)
     if not chosen:
-        raise UnsupportedModelError("no linear is left to quantize")
+        raise UnsupportedModelError(
+            "no linear is left to quantize", hint="Name fewer modules under modules_to_not_convert."
+        )
     return chosen
 
 
@@ -76,7 +81,10 @@ def check_dtypes(chosen: Mapping[str, TensorInfo]) -> None:
     """Raises UnsupportedModelError for weights that are no plain floats: quantized already, in all likelihood."""
     for info in chosen.values():
         if info.dtype not in FLOATS:
-            raise UnsupportedModelError(f"{info.name} is {info.dtype}; only {', '.join(FLOATS)} are quantized")
+            raise UnsupportedModelError(
+                f"{info.name} is {info.dtype}; only {', '.join(FLOATS)} are quantized",
+                hint="Start from the model in full precision.",
+            )
 
 
 def source_dtype(tensors: Mapping[str, TensorInfo]) -> str:
@@ -118,7 +126,10 @@ def _check_left_out(name: str, left_out: tuple[str, ...], linears: Mapping[str, 
     # vLLM and SGLang look for the name anywhere in a module's path.
     hit = [other for other in linears if name in other and other not in left_out]
     if hit:
-        raise WatchlistError(f"modules_to_not_convert: readers would take {name} for {hit[0]} too")
+        raise WatchlistError(
+            f"modules_to_not_convert: readers would take {name} for {hit[0]} too",
+            hint="Name both, or neither: servers look for the name anywhere in a module's path.",
+        )
 
 
 def _check_shape(name: str, shape: Shape, group_size: int) -> None:
