@@ -160,7 +160,7 @@ class LayerwiseQuantizer(AwqQuantizer):  # type: ignore[misc]
                     scales.append(self._search_best_scale(layer, **entry))
             for _, read_by, by in scales:
                 if not bool((torch.isfinite(by) & (by > 0)).all()):
-                    raise QuantizationError(f"layer {index}: the scales for {', '.join(read_by)} are not finite")
+                    raise QuantizationError(f"the scales for {', '.join(read_by)} are not finite")
         return scales
 
     def _apply_scales(
@@ -256,9 +256,11 @@ class LayerwiseQuantizer(AwqQuantizer):  # type: ignore[misc]
 
 @contextlib.contextmanager
 def _naming(index: int, model_type: str) -> Iterator[None]:
-    """AutoAWQ's own ways to give up, with the layer named."""
+    """AutoAWQ's own ways to give up, and ours, with the layer named."""
     try:
         yield
+    except QuantizationError as error:
+        raise QuantizationError(f"layer {index}: {error.message}", hint=error.hint) from error
     except (AttributeError, KeyError, NotImplementedError, TypeError) as error:
         raise UnsupportedModelError(
             f"layer {index}: AutoAWQ does not know this kind of {model_type!r}: {error}"

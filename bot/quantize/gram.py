@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import nn
 
-from bot.errors import QuantizationError
 from bot.quantize.architectures import shared_inputs
 from bot.quantize.autoawq import LayerwiseQuantizer, largest, name_of
 from bot.quantize.inputs import Inputs, watched
@@ -53,8 +52,6 @@ class GramQuantizer(LayerwiseQuantizer):
         names = tuple(name_of(module, reader) for reader in readers)
         weights = [reader.weight.detach().float() for reader in readers]
         scaling = best_scaling(weights, inputs.gram, inputs.mean, group_size=self.group_size)
-        if scaling is None:
-            raise QuantizationError(f"{', '.join(names)}: no scaling has a finite loss")
         self._ratios |= dict.fromkeys(names, scaling.ratio)
         return name_of(module, others["prev_op"]), names, scaling.by.cpu()
 

@@ -116,15 +116,15 @@ def compensated(
     nearest = nearest_steps(weight.view(*joined.scales.shape, -1), joined).view(weight.shape)
     # Channels with the strongest inputs first: they find all others still free to make good their errors.
     order = torch.argsort(inputs_gram.diagonal(), descending=True, stable=True)
-    factor, fallback = _inverse_factor(inputs_gram[order][:, order])
+    factor, fallback = inverse_factor(inputs_gram[order][:, order])
     if factor is not None:
-        swept = _settled(weight, joined, _swept(weight, joined, factor, order), inputs_gram)
-        better = _lost(weight, swept, joined, inputs_gram) < _lost(weight, nearest, joined, inputs_gram)
-        nearest = torch.where(better.unsqueeze(1), swept, nearest)
+        fitted = settled(weight, joined, swept(weight, joined, factor, order), inputs_gram)
+        better = _lost(weight, fitted, joined, inputs_gram) < _lost(weight, nearest, joined, inputs_gram)
+        nearest = torch.where(better.unsqueeze(1), fitted, nearest)
     return list(torch.split(nearest, [len(part) for part in weights])), fallback
 
 
-def _inverse_factor(gram: Tensor) -> tuple[Tensor | None, str]:
+def inverse_factor(gram: Tensor) -> tuple[Tensor | None, str]:
     """The upper U with U^T U = (H + damping)^-1, and what had to be done to get it."""
     diagonal = gram.diagonal()
     for damping in DAMPING:
@@ -139,10 +139,10 @@ def _inverse_factor(gram: Tensor) -> tuple[Tensor | None, str]:
     return None, "plain rounding"
 
 
-def _swept(weight: Tensor, levels: Levels, factor: Tensor, order: Tensor) -> Tensor:
+def swept(weight: Tensor, levels: Levels, factor: Tensor, order: Tensor) -> Tensor:
     """Column by column in this order, each one's error spread over those that are still free.
 
-    factor: as _inverse_factor gives it, [in, in], its channels in this order.
+    factor: as inverse_factor gives it, [in, in], its channels in this order.
     """
     columns = weight.shape[1]
     scales, lowest, groups = _by_column(levels, columns, order)
@@ -161,7 +161,7 @@ def _swept(weight: Tensor, levels: Levels, factor: Tensor, order: Tensor) -> Ten
     return torch.empty_like(steps).index_copy_(0, order, steps).t().contiguous()
 
 
-def _settled(weight: Tensor, levels: Levels, steps: Tensor, gram: Tensor) -> Tensor:
+def settled(weight: Tensor, levels: Levels, steps: Tensor, gram: Tensor) -> Tensor:
     """Every integer again, to the best one while all others stay: no output can lose by it."""
     columns = weight.shape[1]
     scales, lowest, groups = _by_column(levels, columns, torch.arange(columns))

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from bot.errors import QuantizationError
 from bot.quantize.rounding import Levels, levels_between, nearest_steps, whole_range
 
 RATIOS = tuple(step / 20 for step in range(20))  # AutoAWQ's grid
@@ -83,11 +84,12 @@ def grouped_energy(weight: Tensor, grams: Tensor) -> Tensor:
 
 def best_scaling(
     weights: Sequence[Tensor], inputs_gram: Tensor, inputs_mean: Tensor, *, group_size: int
-) -> Scaling | None:
+) -> Scaling:
     """AWQ's grid of scales, the one with which the linears that read these inputs lose least of their outputs.
 
     weights: float32 [out, in] each; inputs_mean: mean absolute value of each input channel, [in]. What a linear
-    loses counts relative to its own outputs, so that none is given up for a larger one. None: no loss is finite.
+    loses counts relative to its own outputs, so that none is given up for a larger one. Raises QuantizationError
+    when no loss is finite.
     """
     energies = [output_energy(weight, inputs_gram) or 1.0 for weight in weights]
     best, lowest = None, float("inf")
@@ -98,6 +100,8 @@ def best_scaling(
         )
         if lost < lowest:
             best, lowest = scaling, lost
+    if best is None:
+        raise QuantizationError("the search found no finite scales")
     return best
 
 
