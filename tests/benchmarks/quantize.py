@@ -3,8 +3,8 @@
     python -m tests.benchmarks.quantize             both models, 3 draws of calibration tokens: an hour on one core
     python -m tests.benchmarks.quantize --quick     32 blocks, 1 draw: some minutes
 
-Every run is a process of its own, and the two searches take turns. Timed is what comes between the loaded model and
-tokens and the packed tensors. Losses are on the committed `test` tokens; nothing was chosen on those.
+Every run is a process of its own, and the two searches take turns. Timed is what comes between the loaded model
+and tokens and the packed tensors. Losses are on the committed `test` tokens; nothing was chosen on those.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """Ours over AutoAWQ's, for one model. speedup: of CPU seconds; speedup_wall: of seconds; medians of all draws."""
+    """Ours against AutoAWQ's, for one model, over all draws. speedup: of CPU seconds; speedup_wall: of seconds."""
 
     model: str
     speedup: float
@@ -154,7 +154,7 @@ def compare(model: str, runs: list[Run]) -> Comparison:
 
 def print_run(run: Run) -> None:
     print(
-        f"| {run.model} | {run.search} | {run.samples} × {SEQ_LEN} | {run.seed} | {run.duration_s:.1f} | "
+        f"| {run.model} | {run.search} | {run.samples} x {SEQ_LEN} | {run.seed} | {run.duration_s:.1f} | "
         f"{run.cpu_s:.1f} | {run.kl:.5f} | {run.top1:.2%} | {run.perplexity:.3f} | "
         f"{run.peak_rss_bytes / 2**20:.0f} |",
         flush=True,

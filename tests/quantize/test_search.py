@@ -107,7 +107,7 @@ def outliers(*shape: int, seed: int = 0) -> Tensor:
 def test_half_a_gram_matrix_says_it_all() -> None:
     inputs = numbers(70, 600)
     upper = torch.zeros(600, 600)
-    for part in inputs.split(32):
+    for part in torch.split(inputs, 32):
         add_upper_gram(upper, part)
     expected = inputs.double().t() @ inputs.double()
     assert torch.allclose(whole(upper).double(), expected, atol=1e-3)
@@ -200,7 +200,7 @@ def test_watched_inputs_are_what_reached_the_linears() -> None:
     linears = {"a": nn.Linear(12, 4), "b": nn.Linear(12, 6), "never": nn.Linear(3, 3)}
     inputs = outliers(5, 7, 12)
     with torch.no_grad(), watched(linears, (("a", "b"), ("never",))) as found:
-        for part in inputs.split(2):
+        for part in torch.split(inputs, 2):
             linears["a"](part)
     linears["a"](inputs)  # is not looked at any more
     tokens = inputs.view(35, 12).double()
