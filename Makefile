@@ -6,8 +6,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 WORKERS ?= 2
+BENCH ?=
 
-.PHONY: help demo test test-all check format schema readme clean
+.PHONY: help demo test test-all bench-quantize check format schema readme clean
 
 help:  ## what there is to type
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -20,6 +21,9 @@ test: $(INSTALLED)  ## the tests, under ten minutes
 
 test-all: $(INSTALLED)  ## also what takes minutes or an environment of its own
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not gpu"
+
+bench-quantize: $(INSTALLED)  ## both searches side by side; an hour, or BENCH=--quick
+	$(BIN)/python -m tests.benchmarks.quantize $(BENCH)
 
 check: $(INSTALLED)  ## format, lint, types, and who may import whom
 	$(BIN)/ruff format --check .

@@ -218,6 +218,7 @@ def quantize(
     seq_len: Annotated[int, typer.Option(min=1, help="Tokens in a block.")] = 512,
     group_size: Annotated[int, typer.Option(help="Input channels that share a scale: 32, 64 or 128.")] = 128,
     seed: Annotated[int, typer.Option(min=0, help="Draws the calibration blocks.")] = 0,
+    search: Annotated[str, typer.Option(help="gram, or awq: AutoAWQ's own, slower and less exact.")] = "gram",
     as_json: JsonOption = False,
 ) -> None:
     """Stage 2 of a job, or a local folder in and a complete AWQ folder out. No Hub, no watchlist.
@@ -233,12 +234,14 @@ def quantize(
     elif source is not None and destination is not None:
         if group_size not in (32, 64, 128):
             raise WatchlistError(f"--group-size {group_size}", hint="Servers read 32, 64 and 128.")
+        if search not in ("gram", "awq"):
+            raise WatchlistError(f"--search {search}", hint="It is gram or awq.")
         text = TextSource(builtin="stdlib") if calibration is None else TextSource(file=str(calibration.resolve()))
         with terminal.Bars(err) as bars:
             made = torch_stages.quantize_folder(
                 source,
                 destination,
-                recipe=Recipe(group_size=group_size),
+                recipe=Recipe(group_size=group_size, search=search),
                 calibration=Calibration(samples=samples, seq_len=seq_len, seed=seed, sources=(text,)),
                 texts=Path(),
                 trust_remote_code=False,

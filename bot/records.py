@@ -38,7 +38,7 @@ class Recipe:
     group_size: int = 128
     zero_point: bool = True
     version: Literal["gemm"] = "gemm"
-    search: str = "awq"
+    search: str = "gram"
     modules_to_not_convert: tuple[str, ...] = ()
 
 

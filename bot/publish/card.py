@@ -27,7 +27,10 @@ _MARKUP = re.compile(r"([\\`*_{}\[\]<>|#!&~$]|:(?=//)|(?<=www)\.|@(?=[^\s@]*\.))
 
 
 def render_card(job: Job, provenance: Provenance, *, chat: bool) -> str:
-    """README.md of the target. chat: the model has a chat template, so the example talks to it. Raises jinja2.UndefinedError when the template names a fact that is not there."""
+    """README.md of the target. chat: the model has a chat template, so the example talks to it.
+
+    Raises jinja2.UndefinedError when the template names a fact that is not there.
+    """
     body = _environment().get_template(TEMPLATE).render(**_facts(job, provenance), chat=chat)
     return f"---\n{yaml.safe_dump(_metadata(job), sort_keys=False, allow_unicode=True)}---\n\n{body}"
 

@@ -19,11 +19,13 @@ from bot.checkpoint.small_files import carry_small_files
 from bot.checkpoint.writer import replacing, write_checkpoint, writing
 from bot.errors import EnvironmentProblem, UnsupportedModelError, UpstreamError, WatchlistError
 from bot.quantize import assemble, selection
-from bot.quantize.autoawq import Work, decoder_layers, quantize_layers
+from bot.quantize.autoawq import LayerwiseQuantizer, Work, decoder_layers, quantize_layers
+from bot.quantize.gram import GramQuantizer
 from bot.quantize.layerfile import FinishedLayer
 from bot.quantize.loading import best_device, device_name, load_model
 from bot.records import CalibrationSet, Progress, QuantizedModel, Recipe, sha256_of
 
+SEARCHES: dict[str, type[LayerwiseQuantizer]] = {"gram": GramQuantizer, "awq": LayerwiseQuantizer}
 TOOLS = ("torch", "transformers", "autoawq", "safetensors")
 
 
@@ -104,7 +106,7 @@ def tool_versions() -> dict[str, str]:
 
 
 def _open(folder: Path, recipe: Recipe, trust_remote_code: bool) -> Source:
-    if (recipe.bits, recipe.zero_point, recipe.version, recipe.search) != (4, True, "gemm", "awq"):
+    if (recipe.bits, recipe.zero_point, recipe.version) != (4, True, "gemm") or recipe.search not in SEARCHES:
         raise UnsupportedModelError(f"this bot makes 4-bit GEMM checkpoints with zero points, not {recipe}")
     path = folder / "config.json"
     if not folder.is_dir():
@@ -168,7 +170,9 @@ def _quantize_layers(
         progress=progress,
     )
     try:
-        return QuantizedLayers(layers=quantize_layers(model, work), linears=linears)
+        return QuantizedLayers(
+            layers=quantize_layers(model, work, quantizer=SEARCHES[recipe.search]), linears=linears
+        )
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise EnvironmentProblem(
             f"{source.folder}: {device_name(device)} has not enough memory to quantize it",

@@ -76,7 +76,7 @@ def decoder_layers(model: Any) -> tuple[str, nn.ModuleList]:
 
 
 @torch.no_grad()
-def quantize_layers(model: Any, work: Work) -> tuple[FinishedLayer, ...]:
+def quantize_layers(model: Any, work: Work, *, quantizer: type[LayerwiseQuantizer]) -> tuple[FinishedLayer, ...]:
     """Quantize every decoder layer, each into its own file as soon as it is done; files that are there are kept.
 
     The model is consumed: the layers' weights are gone afterwards. Raises QuantizationError naming layer and
@@ -92,7 +92,7 @@ def quantize_layers(model: Any, work: Work) -> tuple[FinishedLayer, ...]:
             "w_bit": work.recipe.bits,
             "version": work.recipe.version,
         },
-        quantizer_cls=LayerwiseQuantizer,
+        quantizer_cls=quantizer,
         work=work,
     )
     return tuple(wrapped.quantizer.finished)
@@ -132,62 +132,67 @@ class LayerwiseQuantizer(AwqQuantizer):  # type: ignore[misc]
         work.progress("quantizing", total, total, "layers")
 
     def _quantize_layer(self, index: int, layer: nn.Module, path: Path) -> None:
-        layer_path_ = f"{self._path}.{index}"
-        linears = {name: module for name, module in layer.named_modules() if isinstance(module, nn.Linear)}
-        chosen = {name: linears[name] for name in linears if f"{layer_path_}.{name}" in self._work.chosen}
+        inside = f"{self._path}.{index}"
+        linears, chosen = self._linears(layer, inside)
         first = self.inps[:1].to(self._work.device)
         inputs = self._get_input_feat(layer, linears)
         self._check_finite(index, linears, inputs)
         groups = shared_inputs(self.awq_model.model_type, chosen)
         before = remember(chosen, inputs, groups, device=self._work.device)
-        scales = self._scale(index, layer, first, chosen, inputs)
+        scales = self._search_scales(index, layer, chosen, inputs)
+        self._apply_scales(index, layer, first, scales, inputs)
         clipped = self._clip(layer, chosen, inputs)
-        peak = max(_largest(value) for value in [*inputs.values(), self.inps])
-        rounded = round_linears(index, chosen, group_size=self.group_size)
-        measured = measure(index, before, rounded, scales, clipped, group_size=self.group_size)
+        peak = max(largest(value) for value in [*inputs.values(), self.inps])
+        made = round_linears(index, chosen, clipped, group_size=self.group_size)
+        measured = measure(index, before, made, scales, group_size=self.group_size)
         write_layer(
             path,
-            layer_tensors(layer, layer_path_, rounded, self._work.names),
+            layer_tensors(layer, inside, made, self._work.names),
             key=self._work.key,
             measured=Measured(modules=measured, peak=peak),
         )
 
-    def _scale(
-        self,
-        index: int,
-        layer: nn.Module,
-        first: Tensor,
-        chosen: Mapping[str, nn.Linear],
-        inputs: dict[str, Tensor],
-    ) -> Scales:
-        """Search the scales and apply them, to the layer and to inputs. first: one block's hidden states.
+    def _linears(self, layer: nn.Module, inside: str) -> tuple[dict[str, nn.Linear], dict[str, nn.Linear]]:
+        """All linears of the layer by name, and those to quantize. inside: the layer's path."""
+        linears = {name: module for name, module in layer.named_modules() if isinstance(module, nn.Linear)}
+        return linears, {name: linears[name] for name in linears if f"{inside}.{name}" in self._work.chosen}
 
-        Leaves the layer in float32: in half precision the norms would lose what the scaling gains.
-        """
+    def _search_scales(
+        self, index: int, layer: nn.Module, chosen: Mapping[str, nn.Linear], inputs: Mapping[str, Any]
+    ) -> Scales:
+        """inputs: what each linear reads, in the form that _search_best_scale takes."""
         scales: Scales = []
         with _naming(index, self.awq_model.model_type):
-            entries = self.awq_model.get_layers_for_scaling(layer, inputs, self.module_kwargs)
-            for entry in entries:
-                if _is_scalable(entry, chosen.values(), _name_of(layer, entry["prev_op"])):
+            for entry in self.awq_model.get_layers_for_scaling(layer, inputs, self.module_kwargs):
+                if _is_scalable(entry, chosen.values(), name_of(layer, entry["prev_op"])):
                     scales.append(self._search_best_scale(layer, **entry))
             for _, read_by, by in scales:
                 if not bool((torch.isfinite(by) & (by > 0)).all()):
                     raise QuantizationError(
-                        f"layer {index}: the scales for {', '.join(read_by)} are not finite", hint=_OUT_OF_RANGE
+                        f"the scales for {', '.join(read_by)} are not finite", hint=_OUT_OF_RANGE
                     )
-            layer.float()
-            self.module_kwargs = _moved(self.module_kwargs, device=self._work.device, dtype=torch.float32)
-            wanted = self._module_forward(first.float(), layer, self._own(layer))
+        return scales
+
+    def _apply_scales(
+        self, index: int, layer: nn.Module, first: Tensor, scales: Scales, inputs: dict[str, Tensor] | None = None
+    ) -> None:
+        """Apply the scales, to the layer and to inputs. first: one block's hidden states, to try it on.
+
+        Leaves the layer in float32: in half precision the norms would lose what the scaling gains.
+        """
+        layer.float()
+        self.module_kwargs = _moved(self.module_kwargs, device=self._work.device, dtype=torch.float32)
+        wanted = self._module_forward(first.float(), layer, self._own(layer))
+        with _naming(index, self.awq_model.model_type):
             apply_scale(layer, scales, input_feat_dict=inputs)
-            layer.to(self._work.device)
-            got = self._module_forward(first.float(), layer, self._own(layer))
+        layer.to(self._work.device)
+        got = self._module_forward(first.float(), layer, self._own(layer))
         # What a layer adds to its input, because the input itself may be far larger.
         if (got - wanted).norm() > _EQUIVALENT * (wanted - first.float()).norm():
             raise UnsupportedModelError(
                 f"layer {index}: AutoAWQ's scaling changes what this {self.awq_model.model_type} computes",
                 hint=_NOTHING_TO_DO,
             )
-        return scales
 
     def _clip(
         self, layer: nn.Module, chosen: Mapping[str, nn.Linear], inputs: Mapping[str, Tensor]
@@ -209,13 +214,13 @@ class LayerwiseQuantizer(AwqQuantizer):  # type: ignore[misc]
                     f"layer {index}, {name}: the calibration blocks never reached it",
                     hint="Give it more calibration samples, or leave the module out with modules_to_not_convert.",
                 )
-            if not isfinite(_largest(linear.weight)):
+            if not isfinite(largest(linear.weight)):
                 raise QuantizationError(f"layer {index}, {name}: its weights hold NaN or infinity", hint=_BROKEN)
-            if not isfinite(_largest(inputs[name])):
+            if not isfinite(largest(inputs[name])):
                 raise QuantizationError(
                     f"layer {index}, {name}: its inputs hold NaN or infinity", hint=_OUT_OF_RANGE
                 )
-        if not isfinite(_largest(self.inps)):
+        if not isfinite(largest(self.inps)):
             raise QuantizationError(f"layer {index}: its output holds NaN or infinity", hint=_OUT_OF_RANGE)
 
     def _own(self, layer: nn.Module) -> dict[str, Any]:
@@ -268,9 +273,11 @@ class LayerwiseQuantizer(AwqQuantizer):  # type: ignore[misc]
 
 @contextlib.contextmanager
 def _naming(index: int, model_type: str) -> Iterator[None]:
-    """AutoAWQ's own ways to give up, with the layer named."""
+    """AutoAWQ's own ways to give up, and ours, with the layer named."""
     try:
         yield
+    except QuantizationError as error:
+        raise QuantizationError(f"layer {index}: {error.message}", hint=error.hint) from error
     except (AttributeError, KeyError, NotImplementedError, TypeError) as error:
         raise UnsupportedModelError(
             f"layer {index}: AutoAWQ does not know this kind of {model_type!r}: {error}", hint=_NOTHING_TO_DO
@@ -297,14 +304,14 @@ def _is_scalable(entry: dict[str, Any], chosen: Any, made_by: str) -> bool:
     return any(True for _ in prev_op.parameters())
 
 
-def _name_of(layer: nn.Module, module: nn.Module | None) -> str:
+def name_of(layer: nn.Module, module: nn.Module | None) -> str:
     for name, candidate in layer.named_modules():
         if candidate is module:
             return str(name)
     raise AttributeError("a module that its table names is not in the layer")
 
 
-def _largest(values: Tensor) -> float:
+def largest(values: Tensor) -> float:
     """The largest absolute value, NaN where there is one; without a second tensor of that size."""
     low, high = torch.aminmax(values)
     return float(torch.maximum(low.abs(), high.abs()))

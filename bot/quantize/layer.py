@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -11,8 +12,8 @@ from torch import Tensor, nn
 from bot.checkpoint.gemm import pack
 from bot.errors import QuantizationError
 from bot.quantize.architectures import Groups
-from bot.quantize.rounding import Rounded, restore, round_to_nearest
-from bot.quantize.search import gram, relative_error
+from bot.quantize.rounding import Rounded, as_stored, clipped_share, compensated, restore, round_to_nearest
+from bot.quantize.search import best_levels, diagonal_blocks, gram, relative_error
 from bot.records import ModuleError
 
 Linears = Mapping[str, nn.Linear]  # name within the layer
@@ -28,34 +29,77 @@ class Before:
     grams: Mapping[str, Tensor]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """What a linear became. clipped_share: of its weights, beyond its levels; fallback: what did not work."""
+
+    rounded: Rounded
+    clipped_share: float = 0.0
+    ratio: float | None = None
+    fallback: str = ""
+
+
 def remember(linears: Linears, inputs: Mapping[str, Tensor], groups: Groups, *, device: torch.device) -> Before:
     """groups: the linears that share an input, so that each input is multiplied out once."""
     grams: dict[str, Tensor] = {}
     for group in groups:
         grams |= dict.fromkeys(group, gram(inputs[group[0]], device=device))
-    weights = {name: linear.weight.detach().float().clone() for name, linear in linears.items()}
-    return Before(weights=weights, grams=grams)
+    return Before(weights=weights_of(linears), grams=grams)
 
 
-def round_linears(index: int, linears: Linears, *, group_size: int) -> dict[str, Rounded]:
-    """Integers for the weights as they are now. Raises QuantizationError naming layer and module."""
-    rounded = {}
+def weights_of(linears: Linears) -> dict[str, Tensor]:
+    """Copies in float32, [out, in] each."""
+    return {name: linear.weight.detach().to(torch.float32, copy=True) for name, linear in linears.items()}
+
+
+def round_linears(
+    index: int, linears: Linears, clipped: Mapping[str, float], *, group_size: int
+) -> dict[str, Made]:
+    """The nearest integers for the weights as they are now. Raises QuantizationError naming layer and module."""
+    made = {}
     for name, linear in linears.items():
-        try:
-            rounded[name] = round_to_nearest(linear.weight.detach(), group_size=group_size)
-        except QuantizationError as error:
-            raise QuantizationError(f"layer {index}, {name}: {error.message}", hint=error.hint) from None
-    return rounded
+        with naming(index, name):
+            rounded = round_to_nearest(linear.weight.detach(), group_size=group_size)
+        made[name] = Made(rounded=rounded, clipped_share=clipped.get(name, 0.0))
+    return made
+
+
+def fit_linears(
+    index: int, linears: Linears, inputs_gram: Tensor, *, group_size: int, ratios: Mapping[str, float]
+) -> dict[str, Made]:
+    """Ranges and integers that lose little of the outputs, for linears that read the same scaled inputs.
+
+    inputs_gram: H of those, [in, in]. Raises QuantizationError naming layer and module.
+    """
+    weights = {name: linear.weight.detach().float() for name, linear in linears.items()}
+    grams = diagonal_blocks(inputs_gram, group_size=group_size)
+    levels = {}
+    for name, weight in weights.items():
+        with naming(index, name):
+            levels[name] = best_levels(weight.view(len(weight), -1, group_size), grams)
+    steps, fallback = compensated(list(weights.values()), list(levels.values()), inputs_gram)
+    return {
+        name: Made(
+            rounded=as_stored(chosen, levels[name]),
+            clipped_share=clipped_share(weights[name], levels[name]),
+            ratio=ratios.get(name),
+            fallback=fallback,
+        )
+        for name, chosen in zip(weights, steps, strict=True)
+    }
+
+
+@contextmanager
+def naming(index: int, name: str) -> Iterator[None]:
+    """An error of this layer and module, with its place."""
+    try:
+        yield
+    except QuantizationError as error:
+        raise QuantizationError(f"layer {index}, {name}: {error.message}", hint=error.hint) from None
 
 
 def measure(
-    index: int,
-    before: Before,
-    rounded: Mapping[str, Rounded],
-    scales: Scales,
-    clipped: Mapping[str, float],
-    *,
-    group_size: int,
+    index: int, before: Before, made: Mapping[str, Made], scales: Scales, *, group_size: int
 ) -> tuple[ModuleError, ...]:
     """What each linear lost on the source's own inputs, next to plain rounding of the source's weights."""
     return tuple(
@@ -63,12 +107,14 @@ def measure(
             layer=index,
             module=name,
             relative_error=relative_error(
-                weight, unscaled(restore(rounded[name]), name, scales), before.grams[name]
+                weight, unscaled(restore(made[name].rounded), name, scales), before.grams[name]
             ),
             relative_error_rounding=relative_error(
                 weight, restore(round_to_nearest(weight, group_size=group_size)), before.grams[name]
             ),
-            clipped_share=clipped.get(name, 0.0),
+            ratio=made[name].ratio,
+            clipped_share=made[name].clipped_share,
+            fallback=made[name].fallback,
         )
         for name, weight in before.weights.items()
     )
@@ -89,7 +135,7 @@ def unscaled(weight: Tensor, name: str, scales: Scales) -> Tensor:
 
 
 def layer_tensors(
-    layer: nn.Module, path: str, rounded: Mapping[str, Rounded], names: Mapping[str, str]
+    layer: nn.Module, path: str, made: Mapping[str, Made], names: Mapping[str, str]
 ) -> dict[str, Tensor]:
     """Everything of the layer as a checkpoint holds it, under the source's names: packed linears, and the rest.
 
@@ -100,8 +146,8 @@ def layer_tensors(
         linear, name = key.removesuffix(".weight"), names.get(f"{path}.{key}")
         if name is None:  # a buffer that the model computes for itself
             continue
-        if linear in rounded and key != linear:
-            packed = pack(*rounded[linear])
+        if linear in made and key != linear:
+            packed = pack(*made[linear].rounded)
             stem = name.removesuffix(".weight")
             tensors |= {f"{stem}.{part}": tensor for part, tensor in packed._asdict().items()}
         else:

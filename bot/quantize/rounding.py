@@ -1,7 +1,11 @@
-"""Weights to 4-bit integers. Pure tensor code."""
+"""Weights to 4-bit integers: each to the nearest, or each making good what the ones before it lost.
+
+Pure tensor code. The second is GPTQ's column sweep (Frantar et al. 2022), on scales and zeros fixed before it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -12,6 +16,20 @@ from bot.errors import QuantizationError
 LEVELS = 15  # the largest 4-bit integer
 # A group of nothing but zeros still needs a scale; the value is AutoAWQ's.
 SMALLEST_RANGE = 1e-5
+# Of the mean of H's diagonal, added to it: more only where float32 cannot factor H otherwise.
+DAMPING = (0.01, 0.1, 1.0)
+BLOCK = 128  # columns whose errors reach the columns after them in one matrix product
+SETTLING = 2  # times that every integer is looked at again
+
+
+class Levels(NamedTuple):
+    """The 16 values of each group: (0..15 - zero) * scale.
+
+    Both float32 [out, in/g]; scales are values that float16 holds, zeros integers 0..15.
+    """
+
+    scales: Tensor
+    zeros: Tensor
 
 
 class Rounded(NamedTuple):
@@ -22,6 +40,33 @@ class Rounded(NamedTuple):
     zeros: Tensor
 
 
+def levels_between(low: Tensor, high: Tensor) -> Levels:
+    """Evenly spaced levels from low to high, any shape [out, in/g].
+
+    Raises QuantizationError when a bound is not finite or float16 holds no such scale.
+    """
+    # The zero point is one of the 16 levels, so a group that lies on one side of zero must reach to zero.
+    low, high = low.clamp(max=0), high.clamp(min=0)
+    scales = ((high - low).clamp(min=SMALLEST_RANGE) / LEVELS).to(torch.float16).to(torch.float32)
+    if not bool(torch.isfinite(scales).all()):
+        raise QuantizationError(
+            "a weight is not finite, or too large for a float16 scale", hint="Are the weights upstream broken?"
+        )
+    return Levels(scales, torch.round(-low / scales).clamp_(0, LEVELS))
+
+
+def whole_range(groups: Tensor) -> Levels:
+    """Levels from the smallest to the largest weight of each group, for weights [out, in/g, g]."""
+    return levels_between(groups.amin(dim=-1), groups.amax(dim=-1))
+
+
+def nearest_steps(groups: Tensor, levels: Levels) -> Tensor:
+    """q - zero of the level nearest to each weight: float32 [out, in/g, g], as groups."""
+    zeros = levels.zeros.unsqueeze(-1)
+    steps = (groups / levels.scales.unsqueeze(-1)).round_()
+    return torch.minimum(torch.maximum(steps, -zeros, out=steps), LEVELS - zeros, out=steps)
+
+
 def round_to_nearest(weight: Tensor, *, group_size: int) -> Rounded:
     """Each group of group_size input channels of weight [out, in] to the nearest of 16 evenly spaced levels.
 
@@ -30,18 +75,17 @@ def round_to_nearest(weight: Tensor, *, group_size: int) -> Rounded:
     """
     out, columns = weight.shape
     groups = weight.to(torch.float32).view(out, columns // group_size, group_size)
-    # The zero point is one of the 16 levels, so a group that lies on one side of zero must reach to zero.
-    low = groups.amin(dim=-1).clamp(max=0)
-    high = groups.amax(dim=-1).clamp(min=0)
-    scales = ((high - low).clamp(min=SMALLEST_RANGE) / LEVELS).to(torch.float16)
-    if not bool(torch.isfinite(scales).all()):
-        raise QuantizationError(
-            "a weight is not finite, or too large for a float16 scale", hint="Are the weights upstream broken?"
-        )
-    step = scales.to(torch.float32)
-    zeros = torch.round(-low / step).clamp(0, LEVELS)
-    q = torch.round(groups / step.unsqueeze(-1)).add_(zeros.unsqueeze(-1)).clamp_(0, LEVELS)
-    return Rounded(q.to(torch.uint8).view(out, columns), scales, zeros.to(torch.uint8))
+    levels = whole_range(groups)
+    return as_stored(nearest_steps(groups, levels).view(out, columns), levels)
+
+
+def as_stored(steps: Tensor, levels: Levels) -> Rounded:
+    """steps: q - zero, [out, in]."""
+    out, groups = levels.scales.shape
+    q = steps.view(out, groups, -1) + levels.zeros.unsqueeze(-1)
+    return Rounded(
+        q.to(torch.uint8).view(steps.shape), levels.scales.to(torch.float16), levels.zeros.to(torch.uint8)
+    )
 
 
 def restore(rounded: Rounded) -> Tensor:
@@ -49,3 +93,111 @@ def restore(rounded: Rounded) -> Tensor:
     out, groups = rounded.scales.shape
     steps = rounded.q.view(out, groups, -1).to(torch.float32) - rounded.zeros.to(torch.float32).unsqueeze(-1)
     return (steps * rounded.scales.to(torch.float32).unsqueeze(-1)).view(rounded.q.shape)
+
+
+def clipped_share(weight: Tensor, levels: Levels) -> float:
+    """Of the weights [out, in], how many lie beyond the levels of their group."""
+    out, groups = levels.scales.shape
+    steps = (weight.view(out, groups, -1) / levels.scales.unsqueeze(-1)).round_()
+    zeros = levels.zeros.unsqueeze(-1)
+    return float(((steps < -zeros) | (steps > LEVELS - zeros)).float().mean())
+
+
+def compensated(
+    weights: Sequence[Tensor], levels: Sequence[Levels], inputs_gram: Tensor
+) -> tuple[list[Tensor], str]:
+    """Steps that lose little of the outputs: tr(D H D^T) for D = weight - restored, low for each output.
+
+    weights: float32 [out, in] of linears that read the same inputs; inputs_gram: their H = X^T X, [in, in]. No
+    output loses more than with the nearest steps on the same levels. A channel that is always zero gets the
+    nearest. Also returned: what had to be done to factor H; empty when nothing.
+    """
+    # Outputs do not depend on each other, so that all linears go through one sweep.
+    weight = torch.cat(list(weights))
+    joined = Levels(*(torch.cat(parts) for parts in zip(*levels, strict=True)))
+    nearest = nearest_steps(weight.view(*joined.scales.shape, -1), joined).view(weight.shape)
+    # Channels with the strongest inputs first: they find all others still free to make good their errors.
+    order = torch.argsort(inputs_gram.diagonal(), descending=True, stable=True)
+    factor, fallback = inverse_factor(inputs_gram[order][:, order])
+    if factor is not None:
+        fitted = settled(weight, joined, swept(weight, joined, factor, order), inputs_gram)
+        better = _lost(weight, fitted, joined, inputs_gram) < _lost(weight, nearest, joined, inputs_gram)
+        nearest = torch.where(better.unsqueeze(1), fitted, nearest)
+    return list(torch.split(nearest, [len(part) for part in weights])), fallback
+
+
+def inverse_factor(gram: Tensor) -> tuple[Tensor | None, str]:
+    """The upper U with U^T U = (H + damping)^-1, and what had to be done to get it."""
+    diagonal = gram.diagonal()
+    for damping in DAMPING:
+        # A channel that is always zero is tied to no other; any number will do for it.
+        damped = gram + torch.diag(damping * diagonal.mean() + (diagonal <= 0).to(gram.dtype))
+        lower, failed = torch.linalg.cholesky_ex(damped)
+        if bool(failed):
+            continue
+        factor, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
+        if not bool(failed) and bool(torch.isfinite(factor).all()):
+            return factor, "" if damping == DAMPING[0] else f"damping {damping:g}"
+    return None, "plain rounding"
+
+
+def swept(weight: Tensor, levels: Levels, factor: Tensor, order: Tensor) -> Tensor:
+    """Column by column in this order, each one's error spread over those that are still free.
+
+    factor: as inverse_factor gives it, [in, in], its channels in this order.
+    """
+    columns = weight.shape[1]
+    scales, lowest, groups = _by_column(levels, columns, order)
+    free = weight.t()[order].contiguous()  # channels as rows: each step then reads and writes what lies together
+    steps = torch.empty_like(free)
+    for start in range(0, columns, BLOCK):
+        stop = min(start + BLOCK, columns)
+        errors = torch.empty_like(free[start:stop])
+        for column in range(start, stop):
+            scale = scales[groups[column]]
+            steps[column] = _nearest(free[column] / scale, lowest[groups[column]])
+            error = (free[column] - steps[column] * scale) / factor[column, column]
+            errors[column - start] = error
+            free[column + 1 : stop].addr_(factor[column, column + 1 : stop], error, alpha=-1)
+        free[stop:].addmm_(factor[start:stop, stop:].t(), errors, alpha=-1)
+    return torch.empty_like(steps).index_copy_(0, order, steps).t().contiguous()
+
+
+def settled(weight: Tensor, levels: Levels, steps: Tensor, gram: Tensor) -> Tensor:
+    """Every integer again, to the best one while all others stay: no output can lose by it."""
+    columns = weight.shape[1]
+    scales, lowest, groups = _by_column(levels, columns, torch.arange(columns))
+    diagonal = gram.diagonal().tolist()
+    chosen = steps.t().contiguous()
+    restored = chosen * scales.repeat_interleave(columns // len(scales), dim=0)
+    pull = gram @ (weight.t() - restored)  # half of how the loss falls as a restored weight grows
+    for start in list(range(0, columns, BLOCK)) * SETTLING:
+        stop = min(start + BLOCK, columns)
+        near, moved = pull[start:stop].clone(), torch.zeros_like(pull[start:stop])
+        for column in range(start, stop):
+            if diagonal[column] > 0:
+                scale = scales[groups[column]]
+                wanted = chosen[column] + near[column - start] / (scale * diagonal[column])
+                best = _nearest(wanted, lowest[groups[column]])
+                moved[column - start] = (best - chosen[column]) * scale
+                near.addr_(gram[start:stop, column], moved[column - start], alpha=-1)
+                chosen[column] = best
+        pull.addmm_(gram[:, start:stop], moved, alpha=-1)
+    return chosen.t().contiguous()
+
+
+def _by_column(levels: Levels, columns: int, order: Tensor) -> tuple[Tensor, Tensor, list[int]]:
+    """Scales and lowest steps, each [in/g, out], and for each column in this order the row that is its group's."""
+    scales, lowest = levels.scales.t().contiguous(), (-levels.zeros).t().contiguous()
+    return scales, lowest, (order // (columns // len(scales))).tolist()
+
+
+def _nearest(steps: Tensor, lowest: Tensor) -> Tensor:
+    return torch.minimum(torch.maximum(steps.round(), lowest), lowest + LEVELS)
+
+
+def _lost(weight: Tensor, steps: Tensor, levels: Levels, gram: Tensor) -> Tensor:
+    """tr(D H D^T) by output, [out]."""
+    out, groups = levels.scales.shape
+    lost = weight - (steps.view(out, groups, -1) * levels.scales.unsqueeze(-1)).view(weight.shape)
+    return ((lost @ gram) * lost).sum(dim=1)

@@ -1,11 +1,31 @@
-"""What a quantized linear loses on its calibration inputs. Pure tensor code."""
+"""Scales and ranges from Gram matrices, and what a quantized linear loses. Pure tensor code.
+
+||W X - W' X||^2 = tr((W - W') H (W - W')^T) with H = X^T X, so the tokens are multiplied out once and not at every
+step of a grid.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from bot.errors import QuantizationError
+from bot.quantize.rounding import Levels, levels_between, nearest_steps, whole_range
+
+RATIOS = tuple(step / 20 for step in range(20))  # AutoAWQ's grid
+SHRINKS = tuple(1 - step / 20 for step in range(10))  # AutoAWQ's grid: down to 0.55 of a group's range
 _TOKENS = 8192  # tokens of the inputs that are held in float32 at a time
+_COLUMNS = 256  # of a Gram matrix that are computed at a time
+
+
+class Scaling(NamedTuple):
+    """by: what the weights' input channels are multiplied with, [in]. ratio: how much of it the inputs decide."""
+
+    by: Tensor
+    ratio: float
 
 
 def gram(inputs: Tensor, *, device: torch.device) -> Tensor:
@@ -13,9 +33,20 @@ def gram(inputs: Tensor, *, device: torch.device) -> Tensor:
     flat = inputs.reshape(-1, inputs.shape[-1])
     total = torch.zeros(flat.shape[1], flat.shape[1], dtype=torch.float32, device=device)
     for chunk in torch.split(flat, _TOKENS):
-        tokens = chunk.to(device=device, dtype=torch.float32)
-        total.addmm_(tokens.t(), tokens)
-    return total
+        add_upper_gram(total, chunk.to(device=device, dtype=torch.float32))
+    return whole(total)
+
+
+def add_upper_gram(total: Tensor, tokens: Tensor) -> None:
+    """Add X^T X of tokens [tokens, in] to total [in, in], on its diagonal and above: half of it says it all."""
+    for start in range(0, tokens.shape[1], _COLUMNS):
+        stop = start + _COLUMNS
+        total[start:stop, start:].addmm_(tokens[:, start:stop].t(), tokens[:, start:])
+
+
+def whole(upper: Tensor) -> Tensor:
+    """The symmetric matrix [in, in] of which add_upper_gram computed one half."""
+    return upper.triu() + upper.triu(1).t()
 
 
 def output_energy(weight: Tensor, inputs_gram: Tensor) -> float:
@@ -35,6 +66,13 @@ def diagonal_grams(inputs: Tensor, *, group_size: int, device: torch.device) -> 
     return groups.transpose(1, 2) @ groups / len(inputs)
 
 
+def diagonal_blocks(inputs_gram: Tensor, *, group_size: int) -> Tensor:
+    """The same blocks of a whole Gram matrix: [in/g, g, g]."""
+    groups = len(inputs_gram) // group_size
+    blocks = inputs_gram.view(groups, group_size, groups, group_size).diagonal(dim1=0, dim2=2)
+    return blocks.permute(2, 0, 1).contiguous()
+
+
 def grouped_energy(weight: Tensor, grams: Tensor) -> Tensor:
     """Mean square over tokens of what each group of channels adds to each output: [out, in/g].
 
@@ -42,3 +80,75 @@ def grouped_energy(weight: Tensor, grams: Tensor) -> Tensor:
     """
     by_group = weight.transpose(0, 1)
     return ((by_group @ grams) * by_group).sum(dim=-1).t()
+
+
+def best_scaling(
+    weights: Sequence[Tensor], inputs_gram: Tensor, inputs_mean: Tensor, *, group_size: int
+) -> Scaling:
+    """AWQ's grid of scales, the one with which the linears that read these inputs lose least of their outputs.
+
+    weights: float32 [out, in] each; inputs_mean: mean absolute value of each input channel, [in]. What a linear
+    loses counts relative to its own outputs, so that none is given up for a larger one. Raises QuantizationError
+    when no loss is finite.
+    """
+    energies = [output_energy(weight, inputs_gram) or 1.0 for weight in weights]
+    best, lowest = None, float("inf")
+    for scaling in _scalings(weights, inputs_mean, group_size=group_size):
+        lost = sum(
+            output_energy(rounded_under(weight, scaling.by, group_size=group_size) - weight, inputs_gram) / energy
+            for weight, energy in zip(weights, energies, strict=True)
+        )
+        if lost < lowest:
+            best, lowest = scaling, lost
+    if best is None:
+        raise QuantizationError("the search found no finite scales")
+    return best
+
+
+def rounded_under(weight: Tensor, by: Tensor, *, group_size: int) -> Tensor:
+    """Q(W s)/s: weight [out, in] plainly rounded while its input channels are multiplied with by."""
+    groups = (weight * by).view(len(weight), -1, group_size)
+    levels = whole_range(groups)
+    return (nearest_steps(groups, levels) * levels.scales.unsqueeze(-1)).view(weight.shape) / by
+
+
+def _scalings(weights: Sequence[Tensor], inputs_mean: Tensor, *, group_size: int) -> Iterator[Scaling]:
+    """AutoAWQ's, from what the weights alone ask for to what (almost) the inputs alone ask for."""
+    groups = torch.cat([weight.view(-1, group_size) for weight in weights]).abs()
+    weights_mean = (groups / (groups.amax(dim=1, keepdim=True) + 1e-6)).view(-1, len(inputs_mean)).mean(dim=0)
+    alive = inputs_mean > 0
+    for ratio in RATIOS:
+        by = (inputs_mean.pow(ratio) / (weights_mean.pow(1 - ratio) + 1e-4)).clamp(min=1e-4)
+        # A channel that is always zero has no say in it, and what makes it is not blown up for nothing.
+        if bool(alive.any()):
+            by = by / (by[alive].max() * by[alive].min()).sqrt()
+        yield Scaling(torch.where(alive, by, 1.0), ratio)
+
+
+def best_levels(weight: Tensor, grams: Tensor) -> Levels:
+    """The range of each group, shrunk at either end, with which plain rounding loses least.
+
+    weight: float32 [out, in/g, g]; grams: [in/g, g, g], as diagonal_blocks gives them. Both ends together first,
+    then each of them while the other stays.
+    """
+    low, high = weight.amin(dim=-1), weight.amax(dim=-1)
+    best = levels_between(low, high)
+    lowest = _loss(weight, best, grams)
+    low_by, high_by = torch.ones_like(low), torch.ones_like(high)
+    for ends in ("both", "low", "high"):
+        for shrink in SHRINKS[1:] if ends == "both" else SHRINKS:
+            by = torch.full_like(low, shrink)
+            low_try, high_try = (low_by if ends == "high" else by), (high_by if ends == "low" else by)
+            levels = levels_between(low * low_try, high * high_try)
+            lost = _loss(weight, levels, grams)
+            better = lost < lowest
+            lowest = torch.where(better, lost, lowest)
+            best = Levels(*(torch.where(better, new, old) for new, old in zip(levels, best, strict=True)))
+            low_by, high_by = torch.where(better, low_try, low_by), torch.where(better, high_try, high_by)
+    return best
+
+
+def _loss(weight: Tensor, levels: Levels, grams: Tensor) -> Tensor:
+    """[out, in/g]"""
+    lost = nearest_steps(weight, levels).mul_(levels.scales.unsqueeze(-1)).sub_(weight)
+    return grouped_energy(lost, grams)

@@ -42,7 +42,8 @@ class RecipeSpec(_Spec):
     """Input channels that share a scale: fewer lose less and take more space."""
     zero_point: Literal[True] = True
     version: Literal["gemm"] = "gemm"
-    search: Literal["awq"] = "awq"
+    search: Literal["gram", "awq"] = "gram"
+    """How scales and integers are chosen: `gram` from the inputs' Gram matrices, `awq` by AutoAWQ itself."""
     modules_to_not_convert: tuple[ModulePath, ...] = Field(default=(), strict=False)
     """Full paths of linears to leave as they are, such as model.layers.0.self_attn.q_proj."""
 

@@ -61,13 +61,16 @@ class Made(NamedTuple):
     test: Tensor
 
 
-@pytest.fixture(scope="module", params=["qwen3-tiny", "llama-tiny"])
+@pytest.fixture(
+    scope="module", params=[("qwen3-tiny", "gram"), ("llama-tiny", "gram"), ("llama-tiny", "awq")], ids="-".join
+)
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Made:
     """A trained model, calibrated on 8 blocks of 128 tokens; test: tokens that it was not calibrated on."""
-    source, folder = ASSETS / request.param, tmp_path_factory.mktemp("made")
-    tokens = load_file(ASSETS / "tokens" / f"{request.param}.safetensors")
+    model, search = request.param
+    source, folder = ASSETS / model, tmp_path_factory.mktemp("made")
+    tokens = load_file(ASSETS / "tokens" / f"{model}.safetensors")
     blocks = tokens["dev"][:8, :128].long()
-    record = run(source, folder, blocks=blocks)
+    record = run(source, folder, blocks=blocks, recipe=Recipe(search=search))
     return Made(source, folder / "out", blocks, record, tokens["test"][:4, :256].long())
 
 
@@ -187,19 +190,30 @@ def test_errors_are_those_of_the_first_layers_outputs(made: Made) -> None:
         assert errors[name].relative_error == pytest.approx(lost, rel=0.05)
         assert errors[name].relative_error_rounding == pytest.approx(lost_by_rounding, rel=0.05)
         assert errors[name].relative_error < errors[name].relative_error_rounding
-        assert errors[name].clipped_share == 0
 
 
 def test_clipped_share_is_counted_where_weights_are_clipped(made: Made) -> None:
+    """AutoAWQ clips no queries and keys; our search does."""
     for module in made.record.modules:
-        assert (0 < module.clipped_share < 0.2) == (module.module not in {"self_attn.q_proj", "self_attn.k_proj"})
+        kept = made.record.recipe.search == "awq" and module.module in {"self_attn.q_proj", "self_attn.k_proj"}
+        assert (0 < module.clipped_share < 0.2) != kept
 
 
+def test_our_search_tells_how_it_scaled_and_needed_no_fallback(made: Made) -> None:
+    ours = made.record.recipe.search == "gram"
+    scalable = {"mlp.down_proj", "self_attn.q_proj"}
+    for module in made.record.modules:
+        assert module.fallback == ""
+        if module.module in scalable:
+            assert (module.ratio in [step / 20 for step in range(20)]) if ours else module.ratio is None
+
+
+@pytest.mark.parametrize("search", ["gram", "awq"])
 def test_same_input_gives_the_same_bytes_and_nothing_is_printed(
-    small: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    search: str, small: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    first = run(small, tmp_path / "a")
-    second = run(small, tmp_path / "b")
+    first = run(small, tmp_path / "a", recipe=Recipe(search=search))
+    second = run(small, tmp_path / "b", recipe=Recipe(search=search))
     assert first.files == second.files
     assert replace(first, duration_s=0) == replace(second, duration_s=0)
     assert capfd.readouterr() == ("", "")
@@ -322,6 +336,27 @@ def test_a_type_that_autoawq_does_not_know_is_refused(tmp_path: Path) -> None:
     transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path / "source")
     with pytest.raises(UnsupportedModelError, match="no causal language model of type 'gpt2'"):
         run(tmp_path / "source", tmp_path)
+
+
+def test_a_search_that_is_none_is_refused(small: Path, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModelError, match="search='guess'"):
+        run(small, tmp_path, recipe=Recipe(search="guess"))
+
+
+def test_dead_channels_do_no_harm(small: Path, tmp_path: Path) -> None:
+    """A norm that silences channels: nothing is known about the weights that read them, and nothing needed."""
+
+    def silence(tensors: dict[str, Tensor]) -> None:
+        for name, value in tensors.items():
+            if name.endswith("layernorm.weight"):
+                value[:5] = 0
+
+    source = changed(small, tmp_path / "source", silence)
+    record = run(source, tmp_path)
+    assert all(module.relative_error < module.relative_error_rounding for module in record.modules)
+    expected = tiny_models.logits_of(source, BLOCKS)
+    got = tiny_models.logits_of(source, BLOCKS, weights=tiny_models.dequantized(tmp_path / "out"))
+    assert (got - expected).norm() < 0.3 * expected.norm()
 
 
 def test_a_folder_without_config_is_refused(tmp_path: Path) -> None:

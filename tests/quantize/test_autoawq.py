@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from bot.errors import QuantizationError, UnsupportedModelError
+from bot.quantize import search as search_room
+from bot.quantize.artifact import SEARCHES
 from bot.quantize.autoawq import LayerwiseQuantizer, Work, decoder_layers, quantize_layers
 from bot.quantize.layer import Scales, unscaled
 from bot.quantize.loading import load_model
@@ -61,7 +63,12 @@ def test_our_search_on_a_cpu_leaves_the_weights_alone() -> None:
 
 
 def quantized(
-    model_type: str, folder: Path, *, dtype: torch.dtype = torch.float32, **changes: Any
+    model_type: str,
+    folder: Path,
+    *,
+    search: str,
+    dtype: torch.dtype = torch.float32,
+    **changes: Any,
 ) -> dict[str, Tensor]:
     """All tensors of the finished layers' files."""
     source = tiny_models.build(model_type, folder / "source", **changes)
@@ -80,33 +87,36 @@ def quantized(
         recipe=Recipe(),
         progress=no_progress,
     )
-    finished = quantize_layers(model, work)
+    finished = quantize_layers(model, work, quantizer=SEARCHES[search])
     return {name: layer.file.read(name) for layer in finished for name in layer.file.tensors}
 
 
-def test_a_search_in_half_precision_ends_in_norms_that_are_not_rounded_to_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("search", SEARCHES)
+def test_a_search_in_half_precision_ends_in_norms_that_are_not_rounded_to_it(search: str, tmp_path: Path) -> None:
     """As on a GPU: the grid runs in the source's dtype, scales and integers are applied in float32."""
-    tensors = quantized("qwen3", tmp_path, dtype=torch.bfloat16)
+    tensors = quantized("qwen3", tmp_path, search=search, dtype=torch.bfloat16)
     norm = tensors["model.layers.0.input_layernorm.weight"]
     assert norm.dtype == torch.float32
     assert not torch.equal(norm, norm.bfloat16().float())
     assert tensors["model.layers.0.mlp.up_proj.qweight"].shape == (256, 48)
 
 
-def test_a_layer_whose_function_the_scaling_would_change_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("search", SEARCHES)
+def test_a_layer_whose_function_the_scaling_would_change_is_refused(search: str, tmp_path: Path) -> None:
     """GELU is not homogeneous: what fc1 makes smaller, fc2 cannot make larger again."""
     with pytest.raises(UnsupportedModelError, match="layer 0: AutoAWQ's scaling changes what this opt computes"):
-        quantized("opt", tmp_path, activation_function="gelu")
+        quantized("opt", tmp_path, search=search, activation_function="gelu")
 
 
-def test_a_layer_that_autoawq_has_no_table_for_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("search", SEARCHES)
+def test_a_layer_that_autoawq_has_no_table_for_is_refused(search: str, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModelError, match=r"AutoAWQ does not know this kind of 'falcon': .*ln_attn"):
-        quantized("falcon", tmp_path, new_decoder_architecture=False)
+        quantized("falcon", tmp_path, search=search, new_decoder_architecture=False)
 
 
 def test_experts_that_are_one_tensor_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModelError, match="holds its experts as one tensor"):
-        quantized("qwen3_moe", tmp_path)
+        quantized("qwen3_moe", tmp_path, search="gram")
 
 
 def test_a_search_that_finds_nothing_names_its_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,7 +125,13 @@ def test_a_search_that_finds_nothing_names_its_layer(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(AwqQuantizer, "_compute_best_scale", nothing)
     with pytest.raises(QuantizationError, match="layer 0: the search found no finite scales"):
-        quantized("llama", tmp_path)
+        quantized("llama", tmp_path, search="awq")
+
+
+def test_our_search_names_its_layer_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search_room, "output_energy", lambda *args: float("nan"))
+    with pytest.raises(QuantizationError, match="layer 0: the search found no finite scales"):
+        quantized("llama", tmp_path, search="gram")
 
 
 def test_the_scaling_is_taken_back_from_rows_and_columns() -> None:

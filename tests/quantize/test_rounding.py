@@ -1,12 +1,28 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
+from torch import Tensor
 
 from bot.errors import QuantizationError
-from bot.quantize.rounding import restore, round_to_nearest
+from bot.quantize import rounding
+from bot.quantize.rounding import (
+    Levels,
+    as_stored,
+    clipped_share,
+    compensated,
+    inverse_factor,
+    nearest_steps,
+    restore,
+    round_to_nearest,
+    settled,
+    swept,
+    whole_range,
+)
 
 
 def test_every_integer_is_the_nearest_of_the_sixteen_levels() -> None:
@@ -51,3 +67,164 @@ def test_what_no_float16_scale_can_hold_is_refused(value: float) -> None:
     weight[3, 3] = value
     with pytest.raises(QuantizationError, match="not finite, or too large"):
         round_to_nearest(weight, group_size=32)
+
+
+OUT, COLUMNS, GROUP = 8, 96, 32
+Matrix = NDArray[np.float64]
+
+
+def numbers(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def correlated(tokens: int = 400) -> Tensor:
+    """Inputs [tokens, COLUMNS] as layers have them: channels that go together, some of them large."""
+    mixed = numbers(tokens, COLUMNS) @ (torch.eye(COLUMNS) + 0.3 * numbers(COLUMNS, COLUMNS, seed=1))
+    return mixed * torch.exp(numbers(COLUMNS, seed=2))
+
+
+def levels_of(weight: Tensor) -> Levels:
+    """Narrower than the whole range, so that some weights are clipped."""
+    levels = whole_range(0.9 * weight.view(len(weight), -1, GROUP))
+    return Levels(levels.scales.to(weight.dtype), levels.zeros.to(weight.dtype))
+
+
+def lost(weight: Tensor, steps: Tensor, levels: Levels, inputs: Tensor) -> Tensor:
+    """By output, token by token."""
+    restored = steps.double() * levels.scales.double().repeat_interleave(GROUP, dim=1)
+    return (inputs.double() @ (weight.double() - restored).t()).square().sum(dim=0)
+
+
+def nearest(weight: Tensor, levels: Levels) -> Tensor:
+    return nearest_steps(weight.view(len(weight), -1, GROUP), levels).view(weight.shape)
+
+
+def naive_sweep(weight: Matrix, scales: Matrix, zeros: Matrix, gram: Matrix, order: list[int]) -> Matrix:
+    """Optimal brain surgery as it is written down: one column at a time, the inverse shrinking by one."""
+    weight, inverse, steps = weight.copy(), np.linalg.inv(gram), np.zeros_like(weight)
+    for column in order:
+        scale, zero = scales[:, column // GROUP], zeros[:, column // GROUP]
+        steps[:, column] = np.clip(np.round(weight[:, column] / scale), -zero, 15 - zero)
+        error = (weight[:, column] - steps[:, column] * scale) / inverse[column, column]
+        weight -= np.outer(error, inverse[column])
+        inverse = inverse - np.outer(inverse[:, column], inverse[column]) / inverse[column, column]
+    return steps
+
+
+@pytest.mark.parametrize("block", [1, 7, 32, 128])
+def test_blocked_sweep_is_the_naive_one(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rounding, "BLOCK", block)
+    weight, inputs = numbers(OUT, COLUMNS), correlated()
+    levels, gram = levels_of(weight), inputs.t() @ inputs
+    order = torch.randperm(COLUMNS, generator=torch.Generator().manual_seed(0))
+
+    factor, fallback = inverse_factor(gram[order][:, order])
+    assert factor is not None
+    steps = swept(weight, levels, factor, order)
+
+    damped = gram.numpy() + 0.01 * float(gram.diagonal().mean()) * np.eye(COLUMNS)
+    expected = naive_sweep(weight.numpy(), levels.scales.numpy(), levels.zeros.numpy(), damped, order.tolist())
+    assert fallback == ""
+    assert np.array_equal(steps.numpy(), expected)
+
+
+@pytest.mark.parametrize("block", [1, 7, 128])
+def test_settling_takes_the_best_of_sixteen_for_each_integer_in_turn(
+    block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rounding, "BLOCK", block)
+    weight, inputs = numbers(2, COLUMNS), correlated(150)
+    levels = levels_of(weight)
+    start = nearest(weight, levels)
+
+    found = settled(weight, levels, start, inputs.t() @ inputs)
+
+    expected = start.clone()
+    for column in list(range(COLUMNS)) * rounding.SETTLING:
+        for row in range(len(weight)):
+            every = expected[row].repeat(16, 1)
+            every[:, column] = torch.arange(16) - levels.zeros[row, column // GROUP]
+            one = Levels(*(part[row].repeat(16, 1) for part in levels))
+            expected[row] = every[lost(weight[row].repeat(16, 1), every, one, inputs).argmin()]
+    assert torch.equal(found, expected)
+
+
+def test_compensation_loses_much_less_and_no_output_loses_more() -> None:
+    weight, inputs = numbers(32, COLUMNS).float(), correlated().float()
+    levels = levels_of(weight)
+    (steps,), fallback = compensated([weight], [levels], inputs.t() @ inputs)
+
+    plain = lost(weight, nearest(weight, levels), levels, inputs)
+    ours = lost(weight, steps, levels, inputs)
+    assert fallback == ""
+    assert (ours <= plain * (1 + 1e-5)).all()
+    assert ours.sum() < 0.5 * plain.sum()
+    rounded = as_stored(steps, levels)
+    assert (int(rounded.q.min()), int(rounded.q.max())) == (0, 15)
+    expected = steps * levels.scales.repeat_interleave(GROUP, dim=1)
+    assert torch.equal(restore(rounded), expected)
+
+
+def test_linears_that_go_together_get_what_they_get_alone() -> None:
+    weights, inputs = [numbers(8, COLUMNS).float(), 9 * numbers(24, COLUMNS, seed=5).float()], correlated().float()
+    levels, gram = [levels_of(weight) for weight in weights], inputs.t() @ inputs
+    together, _ = compensated(weights, levels, gram)
+    for weight, level, steps in zip(weights, levels, together, strict=True):
+        (alone,), _ = compensated([weight], [level], gram)
+        assert lost(weight, steps, level, inputs).sum() == pytest.approx(
+            float(lost(weight, alone, level, inputs).sum()), rel=0.05
+        )
+
+
+def test_inputs_that_never_vary_need_no_fallback_as_damping_makes_up_for_it() -> None:
+    weight, inputs = numbers(8, COLUMNS).float(), torch.ones(50, COLUMNS)
+    levels = levels_of(weight)
+    (steps,), fallback = compensated([weight], [levels], inputs.t() @ inputs)
+    assert fallback == ""
+    assert (
+        lost(weight, steps, levels, inputs).sum()
+        < 0.1 * lost(weight, nearest(weight, levels), levels, inputs).sum()
+    )
+
+
+def test_more_damping_where_less_does_not_do() -> None:
+    """A matrix that is none of inputs: its smallest eigenvalue is below zero, by 5 % of its diagonal."""
+    axes = torch.linalg.qr(numbers(COLUMNS, COLUMNS)).Q
+    values = torch.linspace(1, 2, COLUMNS, dtype=torch.float64)
+    values[0] = -0.05 * 1.5
+    broken = (axes * values @ axes.t()).float()
+    weight = numbers(8, COLUMNS).float()
+    levels = levels_of(weight)
+    (steps,), fallback = compensated([weight], [levels], broken)
+    assert fallback == "damping 0.1"
+    assert torch.isfinite(steps).all()
+
+
+def test_what_cannot_be_factored_is_plainly_rounded_and_told() -> None:
+    weight = numbers(8, COLUMNS).float()
+    levels = levels_of(weight)
+    (steps,), fallback = compensated([weight], [levels], -torch.eye(COLUMNS))
+    assert fallback == "plain rounding"
+    assert torch.equal(steps, nearest(weight, levels))
+
+
+def test_dead_channels_are_plainly_rounded_and_change_nothing_else() -> None:
+    weight, inputs = numbers(8, COLUMNS).float(), correlated().float()
+    dead = [0, 17, 95]
+    inputs[:, dead] = 0
+    levels = levels_of(weight)
+    (steps,), fallback = compensated([weight], [levels], inputs.t() @ inputs)
+    assert fallback == ""
+    assert torch.equal(steps[:, dead], nearest(weight, levels)[:, dead])
+
+    (steps,), fallback = compensated([weight], [levels], torch.zeros(COLUMNS, COLUMNS))
+    assert fallback == ""
+    assert torch.equal(steps, nearest(weight, levels))
+
+
+def test_clipped_weights_are_counted() -> None:
+    weight = torch.linspace(-1, 1, 32).repeat(4, 1)
+    scales, zeros = torch.full((4, 1), 0.1), torch.full((4, 1), 7.0)
+    beyond = ((weight < -0.75) | (weight > 0.85)).float().mean()
+    assert clipped_share(weight, Levels(scales, zeros)) == pytest.approx(float(beyond))
+    assert clipped_share(weight, whole_range(weight.view(4, 1, 32))) < 0.05

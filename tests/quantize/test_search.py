@@ -6,10 +6,26 @@ import warnings
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from bot.errors import QuantizationError
 from bot.quantize.autoawq import LayerwiseQuantizer
-from bot.quantize.search import diagonal_grams, gram, grouped_energy, relative_error
+from bot.quantize.inputs import watched
+from bot.quantize.rounding import nearest_steps
+from bot.quantize.search import (
+    add_upper_gram,
+    best_levels,
+    best_scaling,
+    diagonal_blocks,
+    diagonal_grams,
+    gram,
+    grouped_energy,
+    output_energy,
+    relative_error,
+    rounded_under,
+    whole,
+)
+from tests.quantize.tiny_models import rounded
 
 with warnings.catch_warnings(record=True):
     from awq.quantize.quantizer import AwqQuantizer
@@ -71,3 +87,129 @@ def test_clip_search_takes_any_number_of_output_channels() -> None:
         AwqQuantizer._compute_best_clip(quantizer(64), weight, inputs)
     limits = quantizer(64)._compute_best_clip(weight, inputs)
     assert torch.equal(limits[:64], quantizer(64)._compute_best_clip(weight[:64], inputs))
+
+
+def lost_outputs(weight: Tensor, other: Tensor, inputs: Tensor) -> float:
+    """||W X - W' X||^2, token by token in float64."""
+    tokens = inputs.flatten(0, -2).double()
+    return float((tokens @ (weight - other).double().t()).square().sum())
+
+
+def plainly_rounded(weight: Tensor, by: Tensor, group_size: int) -> Tensor:
+    return rounded((weight * by).float(), group_size) / by
+
+
+def outliers(*shape: int, seed: int = 0) -> Tensor:
+    channels = torch.exp(1.5 * numbers(shape[-1], seed=seed + 100))
+    return numbers(*shape, seed=seed) * channels
+
+
+def test_half_a_gram_matrix_says_it_all() -> None:
+    inputs = numbers(70, 600)
+    upper = torch.zeros(600, 600)
+    for part in torch.split(inputs, 32):
+        add_upper_gram(upper, part)
+    expected = inputs.double().t() @ inputs.double()
+    assert torch.allclose(whole(upper).double(), expected, atol=1e-3)
+    assert not upper[300:, :200].any()
+
+
+def test_diagonal_blocks_are_those_of_the_tokens() -> None:
+    inputs = numbers(50, 12)
+    blocks = diagonal_blocks(gram(inputs, device=CPU) / 50, group_size=4)
+    assert torch.allclose(blocks, diagonal_grams(inputs, group_size=4, device=CPU), atol=1e-5)
+
+
+def test_best_scaling_loses_least_of_autoawqs_grid() -> None:
+    """The grid and its losses written down again, from the tokens; two linears of very different size."""
+    inputs = outliers(3, 60, 64)
+    weights = [numbers(16, 64, seed=1), 50 * numbers(8, 64, seed=2)]
+    mean = inputs.abs().mean(dim=(0, 1))
+
+    found = best_scaling(weights, gram(inputs, device=CPU), mean, group_size=32)
+
+    groups = torch.cat(weights).view(-1, 32).abs()
+    w_mean = (groups / (groups.amax(dim=1, keepdim=True) + 1e-6)).view(-1, 64).mean(dim=0)
+    losses = {}
+    for step in range(20):
+        by = (mean ** (step / 20) / (w_mean ** (1 - step / 20) + 1e-4)).clamp(min=1e-4)
+        by = by / (by.max() * by.min()).sqrt()
+        losses[step / 20] = sum(
+            lost_outputs(weight, plainly_rounded(weight, by, 32), inputs)
+            / lost_outputs(weight, torch.zeros_like(weight), inputs)
+            for weight in weights
+        )
+        if step / 20 == found.ratio:
+            assert torch.allclose(found.by, by, rtol=1e-4)
+    assert losses[found.ratio] <= 1.001 * min(losses.values())
+    assert min(losses.values()) < 0.7 * max(losses.values())
+
+
+def test_loss_of_a_scaling_is_that_of_the_outputs() -> None:
+    inputs, weight, by = outliers(40, 64), numbers(8, 64, seed=1), torch.exp(numbers(64, seed=2))
+    lost = output_energy(rounded_under(weight, by, group_size=32) - weight, gram(inputs, device=CPU))
+    # Scales are rounded to float16 here and exact there.
+    assert lost == pytest.approx(lost_outputs(weight, plainly_rounded(weight, by, 32), inputs), rel=0.05)
+
+
+def test_a_dead_channel_has_no_say_in_the_scaling() -> None:
+    inputs, weight = outliers(40, 64), numbers(8, 64, seed=1)
+    inputs[:, 5] = 0
+    found = best_scaling([weight], gram(inputs, device=CPU), inputs.abs().mean(dim=0), group_size=32)
+    assert found.by[5] == 1
+    assert torch.isfinite(found.by).all()
+    nothing = best_scaling([weight], torch.zeros(64, 64), torch.zeros(64), group_size=32)
+    assert torch.equal(nothing.by, torch.ones(64))
+
+
+def test_inputs_that_are_not_finite_are_told() -> None:
+    with pytest.raises(QuantizationError, match="no finite scales"):
+        best_scaling([numbers(8, 32)], torch.full((32, 32), torch.nan), torch.ones(32), group_size=32)
+
+
+def test_best_levels_lose_no_more_than_the_whole_range_or_any_even_shrink() -> None:
+    weight = numbers(16, 2, 32) * (1 + 4 * (numbers(16, 2, 32, seed=1) > 2))
+    inputs = outliers(80, 64)
+    levels = best_levels(weight, diagonal_grams(inputs, group_size=32, device=CPU))
+
+    def lost(scale: Tensor, zero: Tensor) -> Tensor:
+        """Mean square over tokens by output and group, from the tokens."""
+        q = ((weight / scale).round() + zero).clamp(0, 15)
+        difference = (q - zero) * scale - weight
+        return torch.einsum("tgi,ogi->tog", inputs.view(80, 2, 32), difference).square().mean(dim=0)
+
+    found = lost(levels.scales.unsqueeze(-1), levels.zeros.unsqueeze(-1))
+    low, high = weight.amin(-1, keepdim=True), weight.amax(-1, keepdim=True)
+    tried = []
+    for step in range(10):
+        scale = ((high - low) * (1 - step / 20) / 15).half().float()
+        tried.append(lost(scale, (-low * (1 - step / 20) / scale).round().clamp(0, 15)))
+    assert (found <= 1.001 * torch.stack(tried).amin(dim=0)).all()
+    assert found.sum() < 0.9 * tried[0].sum()
+
+
+def test_constant_and_empty_groups_have_levels() -> None:
+    weight = torch.zeros(8, 2, 32)
+    weight[:, 1] = -3
+    levels = best_levels(weight, torch.eye(32).repeat(2, 1, 1))
+    restored = nearest_steps(weight, levels) * levels.scales.unsqueeze(-1)
+    assert torch.allclose(restored, weight, rtol=1e-3)
+
+
+def test_watched_inputs_are_what_reached_the_linears() -> None:
+    linears = {"a": nn.Linear(12, 4), "b": nn.Linear(12, 6), "never": nn.Linear(3, 3)}
+    inputs = outliers(5, 7, 12)
+    with torch.no_grad(), watched(linears, (("a", "b"), ("never",))) as found:
+        for part in torch.split(inputs, 2):
+            linears["a"](part)
+    linears["a"](inputs)  # is not looked at any more
+    tokens = inputs.view(35, 12).double()
+    assert set(found) == {"a", "b"}
+    assert torch.allclose(found["b"].gram.double(), tokens.t() @ tokens / 35, rtol=1e-4, atol=1e-4)
+    assert torch.allclose(found["a"].mean.double(), tokens.abs().mean(dim=0), rtol=1e-4)
+    assert torch.equal(found["a"].peak, inputs.view(35, 12).abs().amax(dim=0))
+
+    by = torch.linspace(0.5, 3, 12)
+    scaled, wanted = found["a"].scaled(by), tokens / by
+    assert torch.allclose(scaled.gram.double(), wanted.t() @ wanted / 35, rtol=1e-4, atol=1e-4)
+    assert torch.allclose(scaled.peak.double(), wanted.abs().amax(dim=0), rtol=1e-4)
