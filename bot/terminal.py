@@ -141,19 +141,13 @@ def _needs(job: Job, needs: Estimate) -> str:
 
 
 def outcome_table(outcomes: list[Outcome]) -> Table:
-    """How a run ended, one row per job."""
+    """How a run ended: per job what became of it, what was lost, and how long it took."""
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("model", "result", "KL", "top-1", "perplexity", "weights", "time"):
-        table.add_column(
-            name, justify="left" if name in ("model", "result") else "right", no_wrap=name != "result"
-        )
+    table.add_column("model", no_wrap=True)
+    table.add_column("result", overflow="fold")
     for outcome in outcomes:
-        table.add_row(
-            escape(outcome.job.entry.repo_id),
-            _result(outcome.publication, outcome.error),
-            *_figures(outcome.report),
-            duration(outcome.duration_s),
-        )
+        table.add_row(escape(outcome.job.entry.repo_id), _result(outcome.publication, outcome.error))
+        table.add_row("", f"[dim]{_figures(outcome.report)}{duration(outcome.duration_s)}[/]")
     return table
 
 
@@ -166,14 +160,13 @@ def _result(publication: Publication | None, error: BotError | None) -> str:
     return f"{word} {escape(publication.repo_id)} {escape(publication.tag)}"
 
 
-def _figures(report: Report | None) -> tuple[str, ...]:
+def _figures(report: Report | None) -> str:
     if report is None:
-        return ("", "", "", "")
+        return ""
     return (
-        f"{report.kl_mean:.4f}",
-        f"{100 * report.top1_agreement:.1f} %",
-        f"{report.perplexity_source:.2f} → {report.perplexity_quantized:.2f}",
-        f"{size(report.size_source_bytes)} → {size(report.size_quantized_bytes)}",
+        f"KL {report.kl_mean:.4f}, top-1 {100 * report.top1_agreement:.1f} %, "
+        f"perplexity {report.perplexity_source:.2f} → {report.perplexity_quantized:.2f}, "
+        f"{size(report.size_source_bytes)} → {size(report.size_quantized_bytes)}, "
     )
 
 
