@@ -144,6 +144,13 @@ def test_quantize_without_folders_asks_for_them(run: Run) -> None:
     assert "--source" in err
 
 
+def test_quantize_names_the_searches_that_there_are(run: Run) -> None:
+    code, _, err = run("quantize", "--source", "model", "--out", "made", "--search", "guess")
+    assert code == 2
+    assert "--search guess" in err
+    assert "gram or awq" in err
+
+
 def test_verify_of_a_repo_that_is_not_there_is_an_upstream_error(run: Run, with_hub: LocalHub) -> None:
     code, _, err = run("verify", "quantized/none-awq")
     assert code == 3

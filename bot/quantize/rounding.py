@@ -180,7 +180,7 @@ def settled(weight: Tensor, levels: Levels, steps: Tensor, gram: Tensor) -> Tens
                 wanted = chosen[column] + near[column - start] / (scale * diagonal[column])
                 best = _nearest(wanted, lowest[groups[column]])
                 moved[column - start] = (best - chosen[column]) * scale
-                near.addr_(gram[start:stop, column], moved[column - start], alpha=-1)
+                near[column - start + 1 :].addr_(gram[column, column + 1 : stop], moved[column - start], alpha=-1)
                 chosen[column] = best
         pull.addmm_(gram[:, start:stop], moved, alpha=-1)
     return chosen.t().contiguous()
@@ -193,7 +193,8 @@ def _by_column(levels: Levels, columns: int, order: Tensor) -> tuple[Tensor, Ten
 
 
 def _nearest(steps: Tensor, lowest: Tensor) -> Tensor:
-    return torch.minimum(torch.maximum(steps.round(), lowest), lowest + LEVELS)
+    """In place: the integer of the 16 from lowest that is nearest to each of steps."""
+    return steps.round_().clamp_(min=lowest, max=lowest + LEVELS)
 
 
 def _lost(weight: Tensor, steps: Tensor, levels: Levels, gram: Tensor) -> Tensor:
