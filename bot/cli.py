@@ -182,6 +182,10 @@ def run(
         outcomes.append(outcome)
         if outcome.error is not None:
             err.print(terminal.error_text(outcome.error), soft_wrap=True)
+    for skip in made.skipped:
+        if skip.exit_code:
+            refusal = BotError(f"{skip.entry.repo_id}: {skip.reason}", hint=skip.hint)
+            err.print(terminal.error_text(refusal), soft_wrap=True)
     if outcomes:
         out.print(terminal.outcome_table(outcomes))
     else:
@@ -438,6 +442,9 @@ class _child:  # noqa: N801 - used as a with statement's verb
         if isinstance(error, BotError):
             failure = Failure(stage=self._stage, exit_code=error.exit_code, message=error.message, hint=error.hint)
             self._jobdir.store(failure)
+            if "AWQ_BOT_PARENT" in os.environ:
+                # The one that started us says it, once.
+                raise typer.Exit(error.exit_code) from None
 
 
 def _needs_extra(module: str, extra: str) -> None:

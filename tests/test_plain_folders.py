@@ -1,4 +1,4 @@
-"""`quantize` and `evaluate` on plain folders: what they print for programs, how good it is, and what they refuse."""
+"""`quantize` and `evaluate` on plain folders: what they print for programs, what is lost, what they refuse."""
 
 from __future__ import annotations
 
@@ -133,9 +133,9 @@ def kl_of_plain_rounding(folder: Path, tokens: torch.Tensor) -> float:
 
 
 def plain_rounding(weight: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """weight [out, in], each GROUP_SIZE inputs on 16 steps from their least to their largest; scales in float16."""
+    """weight [out, in], each GROUP_SIZE inputs on 16 steps, zero among them; scales in float16."""
     groups = weight.astype(np.float32).reshape(len(weight), -1, GROUP_SIZE)
-    low, high = groups.min(-1, keepdims=True), groups.max(-1, keepdims=True)
+    low, high = groups.min(-1, keepdims=True).clip(max=0), groups.max(-1, keepdims=True).clip(min=0)
     scale = ((high - low) / 15).astype(np.float16).astype(np.float32)
     zero = np.clip(np.rint(-low / scale), 0, 15)
     steps = np.clip(np.rint(groups / scale) + zero, 0, 15)
@@ -262,14 +262,24 @@ def test_chats_need_a_chat_template(quantize: Run, source: Path, tmp_path: Path)
         ("empty.txt", b"", "no text in it"),
         ("blank.jsonl", b"\n\n", "no text in it"),
         ("one-line.txt", b"One line, and that is all.\n", "tokens; 1,024 are needed"),
-        ("binary.txt", bytes(range(256)), "binary content"),
+        ("binary.txt", b"text\n\0\1\2\n", ":2: binary content"),
         ("latin.txt", "Übergrößenträger\n".encode("latin-1"), "not UTF-8 text"),
         ("broken.jsonl", b'{"text": "whole"}\n{"text": "ha', ":2: broken JSON"),
         ("broken.parquet", b"PAR1PAR1", "broken parquet file"),
         ("photo.png", b"\x89PNG", "cannot read .png"),
         ("missing.txt", None, "is not there"),
     ],
-    ids=lambda value: value if isinstance(value, str) and "." in value else "",
+    ids=[
+        "empty",
+        "blank",
+        "one line",
+        "binary",
+        "latin-1",
+        "broken JSON",
+        "broken parquet",
+        "a picture",
+        "missing",
+    ],
 )
 def test_calibration_text_that_is_none_is_named(
     quantize: Run, tmp_path: Path, name: str, content: bytes | None, word: str
