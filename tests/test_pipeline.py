@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -69,6 +72,21 @@ def test_the_card_shows_what_was_measured_and_pins_the_release(house: House) -> 
     assert f"{provenance['report']['kl_mean']:.4f} nats" in card
     assert f"--revision {provenance['tag']}" in card
     assert files["assets/error-by-layer.png"].startswith(b"\x89PNG")
+
+
+def test_the_cards_of_both_models_read_as_they_should(house: House) -> None:
+    """After a wanted change: GOLDEN=write pytest tests/test_pipeline.py, then read the diff."""
+    for name in MODELS:
+        text = house.hub.files(f"quantized/{name}-awq")["README.md"].decode()
+        # Figures, digests and versions are another machine's; the words and the shape are not.
+        text = re.sub(r"upstream-[0-9a-f]{8}-[0-9a-f]{8}", "TAG", text)
+        text = re.sub(r"\b[0-9a-f]{40,64}\b", "HASH", text)
+        text = re.sub(r"[-+]?\d+(?:[.,]\d+)*(?:\+cpu)?", "#", text)
+        golden = Path(__file__).parent / "golden" / f"{name}.md"
+        if os.environ.get("GOLDEN") == "write":
+            golden.parent.mkdir(exist_ok=True)
+            golden.write_text(text)
+        assert text == golden.read_text(), name
 
 
 def test_a_rerun_downloads_nothing_and_stays_within_its_calls(house: House) -> None:
