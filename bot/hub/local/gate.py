@@ -43,6 +43,8 @@ class Gate:
         answer.on_end = lambda: self._log.add(_record(scope, host, answer, faulty=fault is not None))
         try:
             await self._answer(scope, receive, answer, self._apps[host], fault or Fault())
+        except asyncio.CancelledError:
+            pass  # the server is being stopped, and whoever asked will see that the connection is gone
         finally:
             answer.end()
 
