@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -183,7 +184,7 @@ def test_ctrl_c_in_a_child_ends_both_and_leaves_no_half_folder(
     before: Callable[[str], House], expected: Tree, stage: str
 ) -> None:
     house = before(stage)
-    wait = (house.jobs[0] / "layers").exists if stage == "quantize" else _is_measuring
+    wait = (house.jobs[0] / "layers").exists if stage == "quantize" else partial(_is_measuring, house)
     result = house.stop_when(wait, signal.SIGINT, "run")
     assert result.returncode == 130, result.stderr
     assert "Traceback" not in result.stderr
@@ -192,10 +193,19 @@ def test_ctrl_c_in_a_child_ends_both_and_leaves_no_half_folder(
         _finish(house, expected)
 
 
-def _is_measuring() -> bool:
-    """Whether a child of some run is evaluating by now."""
-    commands = (path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists())
-    return any(b"\0evaluate\0--job" in command for command in commands)
+def _is_measuring(house: House) -> bool:
+    """Whether a child of this house's run, and not of another test's, is evaluating by now."""
+    wanted = b"\0evaluate\0--job\0"
+    name = house.jobs[0].name.encode()
+    commands = [_command(path) for path in Path("/proc").glob("[0-9]*/cmdline")]
+    return any(wanted in command and name in command for command in commands)
+
+
+def _command(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:  # it ended meanwhile
+        return b""
 
 
 def test_two_runs_racing_for_one_target_publish_once_and_both_end_well(
