@@ -177,16 +177,19 @@ def _read_head(api: HfApi, repo_id: str, head: str) -> tuple[TargetState, Proven
     except ValueError:
         return TargetState.FOREIGN, None, f"{repo_id}: {PROVENANCE} cannot be read"
     try:
-        return _unproven_state(api, repo_id), None, ""
+        return _unproven_state(api, repo_id, head or "main"), None, ""
     except HfHubHTTPError as error:
         return TargetState.FOREIGN, None, f"the target's history answers {status_of(error)}"
 
 
-def _unproven_state(api: HfApi, repo_id: str) -> TargetState:
-    """Ours to fill is what the Hub itself makes: one commit, of no more than these two files."""
-    if len(call(lambda: api.list_repo_commits(repo_id))) > 1:
+def _unproven_state(api: HfApi, repo_id: str, head: str) -> TargetState:
+    """Ours to fill is what the Hub itself makes: one commit, of no more than these two files.
+
+    Looked at as of the head that was seen: somebody else may be publishing there just now.
+    """
+    if len(call(lambda: api.list_repo_commits(repo_id, revision=head))) > 1:
         return TargetState.FOREIGN
-    paths = {file.path for file in files_at(api, repo_id)}
+    paths = {file.path for file in files_at(api, repo_id, revision=head)}
     return TargetState.EMPTY if paths <= {GITATTRIBUTES, CARD} else TargetState.FOREIGN
 
 
