@@ -20,8 +20,16 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import HfApi
+from huggingface_hub.utils import close_session
 
 from bot.hub.local import LocalHub
+
+
+@pytest.fixture(autouse=True)
+def closed_connections() -> Iterator[None]:
+    """huggingface_hub keeps its connections while the process lives; a test's Hub does not live as long."""
+    yield
+    close_session()
 
 
 @pytest.fixture
