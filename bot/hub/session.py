@@ -27,6 +27,7 @@ from bot.errors import BotError, EnvironmentProblem
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 ATTEMPTS = 6
+WORKER = "hub-request"
 _LONGEST_WAIT_S = 330.0  # the Hub counts its limits over five minutes
 _LATER = "Nothing was lost. Run it again later."
 
@@ -118,7 +119,7 @@ def call(request: Callable[[], Result]) -> Result:
 @contextmanager
 def workers(count: int) -> Iterator[ThreadPoolExecutor]:
     """Threads for requests side by side. Whoever interrupts does not wait for answers that are still to come."""
-    pool = ThreadPoolExecutor(count)
+    pool = ThreadPoolExecutor(count, thread_name_prefix=WORKER)
     try:
         yield pool
     finally:
@@ -127,7 +128,7 @@ def workers(count: int) -> Iterator[ThreadPoolExecutor]:
 
 def wait_before_retry(error: Exception) -> bool | float:
     """Whether, or after how many seconds, the same request may succeed."""
-    if isinstance(error, httpx2.RequestError):
+    if isinstance(error, httpx2.RequestError) or _closed_meanwhile(error):
         return True
     if not isinstance(error, HfHubHTTPError):
         return False
@@ -135,6 +136,11 @@ def wait_before_retry(error: Exception) -> bool | float:
     if status == 429:
         return max(0.0, min(_reset_s(error), _LONGEST_WAIT_S))
     return status in (500, 502, 503, 504)
+
+
+def _closed_meanwhile(error: Exception) -> bool:
+    """All threads share one client, and huggingface_hub closes it when one of them could not connect."""
+    return isinstance(error, RuntimeError) and "client has been closed" in str(error)
 
 
 def _reset_s(error: HfHubHTTPError) -> float:

@@ -21,7 +21,7 @@ from huggingface_hub import HfApi, constants
 from bot.errors import EnvironmentProblem, UpstreamError
 from bot.hub.local import Fault, LocalHub
 from bot.hub.pull import Pinned, dataset_files, pull_files, pull_source
-from bot.hub.session import Hub
+from bot.hub.session import WORKER, Hub
 from bot.records import HubFile, no_progress, to_json
 from tests.hub.models import SOURCE, as_bot, forget_requests, release_job, requests, source_files
 
@@ -268,6 +268,7 @@ def test_interrupted_pull_ends_at_once(
 ) -> None:
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 4096)
     job = release_job(hub)
+    before = set(threading.enumerate())
     started = threading.Event()
 
     def interrupt(what: str, done: int, total: int, unit: str) -> None:
@@ -279,6 +280,10 @@ def test_interrupted_pull_ends_at_once(
         pull_source(source, job, tmp_path / "source", interrupt)
     assert started.is_set()
     assert "model.safetensors" not in on_disk(tmp_path / "source")
+    # Nobody waited for the other downloads. They end at their next chunk, while there is still a Hub to answer them.
+    for thread in set(threading.enumerate()) - before:
+        if thread.name.startswith(WORKER):
+            thread.join()
 
 
 # --- data sets ----------------------------------------------------------------------------------------------

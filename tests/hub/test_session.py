@@ -10,6 +10,7 @@ import pytest
 import stamina
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub.utils import close_session, get_session
 
 from bot.errors import EnvironmentProblem
 from bot.hub import is_loopback
@@ -107,6 +108,19 @@ def test_unreachable_endpoint_is_named() -> None:
         call(nowhere.reader.whoami)
     assert "HF_ENDPOINT" in caught.value.hint
     assert caught.value.exit_code == 8
+
+
+def test_a_client_that_another_thread_closed_is_asked_again(hub: LocalHub) -> None:
+    clients = []
+
+    def ask() -> int:
+        clients.append(get_session())
+        if len(clients) == 1:
+            close_session()  # as huggingface_hub does in the thread that could not connect
+        return clients[-1].get(f"{hub.endpoint}/api/models").status_code
+
+    assert call(ask) == 200
+    assert len(clients) == 2
 
 
 def test_offline_mode_is_named(hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
