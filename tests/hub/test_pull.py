@@ -280,7 +280,7 @@ def test_interrupted_pull_ends_at_once(
         pull_source(source, job, tmp_path / "source", interrupt)
     assert started.is_set()
     assert "model.safetensors" not in on_disk(tmp_path / "source")
-    # Nobody waited for the other downloads. They end at their next chunk, while there is still a Hub to answer them.
+    # Nobody waited for the other downloads; they end at their next chunk, while a Hub is still there to answer.
     for thread in set(threading.enumerate()) - before:
         if thread.name.startswith(WORKER):
             thread.join()
