@@ -1,6 +1,13 @@
-"""python -m bot"""
+"""python -m bot, and the command awq-bot."""
 
-from bot.cli import main
+from bot.interrupts import ended_by_ctrl_c
+
+
+def main() -> None:
+    with ended_by_ctrl_c():
+        from bot.cli import main as run  # noqa: PLC0415 - loading it is what takes time
+    run()
+
 
 if __name__ == "__main__":
     main()

@@ -38,7 +38,7 @@ def run_child(verb: str, jobdir: JobDir, *, options: tuple[str, ...] = ()) -> No
         if child.poll() is None:
             child.terminate()
             child.wait()
-    if code == 130:
+    if code in (130, -signal.SIGINT):
         raise KeyboardInterrupt
     if code != 0:
         raise _failure_of(verb, jobdir, code)

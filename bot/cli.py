@@ -24,6 +24,7 @@ from bot.errors import BotError, EnvironmentProblem, PublishError, WatchlistErro
 from bot.hub.access import check_access, check_endpoint
 from bot.hub.session import Hub
 from bot.hub.verify import verify as verify_repo
+from bot.interrupts import ended_by_ctrl_c
 from bot.jobdir import JobDir
 from bot.pipeline import Bench, Outcome
 from bot.records import Calibration, Check, Failure, Plan, Publication, Recipe, TextSource, WatchEntry, to_json
@@ -230,7 +231,8 @@ def quantize(
     Example: [bold]awq-bot quantize --source ./Qwen3-4B --out ./Qwen3-4B-awq[/]
     """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    from bot import torch_stages
+    with ended_by_ctrl_c():
+        from bot import torch_stages
 
     if job is not None:
         with _child(job, "quantize"), terminal.Bars(err) as bars:
@@ -274,7 +276,8 @@ def evaluate(
     Example: [bold]awq-bot evaluate --source ./Qwen3-4B --quantized ./Qwen3-4B-awq --json[/]
     """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    from bot import torch_stages
+    with ended_by_ctrl_c():
+        from bot import torch_stages
 
     if job is not None:
         with _child(job, "evaluate"), terminal.Bars(err) as bars:
@@ -316,7 +319,8 @@ def publish(job: JobOption, dry_run: DryRunOption = False) -> None:
 @app.command(hidden=True)
 def refresh(job: JobOption) -> None:
     """What a refresh job runs as a child: upstream's small files, tried and put as they are published."""
-    from bot import torch_stages
+    with ended_by_ctrl_c():
+        from bot import torch_stages
 
     with _child(job, "refresh"):
         torch_stages.refresh_job(JobDir(job))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bot.hub.local import Fault, HubError
-from tests.house import House, build_house
+from tests.house import House, build_house, wait_for
 
 MODEL = "qwen3-tiny"
 TARGET = f"quantized/{MODEL}-awq"
@@ -191,6 +191,15 @@ def test_ctrl_c_in_a_child_ends_both_and_leaves_no_half_folder(
     assert not (house.jobs[0] / UNDONE[stage][0]).exists()
     if stage == "evaluate":
         _finish(house, expected)
+
+
+def test_ctrl_c_while_modules_are_loaded_ends_in_silence(before: Callable[[str], House]) -> None:
+    with before("evaluate").start("evaluate", "--source", "none", "--quantized", "none") as process:
+        maps = Path(f"/proc/{process.pid}/maps")
+        wait_for(lambda: "libtorch" in maps.read_text())
+        process.send_signal(signal.SIGINT)
+        assert process.communicate() == ("", "")
+    assert process.returncode == -signal.SIGINT
 
 
 def _is_measuring(house: House) -> bool:
