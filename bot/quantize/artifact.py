@@ -15,14 +15,16 @@ from torch import Tensor
 from bot.checkpoint.config import artifact_config, parse_config
 from bot.checkpoint.inventory import check_inventory
 from bot.checkpoint.reader import TORCH_DTYPES, Checkpoint
+from bot.checkpoint.skeleton import Skeleton, build_skeleton, source_names
 from bot.checkpoint.small_files import carry_small_files
 from bot.checkpoint.writer import replacing, write_checkpoint, writing
 from bot.errors import EnvironmentProblem, UnsupportedModelError, UpstreamError, WatchlistError
 from bot.quantize import assemble, selection
-from bot.quantize.autoawq import LayerwiseQuantizer, Work, decoder_layers, quantize_layers
+from bot.quantize.autoawq import LayerwiseQuantizer, decoder_layers, quantize_layers
 from bot.quantize.gram import GramQuantizer
 from bot.quantize.layerfile import FinishedLayer
-from bot.quantize.loading import best_device, device_name, load_model
+from bot.quantize.loading import best_device, device_name
+from bot.quantize.walk import Work
 from bot.records import CalibrationSet, Progress, QuantizedModel, Recipe, sha256_of
 
 SEARCHES: dict[str, type[LayerwiseQuantizer]] = {"gram": GramQuantizer, "awq": LayerwiseQuantizer}
@@ -149,9 +151,9 @@ def _quantize_layers(
     progress("loading", 0, 1, "model")
     # float16 on a CPU is about ten times slower than float32.
     dtype = torch.float32 if device.type == "cpu" else TORCH_DTYPES[source.dtype]
-    model = load_model(source.folder, dtype=dtype, trust_remote_code=source.trust_remote_code)
+    model = build_skeleton(source.folder, dtype=dtype, trust_remote_code=source.trust_remote_code)
     path, layers = decoder_layers(model)
-    names = selection.source_names(model, source.checkpoint.tensors, inside=path)
+    names = source_names(model, source.checkpoint.tensors, where=source.folder)
     chosen = selection.select_linears(selection.linears_inside(layers, path), recipe=recipe)
     linears = tuple(names[f"{name}.weight"].removesuffix(".weight") for name in chosen)
     selection.check_dtypes({name: source.checkpoint.tensors[f"{name}.weight"] for name in linears})
@@ -160,9 +162,11 @@ def _quantize_layers(
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     work = Work(
+        skeleton=Skeleton(
+            model=model, path=path, layers=layers, names=names, read=source.checkpoint.read, dtype=dtype
+        ),
         blocks=blocks,
         chosen=frozenset(chosen),
-        names=names,
         folder=folder,
         key=key,
         device=device,
@@ -170,9 +174,7 @@ def _quantize_layers(
         progress=progress,
     )
     try:
-        return QuantizedLayers(
-            layers=quantize_layers(model, work, quantizer=SEARCHES[recipe.search]), linears=linears
-        )
+        return QuantizedLayers(layers=quantize_layers(work, quantizer=SEARCHES[recipe.search]), linears=linears)
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise EnvironmentProblem(
             f"{source.folder}: {device_name(device)} has not enough memory to quantize it",

@@ -6,21 +6,20 @@ import contextlib
 import io
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from math import isfinite
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from bot.checkpoint.layerwise import first, moved
 from bot.errors import QuantizationError, UnsupportedModelError
 from bot.quantize.architectures import shared_inputs
-from bot.quantize.capture import LayerInputs, capture_layer_inputs
+from bot.quantize.hidden import HiddenStates, largest
 from bot.quantize.layer import Scales, layer_tensors, measure, remember, round_linears
-from bot.quantize.layerfile import FinishedLayer, Measured, finished_layer, layer_path, write_layer
+from bot.quantize.layerfile import FinishedLayer
 from bot.quantize.search import diagonal_grams, grouped_energy
-from bot.records import Progress, Recipe
+from bot.quantize.walk import Quantized, Turn, Work, walk
 
 # AutoAWQ says goodbye in a DeprecationWarning when it is imported, and resets the filters to have it seen.
 with warnings.catch_warnings(record=True):
@@ -29,30 +28,11 @@ with warnings.catch_warnings(record=True):
     from awq.quantize.quantizer import AwqQuantizer
     from awq.quantize.scale import apply_clip, apply_scale
 
-_TOKENS_AT_ONCE = 16_384  # in one forward pass of a layer
 _EQUIVALENT = 1e-3  # relative; rounding of float32 stays far below, a wrong scaling is far above
 
 _BROKEN = "The file upstream is broken: tell its author. Nothing was published."
 _OUT_OF_RANGE = "Its activations leave the range of its dtype on this text: try other calibration text."
 _NOTHING_TO_DO = "It cannot be quantized by this version; put it on `hold:` on the watchlist."
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
-    """What the quantizer needs beyond AutoAWQ's own settings.
-
-    blocks: int64 [samples, seq_len]. chosen: full paths of the linears to quantize. names: the source's name for
-    each tensor of the model that the source has. key: what a finished layer's file must have been made with.
-    """
-
-    blocks: Tensor
-    chosen: frozenset[str]
-    names: Mapping[str, str]
-    folder: Path
-    key: str
-    device: torch.device
-    recipe: Recipe
-    progress: Progress
 
 
 def decoder_layers(model: Any) -> tuple[str, nn.ModuleList]:
@@ -76,12 +56,13 @@ def decoder_layers(model: Any) -> tuple[str, nn.ModuleList]:
 
 
 @torch.no_grad()
-def quantize_layers(model: Any, work: Work, *, quantizer: type[LayerwiseQuantizer]) -> tuple[FinishedLayer, ...]:
+def quantize_layers(work: Work, *, quantizer: type[LayerwiseQuantizer]) -> tuple[FinishedLayer, ...]:
     """Quantize every decoder layer, each into its own file as soon as it is done; files that are there are kept.
 
-    The model is consumed: the layers' weights are gone afterwards. Raises QuantizationError naming layer and
-    module when numbers are not finite, UnsupportedModelError when AutoAWQ's scaling does not fit the model.
+    Raises QuantizationError naming layer and module when numbers are not finite, UnsupportedModelError when
+    AutoAWQ's scaling does not fit the model.
     """
+    model = work.skeleton.model
     wrapped = AWQ_CAUSAL_LM_MODEL_MAP[model.config.model_type](
         model, model.config.model_type, False, model.config, None, None
     )
@@ -95,7 +76,8 @@ def quantize_layers(model: Any, work: Work, *, quantizer: type[LayerwiseQuantize
         quantizer_cls=quantizer,
         work=work,
     )
-    return tuple(wrapped.quantizer.finished)
+    finished: tuple[FinishedLayer, ...] = wrapped.quantizer.finished
+    return finished
 
 
 class LayerwiseQuantizer(AwqQuantizer):  # type: ignore[misc]
@@ -103,53 +85,36 @@ class LayerwiseQuantizer(AwqQuantizer):  # type: ignore[misc]
 
     def __init__(self, *args: Any, work: Work, **kwargs: Any) -> None:
         self._work = work
-        self.finished: list[FinishedLayer] = []
-        self.inps: Tensor
+        self.finished: tuple[FinishedLayer, ...] = ()
         super().__init__(*args, **kwargs)
 
     def init_quant(self, n_samples: int = 0, max_seq_len: int = 0) -> tuple[Any, dict[str, Any], Tensor]:
         # AutoAWQ drops samples longer than max_seq_len, and takes every ValueError of the model for its own.
-        self._path, layers = decoder_layers(self.model)
-        inputs: LayerInputs = capture_layer_inputs(self.model, layers, self._work.blocks)
-        self._arguments = inputs.arguments
-        return layers, {}, inputs.hidden
+        self._path = self._work.skeleton.path
+        return self._work.skeleton.layers, {}, torch.empty(0)
 
     def quantize(self) -> None:
-        work, total = self._work, len(self.modules)
-        for index, layer in enumerate(self.modules):
-            work.progress("quantizing", index, total, "layers")
-            layer.to(work.device)
-            self.module_kwargs = _moved(self._arguments[index], device=work.device)
-            path = layer_path(work.folder, index)
-            if finished_layer(path, key=work.key):
-                self.inps = self._module_forward(self.inps.to(work.device), layer, self._own(layer))
-            else:
-                self._quantize_layer(index, layer, path)
-            done = finished_layer(path, key=work.key)
-            assert done is not None
-            self.finished.append(done)
-            layer.to("meta")  # what is on the disk needs no memory
-        work.progress("quantizing", total, total, "layers")
+        self.finished = walk(self._work, self._quantize_layer)
 
-    def _quantize_layer(self, index: int, layer: nn.Module, path: Path) -> None:
-        inside = f"{self._path}.{index}"
+    def _quantize_layer(self, turn: Turn, layer: nn.Module) -> Quantized:
+        index, inside = turn.index, f"{self._path}.{turn.index}"
+        self.module_kwargs = dict(turn.arguments)
+        self.inps = torch.cat(list(turn.states())).to(self._work.device)
         linears, chosen = self._linears(layer, inside)
-        first = self.inps[:1].to(self._work.device)
         inputs = self._get_input_feat(layer, linears)
-        self._check_finite(index, linears, inputs)
+        outputs = turn.keep(torch.split(self.inps, turn.blocks_at_once))
+        self._check_finite(index, linears, {name: largest(seen) for name, seen in inputs.items()}, outputs)
         groups = shared_inputs(self.awq_model.model_type, chosen)
         before = remember(chosen, inputs, groups, device=self._work.device)
         scales = self._search_scales(index, layer, chosen, inputs)
-        self._apply_scales(index, layer, first, scales, inputs)
+        self._apply_scales(index, layer, turn.first_block(), scales, inputs)
         clipped = self._clip(layer, chosen, inputs)
-        peak = max(largest(value) for value in [*inputs.values(), self.inps])
         made = round_linears(index, chosen, clipped, group_size=self.group_size)
-        measured = measure(index, before, made, scales, group_size=self.group_size)
-        write_layer(
-            path,
-            layer_tensors(layer, inside, made, self._work.names),
-            key=self._work.key,
-            measured=Measured(modules=measured, peak=peak),
+        return Quantized(
+            tensors=layer_tensors(layer, inside, made, self._work.skeleton.names),
+            modules=measure(index, before, made, scales, group_size=self.group_size),
+            outputs=outputs,
+            peak=max(outputs.peak, *(largest(seen) for seen in inputs.values())),
         )
 
     def _linears(self, layer: nn.Module, inside: str) -> tuple[dict[str, nn.Linear], dict[str, nn.Linear]]:
@@ -181,7 +146,8 @@ class LayerwiseQuantizer(AwqQuantizer):  # type: ignore[misc]
         Leaves the layer in float32: in half precision the norms would lose what the scaling gains.
         """
         layer.float()
-        self.module_kwargs = _moved(self.module_kwargs, device=self._work.device, dtype=torch.float32)
+        first = first.to(self._work.device)
+        self.module_kwargs = moved(self.module_kwargs, device=self._work.device, dtype=torch.float32)
         wanted = self._module_forward(first.float(), layer, self._own(layer))
         with _naming(index, self.awq_model.model_type):
             apply_scale(layer, scales, input_feat_dict=inputs)
@@ -207,20 +173,23 @@ class LayerwiseQuantizer(AwqQuantizer):  # type: ignore[misc]
             for name, weight in unclipped.items()
         }
 
-    def _check_finite(self, index: int, linears: Mapping[str, nn.Linear], inputs: Mapping[str, Tensor]) -> None:
+    def _check_finite(
+        self, index: int, linears: Mapping[str, nn.Linear], peaks: Mapping[str, float], outputs: HiddenStates
+    ) -> None:
+        """peaks: the largest absolute value that each linear read."""
         for name, linear in linears.items():
-            if name not in inputs:
+            if name not in peaks:
                 raise UnsupportedModelError(
                     f"layer {index}, {name}: the calibration blocks never reached it",
                     hint="Give it more calibration samples, or leave the module out with modules_to_not_convert.",
                 )
             if not isfinite(largest(linear.weight)):
                 raise QuantizationError(f"layer {index}, {name}: its weights hold NaN or infinity", hint=_BROKEN)
-            if not isfinite(largest(inputs[name])):
+            if not isfinite(peaks[name]):
                 raise QuantizationError(
                     f"layer {index}, {name}: its inputs hold NaN or infinity", hint=_OUT_OF_RANGE
                 )
-        if not isfinite(largest(self.inps)):
+        if not isfinite(outputs.peak):
             raise QuantizationError(f"layer {index}: its output holds NaN or infinity", hint=_OUT_OF_RANGE)
 
     def _own(self, layer: nn.Module) -> dict[str, Any]:
@@ -264,11 +233,10 @@ class LayerwiseQuantizer(AwqQuantizer):  # type: ignore[misc]
 
     def _module_forward(self, x: Tensor, module: nn.Module, module_kwargs: dict[str, Any]) -> Tensor:
         # An ALiBi bias is made for one batch size; the other arguments broadcast from a batch of one.
-        blocks = 1 if module_kwargs.get("alibi") is not None else _TOKENS_AT_ONCE // self._work.blocks.shape[1]
+        blocks = 1 if module_kwargs.get("alibi") is not None else self._work.blocks_at_once
         # Some models flatten [samples, seq_len, channels] before their linears.
         rows = blocks if x.dim() == 3 else blocks * self._work.blocks.shape[1]
-        outputs = [module(part, **module_kwargs) for part in torch.split(x, max(1, rows))]
-        return torch.cat([output[0] if isinstance(output, tuple) else output for output in outputs])
+        return torch.cat([first(module(part, **module_kwargs)) for part in torch.split(x, rows)])
 
 
 @contextlib.contextmanager
@@ -309,20 +277,3 @@ def name_of(layer: nn.Module, module: nn.Module | None) -> str:
         if candidate is module:
             return str(name)
     raise AttributeError("a module that its table names is not in the layer")
-
-
-def largest(values: Tensor) -> float:
-    """The largest absolute value, NaN where there is one; without a second tensor of that size."""
-    low, high = torch.aminmax(values)
-    return float(torch.maximum(low.abs(), high.abs()))
-
-
-def _moved(value: Any, *, device: torch.device, dtype: torch.dtype | None = None) -> Any:
-    """The same arguments on device, their floats in dtype."""
-    if isinstance(value, Tensor):
-        return value.to(device=device, dtype=dtype if value.is_floating_point() else None)
-    if isinstance(value, dict):
-        return {key: _moved(item, device=device, dtype=dtype) for key, item in value.items()}
-    if isinstance(value, tuple):
-        return tuple(_moved(item, device=device, dtype=dtype) for item in value)
-    return value

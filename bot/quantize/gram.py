@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from bot.quantize.architectures import shared_inputs
-from bot.quantize.autoawq import LayerwiseQuantizer, largest, name_of
+from bot.quantize.autoawq import LayerwiseQuantizer, name_of
+from bot.quantize.hidden import largest
 from bot.quantize.inputs import Inputs, watched
 from bot.quantize.layer import Before, Made, Scales, fit_linears, layer_tensors, measure, weights_of
-from bot.quantize.layerfile import Measured, write_layer
 from bot.quantize.search import best_scaling
+from bot.quantize.walk import Quantized, Turn
 
 
 class GramQuantizer(LayerwiseQuantizer):
@@ -23,28 +23,25 @@ class GramQuantizer(LayerwiseQuantizer):
         self._ratios: dict[str, float] = {}
         super().__init__(*args, **kwargs)
 
-    def _quantize_layer(self, index: int, layer: nn.Module, path: Path) -> None:
-        inside = f"{self._path}.{index}"
+    def _quantize_layer(self, turn: Turn, layer: nn.Module) -> Quantized:
+        index, inside = turn.index, f"{self._path}.{turn.index}"
+        self.module_kwargs = dict(turn.arguments)
         linears, chosen = self._linears(layer, inside)
-        first = self.inps[:1].to(self._work.device)
         groups = shared_inputs(self.awq_model.model_type, linears)
         with watched(linears, groups) as inputs:
-            self.inps = self._module_forward(self.inps.to(self._work.device), layer, self._own(layer))
-        self._check_finite(index, linears, {name: seen.peak for name, seen in inputs.items()})
+            outputs = turn.run(layer)
+        self._check_finite(index, linears, {name: largest(seen.peak) for name, seen in inputs.items()}, outputs)
         before = Before(weights=weights_of(chosen), grams={name: inputs[name].gram for name in chosen})
         self._ratios = {}
         scales = self._search_scales(index, layer, chosen, inputs)
-        self._apply_scales(index, layer, first, scales)
+        self._apply_scales(index, layer, turn.first_block(), scales)
         scaled = _scaled(inputs, scales)
         made = self._fit(index, chosen, scaled)
-        write_layer(
-            path,
-            layer_tensors(layer, inside, made, self._work.names),
-            key=self._work.key,
-            measured=Measured(
-                modules=measure(index, before, made, scales, group_size=self.group_size),
-                peak=max(largest(self.inps), *(largest(seen.peak) for seen in scaled.values())),
-            ),
+        return Quantized(
+            tensors=layer_tensors(layer, inside, made, self._work.skeleton.names),
+            modules=measure(index, before, made, scales, group_size=self.group_size),
+            outputs=outputs,
+            peak=max(outputs.peak, *(largest(seen.peak) for seen in scaled.values())),
         )
 
     def _search_best_scale(self, module: nn.Module, *args: Any, kwargs: Any = None, **others: Any) -> Any:

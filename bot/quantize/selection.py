@@ -17,38 +17,6 @@ Shape = tuple[int, int]  # [out, in]
 FLOATS = ("F16", "BF16", "F32")
 
 
-def source_names(model: Any, tensors: Mapping[str, TensorInfo], *, inside: str) -> dict[str, str]:
-    """The source's name for each tensor of the model; some sources leave out the base model's prefix.
-
-    inside: path of the decoder layers, whose parameters must all be in the source, in the same shape. Raises
-    UnsupportedModelError when one is not: transformers then made it of several, as it does with experts.
-    """
-    prefix = f"{model.base_model_prefix}."
-    names: dict[str, str] = {}
-    for key in model.state_dict():
-        candidates = (key, key.removeprefix(prefix), prefix + key)
-        found = next((name for name in candidates if name in tensors), None)
-        if found is not None:
-            names[key] = found
-    changed = [
-        key
-        for key, parameter in model.named_parameters()
-        if key.startswith(f"{inside}.")
-        and (key not in names or tensors[names[key]].shape != tuple(parameter.shape))
-    ]
-    if experts := [key for key in changed if ".experts." in key]:
-        raise UnsupportedModelError(
-            "transformers holds its experts as one tensor, which AutoAWQ does not quantize",
-            hint=f"The tensor is {experts[0]}.",
-        )
-    if changed:
-        raise UnsupportedModelError(
-            f"transformers holds {changed[0]} in another form than the source",
-            hint="It cannot be quantized by this version; put it on `hold:` on the watchlist.",
-        )
-    return names
-
-
 def linears_inside(layers: nn.ModuleList, path: str) -> dict[str, Shape]:
     """Full path and shape of every linear in the decoder layers, in order."""
     return {

@@ -11,14 +11,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bot.checkpoint.reader import Checkpoint
+from bot.checkpoint.skeleton import Skeleton, build_skeleton, source_names
 from bot.errors import QuantizationError, UnsupportedModelError
 from bot.quantize import search as search_room
 from bot.quantize.artifact import SEARCHES
-from bot.quantize.autoawq import LayerwiseQuantizer, Work, decoder_layers, quantize_layers
+from bot.quantize.autoawq import LayerwiseQuantizer, decoder_layers, quantize_layers
 from bot.quantize.layer import Scales, unscaled
-from bot.quantize.loading import load_model
-from bot.quantize.selection import linears_inside, source_names
-from bot.records import Recipe, TensorInfo, no_progress
+from bot.quantize.selection import linears_inside
+from bot.quantize.walk import Work
+from bot.records import Recipe, no_progress
 from tests.quantize import tiny_models
 
 with warnings.catch_warnings(record=True):
@@ -37,9 +39,11 @@ def searched(kind: type[AwqQuantizer]) -> tuple[nn.Linear, nn.Linear]:
     quantizer.group_size, quantizer.w_bit, quantizer.zero_point, quantizer.duo_scaling = 128, 4, True, True
     quantizer.max_chunk_memory, quantizer.n_parallel_calib_samples = 2**30, None
     quantizer._work = Work(
+        skeleton=Skeleton(
+            model=linear, path="", layers=nn.ModuleList(), names={}, read=before.get_parameter, dtype=torch.float32
+        ),
         blocks=torch.zeros(2, 32, dtype=torch.int64),
         chosen=frozenset(),
-        names={},
         folder=Path(),
         key="",
         device=CPU,
@@ -72,22 +76,22 @@ def quantized(
 ) -> dict[str, Tensor]:
     """All tensors of the finished layers' files."""
     source = tiny_models.build(model_type, folder / "source", **changes)
-    tensors = tiny_models.tensors_of(source)
-    infos = {name: TensorInfo(name=name, dtype="F16", shape=tuple(value.shape)) for name, value in tensors.items()}
-    model = load_model(source, dtype=dtype, trust_remote_code=False)
+    checkpoint = Checkpoint(source)
+    model = build_skeleton(source, dtype=dtype, trust_remote_code=False)
     path, layers = decoder_layers(model)
+    names = source_names(model, checkpoint.tensors, where=source)
     (folder / "layers").mkdir()
     work = Work(
+        skeleton=Skeleton(model=model, path=path, layers=layers, names=names, read=checkpoint.read, dtype=dtype),
         blocks=tiny_models.random_blocks(4, 32),
         chosen=frozenset(linears_inside(layers, path)),
-        names=source_names(model, infos, inside=path),
         folder=folder / "layers",
         key="key",
         device=CPU,
         recipe=Recipe(),
         progress=no_progress,
     )
-    finished = quantize_layers(model, work, quantizer=SEARCHES[search])
+    finished = quantize_layers(work, quantizer=SEARCHES[search])
     return {name: layer.file.read(name) for layer in finished for name in layer.file.tensors}
 
 

@@ -1,0 +1,154 @@
+"""One decoder layer after the other: filled from the source, quantized into a file of its own, dropped.
+
+The weights of one layer are in use and those of the next are being read, however many there are. A killed walk
+goes on with the layer after the last whole file.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bot.checkpoint.layerwise import LayerInputs, capture_layer_inputs, moved, run_layer
+from bot.checkpoint.skeleton import Skeleton, drop, fill, read_ahead
+from bot.quantize.hidden import HiddenStates, hidden_path, write_hidden
+from bot.quantize.layerfile import FinishedLayer, Measured, finished_layer, layer_path, open_layer, write_layer
+from bot.records import ModuleError, Progress, Recipe
+
+_TOKENS_AT_ONCE = 16_384  # in one forward pass of a layer
+_CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What quantizing needs.
+
+    blocks: int64 [samples, seq_len]. chosen: full paths of the linears to quantize. folder: keeps a file for each
+    layer; key: what a finished one must have been made with.
+    """
+
+    skeleton: Skeleton
+    blocks: Tensor
+    chosen: frozenset[str]
+    folder: Path
+    key: str
+    device: torch.device
+    recipe: Recipe
+    progress: Progress
+
+    @property
+    def blocks_at_once(self) -> int:
+        return max(1, _TOKENS_AT_ONCE // self.blocks.shape[1])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """One layer's turn: what it gets, and where what comes out of it goes.
+
+    arguments: those beside the hidden states, on the device that it is worked on.
+    """
+
+    index: int
+    arguments: Mapping[str, Any]
+    hidden: HiddenStates
+    folder: Path
+    blocks_at_once: int
+
+    def states(self) -> Iterator[Tensor]:
+        """What goes into the layer, [blocks, seq_len, hidden], some blocks at a time, on the CPU."""
+        return self.hidden.read(hidden_path(self.folder, self.index), blocks=self.blocks_at_once)
+
+    def first_block(self) -> Tensor:
+        return next(self.hidden.read(hidden_path(self.folder, self.index), blocks=1))
+
+    def run(self, layer: nn.Module) -> HiddenStates:
+        """Put all of it through the layer."""
+        return self.keep(
+            run_layer(layer, part, self.arguments, blocks=self.blocks_at_once) for part in self.states()
+        )
+
+    def keep(self, outputs: Iterable[Tensor]) -> HiddenStates:
+        """What comes out, for the next layer."""
+        return write_hidden(hidden_path(self.folder, self.index + 1), outputs)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quantized:
+    """One layer as it will be stored. outputs: of the source's layer; peak: the largest absolute activation."""
+
+    tensors: Mapping[str, Tensor]
+    modules: tuple[ModuleError, ...]
+    outputs: HiddenStates
+    peak: float
+
+
+def walk(work: Work, quantize_layer: Callable[[Turn, nn.Module], Quantized]) -> tuple[FinishedLayer, ...]:
+    """Quantize the layers whose files are not there yet."""
+    total = len(work.skeleton.layers)
+    done = _finished(work, total)
+    if done < total:
+        _walk_on(work, quantize_layer, done)
+    work.progress("quantizing", total, total, "layers")
+    for left in work.folder.glob("hidden-*.bin"):
+        left.unlink()
+    return tuple(open_layer(layer_path(work.folder, index)) for index in range(total))
+
+
+def _walk_on(work: Work, quantize_layer: Callable[[Turn, nn.Module], Quantized], done: int) -> None:
+    """done: how many files are whole. Their layers are run once more if what they gave to the next one is lost."""
+    layers = work.skeleton.layers
+    hidden = open_layer(layer_path(work.folder, done - 1)).outputs if done else None
+    start = done if hidden is not None and hidden.is_at(hidden_path(work.folder, done)) else 0
+    captured = _before_layers(work.skeleton, work.blocks if start == 0 else work.blocks[:1])
+    if start == 0:
+        hidden = write_hidden(hidden_path(work.folder, 0), torch.split(captured.hidden, work.blocks_at_once))
+    arguments = captured.arguments
+    del captured  # the hidden states are on the disk now
+    numbers = range(start, len(layers))
+    reads = (partial(work.skeleton.layer_tensors, index) for index in numbers)
+    for index, tensors in zip(numbers, read_ahead(reads), strict=True):
+        work.progress("quantizing", index, len(layers), "layers")
+        layer = layers[index]
+        fill(layer, tensors, device=work.device)
+        assert hidden is not None
+        turn = Turn(
+            index=index,
+            arguments=moved(arguments[index], device=work.device),
+            hidden=hidden,
+            folder=work.folder,
+            blocks_at_once=work.blocks_at_once,
+        )
+        hidden = turn.run(layer) if index < done else _quantize(turn, layer, work, quantize_layer)
+        drop(layer)
+        hidden_path(work.folder, index).unlink()
+
+
+def _quantize(
+    turn: Turn, layer: nn.Module, work: Work, quantize_layer: Callable[[Turn, nn.Module], Quantized]
+) -> HiddenStates:
+    started = time.monotonic()
+    made = quantize_layer(turn, layer)
+    measured = Measured(modules=made.modules, peak=made.peak, duration_s=time.monotonic() - started)
+    path = layer_path(work.folder, turn.index)
+    write_layer(path, made.tensors, key=work.key, measured=measured, outputs=made.outputs)
+    return made.outputs
+
+
+def _finished(work: Work, total: int) -> int:
+    """How many layers, from the first on, have their files."""
+    files = (layer_path(work.folder, index) for index in range(total))
+    return next((index for index, path in enumerate(files) if not finished_layer(path, key=work.key)), total)
+
+
+def _before_layers(skeleton: Skeleton, blocks: Tensor) -> LayerInputs:
+    fill(skeleton.model, skeleton.tensors_before(), device=_CPU)
+    captured = capture_layer_inputs(skeleton.model, skeleton.layers, blocks)
+    drop(skeleton.model)
+    return captured

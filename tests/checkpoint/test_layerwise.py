@@ -1,0 +1,75 @@
+"""A model run in three steps computes what it computes in one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import nn
+
+from bot.checkpoint.layerwise import capture_layer_inputs, first, logits_after, outputs_of, run_layer
+from bot.checkpoint.skeleton import decoder_layers
+from tests.quantize import tiny_models
+
+# gemma2's layers alternate between two masks, which differ as the blocks are longer than its window; bloom's and
+# mpt's return tuples and take an ALiBi bias; opt and gpt2's kind add positions before the layers.
+TYPES = [
+    "bloom",
+    "cohere",
+    "falcon",
+    "gemma2",
+    "gpt_bigcode",
+    "gpt_neox",
+    "gptj",
+    "llama",
+    "mpt",
+    "opt",
+    "phi3",
+    "qwen3",
+]
+
+
+def loaded(model_type: str, folder: Path) -> tuple[Any, nn.ModuleList]:
+    """As transformers itself loads it."""
+    source = tiny_models.build(model_type, folder)
+    model = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).eval()
+    return model, decoder_layers(model)[1]
+
+
+@pytest.mark.parametrize("model_type", TYPES)
+@torch.no_grad()
+def test_three_steps_give_the_models_own_logits(model_type: str, tmp_path: Path) -> None:
+    model, layers = loaded(model_type, tmp_path)
+    blocks = tiny_models.random_blocks(3, 64)
+    expected = model(blocks, use_cache=False).logits
+
+    captured = capture_layer_inputs(model, layers, blocks)
+    states, outputs = captured.hidden, 0
+    assert states.shape == (3, 64, 256)
+    for layer, arguments in zip(layers, captured.arguments, strict=True):
+        outputs = outputs_of(layer(states[:1], **arguments))
+        states = run_layer(layer, states, arguments, blocks=2)
+
+    assert torch.allclose(logits_after(model, layers, states, outputs), expected, atol=1e-4)
+    assert torch.equal(model(blocks, use_cache=False).logits, expected)  # no stand-in is left
+
+
+def test_the_states_are_what_a_layer_returns_first() -> None:
+    states = torch.ones(1)
+    assert first(states) is first((states, None)) is states
+    assert (outputs_of(states), outputs_of((states, None))) == (0, 2)
+
+
+def test_an_error_of_the_models_own_is_not_swallowed(tmp_path: Path) -> None:
+    model, layers = loaded("llama", tmp_path)
+
+    def broken(*args: object, **kwargs: object) -> None:
+        raise ValueError("from the model's own code")
+
+    model.model.rotary_emb.forward = broken
+    with pytest.raises(ValueError, match="the model's own code"):
+        capture_layer_inputs(model, layers, tiny_models.random_blocks(1, 8))
+    assert all("forward" not in vars(layer) for layer in layers)
