@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from math import prod
 
 from bot.checkpoint.gemm import PER_INT32
 from bot.checkpoint.parts import FLOATS
@@ -11,6 +12,7 @@ from bot.records import TensorInfo
 
 Inventory = Mapping[str, TensorInfo]
 _NAMED = 8  # names in one message
+SOURCE_FLOATS = ("F16", "BF16", "F32")  # what a model that can be quantized is made of
 
 
 def check_inventory(
@@ -45,6 +47,13 @@ def check_inventory(
             f"the artifact does not match its source: {'; '.join(problems[:_NAMED])}{more}",
             hint="Nothing was published. The model's architecture may not be what its model_type says.",
         )
+
+
+def main_dtype(tensors: Inventory) -> str:
+    """The float dtype, of those that are quantized, that most values of the checkpoint have."""
+    return max(
+        SOURCE_FLOATS, key=lambda dtype: sum(prod(info.shape) for info in tensors.values() if info.dtype == dtype)
+    )
 
 
 def packed_tensors(linear: str, shape: tuple[int, ...], group_size: int) -> tuple[TensorInfo, ...]:

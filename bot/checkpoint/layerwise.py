@@ -85,8 +85,10 @@ def logits_after(model: Any, layers: nn.ModuleList, states: Tensor, outputs: int
 
         return forward
 
+    # Nothing comes of them; without them the input embedding would be asked, which need not be there.
+    unused = states.new_zeros(*states.shape[:2], model.get_input_embeddings().embedding_dim)
     with _standing_in(layers, stand_in):
-        logits: Tensor = model(inputs_embeds=states, use_cache=False).logits
+        logits: Tensor = model(inputs_embeds=unused, use_cache=False).logits
     return logits
 
 

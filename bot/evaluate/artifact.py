@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from math import prod
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from bot.checkpoint import gemm
@@ -45,16 +44,12 @@ def open_artifact(folder: Path, source: Inventory) -> Checkpoint:
     return artifact
 
 
-def restored_tensors(artifact: Checkpoint, *, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
-    """One tensor after the other under the source's names; packed linears in dtype, the others in their own."""
-    linears = quantized_linears(artifact.tensors)
-    packed = {f"{linear}.{part}" for linear in linears for part in PACKED}
-    for name in artifact.tensors:
-        if name not in packed:
-            yield name, artifact.read(name)
-    for linear in linears:
-        qweight, qzeros, scales = (artifact.read(f"{linear}.{part}") for part in PACKED)
-        yield f"{linear}.weight", gemm.dequantize(qweight, qzeros, scales, dtype=dtype)
+def restored(artifact: Checkpoint, name: str) -> Tensor:
+    """A tensor under the source's name: packed linears in float32, the others in their own dtype."""
+    linear = name.removesuffix(".weight")
+    if f"{linear}.qweight" not in artifact.tensors:
+        return artifact.read(name)
+    return gemm.dequantize(*(artifact.read(f"{linear}.{part}") for part in PACKED))
 
 
 def quantized_linears(tensors: Inventory) -> tuple[str, ...]:

@@ -6,21 +6,25 @@ import hashlib
 import platform
 import time
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
+from itertools import count
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import Tensor
 
-from bot.checkpoint.reader import Checkpoint
+from bot.checkpoint.inventory import main_dtype
+from bot.checkpoint.reader import TORCH_DTYPES, Checkpoint
+from bot.checkpoint.skeleton import Skeleton
 from bot.errors import QuantizationError
-from bot.evaluate.artifact import bits_per_weight, bits_per_weight_file, open_artifact, size_bytes
-from bot.evaluate.models import load_artifact, load_source
+from bot.evaluate.artifact import bits_per_weight, bits_per_weight_file, open_artifact, restored, size_bytes
+from bot.evaluate.walk import Walked, skeleton_of, walk
 from bot.records import Progress, Report
 
-# Logits held at a time: 2^26 float32 are 256 MiB per model, and a few times that while they are compared.
-_LOGITS_AT_A_TIME: Final = 1 << 26
+# Logits held at a time: 2^25 float32 are 128 MiB per model, and a few times that while they are compared.
+_LOGITS_AT_A_TIME: Final = 1 << 25
 _MAX_BLOCKS_AT_A_TIME: Final = 8
 
 
@@ -46,16 +50,20 @@ def evaluate(
 ) -> Report:
     """What was lost, on tokens that calibration has not seen: int64 [blocks, seq_len].
 
-    Both models are held at once, in float32 on a CPU. device: CUDA where there is one, if None.
-    Raises QuantizationError when the artifact is not the source's in names and shapes, or logits are not finite.
+    One layer of one model is held at a time, in float32 on a CPU. device: CUDA where there is one, if None.
+    Raises QuantizationError when the artifact is not the source's in names and shapes, or logits are not finite;
+    UpstreamError or UnsupportedModelError when the source itself is no model.
     """
     started = time.monotonic()
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     original = Checkpoint(source)
     artifact = open_artifact(quantized, original.tensors)
-    source_model = load_source(source, device=target, trust_remote_code=trust_remote_code)
-    quantized_model = load_artifact(artifact, source_model, device=target)
-    figures = compare(source_model.model, quantized_model.model, tokens, progress=progress)
+    # Half precision is slow on a CPU.
+    dtype = torch.float32 if target.type == "cpu" else TORCH_DTYPES[main_dtype(original.tensors)]
+    skeleton = partial(skeleton_of, original, dtype=dtype, trust_remote_code=trust_remote_code)
+    ours, theirs = skeleton(read=partial(restored, artifact)), skeleton(read=original.read)
+    tied = frozenset(theirs.model.all_tied_weights_keys)
+    figures = compare(theirs, ours, tokens, device=target, progress=progress)
     return Report(
         perplexity_source=perplexity(figures.nll_source),
         perplexity_quantized=perplexity(figures.nll_quantized),
@@ -63,7 +71,7 @@ def evaluate(
         kl_p99=percentile(figures.kl, 0.99),
         top1_agreement=float(figures.agrees.double().mean()),
         bits_per_weight=bits_per_weight(artifact.tensors),
-        bits_per_weight_file=bits_per_weight_file(original.tensors, artifact.tensors, source_model.tied),
+        bits_per_weight_file=bits_per_weight_file(original.tensors, artifact.tensors, tied),
         size_source_bytes=size_bytes(original),
         size_quantized_bytes=size_bytes(artifact),
         tokens=tokens.numel(),
@@ -78,21 +86,28 @@ def evaluate(
     )
 
 
-@torch.inference_mode()
-def compare(source: Any, quantized: Any, tokens: Tensor, *, progress: Progress) -> TokenFigures:
-    """Both models over the same blocks, a few at a time; of the logits only the figures are kept."""
+@torch.no_grad()
+def compare(
+    source: Skeleton, artifact: Skeleton, tokens: Tensor, *, device: torch.device, progress: Progress
+) -> TokenFigures:
+    """Both models over the same blocks; of the logits, made a few blocks at a time, only the figures are kept."""
+    batches = _batches(tokens, source.model.config.get_text_config().vocab_size)
+    total = 2 * len(source.layers) + len(batches)
+    steps = count(1)
+
+    def step() -> None:
+        progress("evaluate", next(steps), total, "steps")
+
+    walked = [walk(skeleton, tokens, device=device, step=step) for skeleton in (source, artifact)]
     parts: list[TokenFigures] = []
-    done = 0
-    for batch in _batches(tokens, source.config.get_text_config().vocab_size):
-        inputs = batch.to(source.device)
-        source_logits = _logits(source, inputs, "source model", done)
-        quantized_logits = _logits(quantized, inputs, "artifact", done)
+    for batch in batches:
+        source_logits = _logits(walked[0], batch, "source model")
+        artifact_logits = _logits(walked[1], batch, "artifact")
         parts += [
-            token_figures(source_logits[row, :-1], quantized_logits[row, :-1], inputs[row, 1:])
-            for row in range(len(batch))
+            token_figures(source_logits[row, :-1], artifact_logits[row, :-1], block[1:].to(device))
+            for row, block in enumerate(tokens[batch])
         ]
-        done += len(batch)
-        progress("evaluate", done, len(tokens), "blocks")
+        step()
     return TokenFigures(
         kl=torch.cat([part.kl for part in parts]),
         nll_source=torch.cat([part.nll_source for part in parts]),
@@ -130,16 +145,16 @@ def percentile(values: Tensor, share: float) -> float:
     return float(ordered[low] + (ordered[high] - ordered[low]) * (place - low))
 
 
-def _batches(tokens: Tensor, vocabulary: int) -> tuple[Tensor, ...]:
-    blocks = _LOGITS_AT_A_TIME // (tokens.shape[1] * vocabulary)
-    return torch.split(tokens, min(max(blocks, 1), _MAX_BLOCKS_AT_A_TIME))
+def _batches(tokens: Tensor, vocabulary: int) -> tuple[slice, ...]:
+    blocks = min(max(_LOGITS_AT_A_TIME // (tokens.shape[1] * vocabulary), 1), _MAX_BLOCKS_AT_A_TIME)
+    return tuple(slice(start, start + blocks) for start in range(0, len(tokens), blocks))
 
 
-def _logits(model: Any, inputs: Tensor, what: str, first_block: int) -> Tensor:
-    logits: Tensor = model(input_ids=inputs, use_cache=False).logits
+def _logits(model: Walked, batch: slice, what: str) -> Tensor:
+    logits = model.logits(batch)
     if not bool(torch.isfinite(logits).all()):
         raise QuantizationError(
-            f"{what}: logits are not finite in blocks {first_block} to {first_block + len(inputs) - 1}",
+            f"{what}: logits are not finite in blocks {batch.start} to {batch.start + len(logits) - 1}",
             hint="Weights or activations leave the range of the dtype; try a bfloat16 artifact.",
         )
     return logits

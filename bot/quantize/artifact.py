@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bot.checkpoint.config import artifact_config, parse_config
-from bot.checkpoint.inventory import check_inventory
+from bot.checkpoint.inventory import check_inventory, main_dtype
 from bot.checkpoint.reader import TORCH_DTYPES, Checkpoint
 from bot.checkpoint.skeleton import Skeleton, build_skeleton, source_names
 from bot.checkpoint.small_files import carry_small_files
@@ -133,7 +133,7 @@ def _open(folder: Path, recipe: Recipe, trust_remote_code: bool) -> Source:
         folder=folder,
         config=config,
         checkpoint=checkpoint,
-        dtype=selection.source_dtype(checkpoint.tensors),
+        dtype=main_dtype(checkpoint.tensors),
         trust_remote_code=trust_remote_code,
     )
 

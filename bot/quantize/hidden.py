@@ -56,19 +56,22 @@ def hidden_path(folder: Path, index: int) -> Path:
 
 def write_hidden(path: Path, parts: Iterable[Tensor]) -> HiddenStates:
     """Write parts, [blocks, seq_len, hidden] each. Raises EnvironmentProblem when the disk is full."""
-    digest, shapes, peaks, dtype = hashlib.sha256(), [], [], torch.float32
-    with writing(path), path.open("wb") as file:
-        for part in parts:
-            plain = part.detach().cpu().contiguous()
-            content = plain.view(-1).view(torch.uint8).numpy().data
-            digest.update(content)
-            file.write(content)
-            shapes.append(plain.shape)
-            peaks.append(largest(plain))
-            dtype = plain.dtype
+    digest, written = hashlib.sha256(), []
+    try:
+        with writing(path), path.open("wb") as file:
+            for part in parts:
+                plain = part.detach().cpu().contiguous()
+                content = plain.view(-1).view(torch.uint8).numpy().data
+                digest.update(content)
+                file.write(content)
+                written.append((plain.shape, plain.dtype, largest(plain)))
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    shapes, dtypes, peaks = zip(*written, strict=True)
     return HiddenStates(
         shape=(sum(shape[0] for shape in shapes), *shapes[0][1:]),
-        dtype=DTYPE_NAMES[dtype],
+        dtype=DTYPE_NAMES[dtypes[0]],
         sha256=digest.hexdigest(),
         peak=float(torch.tensor(peaks).max()),  # NaN where there is one
     )

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import prod
 from typing import Any
 
 from torch import Tensor, nn
 
 from bot.checkpoint.gemm import PER_INT32
+from bot.checkpoint.inventory import SOURCE_FLOATS
 from bot.errors import QuantizationError, UnsupportedModelError, WatchlistError
 from bot.quantize.architectures import merged_with
 from bot.records import Recipe, TensorInfo
 
 Shape = tuple[int, int]  # [out, in]
-FLOATS = ("F16", "BF16", "F32")
 
 
 def linears_inside(layers: nn.ModuleList, path: str) -> dict[str, Shape]:
@@ -48,17 +47,11 @@ def select_linears(linears: Mapping[str, Shape], *, recipe: Recipe) -> tuple[str
 def check_dtypes(chosen: Mapping[str, TensorInfo]) -> None:
     """Raises UnsupportedModelError for weights that are no plain floats: quantized already, in all likelihood."""
     for info in chosen.values():
-        if info.dtype not in FLOATS:
+        if info.dtype not in SOURCE_FLOATS:
             raise UnsupportedModelError(
-                f"{info.name} is {info.dtype}; only {', '.join(FLOATS)} are quantized",
+                f"{info.name} is {info.dtype}; only {', '.join(SOURCE_FLOATS)} are quantized",
                 hint="Start from the model in full precision.",
             )
-
-
-def source_dtype(tensors: Mapping[str, TensorInfo]) -> str:
-    """The float dtype, of those that are quantized, that most values of the checkpoint have."""
-    counts = {dtype: sum(prod(info.shape) for info in tensors.values() if info.dtype == dtype) for dtype in FLOATS}
-    return max(counts, key=lambda dtype: counts[dtype])
 
 
 def check_blocks(blocks: Tensor, model: Any) -> None:

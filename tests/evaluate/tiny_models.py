@@ -32,8 +32,6 @@ MODELS: dict[str, dict[str, Any]] = {
     "qwen3": SMALL | {"tie_word_embeddings": True},
     "llama": SMALL | {"tie_word_embeddings": False},
     "qwen2": {key: value for key, value in SMALL.items() if key != "head_dim"} | {"tie_word_embeddings": True},
-    "qwen3_moe": SMALL
-    | {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "tie_word_embeddings": False},
 }
 Tensors = dict[str, Tensor]
 

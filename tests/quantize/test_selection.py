@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from bot.checkpoint.inventory import main_dtype
 from bot.errors import QuantizationError, UnsupportedModelError, WatchlistError
-from bot.quantize.selection import check_blocks, check_dtypes, select_linears, source_dtype
+from bot.quantize.selection import check_blocks, check_dtypes, select_linears
 from bot.records import Recipe, TensorInfo
 
 LINEARS = {
@@ -76,7 +77,7 @@ def info(dtype: str, *shape: int) -> TensorInfo:
 
 def test_the_source_has_the_dtype_of_most_values() -> None:
     tensors = {"a": info("BF16", 100, 10), "b": info("F32", 900), "c": info("I64", 10**6)}
-    assert source_dtype(tensors) == "BF16"
+    assert main_dtype(tensors) == "BF16"
 
 
 def test_weights_that_are_no_floats_are_refused() -> None:
