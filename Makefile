@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 WORKERS ?= 2
 BENCH ?=
+DEVICE ?= cpu
 
 .PHONY: help demo test test-all bench-quantize check format schema readme clean
 
@@ -22,8 +23,8 @@ test: $(INSTALLED)  ## the tests, under ten minutes
 test-all: $(INSTALLED)  ## also what takes minutes or an environment of its own
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not gpu"
 
-bench-quantize: $(INSTALLED)  ## both searches side by side; an hour, or BENCH=--quick
-	$(BIN)/python -m tests.benchmarks.quantize $(BENCH)
+bench-quantize: $(INSTALLED)  ## ours and AutoAWQ side by side: an hour; BENCH=--quick, DEVICE=cuda
+	$(BIN)/python -m tests.benchmarks.quantize --device $(DEVICE) $(BENCH)
 
 check: $(INSTALLED)  ## format, lint, types, and who may import whom
 	$(BIN)/ruff format --check .

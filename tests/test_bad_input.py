@@ -479,11 +479,11 @@ def test_a_disk_that_fills_up_while_pulling_keeps_what_is_whole(before: Before) 
     assert not quantized_again(result)
 
 
-def test_a_disk_that_fills_up_while_quantizing_names_the_layer_and_leaves_no_half_file(
+def test_a_disk_that_fills_up_while_quantizing_names_the_file_and_leaves_no_half_of_it(
     before: Before, ready: House
 ) -> None:
     house = before("quantize")
-    failed(_with_small_files_only(house, "run"), 8, "layer-00000.safetensors: cannot be written")
+    failed(_with_small_files_only(house, "run"), 8, "layers/hidden-00000.bin: cannot be written")
     job = house.jobs[0]
     assert not list((job / "layers").iterdir())
     assert not (job / "quantized").exists()

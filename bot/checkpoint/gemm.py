@@ -42,9 +42,10 @@ def pack(q: Tensor, scales: Tensor, zeros: Tensor) -> Packed:
     Raises QuantizationError when out is no multiple of 8 or an integer needs more than 4 bits.
     """
     for name, integers in (("weights", q), ("zeros", zeros)):
-        if integers.numel() and (int(integers.min()) < 0 or int(integers.max()) >= 1 << BITS):
-            raise QuantizationError(f"{name} do not fit {BITS} bits: {integers.min()} to {integers.max()}")
-    return Packed(_pack_columns(q.t()), _pack_columns(zeros.t()), scales.t().to(torch.float16).contiguous())
+        low, high = (int(bound) for bound in torch.aminmax(integers)) if integers.numel() else (0, 0)
+        if low < 0 or high >= 1 << BITS:
+            raise QuantizationError(f"{name} do not fit {BITS} bits: {low} to {high}")
+    return Packed(_packed(q), _packed(zeros), scales.t().to(torch.float16).contiguous())
 
 
 def unpack(qweight: Tensor, qzeros: Tensor, scales: Tensor) -> Unpacked:
@@ -74,16 +75,20 @@ def dequantize(qweight: Tensor, qzeros: Tensor, scales: Tensor, *, dtype: torch.
     return weight.view(out, columns).to(dtype)
 
 
-def _pack_columns(integers: Tensor) -> Tensor:
-    """[rows, out] -> int32 [rows, out/8]."""
-    rows, out = integers.shape
+def _packed(integers: Tensor) -> Tensor:
+    """[out, columns] -> int32 [columns, out/8]."""
+    out, columns = integers.shape
     if out % PER_INT32:
         raise QuantizationError(f"{out} output channels are no multiple of {PER_INT32}")
-    eights = integers.to(torch.int32).reshape(rows, out // PER_INT32, PER_INT32)
-    packed = torch.zeros(rows, out // PER_INT32, dtype=torch.int32, device=integers.device)
-    for nibble, column in enumerate(ORDER):
-        packed |= eights[:, :, column] << (BITS * nibble)
-    return packed
+    eights = integers.to(torch.uint8).reshape(out // PER_INT32, PER_INT32, columns)
+    # Two nibbles to a byte while they are bytes, four bytes to an int32, then the turn: each step moves a
+    # fraction of what the one before did. The highest byte overflows into the sign, as it should.
+    pairs = zip(ORDER[::2], ORDER[1::2], strict=True)
+    first, *others = (torch.add(eights[:, low], eights[:, high], alpha=1 << BITS) for low, high in pairs)
+    packed = first.to(torch.int32)
+    for place, byte in enumerate(others, 1):
+        packed.add_(byte.to(torch.int32), alpha=1 << (8 * place))
+    return packed.t().contiguous()
 
 
 def _unpack_columns(packed: Tensor) -> Tensor:

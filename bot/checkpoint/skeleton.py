@@ -6,6 +6,7 @@ checkpoint, put in its place, and dropped again.
 
 from __future__ import annotations
 
+import ctypes
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -150,10 +151,14 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], *, device: torch.devi
 
 
 def drop(module: nn.Module) -> None:
-    """Back to shapes without values; computed buffers stay."""
+    """Back to shapes without values; computed buffers stay. The memory goes back to the system."""
     for child in module.modules():
         for key, parameter in child.named_parameters(recurse=False):
             setattr(child, key, nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False))
+    # glibc would keep it in pieces, some more with each layer.
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def read_ahead(reads: Iterable[Callable[[], Item]]) -> Iterator[Item]:

@@ -1,10 +1,11 @@
-"""Our search against AutoAWQ's, on the same tokens: how long each takes, and what each loses.
+"""Our search against AutoAWQ's: how long each takes, what each loses, and how much memory it wants.
 
-    python -m tests.benchmarks.quantize             both models, 3 draws of calibration tokens: an hour on one core
-    python -m tests.benchmarks.quantize --quick     32 blocks, 1 draw: some minutes
+    make bench-quantize                    all of it: an hour on two cores
+    make bench-quantize BENCH=--quick      32 blocks, one draw, 8 and 32 layers: some minutes
+    make bench-quantize DEVICE=cuda        real shapes, on a GPU
 
-Every run is a process of its own, and the two searches take turns. Timed is what comes between the loaded model
-and tokens and the packed tensors. Losses are on the committed `test` tokens; nothing was chosen on those.
+Every run is a process of its own with one thread, and the two searches take turns. Losses are on the committed
+`test` tokens; nothing was chosen on those.
 """
 
 from __future__ import annotations
@@ -13,188 +14,208 @@ import argparse
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean, median
 
 import torch
-from safetensors.torch import load_file
+from rich.console import Console
+from rich.table import Table
 
-from bot.calibration.blocks import build
-from bot.evaluate.metrics import evaluate
-from bot.quantize.artifact import SEARCHES, quantize, tool_versions
-from bot.records import Calibration, Recipe, no_progress
+from bot.quantize.artifact import tool_versions
+from tests.benchmarks.cases import ASSET_CASES, ASSETS, DEEP, GPU, WIDE, Case, model_folder, write_tokens
+from tests.benchmarks.matrix_rate import matrix_rate, work_of
+from tests.benchmarks.packing import packing_speedup
+from tests.benchmarks.run import Run
 
-ASSETS = Path(__file__).parents[1] / "assets"
+SEARCHES = ("autoawq", "gram")
 RESULTS = Path(__file__).parent / "results" / "quantize.json"
-MODELS = ("qwen3-tiny", "llama-tiny")
-SEQ_LEN = 512
+out = Console(highlight=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
-    """One search on one model. Both times from loaded model and tokens to packed tensors; kl in nats per token."""
+class Measured:
+    """seed: the draw of calibration tokens, whose hash is tokens_sha256."""
 
-    model: str
-    search: str
-    samples: int
+    case: str
     seed: int
     tokens_sha256: str
-    duration_s: float
-    cpu_s: float
-    peak_rss_bytes: int
-    kl: float
-    top1: float
-    perplexity: float
-    fallbacks: int
+    run: Run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """Ours against AutoAWQ's, for one model, over all draws. speedup: of CPU seconds; speedup_wall: of seconds."""
+    """Ours against AutoAWQ's in one case, over all draws; ratios are theirs / ours for time, ours / theirs else.
 
-    model: str
+    speedup: of CPU seconds; kl_ratios: one for each draw.
+    """
+
+    case: str
     speedup: float
     speedup_wall: float
-    kl_ratio: float
-    top1_gain: float
-    draws: int
+    rss_ratio: float
+    kl_ratio: float | None = None
+    kl_ratios: tuple[float, ...] = ()
+    top1_gain: float | None = None
 
 
-class Clock:
-    """Seconds and CPU seconds between the end of loading and the last packed layer."""
-
-    def __init__(self) -> None:
-        self.started = self.ended = (0.0, 0.0)
-
-    def __call__(self, what: str, done: int, total: int, unit: str) -> None:
-        if (what, done) == ("loading", total):
-            self.started = self._now()
-        if (what, done) == ("quantizing", total):
-            self.ended = self._now()
-
-    def _now(self) -> tuple[float, float]:
-        return time.perf_counter(), time.process_time()
+def measure(case: Case, seeds: Sequence[int], work: Path, *, cuda: bool = False) -> Iterator[Measured]:
+    """Both searches in turn, for each draw."""
+    source = model_folder(case, work)
+    for seed in seeds:
+        tokens = work / f"{case.name}-{seed}.safetensors"
+        sha256 = write_tokens(case, source, tokens, seed=seed)
+        for search in SEARCHES:
+            run = _run_apart(search, case, source, tokens, cuda=cuda)
+            made = Measured(case=case.name, seed=seed, tokens_sha256=sha256, run=run)
+            _print(made)
+            yield made
 
 
-def run(model: str, search: str, *, samples: int, seed: int) -> Run:
-    torch.set_num_threads(1)  # models this small only wait for a second one
-    source = ASSETS / model
-    asked = Calibration(samples=samples, seq_len=SEQ_LEN, seed=seed)
-    blocks, used = build(asked, tokenizer_folder=source, folder=Path(), trust_remote_code=False)
-    clock = Clock()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        made = quantize(
-            source,
-            folder / "out",
-            layers=folder / "layers",
-            recipe=Recipe(search=search),
-            blocks=blocks,
-            calibration=used,
-            trust_remote_code=False,
-            progress=clock,
-        )
-        peak_rss_bytes = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        report = evaluate(
-            source,
-            folder / "out",
-            tokens=load_file(ASSETS / "tokens" / f"{model}.safetensors")["test"].long(),
-            text_label="test",
-            trust_remote_code=False,
-            progress=no_progress,
-            device="cpu",
-        )
-    return Run(
-        model=model,
-        search=search,
-        samples=samples,
-        seed=seed,
-        tokens_sha256=used.sha256,
-        duration_s=clock.ended[0] - clock.started[0],
-        cpu_s=clock.ended[1] - clock.started[1],
-        peak_rss_bytes=peak_rss_bytes,
-        kl=report.kl_mean,
-        top1=report.top1_agreement,
-        perplexity=report.perplexity_quantized,
-        fallbacks=sum(bool(module.fallback) for module in made.modules),
+def compare(case: str, measured: Sequence[Measured]) -> Comparison:
+    ours, theirs = (
+        [one.run for one in measured if one.case == case and one.run.search == s] for s in ("gram", "autoawq")
+    )
+    made = Comparison(
+        case=case,
+        speedup=median(run.cpu_s for run in theirs) / median(run.cpu_s for run in ours),
+        speedup_wall=median(run.duration_s for run in theirs) / median(run.duration_s for run in ours),
+        rss_ratio=median(map(_memory, ours)) / median(map(_memory, theirs)),
+    )
+    if ours[0].kl is None:
+        return made
+    return replace(
+        made,
+        kl_ratio=fmean(run.kl or 0.0 for run in ours) / fmean(run.kl or 0.0 for run in theirs),
+        kl_ratios=tuple((mine.kl or 0.0) / (other.kl or 1.0) for mine, other in zip(ours, theirs, strict=True)),
+        top1_gain=min((mine.top1 or 0.0) - (other.top1 or 0.0) for mine, other in zip(ours, theirs, strict=True)),
     )
 
 
-def run_apart(model: str, search: str, *, samples: int, seed: int) -> Run:
-    """In a process of its own."""
-    command = [sys.executable, "-m", "tests.benchmarks.quantize", "--samples", str(samples)]
-    command += ["--one", model, search, str(seed)]
-    # CUDA is hidden: the figures of a run are those of one core.
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+def _memory(run: Run) -> int:
+    return run.rss_peak - run.rss_imports
+
+
+def _run_apart(search: str, case: Case, source: Path, tokens: Path, *, cuda: bool) -> Run:
+    command = [sys.executable, "-m", "tests.benchmarks.run", search, str(source), str(tokens)]
+    if case.trained:
+        command += ["--test", str(ASSETS / "tokens" / f"{case.name}.safetensors")]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    if not cuda:
+        environment |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         command, cwd=ASSETS.parents[1], env=environment, stdout=subprocess.PIPE, text=True, check=True
     )
     return Run(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def compare(model: str, runs: list[Run]) -> Comparison:
-    ours = [run for run in runs if run.model == model and run.search == "gram"]
-    awq = [run for run in runs if run.model == model and run.search == "awq"]
-    assert [run.tokens_sha256 for run in ours] == [run.tokens_sha256 for run in awq]
-    return Comparison(
-        model=model,
-        speedup=median(run.cpu_s for run in awq) / median(run.cpu_s for run in ours),
-        speedup_wall=median(run.duration_s for run in awq) / median(run.duration_s for run in ours),
-        kl_ratio=fmean(run.kl for run in ours) / fmean(run.kl for run in awq),
-        top1_gain=fmean(run.top1 for run in ours) - fmean(run.top1 for run in awq),
-        draws=len(ours),
+def _print(made: Measured) -> None:
+    run = made.run
+    lost = f"  KL {run.kl:.5f}  top-1 {run.top1:.2%}" if run.kl is not None else ""
+    out.print(
+        f"{made.case:12} draw {made.seed}  {run.search:8}{run.cpu_s:8.1f} CPU s{run.duration_s:8.1f} s"
+        f"{_memory(run) / 2**20:8.0f} MiB{lost}"
     )
 
 
-def print_run(run: Run) -> None:
-    print(
-        f"| {run.model} | {run.search} | {run.samples} x {SEQ_LEN} | {run.seed} | {run.duration_s:.1f} | "
-        f"{run.cpu_s:.1f} | {run.kl:.5f} | {run.top1:.2%} | {run.perplexity:.3f} | "
-        f"{run.peak_rss_bytes / 2**20:.0f} |",
-        flush=True,
+def _table(comparisons: Sequence[Comparison]) -> Table:
+    table = Table(
+        "case", "time, AutoAWQ / ours", "wall", "memory, ours / AutoAWQ", "KL, ours / AutoAWQ", "top-1, least gain"
     )
+    for one in comparisons:
+        spread = (
+            f"{one.kl_ratio:.3f} ({min(one.kl_ratios):.3f} to {max(one.kl_ratios):.3f})" if one.kl_ratio else "-"
+        )
+        gain = "-" if one.top1_gain is None else f"{one.top1_gain:+.2%}"
+        table.add_row(
+            one.case, f"{one.speedup:.1f}", f"{one.speedup_wall:.1f}", f"{one.rss_ratio:.2f}", spread, gain
+        )
+    return table
+
+
+def on_cpu(*, quick: bool) -> None:
+    assets = tuple(replace(case, samples=32) for case in ASSET_CASES) if quick else ASSET_CASES
+    deep = DEEP[:2] if quick else DEEP
+    packing = packing_speedup()
+    out.print(f"packing 4,096 x 4,096: {packing:.0f} times as fast as AutoAWQ")
+    with tempfile.TemporaryDirectory() as name:
+        work, measured = Path(name), []
+        for case in (WIDE, *deep):
+            measured += measure(case, (0,), work)
+        for seed in range(1 if quick else 3):
+            for case in assets:
+                measured += measure(case, (seed,), work)
+    comparisons = [compare(case.name, measured) for case in (*assets, WIDE, *deep)]
+    by_case = {one.case: one for one in comparisons}
+    rss = {one.case: one.run.rss_peak for one in measured if one.run.search == "gram"}
+    figures = {
+        "speedup": min(by_case[case.name].speedup for case in assets),
+        "speedup_wide": by_case[WIDE.name].speedup,
+        "kl_ratio": max(by_case[case.name].kl_ratio or 0.0 for case in assets),
+        "rss_growth": rss[deep[-1].name] / rss[deep[0].name],
+        "rss_ratio": by_case[deep[-1].name].rss_ratio,
+    }
+    _store(
+        "quick" if quick else "cpu",
+        {
+            "figures": figures,
+            "packing_speedup": packing,
+            "comparisons": [asdict(one) for one in comparisons],
+            "runs": [asdict(one) for one in measured],
+        },
+    )
+    out.print(_table(comparisons))
+    out.print("quantize: " + " ".join(f"{name}={value:.3g}" for name, value in figures.items()), soft_wrap=True)
+
+
+def on_gpu() -> None:
+    """Seconds, peak of GPU memory, and how much of what the GPU can do with matrices was done."""
+    rate = matrix_rate()
+    with tempfile.TemporaryDirectory() as name:
+        measured = list(measure(GPU, (0,), Path(name), cuda=True))
+    ours = next(one.run for one in measured if one.run.search == "gram")
+    share = work_of(GPU) / ours.duration_s / rate
+    comparison = compare(GPU.name, measured)
+    _store(
+        "cuda",
+        {
+            "gpu": torch.cuda.get_device_name(),
+            "matrix_rate_flops": rate,
+            "matrix_share": share,
+            "comparisons": [asdict(comparison)],
+            "runs": [asdict(one) for one in measured],
+        },
+    )
+    out.print(
+        f"quantize on {torch.cuda.get_device_name()}: speedup={comparison.speedup_wall:.3g} "
+        f"seconds={ours.duration_s:.1f} vram_gib={ours.vram_peak / 2**30:.1f} matrix_share={share:.2f}"
+    )
+
+
+def _store(kind: str, figures: dict[str, object]) -> None:
+    """Beside what was measured on other devices before."""
+    before = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    facts = {"measured": time.strftime("%Y-%m-%d"), "machine": platform.machine(), "versions": tool_versions()}
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps({"cuda": None} | before | {kind: facts | figures}, indent=2) + "\n")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="32 blocks, one draw")
-    parser.add_argument("--seeds", type=int, default=3, help="draws of calibration tokens")
-    parser.add_argument("--samples", type=int, default=128, help="blocks of calibration tokens")
-    parser.add_argument("--one", nargs=3, metavar=("MODEL", "SEARCH", "SEED"), help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.one:
-        model, search, seed = arguments.one
-        print(json.dumps(asdict(run(model, search, samples=arguments.samples, seed=int(seed)))))
-        return
-    samples, seeds = (32, 1) if arguments.quick else (arguments.samples, arguments.seeds)
-    print("| model | search | tokens | draw | seconds | CPU seconds | KL | top-1 | perplexity | peak MiB |")
-    print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
-    runs: list[Run] = []
-    for seed in range(seeds):
-        for model in MODELS:
-            for search in SEARCHES:
-                runs.append(run_apart(model, search, samples=samples, seed=seed))
-                print_run(runs[-1])
-    comparisons = [compare(model, runs) for model in MODELS]
-    facts = {
-        "quick": arguments.quick,
-        "machine": platform.machine(),
-        "versions": tool_versions(),
-        "comparisons": [asdict(comparison) for comparison in comparisons],
-        "runs": [asdict(run) for run in runs],
-    }
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(facts, indent=2) + "\n")
-    # The worse of the two models.
-    speedup = min(comparison.speedup for comparison in comparisons)
-    kl_ratio = max(comparison.kl_ratio for comparison in comparisons)
-    print(f"quantize: speedup={speedup:.1f} kl_ratio={kl_ratio:.3f}")
+    parser.add_argument("--quick", action="store_true", help="32 blocks, one draw, fewer layers")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    asked = parser.parse_args()
+    if asked.device == "cpu":
+        on_cpu(quick=asked.quick)
+    elif torch.cuda.is_available():
+        on_gpu()
+    else:
+        sys.exit("no CUDA device here: the entry `cuda` of the results stays as it is")
 
 
 if __name__ == "__main__":

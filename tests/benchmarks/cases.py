@@ -1,0 +1,76 @@
+"""What is quantized: the two trained models, and random ones of other shapes, each with its calibration tokens."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+import transformers
+from safetensors.torch import save_file
+
+from bot.calibration.blocks import build
+from bot.records import Calibration
+
+ASSETS = Path(__file__).parents[1] / "assets"
+TRAINED = ("qwen3-tiny", "llama-tiny")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """name: a model of tests/assets, or what a random one is called. losses: whether they are worth a look."""
+
+    name: str
+    samples: int
+    seq_len: int
+    hidden: int = 256
+    intermediate: int = 768
+    layers: int = 4
+    dtype: Literal["float16", "bfloat16"] = "float16"
+
+    @property
+    def trained(self) -> bool:
+        return self.name in TRAINED
+
+
+ASSET_CASES = tuple(Case(name=name, samples=128, seq_len=512) for name in TRAINED)
+WIDE = Case(name="wide", samples=16, seq_len=512, hidden=1024, intermediate=3072, layers=2)
+DEEP = tuple(Case(name=f"deep-{layers}", samples=1, seq_len=128, layers=layers) for layers in (8, 32, 128))
+GPU = Case(name="gpu", samples=128, seq_len=512, hidden=4096, intermediate=12288, layers=4, dtype="bfloat16")
+
+
+def model_folder(case: Case, work: Path) -> Path:
+    """Where the case's model lies; a random one is made first."""
+    if case.trained:
+        return ASSETS / case.name
+    folder = work / case.name
+    if not folder.exists():
+        torch.manual_seed(0)
+        config = transformers.Qwen3Config(
+            vocab_size=2048,
+            hidden_size=case.hidden,
+            intermediate_size=case.intermediate,
+            num_hidden_layers=case.layers,
+            num_attention_heads=case.hidden // 64,
+            num_key_value_heads=case.hidden // 128,
+            head_dim=64,
+            max_position_embeddings=1024,
+        )
+        model = transformers.AutoModelForCausalLM.from_config(config, dtype=getattr(torch, case.dtype))
+        model.save_pretrained(folder)
+        for path in (ASSETS / "qwen3-tiny").glob("*token*"):
+            shutil.copy(path, folder)
+    return folder
+
+
+def write_tokens(case: Case, source: Path, path: Path, *, seed: int) -> str:
+    """The calibration blocks, int64 [samples, seq_len], in a file of their own; their sha256."""
+    # Fewer blocks than a calibration may have are the first of so many.
+    asked = Calibration(samples=max(case.samples, 16), seq_len=case.seq_len, seed=seed)
+    blocks, _ = build(asked, tokenizer_folder=source, folder=Path(), trust_remote_code=False)
+    blocks = blocks[: case.samples].contiguous()
+    save_file({"blocks": blocks}, path)
+    return hashlib.sha256(blocks.numpy().tobytes()).hexdigest()
