@@ -108,7 +108,9 @@ def decide(candidate: Candidate, details: Details) -> Skip | Job:
     if labels is None:
         size, largest = needs.vram_bytes / 2**30, RUNNER_VRAM_GIB[-1]
         reason = f"too large for any runner: needs about {size:.0f} GiB of GPU memory, the largest has {largest}"
-        return refuse(entry, reason, UnsupportedModelError, "Lower calibration.samples or seq_len.")
+        lower = "Lower calibration.samples or seq_len, or take `search: gram`."
+        hint = lower if entry.recipe.search == "awq" else "Put it on `hold:` to silence this."
+        return refuse(entry, reason, UnsupportedModelError, hint)
     quantizer = QUANTIZER_VERSION if candidate.outdated else None
     digests = Digests(
         source=files_digest(sources),

@@ -6,7 +6,7 @@ import math
 import re
 from typing import Any
 
-from bot.records import Calibration, Details, Estimate, Recipe, TensorInfo, WatchEntry
+from bot.records import Details, Estimate, Recipe, TensorInfo, WatchEntry
 
 # Classes of GPU that people rent, by memory. A job gets the smallest that fits, as the label `gpu-24gb`.
 RUNNER_VRAM_GIB = (16, 24, 48, 80, 141)
@@ -16,9 +16,11 @@ _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
 # What stays as it is: embeddings and the head lie outside the layers; these lie inside.
 _NOT_QUANTIZED = re.compile(r"norm|router|(?:^|\.)gate\.weight$|shared_expert_gate")
 _EFFECTIVE_FLOPS = 5e13  # half precision on the smallest class of card, as search and packing leave it
-_FORWARDS_PER_LAYER = (
-    31  # one to see the inputs, then AutoAWQ's grid: 20 runs of about one and a half linears each
-)
+# Passes over all tokens: one to see the inputs, half of one for the Gram matrices, the rest for the sweeps; AutoAWQ's
+# grid runs about one and a half linears 20 times.
+_PASSES = {"gram": 3, "awq": 31}
+_TOKENS_AT_ONCE = 16_384  # in one forward pass of a layer
+_LOGITS_AT_ONCE = 2**25  # of each model, while they are compared
 _START_S = 60.0
 _DISK_SPARE = 1.1
 _RUNTIME_BYTES = 2 * _GIB  # CUDA context and workspaces
@@ -29,15 +31,16 @@ def estimate(details: Details, entry: WatchEntry, *, download_bytes: int) -> Est
     parameters = sum(math.prod(tensor.shape) for tensor in details.tensors)
     output = output_bytes(details.tensors, entry.recipe)
     tokens = entry.calibration.samples * entry.calibration.seq_len
+    hidden = 2 * tokens * _size(details.config, "hidden_size")
     return Estimate(
         download_bytes=download_bytes,
         output_bytes=output,
-        vram_bytes=_vram_bytes(details, entry.calibration),
-        # AutoAWQ holds the whole model, and the activations of one layer beside it.
-        ram_bytes=2 * parameters + _activation_bytes(details.config, entry.calibration) + 2 * _GIB,
-        # Source, one file per layer, then the shards assembled of them.
-        disk_bytes=math.ceil((download_bytes + 2 * output) * _DISK_SPARE),
-        duration_s=_START_S + _FORWARDS_PER_LAYER * 2 * parameters * tokens / _EFFECTIVE_FLOPS,
+        vram_bytes=max(_search_bytes(details, entry), _compare_bytes(details)) + _RUNTIME_BYTES,
+        # The layer in work and the next one, what lies outside of them, and the hidden states when they are made.
+        ram_bytes=2 * _largest_layer(details) + 2 * _outside(details) + 2 * hidden + _RUNTIME_BYTES,
+        # Source, one file per layer, then the shards assembled of them; hidden states before and after a layer.
+        disk_bytes=math.ceil((download_bytes + 2 * output + 2 * hidden) * _DISK_SPARE),
+        duration_s=_START_S + _PASSES[entry.recipe.search] * 2 * parameters * tokens / _EFFECTIVE_FLOPS,
         parameters=parameters,
     )
 
@@ -78,26 +81,37 @@ def _packed_bytes(tensor: TensorInfo, recipe: Recipe) -> int:
     return out * columns // 2 + groups * (out // 2) + groups * out * 2
 
 
-def _vram_bytes(details: Details, calibration: Calibration) -> int:
-    """One layer and the inputs and outputs of its parts, in half precision; layers are moved in one at a time."""
+def _search_bytes(details: Details, entry: WatchEntry) -> int:
+    """GPU memory to quantize a layer: its weights in the source's dtype and as float32 before and after, the Gram
+    matrices of what its linears read with two copies to factor them, and the activations of one forward pass.
+    """
+    hidden = _size(details.config, "hidden_size")
+    wide = max(_size(details.config, "intermediate_size"), hidden)
+    tokens = entry.calibration.samples * entry.calibration.seq_len
+    if entry.recipe.search == "gram":
+        weights, grams = 7 * _largest_layer(details), 4 * (3 * hidden**2 + 3 * wide**2)
+        return weights + grams + 2 * min(tokens, _TOKENS_AT_ONCE) * (2 * hidden + 4 * wide)
+    # AutoAWQ keeps what every linear reads, and the widest of it once more as a reference.
+    return 2 * _largest_layer(details) + 2 * tokens * (2 * hidden + 3 * wide)
+
+
+def _compare_bytes(details: Details) -> int:
+    """GPU memory to compare the logits: both output embeddings, and some copies of the logits in float32."""
+    return 2 * _outside(details) + 4 * 6 * _LOGITS_AT_ONCE
+
+
+def _largest_layer(details: Details) -> int:
+    """Bytes in half precision."""
     layers: dict[int, int] = {}
-    outside = 0
     for tensor in details.tensors:
-        match = _LAYER.search(tensor.name)
-        size = 2 * math.prod(tensor.shape)
-        if match:
-            layers[int(match[1])] = layers.get(int(match[1]), 0) + size
-        else:
-            outside = max(outside, size)
-    largest = max(layers.values(), default=0)
-    return outside + 2 * largest + _activation_bytes(details.config, calibration) + _RUNTIME_BYTES
+        if match := _LAYER.search(tensor.name):
+            layers[int(match[1])] = layers.get(int(match[1]), 0) + 2 * math.prod(tensor.shape)
+    return max(layers.values(), default=0)
 
 
-def _activation_bytes(config: dict[str, Any], calibration: Calibration) -> int:
-    """Hidden states in and out, and the widest inner activation with its reference, at 2 bytes a value."""
-    tokens = calibration.samples * calibration.seq_len
-    hidden = _size(config, "hidden_size")
-    return 2 * tokens * (2 * hidden + 3 * max(_size(config, "intermediate_size"), hidden))
+def _outside(details: Details) -> int:
+    """Bytes in half precision of everything that lies in no layer."""
+    return sum(2 * math.prod(tensor.shape) for tensor in details.tensors if not _LAYER.search(tensor.name))
 
 
 def _size(config: dict[str, Any], key: str) -> int:

@@ -16,7 +16,7 @@ SIZE, GROUP = 4096, 128
 
 
 def packing_speedup() -> float:
-    """How many times as long AutoAWQ takes, the best of several tries each; the results are compared to the bit."""
+    """How many times as long AutoAWQ takes, the best of several tries each; both make the same bits."""
     torch.manual_seed(0)
     q = torch.randint(0, LEVELS + 1, (SIZE, SIZE), dtype=torch.uint8)
     zeros = torch.randint(0, LEVELS + 1, (SIZE, SIZE // GROUP), dtype=torch.uint8)

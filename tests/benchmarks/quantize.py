@@ -144,7 +144,8 @@ def on_cpu(*, quick: bool) -> None:
     packing = packing_speedup()
     out.print(f"packing 4,096 x 4,096: {packing:.0f} times as fast as AutoAWQ")
     with tempfile.TemporaryDirectory() as name:
-        work, measured = Path(name), []
+        work = Path(name)
+        measured: list[Measured] = []
         for case in (WIDE, *deep):
             measured += measure(case, (0,), work)
         for seed in range(1 if quick else 3):
