@@ -16,8 +16,8 @@ _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
 # What stays as it is: embeddings and the head lie outside the layers; these lie inside.
 _NOT_QUANTIZED = re.compile(r"norm|router|(?:^|\.)gate\.weight$|shared_expert_gate")
 _EFFECTIVE_FLOPS = 5e13  # half precision on the smallest class of card, as search and packing leave it
-# Passes over all tokens: one to see the inputs, half of one for the Gram matrices, the rest for the sweeps; AutoAWQ's
-# grid runs about one and a half linears 20 times.
+# Passes over all tokens: one to see the inputs, half of one for the Gram matrices, the rest for the sweeps.
+# AutoAWQ's grid runs about one and a half linears 20 times.
 _PASSES = {"gram": 3, "awq": 31}
 _TOKENS_AT_ONCE = 16_384  # in one forward pass of a layer
 _LOGITS_AT_ONCE = 2**25  # of each model, while they are compared

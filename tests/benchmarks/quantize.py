@@ -4,7 +4,7 @@
     make bench-quantize BENCH=--quick      32 blocks, one draw, 8 and 32 layers: some minutes
     make bench-quantize DEVICE=cuda        real shapes, on a GPU
 
-Every run is a process of its own with one thread, and the two searches take turns. Losses are on the committed
+Every run is a process of its own with one thread; the two searches take turns on the same tokens. Losses are on the committed
 `test` tokens; nothing was chosen on those.
 """
 
@@ -18,7 +18,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean, median
@@ -34,6 +35,7 @@ from tests.benchmarks.packing import packing_speedup
 from tests.benchmarks.run import Run
 
 SEARCHES = ("autoawq", "gram")
+AT_ONCE = 2  # pairs of runs, each run with one thread
 RESULTS = Path(__file__).parent / "results" / "quantize.json"
 out = Console(highlight=False)
 
@@ -64,17 +66,17 @@ class Comparison:
     top1_gain: float | None = None
 
 
-def measure(case: Case, seeds: Sequence[int], work: Path, *, cuda: bool = False) -> Iterator[Measured]:
-    """Both searches in turn, for each draw."""
+def measure(case: Case, seed: int, work: Path, *, cuda: bool = False) -> list[Measured]:
+    """Both searches in turn, on one draw of tokens."""
     source = model_folder(case, work)
-    for seed in seeds:
-        tokens = work / f"{case.name}-{seed}.safetensors"
-        sha256 = write_tokens(case, source, tokens, seed=seed)
-        for search in SEARCHES:
-            run = _run_apart(search, case, source, tokens, cuda=cuda)
-            made = Measured(case=case.name, seed=seed, tokens_sha256=sha256, run=run)
-            _print(made)
-            yield made
+    tokens = work / f"{case.name}-{seed}.safetensors"
+    sha256 = write_tokens(case, source, tokens, seed=seed)
+    made = []
+    for search in SEARCHES:
+        run = _run_apart(search, case, source, tokens, cuda=cuda)
+        made.append(Measured(case=case.name, seed=seed, tokens_sha256=sha256, run=run))
+        _print(made[-1])
+    return made
 
 
 def compare(case: str, measured: Sequence[Measured]) -> Comparison:
@@ -146,11 +148,12 @@ def on_cpu(*, quick: bool) -> None:
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         measured: list[Measured] = []
-        for case in (WIDE, *deep):
-            measured += measure(case, (0,), work)
-        for seed in range(1 if quick else 3):
-            for case in assets:
-                measured += measure(case, (seed,), work)
+        draws = [(case, seed) for seed in range(1 if quick else 3) for case in assets]
+        # The longest first, so that no core waits for it at the end.
+        tasks = [(WIDE, 0), *((case, 0) for case in reversed(deep)), *draws]
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            for made in pool.map(lambda task: measure(*task, work), tasks):
+                measured += made
     comparisons = [compare(case.name, measured) for case in (*assets, WIDE, *deep)]
     by_case = {one.case: one for one in comparisons}
     rss = {one.case: one.run.rss_peak for one in measured if one.run.search == "gram"}
@@ -178,7 +181,7 @@ def on_gpu() -> None:
     """Seconds, peak of GPU memory, and how much of what the GPU can do with matrices was done."""
     rate = matrix_rate()
     with tempfile.TemporaryDirectory() as name:
-        measured = list(measure(GPU, (0,), Path(name), cuda=True))
+        measured = measure(GPU, 0, Path(name), cuda=True)
     ours = next(one.run for one in measured if one.run.search == "gram")
     share = work_of(GPU) / ours.duration_s / rate
     comparison = compare(GPU.name, measured)

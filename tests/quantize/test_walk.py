@@ -1,0 +1,121 @@
+"""A walk that is broken off loses one layer at most, and ends in the same bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from bot.quantize.artifact import quantize
+from bot.quantize.hidden import hidden_path
+from bot.quantize.layerfile import layer_path
+from bot.quantize.walk import Turn
+from bot.records import Recipe
+from tests.quantize import tiny_models
+from tests.quantize.canary import losses
+
+LAYERS = 4
+Bytes = dict[str, bytes]
+
+
+class KilledError(Exception):
+    pass
+
+
+def run(source: Path, folder: Path, *, kill_before: int = LAYERS, samples: int = 4) -> Bytes:
+    """The shards, or KilledError when this layer's turn has come."""
+
+    def watch(what: str, done: int, total: int, unit: str) -> None:
+        if (what, done) == ("quantizing", kill_before) and done < total:
+            raise KilledError
+
+    blocks = tiny_models.random_blocks(samples, 32)
+    quantize(
+        source,
+        folder / "out",
+        layers=folder / "layers",
+        recipe=Recipe(),
+        blocks=blocks,
+        calibration=tiny_models.calibration_set(blocks),
+        trust_remote_code=False,
+        progress=watch,
+    )
+    assert not list((folder / "layers").glob("hidden-*"))
+    return {path.name: path.read_bytes() for path in (folder / "out").glob("*.safetensors")}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_models.build("qwen3", tmp_path_factory.mktemp("source"), num_hidden_layers=LAYERS)
+
+
+@pytest.fixture(scope="module")
+def expected(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Bytes:
+    return run(source, tmp_path_factory.mktemp("whole"))
+
+
+@pytest.fixture
+def turns(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The layers that all calibration tokens went through."""
+    seen: list[int] = []
+    through: Callable[..., object] = Turn.run
+
+    def counted(self: Turn, layer: torch.nn.Module) -> object:
+        seen.append(self.index)
+        return through(self, layer)
+
+    monkeypatch.setattr(Turn, "run", counted)
+    return seen
+
+
+@pytest.mark.parametrize("killed", [1, 2, 3])
+def test_it_goes_on_with_the_layer_after_the_last_whole_one(
+    killed: int, source: Path, expected: Bytes, turns: list[int], tmp_path: Path
+) -> None:
+    with pytest.raises(KilledError):
+        run(source, tmp_path, kill_before=killed)
+    assert hidden_path(tmp_path / "layers", killed).is_file()
+    turns.clear()
+    assert run(source, tmp_path) == expected
+    assert turns == list(range(killed, LAYERS))
+
+
+def test_lost_activations_are_computed_anew(
+    source: Path, expected: Bytes, turns: list[int], tmp_path: Path
+) -> None:
+    with pytest.raises(KilledError):
+        run(source, tmp_path, kill_before=2)
+    hidden_path(tmp_path / "layers", 2).unlink()
+    kept = layer_path(tmp_path / "layers", 1).stat().st_mtime_ns
+    turns.clear()
+    assert run(source, tmp_path) == expected
+    assert turns == [0, 1, 2, 3]
+    assert layer_path(tmp_path / "layers", 1).stat().st_mtime_ns == kept
+
+
+def test_a_damaged_layer_is_made_again(source: Path, expected: Bytes, tmp_path: Path) -> None:
+    run(source, tmp_path)
+    path = layer_path(tmp_path / "layers", 1)
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    assert run(source, tmp_path) == expected
+
+
+def test_a_finished_walk_runs_nothing(source: Path, expected: Bytes, turns: list[int], tmp_path: Path) -> None:
+    run(source, tmp_path)
+    turns.clear()
+    assert run(source, tmp_path) == expected
+    assert turns == []
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_source_of_any_dtype_loses_less_than_by_plain_rounding(dtype: torch.dtype, tmp_path: Path) -> None:
+    source = tiny_models.build("llama", tmp_path / "source", dtype=dtype)
+    run(source, tmp_path, samples=64)
+    tensors = tiny_models.tensors_of(tmp_path / "out")
+    assert {str(value.dtype) for value in tensors.values()} == {"torch.int32", "torch.float16"}
+    lost, lost_by_rounding = losses(source, tmp_path / "out")
+    assert lost < lost_by_rounding
