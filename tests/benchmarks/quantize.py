@@ -4,8 +4,8 @@
     make bench-quantize BENCH=--quick      32 blocks, one draw, 8 and 32 layers: some minutes
     make bench-quantize DEVICE=cuda        real shapes, on a GPU
 
-Every run is a process of its own with one thread; the two searches take turns on the same tokens. Losses are on the committed
-`test` tokens; nothing was chosen on those.
+Every run is a process of its own with one thread; the two searches take turns on the same tokens. Losses are on
+the committed `test` tokens; nothing was chosen on those.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def on_cpu(*, quick: bool) -> None:
         # The longest first, so that no core waits for it at the end.
         tasks = [(WIDE, 0), *((case, 0) for case in reversed(deep)), *draws]
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            for made in pool.map(lambda task: measure(*task, work), tasks):
+            for made in pool.map(lambda task: measure(task[0], task[1], work), tasks):
                 measured += made
     comparisons = [compare(case.name, measured) for case in (*assets, WIDE, *deep)]
     by_case = {one.case: one for one in comparisons}
