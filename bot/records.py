@@ -348,6 +348,7 @@ class QuantizedModel:
     versions: dict[str, str]
     device: str
     duration_s: float
+    layer_durations_s: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

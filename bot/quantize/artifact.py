@@ -94,6 +94,7 @@ def quantize(
         versions=tool_versions(),
         device=device_name(device),
         duration_s=time.monotonic() - started,
+        layer_durations_s=tuple(layer.measured.duration_s for layer in done.layers),
     )
 
 

@@ -6,6 +6,7 @@ goes on with the layer after the last whole file.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from bot.quantize.hidden import HiddenStates, hidden_path, write_hidden
 from bot.quantize.layerfile import FinishedLayer, Measured, finished_layer, layer_path, open_layer, write_layer
 from bot.records import ModuleError, Progress, Recipe
 
+_log = logging.getLogger("awq_bot")
 _TOKENS_AT_ONCE = 16_384  # in one forward pass of a layer
 _CPU = torch.device("cpu")
 
@@ -138,6 +140,18 @@ def _quantize(
     measured = Measured(modules=made.modules, peak=made.peak, duration_s=time.monotonic() - started)
     path = layer_path(work.folder, turn.index)
     write_layer(path, made.tensors, key=work.key, measured=measured, outputs=made.outputs)
+    _log.info("layer %d: %.1f s, activations up to %.4g", turn.index, measured.duration_s, made.peak)
+    for module in made.modules:
+        _log.debug(
+            "layer %d, %s: relative error %.4g, by plain rounding %.4g; ratio %s, %.2f %% clipped%s",
+            turn.index,
+            module.module,
+            module.relative_error,
+            module.relative_error_rounding,
+            module.ratio,
+            100 * module.clipped_share,
+            f"; {module.fallback}" if module.fallback else "",
+        )
     return made.outputs
 
 
