@@ -96,7 +96,15 @@ def plan(
         made = hold_back(found, attempts=attempts, running=running, now=_now(), force=force)
         store_plan(folder, made)
         step.outputs(_matrices(made, publish_on=where, dry_run=dry_run))
-        step.page(plan_page(made, endpoint=hub.endpoint, dry_run=dry_run, notes=memory.notes))
+        page = plan_page(
+            made,
+            endpoint=hub.endpoint,
+            dry_run=dry_run,
+            notes=memory.notes,
+            attempts=attempts or (),
+            issues_url=step.actions.issues_url,
+        )
+        step.page(page)
         out.print(terminal.plan_table(made))
         if heartbeat_url and not beat(heartbeat_url):
             step.annotate("warning", "the heartbeat URL did not answer")

@@ -17,7 +17,7 @@ from bot.github.environment import Actions
 from bot.github.marks import title_of
 from bot.pages import failure_text, trouble_text
 from bot.records import Attempts, Plan, RunningJob, sha256_of
-from bot.watch.attempts import CAP_WITHOUT_ATTEMPTS, after_failure, overdue, tried_content
+from bot.watch.attempts import CAP_WITHOUT_ATTEMPTS, after_failure, overdue, shown, tried_content
 from bot.watch.endings import Ending, Fate
 from bot.watch.release import UP_TO_DATE
 from bot.watch.watchlist import Mistake
@@ -187,8 +187,8 @@ class Memory:
             exit_code=ending.exit_code,
             text=failure_text(ending, attempts, endpoint=endpoint, run_url=actions.run_url),
         )
-        link = f"[issue {number}]({actions.server_url}/{actions.repository}/issues/{number})"
-        then = "waits for a person" if attempts.waits_for_person else f"next try not before {attempts.next_try}"
+        link = f"[issue {number}]({actions.issues_url}/{number})"
+        then = f"next try not before {shown(attempts.next_try)}" if attempts.next_try else "waits for a person"
         return f"**attempt** {attempts.count}, {then}: {link}"
 
     def _close(self, issues: Issues, target: str, what: str) -> None:
