@@ -454,7 +454,9 @@ def demo(
 def _plan(watchlist: Path, *, only: str | None) -> Plan:
     entries: tuple[WatchEntry, ...] = watchlists.load(watchlist)
     if only is not None:
-        entries = _named(entries, (only,), watchlist)
+        entries = tuple(entry for entry in entries if entry.repo_id == only)
+        if not entries:
+            raise WatchlistError(f"{only} is not on {watchlist}", hint="Add it there, or check its spelling.")
     return pipeline.plan(Hub.from_environment(), entries)
 
 

@@ -58,7 +58,7 @@ def _refused(hub: Hub, target: str, error: HfHubHTTPError) -> BotError:
             hint="Run it again later, or publish with HF_WRITE_TOKEN.",
         )
     # The Hub says the same of a repo that is not there.
-    if published_state(hub.reader, target).state is TargetState.ABSENT:
+    if published_state(hub.onlooker, target).state is TargetState.ABSENT:
         return PublishError(
             f"{target}: it is not there, or HF_TOKEN may not see it; a workflow's identity cannot create it",
             hint=f"Run `awq-bot create-target {target}` first, then add the trusted publisher in its settings.",

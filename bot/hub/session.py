@@ -75,9 +75,14 @@ class Hub:
 
     @property
     def reader(self) -> HfApi:
-        # False, not None: a token that somebody once stored on this machine is not ours to use.
-        exchanged = self.oidc_resource is not None and not self.by_identity
-        return HfApi(endpoint=self.endpoint, token=self.read_token or exchanged)
+        # False, not None: a token that somebody once stored on this machine is not ours to use. Without any, the
+        # workflow's identity reads the target that it may write, or an account's gated models.
+        return HfApi(endpoint=self.endpoint, token=self.read_token or self.oidc_resource is not None)
+
+    @property
+    def onlooker(self) -> HfApi:
+        """As `reader`, but never by the workflow's identity."""
+        return HfApi(endpoint=self.endpoint, token=self.read_token or False)
 
     @property
     def writer(self) -> HfApi:

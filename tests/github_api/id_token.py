@@ -41,7 +41,7 @@ CLAIMS: dict[str, Any] = {
     "event_name": "schedule",
     "workflow": "Watch",
     "workflow_ref": f"{REPOSITORY}/.github/workflows/watch.yml@refs/heads/main",
-    "job_workflow_ref": f"{REPOSITORY}/.github/workflows/watch.yml@refs/heads/main",
+    "job_workflow_ref": f"{REPOSITORY}/.github/workflows/model.yml@refs/heads/main",
     "runner_environment": "github-hosted",
     "run_id": "1",
 }

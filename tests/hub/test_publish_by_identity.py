@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import stamina
 from huggingface_hub import HfApi
+from huggingface_hub.utils import _auth
 
 from bot import pipeline
 from bot.errors import EnvironmentProblem, PublishError
@@ -345,6 +346,20 @@ def test_busy_exchange_is_tried_again_and_a_strange_answer_is_named(
     hub.faults.add(Fault(path="/oauth/token", status=503, times=2))
     with stamina.set_testing(True, attempts=3):
         assert publish(ours, job, artifact, no_progress).new
+
+
+def test_without_a_read_token_the_identity_reads_the_private_target(
+    hub: LocalHub, ours: Hub, job: Job, artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(ours, job, artifact, no_progress)
+    monkeypatch.delenv("HF_TOKEN")
+    alone = Hub.from_environment()
+    assert client.published(alone, [job.entry])[0].complete
+    assert not publish(alone, job, artifact, no_progress).new
+    hub.trust.remove_publishers(TARGET)
+    monkeypatch.setattr(_auth, "_OIDC_TOKEN_CACHE", None)
+    with pytest.raises(PublishError, match="it is not there, or HF_TOKEN may not see it"):
+        publish(alone, job, artifact, no_progress)
 
 
 def test_account_as_resource_reads_gated_models_and_publishes_nothing(
