@@ -48,5 +48,5 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) \
-		--constraint constraints.txt --editable ".[quantize,hub]" --group dev
+		--constraint constraints.txt --editable ".[quantize,hub,actions]" --group dev
 	touch $@
