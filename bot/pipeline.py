@@ -21,7 +21,7 @@ from bot.handover import TOOL, accepted, edited_files, has_chat_template
 from bot.hub import client
 from bot.hub import publish as hub_publish
 from bot.hub.create import PreparedTarget, check_token, create_target
-from bot.hub.oidc import check_resource
+from bot.hub.oidc import exchange
 from bot.hub.pull import Pinned, dataset_files, pull_files, pull_source
 from bot.hub.session import Hub
 from bot.jobdir import (
@@ -139,6 +139,7 @@ def publish_job(bench: Bench, job: Job, folder: Path) -> Outcome:
 
 
 def _publish_accepted(bench: Bench, job: Job, folder: Path) -> Publication:
+    exchange(bench.hub, job.entry.target)
     with TemporaryDirectory() as originals:
         upstream = Pinned(job.entry.repo_id, job.upstream.sha)
         pull_files(bench.hub, upstream, edited_files(job), Path(originals), bench.progress)
@@ -161,7 +162,8 @@ def _outcome(job: Job, jobdir: JobDir, work: Callable[[], Publication | None]) -
 
 def _run_stages(bench: Bench, jobdir: JobDir, job: Job, *, dry_run: bool) -> Publication | None:
     if not dry_run:
-        check_resource(bench.hub, job.entry.target)
+        # Before hours of work: whether its result may be published at all.
+        exchange(bench.hub, job.entry.target)
     if jobdir.load(Job) != job:
         jobdir.store(job)
     publication = _already_published(bench.hub, job)

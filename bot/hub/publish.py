@@ -103,9 +103,8 @@ def _complete(hub: Hub, api: HfApi, job: Job, progress: Progress, started: float
 
 
 def _writer(hub: Hub, job: Job) -> HfApi:
-    if hub.by_identity:
-        exchange(hub, job.entry.target)
-    elif hub.write_token is None:
+    exchange(hub, job.entry.target)
+    if not (hub.by_identity or hub.write_token):
         raise PublishError("no token to publish with", hint="Set HF_WRITE_TOKEN, or HF_TOKEN with write access.")
     return hub.writer
 
