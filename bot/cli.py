@@ -24,6 +24,7 @@ from bot.errors import BotError, EnvironmentProblem, PublishError, WatchlistErro
 from bot.github.environment import Actions
 from bot.github.exposure import check_exposure
 from bot.hub.access import check_access, check_endpoint
+from bot.hub.publish import opening_note
 from bot.hub.session import Hub
 from bot.hub.verify import verify as verify_repo
 from bot.jobdir import JobDir
@@ -317,8 +318,8 @@ def publish(job: JobOption, dry_run: DryRunOption = False) -> None:
             return
         publication = pipeline.publish(bench, JobDir(job))
     out.print(_published_line(publication), markup=False)
-    if note := terminal.opening_note(JobDir(job).job, publication):
-        err.print(f"private: {note}", markup=False)
+    if note := opening_note(JobDir(job).job, publication):
+        err.print(note, markup=False)
 
 
 @app.command(hidden=True)
