@@ -93,7 +93,8 @@ class Run:
                 done[job.id] = self._run_legs(level, job, contexts)
             else:
                 done[job.id] = {"result": "skipped", "outputs": {}}
-                name = job.name if isinstance(job.name, str) else job.id
+                # A matrix that was never looked at has no legs that could have names.
+                name = self._name(job, contexts) if job.matrix is None else job.id
                 self._record(JobRecord(name=level.name(name), result="skipped"))
         return rules.together([job["result"] for job in done.values()])
 

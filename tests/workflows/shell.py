@@ -13,8 +13,9 @@ from tests.workflows.reading import WorkflowError
 
 _FILES = ("GITHUB_OUTPUT", "GITHUB_ENV", "GITHUB_PATH", "GITHUB_STEP_SUMMARY")
 _SHELLS = {None: ("bash", "-e"), "bash": ("bash", "--noprofile", "--norc", "-eo", "pipefail")}
-_ANNOTATION = re.compile(r"::(error|warning|notice)(?: ([^:]*))?::(.*)")
+_ANNOTATION = re.compile(r"::(error|warning|notice)[ :]")
 _MASK = "::add-mask::"
+_STOP = "::stop-commands::"
 _SUMMARY_LIMIT = 2**20
 
 
@@ -28,10 +29,7 @@ class Ran:
     env: dict[str, str]
     paths: list[str]
     summary: str
-
-    @property
-    def annotations(self) -> list[str]:
-        return [line for line in self.log.splitlines() if _ANNOTATION.fullmatch(line)]
+    annotations: list[str]
 
 
 def run_script(script: str, *, shell: str | None, env: Mapping[str, str], folder: Path, timeout_s: float) -> Ran:
@@ -57,9 +55,11 @@ def run_script(script: str, *, shell: str | None, env: Mapping[str, str], folder
         summary = files["GITHUB_STEP_SUMMARY"].read_text()
         if len(summary.encode()) > _SUMMARY_LIMIT:
             raise WorkflowError("a step summary over 1 MiB is not shown")
+        log, annotations = _read_commands(done.stdout)
         return Ran(
             exit_code=done.returncode,
-            log=_masked(done.stdout),
+            log=log,
+            annotations=annotations,
             outputs=_assignments(files["GITHUB_OUTPUT"].read_text()),
             env=_assignments(files["GITHUB_ENV"].read_text()),
             paths=files["GITHUB_PATH"].read_text().splitlines(),
@@ -67,18 +67,34 @@ def run_script(script: str, *, shell: str | None, env: Mapping[str, str], folder
         )
 
 
-def _masked(text: str) -> str:
-    """From the line that masks a value on, the value is hidden; before it, it was to be read."""
+def _read_commands(printed: str) -> tuple[str, list[str]]:
+    """The log as people read it, and its annotations: what the runner makes of what a step printed.
+
+    From the line that masks a value on, the value is hidden; between stop-commands and its end, nothing is obeyed.
+    """
     lines: list[str] = []
+    annotations: list[str] = []
     hidden: list[str] = []
-    for line in text.splitlines():
-        if line.startswith(_MASK):
+    end: str | None = None
+    for line in printed.splitlines():
+        if end is not None and line != f"::{end}::":
+            lines.append(_hide(line, hidden))
+        elif end is not None:
+            end = None
+        elif line.startswith(_STOP):
+            end = line.removeprefix(_STOP)
+        elif line.startswith(_MASK):
             hidden.append(line.removeprefix(_MASK))
-            continue
-        for value in hidden:
-            line = line.replace(value, "***")  # noqa: PLW2901 - every mask in turn
-        lines.append(line)
-    return "\n".join(lines)
+        else:
+            lines.append(_hide(line, hidden))
+            annotations += [lines[-1]] if _ANNOTATION.match(line) else []
+    return "\n".join(lines), annotations
+
+
+def _hide(line: str, hidden: list[str]) -> str:
+    for value in hidden:
+        line = line.replace(value, "***")
+    return line
 
 
 def _assignments(text: str) -> dict[str, str]:

@@ -328,6 +328,19 @@ def test_values_that_are_masked_are_not_in_the_log(trial: Trial) -> None:
     assert log(ran, "one") == "early hush\nlate ***"
 
 
+def test_nothing_is_obeyed_while_commands_are_stopped(trial: Trial) -> None:
+    ran = trial.run(
+        job(
+            "one",
+            run(
+                "|\n  echo '::error::heard'\n  echo '::stop-commands::e'\n  echo '::error::unheard'\n  echo '::e::'"
+            ),
+        )
+    )
+    assert ran.job("one").annotations == ("::error::heard",)
+    assert log(ran, "one").splitlines() == ["::error::heard", "::error::unheard"]
+
+
 def test_what_a_fork_proposes_gets_no_secrets_and_may_only_read(trial: Trial) -> None:
     trial.repository.secrets = {"READ": "r"}
     step = run('echo "$READ-$TOKEN"', "env: {READ: '${{ secrets.READ }}', TOKEN: '${{ github.token }}'}")
