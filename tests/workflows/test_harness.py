@@ -332,9 +332,7 @@ def test_nothing_is_obeyed_while_commands_are_stopped(trial: Trial) -> None:
     ran = trial.run(
         job(
             "one",
-            run(
-                "|\n  echo '::error::heard'\n  echo '::stop-commands::e'\n  echo '::error::unheard'\n  echo '::e::'"
-            ),
+            run("|\n  echo ::error::heard\n  echo ::stop-commands::e\n  echo ::error::unheard\n  echo ::e::"),
         )
     )
     assert ran.job("one").annotations == ("::error::heard",)
