@@ -38,13 +38,14 @@ def launch(around: Circumstances, level: Level, job: Job, contexts: dict[str, An
     permissions = rules.permissions(job.permissions, ceiling=level.ceiling, fork=around.fork)
     labels = _labels(around, job, contexts)
     token = here.api.token(permissions)
+    hosted = labels == (_HOSTED,)
     seen = contexts | {
         "github": contexts["github"] | {"token": token, "job": job.id},
         "secrets": _secrets(here, level, environment) | {"GITHUB_TOKEN": token},
-        "runner": {"os": "Linux", "environment": "github-hosted" if labels == (_HOSTED,) else "self-hosted"},
+        "runner": {"os": "Linux", "environment": "github-hosted" if hosted else "self-hosted"},
     }
     folder = around.root / name.replace("/", "-")
-    machine = here.machine | _defaults(around, job, folder)
+    machine = here.machine | _defaults(around, job, folder) | ({} if hosted else here.gpu_machine)
     if permissions.get("id-token") == "write":
         machine |= here.api.identity(environment or "", around.file)
     env = here.reading.evaluate(level.workflow.env, seen, workspace=around.root)
