@@ -32,7 +32,8 @@ class Api(Protocol):
 class Repository:
     """What an operator sets up: what is checked in, variables, secrets, environments; and the machines.
 
-    source: whose .github is read. machine: the environment of every machine; gpu_machine: what our own add. tools: `uses` of what every machine has already. held: concurrency groups.
+    source: whose .github is read. machine: the environment of every machine; gpu_machine: what our own add.
+    tools: `uses` of what every machine has already. held: concurrency groups.
     before_step: called with the names of job and step; may raise RunnerLostError.
     """
 
