@@ -17,7 +17,7 @@ from rich.console import Console
 from typer.exceptions import TyperException
 
 import bot
-from bot import pipeline, terminal
+from bot import actions, pipeline, terminal
 from bot.children import end_with_parent
 from bot.doctor import check_machine
 from bot.errors import BotError, EnvironmentProblem, PublishError, WatchlistError
@@ -26,7 +26,8 @@ from bot.hub.session import Hub
 from bot.hub.verify import verify as verify_repo
 from bot.jobdir import JobDir
 from bot.pipeline import Bench, Outcome
-from bot.records import Calibration, Check, Failure, Plan, Publication, Recipe, TextSource, WatchEntry, to_json
+from bot.records import Calibration, Check, Failure, Plan, Publication, Recipe, TextSource, to_json
+from bot.text import size
 from bot.watch import watchlist as watchlists
 from bot.watch.plan import matrix
 
@@ -38,6 +39,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
+app.add_typer(actions.app)
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 log = logging.getLogger("awq_bot")
@@ -106,6 +108,7 @@ def options(
 
     Reads HF_ENDPOINT (which Hub), HF_TOKEN (to read) and HF_WRITE_TOKEN (to publish).
     """
+    context.obj = child_options
     if context.invoked_subcommand is None:
         out.print(context.get_help(), markup=False)
         raise typer.Exit
@@ -307,7 +310,7 @@ def publish(job: JobOption, dry_run: DryRunOption = False) -> None:
         if dry_run:
             artifact = pipeline.artifact_of(JobDir(job))
             for file in artifact.files:
-                out.print(f"{terminal.size(file.size_bytes):>10}  {file.path}", markup=False)
+                out.print(f"{size(file.size_bytes):>10}  {file.path}", markup=False)
             return
         publication = pipeline.publish(bench, JobDir(job))
     out.print(_published_line(publication), markup=False)
@@ -415,11 +418,7 @@ def demo(
 
 
 def _plan(watchlist: Path, *, only: str | None) -> Plan:
-    entries: tuple[WatchEntry, ...] = watchlists.load(watchlist)
-    if only is not None:
-        entries = tuple(entry for entry in entries if entry.repo_id == only)
-        if not entries:
-            raise WatchlistError(f"{only} is not on {watchlist}", hint="Add it there, or check its spelling.")
+    entries = watchlists.select(watchlists.load(watchlist), only, path=watchlist)
     return pipeline.plan(Hub.from_environment(), entries)
 
 

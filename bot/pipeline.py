@@ -5,19 +5,19 @@ knows the order. Each stage reads the record before it, writes its own, and is s
 from __future__ import annotations
 
 import hashlib
-import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TypeVar
 
-import bot
 from bot.calibration.sources import local_path, split_files
-from bot.checkpoint.repo_files import CARD, CHAT_TEMPLATE, PROVENANCE, TOKENIZER_CONFIG, is_companion
+from bot.checkpoint.repo_files import CARD, PROVENANCE, is_companion
 from bot.children import run_child
 from bot.errors import BotError, EnvironmentProblem, PublishError, QualityGateError, WatchlistError
 from bot.evaluate.gate import judge
+from bot.handover import TOOL, accepted, edited_files, has_chat_template
 from bot.hub import client
 from bot.hub import publish as hub_publish
 from bot.hub.pull import Pinned, dataset_files, pull_files, pull_source
@@ -53,8 +53,6 @@ from bot.watch import release
 from bot.watch.plan import MATRIX_LIMIT, make_plan
 
 Record = TypeVar("Record")
-
-TOOL = f"awq-bot {bot.__version__}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,13 +101,43 @@ def run_job(bench: Bench, job: Job, *, dry_run: bool = False) -> Outcome:
 
     Errors that a person can act on are part of the outcome; others are raised.
     """
-    started = time.monotonic()
     jobdir = JobDir(bench.work / job.job_id)
+    return _outcome(job, jobdir, lambda: _run_stages(bench, jobdir, job, dry_run=dry_run))
+
+
+def prepare_job(bench: Bench, job: Job) -> Outcome:
+    """All but publishing, and nothing left in the job's folder that publishing does not need.
+
+    The outcome has a publication when somebody has published it already.
+    """
+    outcome = run_job(bench, job, dry_run=True)
+    if outcome.error is None:
+        JobDir(bench.work / job.job_id).clear_inputs()
+    return outcome
+
+
+def publish_job(bench: Bench, job: Job, folder: Path) -> Outcome:
+    """Publish what another machine prepared in `folder`, where it is just what the plan's job asks for."""
+    return _outcome(job, JobDir(folder), lambda: _publish_accepted(bench, job, folder))
+
+
+def _publish_accepted(bench: Bench, job: Job, folder: Path) -> Publication:
+    with TemporaryDirectory() as originals:
+        upstream = Pinned(job.entry.repo_id, job.upstream.sha)
+        pull_files(bench.hub, upstream, edited_files(job), Path(originals), bench.progress)
+        jobdir = accepted(job, folder, Path(originals))
+    return publish(bench, jobdir)
+
+
+def _outcome(job: Job, jobdir: JobDir, work: Callable[[], Publication | None]) -> Outcome:
+    started = time.monotonic()
     try:
         with jobdir.held():
-            publication = _run_stages(bench, jobdir, job, dry_run=dry_run)
+            publication = work()
     except BotError as error:
-        return Outcome(job=job, error=error, duration_s=time.monotonic() - started)
+        # What missed the gate is worth a look at its figures.
+        report = jobdir.load(Report) if isinstance(error, QualityGateError) else None
+        return Outcome(job=job, error=error, report=report, duration_s=time.monotonic() - started)
     report = jobdir.load(Report)
     return Outcome(job=job, publication=publication, report=report, duration_s=time.monotonic() - started)
 
@@ -254,17 +282,11 @@ def card(jobdir: JobDir) -> Card:
 
 def _write_card(jobdir: JobDir, provenance: Provenance) -> Card:
     """The card, then the provenance that names its hash, in card/; the record holds all that will be published."""
-    _write(jobdir.card / CARD, render_card(jobdir.job, provenance, chat=_has_chat_template(jobdir)).encode())
+    text = render_card(jobdir.job, provenance, chat=has_chat_template(jobdir.quantized))
+    _write(jobdir.card / CARD, text.encode())
     provenance = with_file(provenance, describe_file(jobdir.card, CARD))
     _write(jobdir.card / PROVENANCE, to_json(provenance).encode())
     return Card(files=(*provenance.files, describe_file(jobdir.card, PROVENANCE)))
-
-
-def _has_chat_template(jobdir: JobDir) -> bool:
-    if (jobdir.quantized / CHAT_TEMPLATE).is_file():
-        return True
-    path = jobdir.quantized / TOKENIZER_CONFIG
-    return path.is_file() and bool(json.loads(path.read_bytes()).get("chat_template"))
 
 
 def refresh(bench: Bench, jobdir: JobDir) -> Card:

@@ -32,18 +32,17 @@ def _urgency(job: Job) -> tuple[int, int, int, int]:
 
 def matrix(plan: Plan) -> dict[str, list[dict[str, Any]]]:
     """The `strategy.matrix` of the workflow: names, labels and limits. The jobs themselves are in the plan."""
+    return {"include": [matrix_row(job) for job in plan.jobs]}
+
+
+def matrix_row(job: Job) -> dict[str, Any]:
     return {
-        "include": [
-            {
-                "job_id": job.job_id,
-                "kind": job.kind.value,
-                "repo_id": job.entry.repo_id,
-                "target": job.entry.target,
-                "runs_on": list(job.runner_labels) or [HOSTED_RUNNER],
-                "timeout_minutes": timeout_minutes(job),
-            }
-            for job in plan.jobs
-        ]
+        "job_id": job.job_id,
+        "kind": job.kind.value,
+        "repo_id": job.entry.repo_id,
+        "target": job.entry.target,
+        "runs_on": list(job.runner_labels) or [HOSTED_RUNNER],
+        "timeout_minutes": timeout_minutes(job),
     }
 
 

@@ -37,6 +37,8 @@ from bot.watch.support import legal_tensor_parallel, unsupported_reason
 # Goes up when the same recipe would give other numbers. Entries with `requantize: outdated` are then done again.
 QUANTIZER_VERSION = 1
 
+UP_TO_DATE = "up to date"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
@@ -84,7 +86,7 @@ def _look(entry: WatchEntry, upstream: Upstream, published: Published) -> Skip |
         reason = f"main of {entry.target} was changed by hand after {provenance.tag}"
         hint = "The release stands under its tag. Revert that commit to have main match it."
         return Skip(entry=entry, reason=reason, hint=hint, blocked=True)
-    return Skip(entry=entry, reason="up to date")
+    return Skip(entry=entry, reason=UP_TO_DATE)
 
 
 def on_hold(entry: WatchEntry) -> Skip:
