@@ -106,7 +106,8 @@ def options(
     Start with [bold]awq-bot demo[/], which shows the whole chain on this machine. Then write a watchlist and try
     [bold]awq-bot check[/], [bold]awq-bot plan[/], [bold]awq-bot run[/].
 
-    Reads HF_ENDPOINT (which Hub), HF_TOKEN (to read) and HF_WRITE_TOKEN (to publish).
+    Reads HF_ENDPOINT (which Hub), HF_TOKEN (to read), HF_WRITE_TOKEN (to publish), or HF_OIDC_RESOURCE (to publish
+    with a workflow's identity) and HF_CREATE_TOKEN (to create targets for that).
     """
     context.obj = child_options
     if context.invoked_subcommand is None:
@@ -314,6 +315,8 @@ def publish(job: JobOption, dry_run: DryRunOption = False) -> None:
             return
         publication = pipeline.publish(bench, JobDir(job))
     out.print(_published_line(publication), markup=False)
+    if note := terminal.opening_note(JobDir(job).job, publication):
+        err.print(f"private: {note}", markup=False)
 
 
 @app.command(hidden=True)
@@ -327,6 +330,40 @@ def refresh(job: JobOption) -> None:
 
 def _published_line(publication: Publication) -> str:
     return f"{publication.url} at {publication.tag}" + ("" if publication.new else " (was there already)")
+
+
+@app.command("create-target")
+def create_target(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="REPO_ID", help="Models of the watchlist, or their targets. Default: all."),
+    ] = None,
+    watchlist: WatchlistOption = Path("watchlist.yaml"),
+    as_json: JsonOption = False,
+) -> None:
+    """Create the targets that are not there, private; open those with a complete release as the watchlist asks.
+
+    For publishing without a stored token (Trusted Publishing): a workflow's identity writes to a repo, and can
+    neither create it nor make it public. Run it before the first release and once after it; each time it does only
+    what is not done yet. Reads HF_CREATE_TOKEN, or HF_WRITE_TOKEN, or HF_TOKEN.
+
+    Example: [bold]awq-bot create-target Qwen/Qwen3-4B[/]
+    """
+    entries = watchlists.load(watchlist)
+    targets = pipeline.create_targets(Hub.from_environment(), _named(entries, tuple(names or ()), watchlist))
+    if as_json:
+        _print_raw(to_json(targets))
+    else:
+        out.print(terminal.targets_table(targets))
+    raise typer.Exit(next((item.exit_code for item in targets if item.exit_code), 0))
+
+
+def _named(entries: tuple[WatchEntry, ...], names: tuple[str, ...], watchlist: Path) -> tuple[WatchEntry, ...]:
+    """Those that a source or a target names; all of them without names."""
+    for name in names:
+        if all(name not in (entry.repo_id, entry.target) for entry in entries):
+            raise WatchlistError(f"{name} is not on {watchlist}", hint="Add it there, or check its spelling.")
+    return tuple(entry for entry in entries if not names or {entry.repo_id, entry.target} & set(names))
 
 
 # --- looking closely ----------------------------------------------------------------------------------------

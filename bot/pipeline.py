@@ -20,6 +20,8 @@ from bot.evaluate.gate import judge
 from bot.handover import TOOL, accepted, edited_files, has_chat_template
 from bot.hub import client
 from bot.hub import publish as hub_publish
+from bot.hub.create import PreparedTarget, check_token, create_target
+from bot.hub.oidc import check_resource
 from bot.hub.pull import Pinned, dataset_files, pull_files, pull_source
 from bot.hub.session import Hub
 from bot.jobdir import (
@@ -51,6 +53,7 @@ from bot.records import (
 )
 from bot.watch import release
 from bot.watch.plan import MATRIX_LIMIT, make_plan
+from bot.watch.refusals import license_refusal
 
 Record = TypeVar("Record")
 
@@ -91,6 +94,20 @@ def plan(hub: Hub, entries: Sequence[WatchEntry], *, max_jobs: int = MATRIX_LIMI
     settled = [item for item in looks if not isinstance(item, release.Candidate)]
     held = [release.on_hold(entry) for entry in entries if entry.hold]
     return make_plan([*settled, *decided, *held], max_jobs=max_jobs)
+
+
+def create_targets(hub: Hub, entries: Sequence[WatchEntry]) -> tuple[PreparedTarget, ...]:
+    """Make targets ready for a workflow's identity, and open those whose release is complete.
+
+    One after another; one that is refused does not stop the others.
+    """
+    check_token(hub)
+    prepared = []
+    for entry, source in zip(entries, client.upstream(hub, entries), strict=True):
+        refusal = license_refusal(entry, source)
+        barred = source.problem or (refusal.reason if refusal else "")
+        prepared.append(create_target(hub, entry, source, barred=barred))
+    return tuple(prepared)
 
 
 # --- one job, from decision to publication ------------------------------------------------------------------
@@ -143,6 +160,8 @@ def _outcome(job: Job, jobdir: JobDir, work: Callable[[], Publication | None]) -
 
 
 def _run_stages(bench: Bench, jobdir: JobDir, job: Job, *, dry_run: bool) -> Publication | None:
+    if not dry_run:
+        check_resource(bench.hub, job.entry.target)
     if jobdir.load(Job) != job:
         jobdir.store(job)
     publication = _already_published(bench.hub, job)
