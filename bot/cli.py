@@ -26,7 +26,7 @@ from bot.hub.session import Hub
 from bot.hub.verify import verify as verify_repo
 from bot.jobdir import JobDir
 from bot.pipeline import Bench, Outcome
-from bot.records import Calibration, Check, Failure, Plan, Publication, Recipe, TextSource, to_json
+from bot.records import Calibration, Check, Failure, Plan, Publication, Recipe, TextSource, WatchEntry, to_json
 from bot.text import size
 from bot.watch import watchlist as watchlists
 from bot.watch.plan import matrix
