@@ -13,7 +13,7 @@ NODE_MODULES := $(NODE)/node_modules/.package-lock.json
 WORKFLOWS := $(wildcard .github/workflows/*.yml)
 ACTIONS := $(wildcard .github/actions/*/action.yml)
 SCRIPTS := $(wildcard .github/runner/*.sh)
-DOCKERFILES := $(wildcard .github/runner/Dockerfile*)
+DOCKERFILES := $(wildcard .github/runner/Dockerfile)
 # A second environment, without torch: what runs where nothing is quantized.
 BASE := .venv-base
 # test_support.py holds the table against real models of transformers.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-import socket
 import time
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -19,12 +18,11 @@ from typing import Any
 import jwt
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from bot.hub.local.serving import Connections, Server
+from tests.github_api.serving import served
 
 ISSUER = "https://token.actions.githubusercontent.com"
 PATH = "/_services/id-token"
@@ -92,7 +90,7 @@ class IdTokens:
         self.request_token = f"ghs_{secrets.token_hex(18)}"
         self.asked = 0
         self._stack = contextlib.ExitStack()
-        self._port = 0
+        self._url = ""
 
     @property
     def public_key(self) -> str:
@@ -103,18 +101,12 @@ class IdTokens:
         """What a job with `permissions: id-token: write` finds."""
         return {
             "GITHUB_ACTIONS": "true",
-            "ACTIONS_ID_TOKEN_REQUEST_URL": f"http://127.0.0.1:{self._port}{PATH}?api-version=2.0",
+            "ACTIONS_ID_TOKEN_REQUEST_URL": f"{self._url}{PATH}?api-version=2.0",
             "ACTIONS_ID_TOKEN_REQUEST_TOKEN": self.request_token,
         }
 
     def __enter__(self) -> IdTokens:
-        with contextlib.ExitStack() as stack:
-            listening = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-            self._port = listening.getsockname()[1]
-            server = Server(Starlette(routes=routes(self.request_token, self._claims_of_now)), Connections())
-            server.start([listening])
-            stack.callback(server.stop)
-            self._stack = stack.pop_all()
+        self._url = self._stack.enter_context(served(routes(self.request_token, self._claims_of_now)))
         return self
 
     def __exit__(
