@@ -390,7 +390,9 @@ def verify(
 def doctor(
     watchlist: WatchlistOption = Path("watchlist.yaml"),
     work: WorkOption = Path("work"),
-    runner: Annotated[bool, typer.Option("--runner", help="This is a GPU runner: no GPU is a failure.")] = False,
+    runner: Annotated[
+        bool, typer.Option("--runner", help="This is a GPU runner: it needs a GPU, and no token to write.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Look for what would make a run fail: tokens, GPU, disk, memory, versions, endpoint. With cause and fix.
@@ -406,7 +408,7 @@ def doctor(
     if endpoint.status == "ok":
         entries = watchlists.load(watchlist) if watchlist.exists() else ()
         namespaces = sorted({entry.target.split("/")[0] for entry in entries})
-        checks += check_access(here, tuple(namespaces))
+        checks += check_access(here, tuple(namespaces), publishes=not runner)
         made = pipeline.plan(here, entries) if all(check.status != "failed" for check in checks) else None
     checks += check_machine(made, work, runner=runner)
     _show_checks(tuple(checks), as_json=as_json, bad_code=EnvironmentProblem.exit_code)

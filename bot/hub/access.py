@@ -13,13 +13,18 @@ from bot.hub.session import Hub, call, status_of
 from bot.records import Check
 
 
-def check_access(hub: Hub, namespaces: tuple[str, ...]) -> Iterator[Check]:
-    """The endpoint, both tokens, and whether the write token may publish to each namespace."""
+def check_access(hub: Hub, namespaces: tuple[str, ...], *, publishes: bool = True) -> Iterator[Check]:
+    """Both tokens, and whether the write token may publish to each namespace.
+
+    publishes: whether this is a machine that needs the write token at all.
+    """
     if hub.read_token is None:
         fix = "Set HF_TOKEN; without one, limits are low and gated models cannot be read."
         yield Check(name="read token", status="warning", found="HF_TOKEN is not set", fix=fix)
     else:
         yield _check_token("read token", hub.reader)[0]
+    if not publishes:
+        return
     if hub.write_token is None:
         fix = "Set HF_WRITE_TOKEN to a token with write access."
         yield Check(name="write token", status="failed", found="HF_WRITE_TOKEN is not set", fix=fix)

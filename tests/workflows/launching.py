@@ -37,7 +37,7 @@ def launch(around: Circumstances, level: Level, job: Job, contexts: dict[str, An
     environment = _environment(around, job, contexts)
     permissions = rules.permissions(job.permissions, ceiling=level.ceiling, fork=around.fork)
     labels = _labels(around, job, contexts)
-    token = here.api.token(permissions)
+    token = here.api.grant(permissions)
     hosted = labels == (_HOSTED,)
     seen = contexts | {
         "github": contexts["github"] | {"token": token, "job": job.id},

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from tests.github_api.id_token import REPOSITORY
 from tests.workflows.documents import ROOT, Workflow
 from tests.workflows.jobs import StepRecord
 from tests.workflows.reading import Reading
 
-NAME = "acme/quantized-models"
+NAME = REPOSITORY
 SHA = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -21,7 +22,7 @@ class Api(Protocol):
 
     @property
     def url(self) -> str: ...
-    def token(self, permissions: Mapping[str, str]) -> str: ...
+    def grant(self, permissions: Mapping[str, str]) -> str: ...
     def identity(self, environment: str, workflow: str) -> dict[str, str]: ...
     def start_run(self, file: str, event: str) -> int: ...
     def set_job(self, run_id: int, name: str, status: str, conclusion: str | None) -> None: ...

@@ -26,7 +26,7 @@ class Page:
     def __init__(self) -> None:
         self.told: list[tuple[str, str, str | None]] = []
 
-    def token(self, permissions: Mapping[str, str]) -> str:
+    def grant(self, permissions: Mapping[str, str]) -> str:
         return f"token for {dict(permissions)}"
 
     def identity(self, environment: str, workflow: str) -> dict[str, str]:
