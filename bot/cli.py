@@ -393,7 +393,9 @@ def verify(
 def doctor(
     watchlist: WatchlistOption = Path("watchlist.yaml"),
     work: WorkOption = Path("work"),
-    runner: Annotated[bool, typer.Option("--runner", help="This is a GPU runner: no GPU is a failure.")] = False,
+    runner: Annotated[
+        bool, typer.Option("--runner", help="This is a GPU runner: it needs a GPU, and no token to write.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Look for what would make a run fail: tokens, GPU, disk, memory, versions, endpoint. With cause and fix.
