@@ -88,7 +88,7 @@ def plan(
             entries = _watched(watchlist, memory)
             chosen = watchlists.select(entries, only or None, path=watchlist)
             attempts, running = memory.attempts(), memory.running_elsewhere()
-        found = pipeline.plan(hub, chosen)
+        found = pipeline.plan(hub, chosen, by_identity=oidc)
         made = hold_back(found, attempts=attempts, running=running, now=_now(), force=force)
         store_plan(folder, made)
         step.outputs(_matrices(made, publish_on=where, dry_run=dry_run))

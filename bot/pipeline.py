@@ -83,11 +83,18 @@ class Bench:
 # --- watch --------------------------------------------------------------------------------------------------
 
 
-def plan(hub: Hub, entries: Sequence[WatchEntry], *, max_jobs: int = MATRIX_LIMIT) -> Plan:
-    """What there is to do, from a listing per repo; only what is new is looked into."""
+def plan(
+    hub: Hub, entries: Sequence[WatchEntry], *, max_jobs: int = MATRIX_LIMIT, by_identity: bool = False
+) -> Plan:
+    """What there is to do, from a listing per repo; only what is new is looked into.
+
+    by_identity: a workflow's identity publishes, which creates no targets.
+    """
     awake = [entry for entry in entries if not entry.hold]
     listed = zip(awake, client.upstream(hub, awake), client.published(hub, awake), strict=True)
-    looks = [release.triage(entry, upstream, published) for entry, upstream, published in listed]
+    looks = [
+        release.triage(entry, upstream, published, must_exist=by_identity) for entry, upstream, published in listed
+    ]
     candidates = [item for item in looks if isinstance(item, release.Candidate)]
     details = client.details(hub, [item.upstream for item in candidates])
     decided = [release.decide(item, detail) for item, detail in zip(candidates, details, strict=True)]

@@ -55,6 +55,10 @@ def test_a_release_needs_no_stored_write_token(house: House) -> None:
     with IdTokens() as tokens:
         workflow = tokens.environment | {"HF_OIDC_RESOURCE": TARGET, "GITHUB_STEP_SUMMARY": str(page)}
 
+        planned = call(house, "actions", "plan", "--oidc", "--out", "unused")
+        assert planned.returncode == 0, planned.stderr
+        assert json.loads((house.root / "unused" / "plan.json").read_text())["jobs"] == []
+        assert f"awq-bot create-target {TARGET}" in planned.stdout
         early = call(house, *publish, **workflow)
         assert early.returncode == 7
         assert f"awq-bot create-target {TARGET}" in early.stderr
