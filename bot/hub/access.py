@@ -71,7 +71,7 @@ def _check_identity(hub: Hub, target: str) -> Check:
 
 def check_endpoint(hub: Hub) -> Check:
     try:
-        call(lambda: next(iter(hub.reader.list_models(limit=1)), None))
+        call(lambda: next(iter(hub.onlooker.list_models(limit=1)), None))
     except BotError as error:
         return Check(name="endpoint", status="failed", found=f"{hub.endpoint}: {error.message}", fix=error.hint)
     except HfHubHTTPError as error:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from huggingface_hub import HfApi
 
-from bot.hub.access import check_access
+from bot.hub.access import check_access, check_endpoint
 from bot.hub.local import LocalHub
 from bot.hub.session import Hub
 from bot.records import Check
@@ -85,3 +85,15 @@ def test_identity_is_exchanged_instead_of_a_write_token(hub: LocalHub, api: HfAp
     assert "write token" not in found
     assert workflow.asked == 2
     assert [item.path for item in all_requests(hub) if item.method == "POST"] == ["/oauth/token"]
+
+
+def test_identity_that_cannot_be_exchanged_says_nothing_about_the_endpoint(
+    workflow: IdTokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.delenv("ACTIONS_ID_TOKEN_REQUEST_TOKEN")
+    alone = Hub.from_environment()
+    assert check_endpoint(alone).status == "ok"
+    check = looked_at(alone)["trusted publisher"]
+    assert (check.status, "id-token: write" in check.fix) == ("failed", True)
+    assert workflow.asked == 0
