@@ -88,7 +88,7 @@ def plan(
         where, hub = publishing_place(publish_on, oidc=oidc), Hub.from_environment()
         with Memory(step.actions) as memory:
             entries = watchlists.select(watched(watchlist, memory), only or None, path=watchlist)
-            made = plan_run(hub, entries, memory, now=_now(), force=force)
+            made = plan_run(hub, entries, memory, now=_now(), force=force, by_identity=oidc)
         if not dry_run:
             made = with_originals(hub, made, folder)
         store_plan(folder, made)

@@ -21,12 +21,15 @@ from bot import actions, pipeline, terminal
 from bot.children import end_with_parent
 from bot.doctor import check_machine
 from bot.errors import BotError, EnvironmentProblem, PublishError, WatchlistError
+from bot.github.environment import Actions
+from bot.github.exposure import check_exposure
 from bot.hub.access import check_access, check_endpoint
+from bot.hub.publish import opening_note
 from bot.hub.session import Hub
 from bot.hub.verify import verify as verify_repo
 from bot.jobdir import JobDir
 from bot.pipeline import Bench, Outcome
-from bot.records import Calibration, Check, Failure, Plan, Publication, Recipe, TextSource, to_json
+from bot.records import Calibration, Check, Failure, Plan, Publication, Recipe, TextSource, WatchEntry, to_json
 from bot.text import size
 from bot.watch import watchlist as watchlists
 from bot.watch.plan import matrix
@@ -106,7 +109,8 @@ def options(
     Start with [bold]awq-bot demo[/], which shows the whole chain on this machine. Then write a watchlist and try
     [bold]awq-bot check[/], [bold]awq-bot plan[/], [bold]awq-bot run[/].
 
-    Reads HF_ENDPOINT (which Hub), HF_TOKEN (to read) and HF_WRITE_TOKEN (to publish).
+    Reads HF_ENDPOINT (which Hub), HF_TOKEN (to read), HF_WRITE_TOKEN (to publish), or HF_OIDC_RESOURCE (to publish
+    with a workflow's identity) and HF_CREATE_TOKEN (to create targets for that).
     """
     context.obj = child_options
     if context.invoked_subcommand is None:
@@ -314,6 +318,8 @@ def publish(job: JobOption, dry_run: DryRunOption = False) -> None:
             return
         publication = pipeline.publish(bench, JobDir(job))
     out.print(_published_line(publication), markup=False)
+    if note := opening_note(JobDir(job).job, publication):
+        err.print(note, markup=False)
 
 
 @app.command(hidden=True)
@@ -327,6 +333,40 @@ def refresh(job: JobOption) -> None:
 
 def _published_line(publication: Publication) -> str:
     return f"{publication.url} at {publication.tag}" + ("" if publication.new else " (was there already)")
+
+
+@app.command("create-target")
+def create_target(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="REPO_ID", help="Models of the watchlist, or their targets. Default: all."),
+    ] = None,
+    watchlist: WatchlistOption = Path("watchlist.yaml"),
+    as_json: JsonOption = False,
+) -> None:
+    """Create the targets that are not there, private; open those with a complete release as the watchlist asks.
+
+    For publishing without a stored token (Trusted Publishing): a workflow's identity writes to a repo, and can
+    neither create it nor make it public. Run it before the first release and once after it; each time it does only
+    what is not done yet. Reads HF_CREATE_TOKEN, or HF_WRITE_TOKEN, or HF_TOKEN.
+
+    Example: [bold]awq-bot create-target Qwen/Qwen3-4B[/]
+    """
+    entries = watchlists.load(watchlist)
+    targets = pipeline.create_targets(Hub.from_environment(), _named(entries, tuple(names or ()), watchlist))
+    if as_json:
+        _print_raw(to_json(targets))
+    else:
+        out.print(terminal.targets_table(targets))
+    raise typer.Exit(next((item.exit_code for item in targets if item.exit_code), 0))
+
+
+def _named(entries: tuple[WatchEntry, ...], names: tuple[str, ...], watchlist: Path) -> tuple[WatchEntry, ...]:
+    """Those that a source or a target names; all of them without names."""
+    for name in names:
+        if all(name not in (entry.repo_id, entry.target) for entry in entries):
+            raise WatchlistError(f"{name} is not on {watchlist}", hint="Add it there, or check its spelling.")
+    return tuple(entry for entry in entries if not names or {entry.repo_id, entry.target} & set(names))
 
 
 # --- looking closely ----------------------------------------------------------------------------------------
@@ -353,10 +393,14 @@ def verify(
 def doctor(
     watchlist: WatchlistOption = Path("watchlist.yaml"),
     work: WorkOption = Path("work"),
-    runner: Annotated[bool, typer.Option("--runner", help="This is a GPU runner: no GPU is a failure.")] = False,
+    runner: Annotated[
+        bool, typer.Option("--runner", help="This is a GPU runner: it needs a GPU, and no token to write.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Look for what would make a run fail: tokens, GPU, disk, memory, versions, endpoint. With cause and fix.
+
+    On a runner also for what strangers' files could reach: credentials that write, root, Docker, pull requests.
 
     Exit code 8 when something would fail.
 
@@ -369,9 +413,10 @@ def doctor(
     if endpoint.status == "ok":
         entries = watchlists.load(watchlist) if watchlist.exists() else ()
         namespaces = sorted({entry.target.split("/")[0] for entry in entries})
-        checks += check_access(here, tuple(namespaces))
+        checks += check_access(here, tuple(namespaces), runner=runner)
         made = pipeline.plan(here, entries) if all(check.status != "failed" for check in checks) else None
     checks += check_machine(made, work, runner=runner)
+    checks += check_exposure(Actions.from_environment(), runner=runner)
     _show_checks(tuple(checks), as_json=as_json, bad_code=EnvironmentProblem.exit_code)
 
 

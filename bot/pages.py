@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from bot.github.marks import code_name
+from bot.hub.publish import opening_note
 from bot.records import Attempts, Job, JobKind, JobResult, Plan, Skip
 from bot.text import duration, render, size
 from bot.watch.attempts import MOST_ATTEMPTS, shown
@@ -88,11 +89,12 @@ def job_page(job: Job, result: JobResult, *, endpoint: str, card: str = "") -> s
         "unchanged": "was there already",
         "failed": f"failed ({code_name(result.exit_code)})",
     }
+    note = opening_note(job, result.publication) if result.publication is not None else ""
     return render(
         "job_summary.md.jinja",
         stage=result.stage,
         job=job,
-        word=words[result.status],
+        word=words[result.status] + (f", {note}" if note else ""),
         endpoint=endpoint,
         message=result.message,
         hint=result.hint,

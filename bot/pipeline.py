@@ -19,6 +19,8 @@ from bot.evaluate.gate import judge
 from bot.handover import TOOL, accepted, edited_files, has_chat_template
 from bot.hub import client
 from bot.hub import publish as hub_publish
+from bot.hub.create import PreparedTarget, check_token, create_target
+from bot.hub.oidc import exchange
 from bot.hub.pull import Pinned, dataset_files, pull_files, pull_source
 from bot.hub.session import Hub
 from bot.jobdir import (
@@ -51,6 +53,7 @@ from bot.records import (
 )
 from bot.watch import release
 from bot.watch.plan import MATRIX_LIMIT, make_plan
+from bot.watch.refusals import license_refusal
 
 Record = TypeVar("Record")
 
@@ -80,17 +83,38 @@ class Bench:
 # --- watch --------------------------------------------------------------------------------------------------
 
 
-def plan(hub: Hub, entries: Sequence[WatchEntry], *, max_jobs: int = MATRIX_LIMIT) -> Plan:
-    """What there is to do, from a listing per repo; only what is new is looked into."""
+def plan(
+    hub: Hub, entries: Sequence[WatchEntry], *, max_jobs: int = MATRIX_LIMIT, by_identity: bool = False
+) -> Plan:
+    """What there is to do, from a listing per repo; only what is new is looked into.
+
+    by_identity: a workflow's identity publishes, which creates no targets.
+    """
     awake = [entry for entry in entries if not entry.hold]
     listed = zip(awake, client.upstream(hub, awake), client.published(hub, awake), strict=True)
-    looks = [release.triage(entry, upstream, published) for entry, upstream, published in listed]
+    looks = [
+        release.triage(entry, upstream, published, must_exist=by_identity) for entry, upstream, published in listed
+    ]
     candidates = [item for item in looks if isinstance(item, release.Candidate)]
     details = client.details(hub, [item.upstream for item in candidates])
     decided = [release.decide(item, detail) for item, detail in zip(candidates, details, strict=True)]
     settled = [item for item in looks if not isinstance(item, release.Candidate)]
     held = [release.on_hold(entry) for entry in entries if entry.hold]
     return make_plan([*settled, *decided, *held], max_jobs=max_jobs)
+
+
+def create_targets(hub: Hub, entries: Sequence[WatchEntry]) -> tuple[PreparedTarget, ...]:
+    """Make targets ready for a workflow's identity, and open those whose release is complete.
+
+    One after another; one that is refused does not stop the others.
+    """
+    check_token(hub)
+    prepared = []
+    for entry, source in zip(entries, client.upstream(hub, entries), strict=True):
+        refusal = license_refusal(entry, source)
+        barred = source.problem or (refusal.reason if refusal else "")
+        prepared.append(create_target(hub, entry, source, barred=barred))
+    return tuple(prepared)
 
 
 # --- one job, from decision to publication ------------------------------------------------------------------
@@ -121,7 +145,12 @@ def publish_job(bench: Bench, job: Job, folder: Path, *, originals: Path) -> Out
 
     originals: as `pull_originals` put them there when the plan was made.
     """
-    return _outcome(job, JobDir(folder), lambda: publish(bench, accepted(job, folder, originals)))
+    return _outcome(job, JobDir(folder), lambda: _publish_accepted(bench, job, folder, originals))
+
+
+def _publish_accepted(bench: Bench, job: Job, folder: Path, originals: Path) -> Publication:
+    exchange(bench.hub, job.entry.target)
+    return publish(bench, accepted(job, folder, originals))
 
 
 def pull_originals(hub: Hub, job: Job, folder: Path) -> None:
@@ -144,6 +173,9 @@ def _outcome(job: Job, jobdir: JobDir, work: Callable[[], Publication | None]) -
 
 
 def _run_stages(bench: Bench, jobdir: JobDir, job: Job, *, dry_run: bool) -> Publication | None:
+    if not dry_run:
+        # Before hours of work: whether its result may be published at all.
+        exchange(bench.hub, job.entry.target)
     if jobdir.load(Job) != job:
         jobdir.store(job)
     publication = _already_published(bench.hub, job)

@@ -28,11 +28,20 @@ def watched(watchlist: Path, memory: Memory) -> tuple[WatchEntry, ...]:
 
 
 def plan_run(
-    hub: Hub, entries: tuple[WatchEntry, ...], memory: Memory, *, now: datetime, force: bool = False
+    hub: Hub,
+    entries: tuple[WatchEntry, ...],
+    memory: Memory,
+    *,
+    now: datetime,
+    force: bool = False,
+    by_identity: bool = False,
 ) -> Plan:
-    """What is new and may be done now. Issues about what was published meanwhile are closed."""
+    """What is new and may be done now. Issues about what was published meanwhile are closed.
+
+    by_identity: a workflow's identity publishes, which creates no targets.
+    """
     attempts, running = memory.attempts(), memory.running_elsewhere()
-    found = pipeline.plan(hub, entries)
+    found = pipeline.plan(hub, entries, by_identity=by_identity)
     memory.close_settled(found)
     return hold_back(found, attempts=attempts, running=running, now=now, force=force)
 

@@ -23,6 +23,8 @@ from rich.table import Table
 from rich.text import Text
 
 from bot.errors import BotError
+from bot.hub.create import PreparedTarget
+from bot.hub.publish import opening_note
 from bot.pipeline import Outcome
 from bot.records import Check, Estimate, Job, JobKind, Plan, Report, Skip
 from bot.text import duration, size
@@ -139,6 +141,8 @@ def outcome_table(outcomes: list[Outcome], *, prepared: bool = False) -> Table:
     table.add_column("result", overflow="fold")
     for outcome in outcomes:
         table.add_row(escape(outcome.job.entry.repo_id), _result(outcome, prepared=prepared))
+        if outcome.publication is not None and (note := opening_note(outcome.job, outcome.publication)):
+            table.add_row("", f"[yellow]{escape(note)}[/]")
         table.add_row("", f"[dim]{_figures(outcome.report)}{duration(outcome.duration_s)}[/]")
     return table
 
@@ -187,6 +191,31 @@ def report_table(report: Report) -> Table:
     table.add_row("weights", f"{size(report.size_source_bytes)} → {size(report.size_quantized_bytes)}")
     table.add_row("measured on", f"{report.tokens:,} tokens of {escape(report.text_label)}")
     return table
+
+
+def targets_table(targets: tuple[PreparedTarget, ...]) -> Table:
+    """Per target who sees it now, what was changed, and what comes next."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("target", no_wrap=True)
+    table.add_column("seen by", no_wrap=True)
+    table.add_column("what was done", overflow="fold")
+    for item in targets:
+        table.add_row(escape(item.target), _seen_by(item), _done(item))
+        if item.note or item.hint:
+            table.add_row("", "", f"[dim]{escape(item.note or item.hint)}[/]")
+    return table
+
+
+def _seen_by(target: PreparedTarget) -> str:
+    if target.private is None:
+        return "[dim]?[/]"
+    return "us alone" if target.private else "who is let in" if target.gated else "everybody"
+
+
+def _done(target: PreparedTarget) -> str:
+    if target.problem:
+        return f"[red]failed ({target.exit_code})[/] {escape(target.problem)}"
+    return f"[green]{escape(', '.join(target.done))}[/]" if target.done else "[dim]nothing[/]"
 
 
 def checks_table(checks: tuple[Check, ...]) -> Table:

@@ -12,7 +12,9 @@ os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ.pop("HF_ENDPOINT", None)
 os.environ.pop("HF_TOKEN", None)
 os.environ.pop("HF_WRITE_TOKEN", None)
+os.environ.pop("HF_CREATE_TOKEN", None)
 os.environ.pop("HF_OIDC_RESOURCE", None)
+os.environ.pop("HF_OIDC_ID_TOKEN", None)
 os.environ.pop("HF_HUB_OFFLINE", None)
 
 from collections.abc import Iterator
