@@ -35,6 +35,11 @@ class RunsApi(GitHubApi):
         super().__exit__(kind, error, trace)
         self.identities.__exit__(kind, error, trace)
 
+    @property
+    def granted(self) -> tuple[str, ...]:
+        """The token of every job so far."""
+        return tuple(self._permissions)
+
     # -- what a run needs
 
     def grant(self, permissions: Mapping[str, str]) -> str:
