@@ -71,6 +71,9 @@ def plan(
     oidc: Annotated[
         bool, typer.Option("--oidc", envvar="AWQ_BOT_OIDC", help="Publishing uses Trusted Publishers.")
     ] = False,
+    heartbeat_url: Annotated[
+        str, typer.Option(envvar="AWQ_BOT_HEARTBEAT_URL", help="Asked for after a good plan, if given.")
+    ] = "",
 ) -> None:
     """What a run will do: writes OUT/plan.json, OUT/JOB_ID.json for each job, and the matrices of its legs.
 
@@ -88,12 +91,15 @@ def plan(
             entries = _watched(watchlist, memory)
             chosen = watchlists.select(entries, only or None, path=watchlist)
             attempts, running = memory.attempts(), memory.running_elsewhere()
-        found = pipeline.plan(hub, chosen)
+            found = pipeline.plan(hub, chosen)
+            memory.close_settled(found)
         made = hold_back(found, attempts=attempts, running=running, now=_now(), force=force)
         store_plan(folder, made)
         step.outputs(_matrices(made, publish_on=where, dry_run=dry_run))
         step.page(plan_page(made, endpoint=hub.endpoint, dry_run=dry_run, notes=memory.notes))
         out.print(terminal.plan_table(made))
+        if heartbeat_url and not beat(heartbeat_url):
+            step.annotate("warning", "the heartbeat URL did not answer")
 
 
 @app.command()
@@ -178,9 +184,6 @@ def refresh(
 def report(
     folder: PlanOption = Path("plan"),
     results: ResultsOption = Path("results"),
-    heartbeat_url: Annotated[
-        str, typer.Option(envvar="AWQ_BOT_HEARTBEAT_URL", help="Asked for after a good plan, if given.")
-    ] = "",
 ) -> None:
     """How the run ended: one page, and the issues about what failed. Exits with 0, for the failed legs are red.
 
@@ -193,13 +196,11 @@ def report(
         if made is None:
             out.print("no plan was made, so there is nothing to report")
             return
-        if heartbeat_url and not beat(heartbeat_url):
-            step.annotate("warning", "the heartbeat URL did not answer")
         believed, forged = read_results(results, made)
         endpoint = Hub.from_environment().endpoint
         with Memory(step.actions) as memory:
             ended = endings(made.jobs, believed, memory.own_jobs() if made.jobs else ())
-            lines = memory.tell_endings(ended, made, endpoint=endpoint, now=_now())
+            lines = memory.tell_endings(ended, endpoint=endpoint, now=_now())
         for line in forged:
             step.annotate("warning", line, title="A result was not believed")
         step.page(report_page(ended, endpoint=endpoint, issues=lines, forged=forged, notes=memory.notes))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from bot.errors import EnvironmentProblem, WatchlistError
+from bot.github.environment import redacted
 from bot.jobdir import write_atomically
 from bot.records import Job, JobResult, Plan, from_json, to_json
 from bot.watch.endings import believable
@@ -65,7 +66,7 @@ def _result(path: Path) -> JobResult | None:
     if path.is_symlink() or not path.is_file() or path.stat().st_size > _MOST_RESULT_BYTES:
         return None
     try:
-        return from_json(JobResult, path.read_bytes())
+        return from_json(JobResult, redacted(path.read_text(encoding="utf-8")))
     except ValueError:
         return None
 

@@ -130,9 +130,7 @@ class Memory:
         forge = self._forge
         self._try(lambda: keep_comment(forge, number, text), "The comment could not be written.")
 
-    def tell_endings(
-        self, endings: Sequence[Ending], plan: Plan, *, endpoint: str, now: datetime
-    ) -> dict[str, str]:
+    def tell_endings(self, endings: Sequence[Ending], *, endpoint: str, now: datetime) -> dict[str, str]:
         """Failures open or update their issue, success closes it. Target -> a line about its issue."""
         issues = self._issues
         if issues is None:
@@ -145,10 +143,16 @@ class Memory:
                 lines[target] = line or ""
             elif ending.fate in (Fate.PUBLISHED, Fate.UNCHANGED):
                 self._close(issues, target, f"`{ending.job.tag}` is published.")
-        for skip in plan.skipped:
-            if skip.reason == UP_TO_DATE:
-                self._close(issues, skip.entry.target, "It is published by now.")
         return lines
+
+    def close_settled(self, plan: Plan) -> None:
+        """What is up to date has been published, by whomever."""
+        if self._issues is None:
+            return
+        open_targets = {item.target for item in self._try(self._issues.attempts, _NOT_TOLD) or ()}
+        for skip in plan.skipped:
+            if skip.reason == UP_TO_DATE and skip.entry.target in open_targets:
+                self._close(self._issues, skip.entry.target, "It is published by now.")
 
     def tell_watchlist(self, mistakes: Sequence[Mistake]) -> None:
         """One issue while the watchlist is broken, whatever is wrong with it; closed when it is well."""
