@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,7 +21,8 @@ def reading() -> Iterator[Reading]:
 @pytest.fixture(scope="session")
 def quantized(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Quantized and measured once, for every test that is not about quantizing; pytest's workers share it."""
-    shared = tmp_path_factory.getbasetemp().parent / "quantized"
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "quantized"
     with FileLock(f"{shared}.lock"):
         return quantize_once(shared)
 

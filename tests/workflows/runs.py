@@ -25,6 +25,11 @@ def start(repository: Repository, file: str, event: str, **payload: Any) -> Run:
     return run
 
 
+def seeing(steps: list[StepRecord], value: str) -> set[tuple[str, str]]:
+    """Which steps, by job and name, find a value anywhere in their environment."""
+    return {(step.job, step.name) for step in steps if any(value in text for text in step.env.values())}
+
+
 class Run:
     """jobs: those that ended so far, in that order."""
 

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.workflows.deployment import Deployment, deployment, leg, target
-from tests.workflows.jobs import StepRecord
 from tests.workflows.reading import Reading
-from tests.workflows.runs import Run
+from tests.workflows.runs import Run, seeing
 
 ONE, TWO = target("one"), target("two")
 QUANTIZE_ONE, PUBLISH_ONE = leg("quantize", "one"), leg("publish", "one")
@@ -28,11 +27,6 @@ class Watched:
 def first(reading: Reading, quantized: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     with deployment(reading, tmp_path_factory.mktemp("watch") / "d", "one", "two", quantized=quantized) as here:
         yield Watched(here, here.watch())
-
-
-def seeing(steps: list[StepRecord], value: str) -> set[tuple[str, str]]:
-    """Which steps find a value anywhere in their environment."""
-    return {(step.job, step.name) for step in steps if any(value in text for text in step.env.values())}
 
 
 def test_both_models_are_published_each_as_soon_as_it_is_quantized(first: Watched) -> None:
