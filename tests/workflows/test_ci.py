@@ -9,7 +9,7 @@ import pytest
 
 from tests.github_api.server import Job
 from tests.workflows.deployment import Deploy, Deployment
-from tests.workflows.runs import start
+from tests.workflows.runs import Run, start
 
 MAKE = """\
 #!/bin/sh
@@ -29,6 +29,12 @@ def here(deploy: Deploy, tmp_path: Path) -> Deployment:
     return made
 
 
+def propose(here: Deployment) -> Run:
+    return start(
+        here.repository, "ci.yml", "pull_request", pull_request={"head": {"repo": {"full_name": "a/fork"}}}
+    )
+
+
 def test_a_change_is_checked_on_every_python_that_is_promised(here: Deployment) -> None:
     run = start(
         here.repository, "ci.yml", "pull_request", pull_request={"head": {"repo": {"full_name": "a/fork"}}}
@@ -46,7 +52,7 @@ def test_a_change_is_checked_on_every_python_that_is_promised(here: Deployment) 
 @pytest.mark.parametrize("fails", ["make check", "make test", "make test-base"])
 def test_all_green_is_not_green_when_anything_failed(here: Deployment, fails: str) -> None:
     here.repository.machine["FAILS"] = fails
-    run = start(here.repository, "ci.yml", "push")
+    run = propose(here)
     assert run.job("all green").result == "failure"
 
 
@@ -61,6 +67,7 @@ def planned(here: Deployment, *, hours_ago: float) -> None:
     here.api.add_run(number, Job(name="plan", completed_at=then), created_at=then)
 
 
+@pytest.mark.slow
 def test_the_watchdog_says_when_nobody_watches_and_when_somebody_does_again(here: Deployment) -> None:
     planned(here, hours_ago=7)
     watchdog(here)

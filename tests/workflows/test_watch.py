@@ -128,6 +128,7 @@ def test_a_relay_of_webhooks_starts_the_watch_for_one_model(first: Watched) -> N
     assert [request for request in first.here.hub.requests if "lab/two" in request.path]
 
 
+@pytest.mark.slow
 def test_changed_small_files_are_republished_without_a_gpu(first: Watched) -> None:
     before = first.here.hub.files(ONE)
     first.here.hub.seed("lab/one", {"generation_config.json": b'{"do_sample": true, "temperature": 0.25}'})
@@ -146,6 +147,13 @@ def test_a_dry_run_says_what_would_be_done_and_starts_nothing(first: Watched) ->
     run = first.here.watch("workflow_dispatch", inputs={"dry_run": True})
     assert run.results == {"plan": "success"}
     assert "**1 to refresh**, 1 up to date. A dry run" in run.job("plan").summary
+
+
+def test_a_good_plan_is_told_to_whoever_counts_heartbeats(first: Watched) -> None:
+    first.here.repository.variables["AWQ_BOT_HEARTBEAT_URL"] = f"{first.here.hub.endpoint}/heartbeat"
+    first.here.hub.clear_requests()
+    assert first.here.watch("workflow_dispatch", inputs={"only": "lab/one"}).results == {"plan": "success"}
+    assert [request.path for request in first.here.hub.requests].count("/heartbeat") == 1
 
 
 def test_the_kill_switch_stops_everything(first: Watched) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from bot.hub.local import Fault
@@ -15,6 +17,14 @@ PLAN_ALONE = {"plan": "success"}
 
 def lose_runner() -> None:
     raise RunnerLostError
+
+
+class StoppedError(Exception):
+    """A test has seen enough."""
+
+
+def stop() -> None:
+    raise StoppedError
 
 
 def only_issue(here: Deployment) -> Issue:
@@ -48,8 +58,16 @@ def test_one_of_three_fails_and_two_are_published(deploy: Deploy) -> None:
     assert "lab/two" in waiting.job("plan").summary
     assert len(here.api.issues) == 1
 
+
+@pytest.mark.slow
+def test_closing_an_issue_means_try_again(deploy: Deploy) -> None:
+    here = deploy("two")
+    gone = Fault(path="lab/two/resolve/.*/tokenizer.json", status=404, times=None)
+    here.repository.before_step = at(leg("quantize", "two"), "Check out", lambda: here.hub.faults.add(gone))
+    here.watch()
     here.hub.faults.clear()
-    issue.state = "closed"  # by a person: try again
+    assert here.watch().results == PLAN_ALONE
+    only_issue(here).state = "closed"
     again = here.watch()
     assert again.results == {
         "plan": "success",
@@ -93,6 +111,7 @@ def test_a_runner_without_a_gpu_is_told_before_anything_is_pulled(deploy: Deploy
     assert not here.volume.exists()
 
 
+@pytest.mark.slow
 def test_a_result_that_went_missing_is_looked_up(deploy: Deploy) -> None:
     here = deploy("one")
     here.repository.before_step = at("report", "Fetch the results", lambda: forget_results(runs[0]))
@@ -126,6 +145,7 @@ def test_a_run_leaves_alone_what_another_one_works_on(deploy: Deploy) -> None:
     assert here.is_published("one")
 
 
+@pytest.mark.slow
 def test_a_job_that_another_run_did_meanwhile_ends_well_and_publishes_nothing(deploy: Deploy) -> None:
     here = deploy("one")
     others: list[Run] = []
@@ -140,6 +160,7 @@ def test_a_job_that_another_run_did_meanwhile_ends_well_and_publishes_nothing(de
 # --- nobody is believed --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_model_that_was_changed_on_its_way_is_not_published(deploy: Deploy) -> None:
     here = deploy("one")
 
@@ -155,6 +176,7 @@ def test_a_model_that_was_changed_on_its_way_is_not_published(deploy: Deploy) ->
     assert "tokenizer.json" in only_issue(here).body
 
 
+@pytest.mark.slow
 def test_a_runner_that_puts_another_plan_in_the_plans_place_publishes_nothing(deploy: Deploy) -> None:
     here = deploy("one")
     runs: list[Run] = []
@@ -173,6 +195,7 @@ def test_a_runner_that_puts_another_plan_in_the_plans_place_publishes_nothing(de
     assert not here.is_published("stolen")
 
 
+@pytest.mark.slow
 def test_a_forged_result_is_reported_and_not_believed(deploy: Deploy) -> None:
     here = deploy("one")
     here.write_watchlist("one", gate="  gate: {max_kl: 0.000001, min_top1: 0.6, max_perplexity_ratio: 1.4}")
@@ -218,6 +241,31 @@ def test_a_name_that_is_a_command_stays_a_name(deploy: Deploy, typed: str) -> No
     assert run.results == {"plan": "failure"}
     assert run.job("plan").steps[0].exit_code == 2
     assert not list(here.repository.root.rglob("*pwned*"))
+
+
+@pytest.mark.slow
+def test_an_api_that_fails_costs_knowledge_and_no_model(deploy: Deploy) -> None:
+    here = deploy("one")
+    here.api.fail("/issues", status=502)
+    run = here.watch()
+    assert failed(run) == []
+    assert here.is_published("one")
+    assert any("What failed before is not known" in text for text in [run.job("plan").summary])
+
+
+@pytest.mark.slow
+def test_a_watchlist_longer_than_a_matrix_is_done_in_two_runs(deploy: Deploy) -> None:
+    names = [f"model-{number}" for number in range(258)]
+    here = deploy(*names, prepared=False)
+    planned: list[Run] = []
+    here.repository.started = planned.append
+    here.repository.before_step = at(target("model-0"), "", stop)
+    with pytest.raises(StoppedError):
+        here.watch()
+    plan = planned[0].job("plan")
+    assert plan.result == "success"
+    assert len(json.loads(plan.outputs["quantize"])["include"]) == 256
+    assert "next run" in plan.summary
 
 
 def test_an_expired_token_is_said_and_starts_nothing(deploy: Deploy) -> None:

@@ -40,17 +40,14 @@ def test_a_workflow_publishes_with_its_identity_and_no_write_token(trusted: Depl
     assert trusted.is_published("one")
     assert trusted.hub.history(target("one"))[0].author == "[OIDC]"
     [step] = publish.steps
-    assert (step.env["HF_TOKEN"], step.env["HF_WRITE_TOKEN"], step.env["HF_OIDC_RESOURCE"]) == (
-        "",
-        "",
-        target("one"),
-    )
+    assert (step.env["HF_WRITE_TOKEN"], step.env["HF_OIDC_RESOURCE"]) == ("", target("one"))
     assert seeing(run.steps, trusted.write_token) == set()
     assert seeing(run.steps, trusted.api.identities.request_token) == {(publish.name, step.name)}
     assert create_targets(trusted) == [("made public",)]
     assert trusted.watch().results == {"plan": "success"}
 
 
+@pytest.mark.slow
 def test_small_files_are_republished_with_the_identity_too(trusted: Deployment) -> None:
     trusted.watch()
     create_targets(trusted)
@@ -61,6 +58,7 @@ def test_small_files_are_republished_with_the_identity_too(trusted: Deployment) 
     assert seeing(run.steps, trusted.write_token) == set()
 
 
+@pytest.mark.slow
 def test_who_is_not_trusted_publishes_nothing_and_learns_what_to_do(trusted: Deployment) -> None:
     trusted.api.identities.claims["workflow_ref"] = "someone/awq-bot/.github/workflows/other.yml@refs/heads/main"
     run = trusted.watch()
@@ -70,6 +68,7 @@ def test_who_is_not_trusted_publishes_nothing_and_learns_what_to_do(trusted: Dep
     assert "trusted publishers" in issue.body
 
 
+@pytest.mark.slow
 def test_on_the_runner_only_the_last_step_sees_the_write_credential(deploy: Deploy) -> None:
     here = deploy("one")
     here.repository.variables["AWQ_BOT_PUBLISH_ON"] = "runner"
