@@ -27,6 +27,11 @@ def store_plan(folder: Path, plan: Plan) -> None:
         _write(_file_of(folder, job.job_id), to_json(job))
 
 
+def originals_of(folder: Path, job_id: str) -> Path:
+    """Where upstream's own versions of the files that a job edits lie."""
+    return folder / "originals" / job_id
+
+
 def read_plan(folder: Path) -> Plan | None:
     """None when no plan was made."""
     return _read(Plan, folder / PLAN) if (folder / PLAN).exists() else None

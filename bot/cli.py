@@ -21,7 +21,10 @@ from bot import actions, pipeline, terminal
 from bot.children import end_with_parent
 from bot.doctor import check_machine
 from bot.errors import BotError, EnvironmentProblem, PublishError, WatchlistError
+from bot.github.environment import Actions
+from bot.github.exposure import check_exposure
 from bot.hub.access import check_access, check_endpoint
+from bot.hub.publish import opening_note
 from bot.hub.session import Hub
 from bot.hub.verify import verify as verify_repo
 from bot.jobdir import JobDir
@@ -315,8 +318,8 @@ def publish(job: JobOption, dry_run: DryRunOption = False) -> None:
             return
         publication = pipeline.publish(bench, JobDir(job))
     out.print(_published_line(publication), markup=False)
-    if note := terminal.opening_note(JobDir(job).job, publication):
-        err.print(f"private: {note}", markup=False)
+    if note := opening_note(JobDir(job).job, publication):
+        err.print(note, markup=False)
 
 
 @app.command(hidden=True)
@@ -397,6 +400,8 @@ def doctor(
 ) -> None:
     """Look for what would make a run fail: tokens, GPU, disk, memory, versions, endpoint. With cause and fix.
 
+    On a runner also for what strangers' files could reach: credentials that write, root, Docker, pull requests.
+
     Exit code 8 when something would fail.
 
     Example: [bold]awq-bot doctor --runner --work /mnt/big-disk[/]
@@ -408,9 +413,10 @@ def doctor(
     if endpoint.status == "ok":
         entries = watchlists.load(watchlist) if watchlist.exists() else ()
         namespaces = sorted({entry.target.split("/")[0] for entry in entries})
-        checks += check_access(here, tuple(namespaces), publishes=not runner)
+        checks += check_access(here, tuple(namespaces), runner=runner)
         made = pipeline.plan(here, entries) if all(check.status != "failed" for check in checks) else None
     checks += check_machine(made, work, runner=runner)
+    checks += check_exposure(Actions.from_environment(), runner=runner)
     _show_checks(tuple(checks), as_json=as_json, bad_code=EnvironmentProblem.exit_code)
 
 

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 from bot.calibration.sources import local_path, split_files
@@ -21,7 +20,7 @@ from bot.handover import TOOL, accepted, edited_files, has_chat_template
 from bot.hub import client
 from bot.hub import publish as hub_publish
 from bot.hub.create import PreparedTarget, check_token, create_target
-from bot.hub.oidc import check_resource
+from bot.hub.oidc import exchange
 from bot.hub.pull import Pinned, dataset_files, pull_files, pull_source
 from bot.hub.session import Hub
 from bot.jobdir import (
@@ -49,6 +48,7 @@ from bot.records import (
     TextSource,
     WatchEntry,
     Weights,
+    no_progress,
     to_json,
 )
 from bot.watch import release
@@ -83,11 +83,18 @@ class Bench:
 # --- watch --------------------------------------------------------------------------------------------------
 
 
-def plan(hub: Hub, entries: Sequence[WatchEntry], *, max_jobs: int = MATRIX_LIMIT) -> Plan:
-    """What there is to do, from a listing per repo; only what is new is looked into."""
+def plan(
+    hub: Hub, entries: Sequence[WatchEntry], *, max_jobs: int = MATRIX_LIMIT, by_identity: bool = False
+) -> Plan:
+    """What there is to do, from a listing per repo; only what is new is looked into.
+
+    by_identity: a workflow's identity publishes, which creates no targets.
+    """
     awake = [entry for entry in entries if not entry.hold]
     listed = zip(awake, client.upstream(hub, awake), client.published(hub, awake), strict=True)
-    looks = [release.triage(entry, upstream, published) for entry, upstream, published in listed]
+    looks = [
+        release.triage(entry, upstream, published, must_exist=by_identity) for entry, upstream, published in listed
+    ]
     candidates = [item for item in looks if isinstance(item, release.Candidate)]
     details = client.details(hub, [item.upstream for item in candidates])
     decided = [release.decide(item, detail) for item, detail in zip(candidates, details, strict=True)]
@@ -133,17 +140,23 @@ def prepare_job(bench: Bench, job: Job) -> Outcome:
     return outcome
 
 
-def publish_job(bench: Bench, job: Job, folder: Path) -> Outcome:
-    """Publish what another machine prepared in `folder`, where it is just what the plan's job asks for."""
-    return _outcome(job, JobDir(folder), lambda: _publish_accepted(bench, job, folder))
+def publish_job(bench: Bench, job: Job, folder: Path, *, originals: Path) -> Outcome:
+    """Publish what another machine prepared in `folder`, where it is just what the plan's job asks for.
+
+    originals: as `pull_originals` put them there when the plan was made.
+    """
+    return _outcome(job, JobDir(folder), lambda: _publish_accepted(bench, job, folder, originals))
 
 
-def _publish_accepted(bench: Bench, job: Job, folder: Path) -> Publication:
-    with TemporaryDirectory() as originals:
-        upstream = Pinned(job.entry.repo_id, job.upstream.sha)
-        pull_files(bench.hub, upstream, edited_files(job), Path(originals), bench.progress)
-        jobdir = accepted(job, folder, Path(originals))
-    return publish(bench, jobdir)
+def _publish_accepted(bench: Bench, job: Job, folder: Path, originals: Path) -> Publication:
+    exchange(bench.hub, job.entry.target)
+    return publish(bench, accepted(job, folder, originals))
+
+
+def pull_originals(hub: Hub, job: Job, folder: Path) -> None:
+    """Upstream's files that are published with our edits, so that whoever publishes can make the edits again."""
+    upstream = Pinned(job.entry.repo_id, job.upstream.sha)
+    pull_files(hub, upstream, edited_files(job), folder, no_progress)
 
 
 def _outcome(job: Job, jobdir: JobDir, work: Callable[[], Publication | None]) -> Outcome:
@@ -161,7 +174,8 @@ def _outcome(job: Job, jobdir: JobDir, work: Callable[[], Publication | None]) -
 
 def _run_stages(bench: Bench, jobdir: JobDir, job: Job, *, dry_run: bool) -> Publication | None:
     if not dry_run:
-        check_resource(bench.hub, job.entry.target)
+        # Before hours of work: whether its result may be published at all.
+        exchange(bench.hub, job.entry.target)
     if jobdir.load(Job) != job:
         jobdir.store(job)
     publication = _already_published(bench.hub, job)

@@ -24,9 +24,9 @@ from rich.text import Text
 
 from bot.errors import BotError
 from bot.hub.create import PreparedTarget
-from bot.hub.publish import waits_to_be_opened
+from bot.hub.publish import opening_note
 from bot.pipeline import Outcome
-from bot.records import Check, Estimate, Job, JobKind, Plan, Publication, Report, Skip
+from bot.records import Check, Estimate, Job, JobKind, Plan, Report, Skip
 from bot.text import duration, size
 from bot.watch.endings import Ending, Fate
 
@@ -142,16 +142,9 @@ def outcome_table(outcomes: list[Outcome], *, prepared: bool = False) -> Table:
     for outcome in outcomes:
         table.add_row(escape(outcome.job.entry.repo_id), _result(outcome, prepared=prepared))
         if outcome.publication is not None and (note := opening_note(outcome.job, outcome.publication)):
-            table.add_row("", f"[yellow]private[/] {escape(note)}")
+            table.add_row("", f"[yellow]{escape(note)}[/]")
         table.add_row("", f"[dim]{_figures(outcome.report)}{duration(outcome.duration_s)}[/]")
     return table
-
-
-def opening_note(job: Job, publication: Publication) -> str:
-    """What a person has to do still, for what a workflow's identity published; empty when nothing."""
-    if not waits_to_be_opened(job, publication):
-        return ""
-    return f"`awq-bot create-target {publication.repo_id}` opens it"
 
 
 def _result(outcome: Outcome, *, prepared: bool) -> str:

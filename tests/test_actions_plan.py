@@ -10,7 +10,7 @@ import pytest
 from bot.github.marks import mark
 from bot.records import Attempts
 from bot.watch.attempts import iso, tried_content
-from tests.github_api.server import ACTIONS, Job
+from tests.github_api.server import ACTIONS, REPOSITORY, Job
 from tests.workplace import Workplace, rows
 
 TARGET = "quantized/Tiny-awq"
@@ -91,7 +91,7 @@ def test_what_failed_waits_for_its_next_try(place: Workplace) -> None:
     ended = place.plan()
     assert ended.outputs["quantize_count"] == "0"
     assert "### Waits" in ended.summary
-    assert f"issue \\#{number}" in ended.summary.replace("\N{ZERO WIDTH SPACE}", "")
+    assert f"[issue {number}](https://github.com/{REPOSITORY}/issues/{number})" in ended.summary
     assert place.plan("--force").outputs["quantize_count"] == "1"
 
 

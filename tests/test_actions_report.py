@@ -260,7 +260,7 @@ def test_one_failing_model_is_told_apart_from_what_was_published(place: Workplac
         place.leave(job, status="unchanged", exit_code=0, message="", hint="", report=report())
     ended = place.report()
     assert "## 2 was there already, 1 failed" in ended.summary
-    assert ended.summary.count("| 0.0123 | 93.5 % | 16.00 → 16.40 | 4.16 |") == 2
+    assert ended.summary.count("| 0.0123 | 93.5&nbsp;% | 16.00&nbsp;→&nbsp;16.40 | 4.16 |") == 2
     [issue] = place.api.open_issues()
     assert "quantized/Other-awq" in issue.title
 

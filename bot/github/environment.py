@@ -67,6 +67,10 @@ class Actions:
         return f"{self.server_url}/{self.repository}/actions/runs/{self.run_id}" if self.run_id else ""
 
     @property
+    def issues_url(self) -> str:
+        return f"{self.server_url}/{self.repository}/issues"
+
+    @property
     def run_name(self) -> str:
         """Tells attempts of one run apart; empty when this is no run."""
         return f"{self.run_id}.{self.run_attempt}" if self.run_id else ""

@@ -18,23 +18,19 @@ _EXCHANGE = "/oauth/token"
 
 
 def exchange(hub: Hub, target: str) -> None:
-    """Raises PublishError when this workflow may not publish the target, EnvironmentProblem when it has no id."""
-    check_resource(hub, target)
+    """Does nothing where a token publishes.
+
+    Raises PublishError when this workflow may not publish the target, EnvironmentProblem when it has no identity.
+    """
+    if not hub.by_identity:
+        return
+    _check_resource(hub, target)
     try:
         call(get_token)
     except HfHubHTTPError as error:
         raise _refused(hub, target, error) from None
     except (KeyError, ValueError):
         raise _no_id_token("its issuer answers something else") from None
-
-
-def check_resource(hub: Hub, target: str) -> None:
-    """A token is for one repo, and HF_OIDC_RESOURCE says which."""
-    if hub.by_identity and hub.oidc_resource != target:
-        raise PublishError(
-            f"HF_OIDC_RESOURCE is {hub.oidc_resource}, and this job publishes {target}",
-            hint="Set HF_OIDC_RESOURCE to the target, for each job anew.",
-        )
 
 
 def is_exchange(error: HfHubHTTPError) -> bool:
@@ -46,6 +42,15 @@ def not_trusted(target: str, settings: str) -> PublishError:
         f"{target}: this workflow is not one of its trusted publishers",
         hint=f"Add it under Trusted Publishers in {settings}: repository, branch and workflow file, each exactly.",
     )
+
+
+def _check_resource(hub: Hub, target: str) -> None:
+    """A token is for one repo, and HF_OIDC_RESOURCE says which."""
+    if hub.oidc_resource != target:
+        raise PublishError(
+            f"HF_OIDC_RESOURCE is {hub.oidc_resource}, and this job publishes {target}",
+            hint="Set HF_OIDC_RESOURCE to the target, for each job anew.",
+        )
 
 
 def _refused(hub: Hub, target: str, error: HfHubHTTPError) -> BotError:

@@ -69,9 +69,11 @@ def keeps_private(job: Job) -> bool:
     return stays_private(job.entry, job.upstream)
 
 
-def waits_to_be_opened(job: Job, publication: Publication) -> bool:
-    """Published with a workflow's identity, which cannot open it: `create-target` does."""
-    return publication.private and not keeps_private(job)
+def opening_note(job: Job, publication: Publication) -> str:
+    """What a person has to do still, for what a workflow's identity published; empty when nothing."""
+    if not publication.private or keeps_private(job):
+        return ""
+    return f"private until `awq-bot create-target {publication.repo_id}` opens it"
 
 
 def _complete(hub: Hub, api: HfApi, job: Job, progress: Progress, started: float) -> Publication:
@@ -103,9 +105,8 @@ def _complete(hub: Hub, api: HfApi, job: Job, progress: Progress, started: float
 
 
 def _writer(hub: Hub, job: Job) -> HfApi:
-    if hub.by_identity:
-        exchange(hub, job.entry.target)
-    elif hub.write_token is None:
+    exchange(hub, job.entry.target)
+    if not (hub.by_identity or hub.write_token):
         raise PublishError("no token to publish with", hint="Set HF_WRITE_TOKEN, or HF_TOKEN with write access.")
     return hub.writer
 

@@ -18,6 +18,7 @@ from bot.records import (
     Published,
     Recipe,
     Skip,
+    TargetState,
     Upstream,
     WatchEntry,
 )
@@ -30,7 +31,14 @@ from bot.watch.digests import (
     source_files,
     tag_name,
 )
-from bot.watch.refusals import license_refusal, refusal_of_names, refuse, refused_at_sight, weights_refusal
+from bot.watch.refusals import (
+    license_refusal,
+    missing_target,
+    refusal_of_names,
+    refuse,
+    refused_at_sight,
+    weights_refusal,
+)
 from bot.watch.sizing import RUNNER_VRAM_GIB, estimate, runner_labels
 from bot.watch.support import legal_tensor_parallel, unsupported_reason
 
@@ -54,15 +62,22 @@ class Candidate:
     taken: tuple[str, ...] = ()
 
 
-def triage(entry: WatchEntry, upstream: Upstream, published: Published) -> Skip | Job | Candidate:
-    """What the two listings say: nothing to do, a job without a GPU, or something new."""
+def triage(
+    entry: WatchEntry, upstream: Upstream, published: Published, *, must_exist: bool = False
+) -> Skip | Job | Candidate:
+    """What the two listings say: nothing to do, a job without a GPU, or something new.
+
+    must_exist: whoever publishes cannot create the target.
+    """
     if refusal := refused_at_sight(entry, upstream, published):
         return refusal
     found = _look(entry, upstream, published)
     if isinstance(found, Skip):
         return found
     # Whatever is done with it publishes it again, so the licence must allow that now.
-    return license_refusal(entry, upstream) or found
+    if refusal := license_refusal(entry, upstream):
+        return refusal
+    return missing_target(entry) if must_exist and published.state is TargetState.ABSENT else found
 
 
 def _look(entry: WatchEntry, upstream: Upstream, published: Published) -> Skip | Job | Candidate:

@@ -15,7 +15,7 @@ from bot import pipeline
 from bot.errors import EnvironmentProblem, PublishError
 from bot.hub import client
 from bot.hub.local import Fault, Limits, LocalHub
-from bot.hub.publish import Artifact, finish, publish, waits_to_be_opened
+from bot.hub.publish import Artifact, finish, opening_note, publish
 from bot.hub.session import Hub
 from bot.records import Job, no_progress
 from tests.github_api.id_token import CLAIMS, IdTokens
@@ -87,7 +87,7 @@ def test_first_release_is_complete_and_stays_private(
     assert is_complete(hub, job)
     assert is_private(hub)
     assert (publication.new, publication.private) == (True, True)
-    assert waits_to_be_opened(job, publication)
+    assert f"create-target {TARGET}` opens it" in opening_note(job, publication)
     assert hub.history(TARGET)[0].author == "[OIDC]"
     assert not [line for line in writes(hub)[1:] if "/settings" in line or "/repos/create" in line]
 
@@ -110,7 +110,7 @@ def test_create_target_opens_it_once(hub: LocalHub, ours: Hub, job: Job, artifac
     forget_requests(hub)
     assert open_targets(hub, job) == ()
     assert writes(hub) == []
-    assert not waits_to_be_opened(job, publish(ours, job, artifact, no_progress))
+    assert opening_note(job, publish(ours, job, artifact, no_progress)) == ""
 
 
 def test_what_was_cut_short_is_finished_and_never_seen(
@@ -139,7 +139,7 @@ def test_private_entry_waits_for_nobody(hub: LocalHub, ours: Hub, tmp_path: Path
     hub.seed(SOURCE, source_files())
     job = release_job(hub, private=True)
     publication = publish(ours, job, make_artifact(tmp_path / "job", job), no_progress)
-    assert not waits_to_be_opened(job, publication)
+    assert opening_note(job, publication) == ""
     assert open_targets(hub, job) == ()
     assert is_private(hub)
 
