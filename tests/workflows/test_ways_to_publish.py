@@ -77,7 +77,7 @@ def test_on_the_runner_only_the_last_step_sees_the_write_credential(deploy: Depl
     assert run.results == {"plan": "success", quantize: "success", "report": "success"}
     assert here.is_published("one")
     assert run.job(quantize).environment == "publish"
-    assert seeing(run.steps, here.write_token) == {(quantize, "Publish from here / Publish")}
+    assert seeing(run.steps, here.write_token) == {(quantize, "Publish / Publish")}
     assert not [name for name in run.artifacts.names() if name.startswith("quantized")]
     assert "1 published" in run.job("report").summary
 
