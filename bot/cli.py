@@ -17,17 +17,21 @@ from rich.console import Console
 from typer.exceptions import TyperException
 
 import bot
-from bot import pipeline, terminal
+from bot import actions, pipeline, terminal
 from bot.children import end_with_parent
 from bot.doctor import check_machine
 from bot.errors import BotError, EnvironmentProblem, PublishError, WatchlistError
+from bot.github.environment import Actions
+from bot.github.exposure import check_exposure
 from bot.hub.access import check_access, check_endpoint
+from bot.hub.publish import opening_note
 from bot.hub.session import Hub
 from bot.hub.verify import verify as verify_repo
 from bot.interrupts import ended_by_ctrl_c
 from bot.jobdir import JobDir
 from bot.pipeline import Bench, Outcome
 from bot.records import Calibration, Check, Failure, Plan, Publication, Recipe, TextSource, WatchEntry, to_json
+from bot.text import size
 from bot.watch import watchlist as watchlists
 from bot.watch.plan import matrix
 
@@ -39,6 +43,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
+app.add_typer(actions.app)
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 log = logging.getLogger("awq_bot")
@@ -105,8 +110,10 @@ def options(
     Start with [bold]awq-bot demo[/], which shows the whole chain on this machine. Then write a watchlist and try
     [bold]awq-bot check[/], [bold]awq-bot plan[/], [bold]awq-bot run[/].
 
-    Reads HF_ENDPOINT (which Hub), HF_TOKEN (to read) and HF_WRITE_TOKEN (to publish).
+    Reads HF_ENDPOINT (which Hub), HF_TOKEN (to read), HF_WRITE_TOKEN (to publish), or HF_OIDC_RESOURCE (to publish
+    with a workflow's identity) and HF_CREATE_TOKEN (to create targets for that).
     """
+    context.obj = child_options
     if context.invoked_subcommand is None:
         out.print(context.get_help(), markup=False)
         raise typer.Exit
@@ -310,10 +317,12 @@ def publish(job: JobOption, dry_run: DryRunOption = False) -> None:
         if dry_run:
             artifact = pipeline.artifact_of(JobDir(job))
             for file in artifact.files:
-                out.print(f"{terminal.size(file.size_bytes):>10}  {file.path}", markup=False)
+                out.print(f"{size(file.size_bytes):>10}  {file.path}", markup=False)
             return
         publication = pipeline.publish(bench, JobDir(job))
     out.print(_published_line(publication), markup=False)
+    if note := opening_note(JobDir(job).job, publication):
+        err.print(note, markup=False)
 
 
 @app.command(hidden=True)
@@ -328,6 +337,40 @@ def refresh(job: JobOption) -> None:
 
 def _published_line(publication: Publication) -> str:
     return f"{publication.url} at {publication.tag}" + ("" if publication.new else " (was there already)")
+
+
+@app.command("create-target")
+def create_target(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="REPO_ID", help="Models of the watchlist, or their targets. Default: all."),
+    ] = None,
+    watchlist: WatchlistOption = Path("watchlist.yaml"),
+    as_json: JsonOption = False,
+) -> None:
+    """Create the targets that are not there, private; open those with a complete release as the watchlist asks.
+
+    For publishing without a stored token (Trusted Publishing): a workflow's identity writes to a repo, and can
+    neither create it nor make it public. Run it before the first release and once after it; each time it does only
+    what is not done yet. Reads HF_CREATE_TOKEN, or HF_WRITE_TOKEN, or HF_TOKEN.
+
+    Example: [bold]awq-bot create-target Qwen/Qwen3-4B[/]
+    """
+    entries = watchlists.load(watchlist)
+    targets = pipeline.create_targets(Hub.from_environment(), _named(entries, tuple(names or ()), watchlist))
+    if as_json:
+        _print_raw(to_json(targets))
+    else:
+        out.print(terminal.targets_table(targets))
+    raise typer.Exit(next((item.exit_code for item in targets if item.exit_code), 0))
+
+
+def _named(entries: tuple[WatchEntry, ...], names: tuple[str, ...], watchlist: Path) -> tuple[WatchEntry, ...]:
+    """Those that a source or a target names; all of them without names."""
+    for name in names:
+        if all(name not in (entry.repo_id, entry.target) for entry in entries):
+            raise WatchlistError(f"{name} is not on {watchlist}", hint="Add it there, or check its spelling.")
+    return tuple(entry for entry in entries if not names or {entry.repo_id, entry.target} & set(names))
 
 
 # --- looking closely ----------------------------------------------------------------------------------------
@@ -354,10 +397,14 @@ def verify(
 def doctor(
     watchlist: WatchlistOption = Path("watchlist.yaml"),
     work: WorkOption = Path("work"),
-    runner: Annotated[bool, typer.Option("--runner", help="This is a GPU runner: no GPU is a failure.")] = False,
+    runner: Annotated[
+        bool, typer.Option("--runner", help="This is a GPU runner: it needs a GPU, and no token to write.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Look for what would make a run fail: tokens, GPU, disk, memory, versions, endpoint. With cause and fix.
+
+    On a runner also for what strangers' files could reach: credentials that write, root, Docker, pull requests.
 
     Exit code 8 when something would fail.
 
@@ -370,9 +417,10 @@ def doctor(
     if endpoint.status == "ok":
         entries = watchlists.load(watchlist) if watchlist.exists() else ()
         namespaces = sorted({entry.target.split("/")[0] for entry in entries})
-        checks += check_access(here, tuple(namespaces))
+        checks += check_access(here, tuple(namespaces), runner=runner)
         made = pipeline.plan(here, entries) if all(check.status != "failed" for check in checks) else None
     checks += check_machine(made, work, runner=runner)
+    checks += check_exposure(Actions.from_environment(), runner=runner)
     _show_checks(tuple(checks), as_json=as_json, bad_code=EnvironmentProblem.exit_code)
 
 
@@ -419,11 +467,7 @@ def demo(
 
 
 def _plan(watchlist: Path, *, only: str | None) -> Plan:
-    entries: tuple[WatchEntry, ...] = watchlists.load(watchlist)
-    if only is not None:
-        entries = tuple(entry for entry in entries if entry.repo_id == only)
-        if not entries:
-            raise WatchlistError(f"{only} is not on {watchlist}", hint="Add it there, or check its spelling.")
+    entries = watchlists.select(watchlists.load(watchlist), only, path=watchlist)
     return pipeline.plan(Hub.from_environment(), entries)
 
 

@@ -13,16 +13,37 @@ from pathlib import Path
 from bot.records import Check, Estimate, Plan
 
 _PINNED = re.compile(r"^([A-Za-z0-9_.-]+)==([^;\s]+)")
+_DOCKER_SOCKET = Path("/var/run/docker.sock")
 _NVIDIA_QUERY = ("nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader,nounits")
 
 
 def check_machine(plan: Plan | None, work: Path, *, runner: bool) -> Iterator[Check]:
-    """GPU, disk, memory and versions, held against the largest planned job. runner: a missing GPU is a failure."""
+    """GPU, disk, memory and versions, held against the largest planned job.
+
+    runner: a missing GPU is a failure, and what strangers' files could reach is looked at.
+    """
     needs = [job.estimate for job in plan.jobs if job.estimate is not None] if plan is not None else []
     yield _check_gpu(needs, runner=runner)
     yield _check_disk(needs, work)
     yield _check_memory(needs)
     yield _check_versions()
+    if runner:
+        yield from _check_isolation()
+
+
+def _check_isolation() -> Iterator[Check]:
+    """What a model's files could do to this machine, or in our name, if one of them ran as code."""
+    if os.geteuid() == 0:
+        fix = "Run the runner as an account of its own: see .github/runner."
+        yield Check(name="account", status="warning", found="root", fix=fix)
+    else:
+        yield Check(name="account", status="ok", found=f"number {os.geteuid()}, not root")
+    if os.access(_DOCKER_SOCKET, os.W_OK):
+        fix = "Who may talk to Docker is root on its host: keep the socket away from jobs."
+        yield Check(name="docker", status="warning", found=f"{_DOCKER_SOCKET} can be written", fix=fix)
+    if os.environ.get("ACTIONS_ID_TOKEN_REQUEST_TOKEN"):
+        fix = "Take `id-token: write` from the job that quantizes; only the one that publishes needs it."
+        yield _failed("id-token", "this job may ask for one", fix)
 
 
 def _check_gpu(needs: list[Estimate], *, runner: bool) -> Check:

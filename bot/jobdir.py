@@ -121,7 +121,12 @@ class JobDir:
         """Give the space back once the job is published: the card, the report and the publication stay."""
         for kind in (Weights, QuantizedModel, SmallFiles):
             self.forget(kind)
-        for folder in (self.source, self.calibration, self.layers, self.quantized, self.hf_home):
+        self.clear_inputs()
+        shutil.rmtree(self.quantized, ignore_errors=True)
+
+    def clear_inputs(self) -> None:
+        """Leave what was made, and the records: what another machine needs to publish it."""
+        for folder in (self.source, self.calibration, self.layers, self.hf_home):
             shutil.rmtree(folder, ignore_errors=True)
 
 

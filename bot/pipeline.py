@@ -5,21 +5,22 @@ knows the order. Each stage reads the record before it, writes its own, and is s
 from __future__ import annotations
 
 import hashlib
-import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-import bot
 from bot.calibration.sources import local_path, split_files
-from bot.checkpoint.repo_files import CARD, CHAT_TEMPLATE, PROVENANCE, TOKENIZER_CONFIG, is_companion
+from bot.checkpoint.repo_files import CARD, PROVENANCE, is_companion
 from bot.children import run_child
 from bot.errors import BotError, EnvironmentProblem, PublishError, QualityGateError, WatchlistError
 from bot.evaluate.gate import judge
+from bot.handover import TOOL, accepted, edited_files, has_chat_template
 from bot.hub import client
 from bot.hub import publish as hub_publish
+from bot.hub.create import PreparedTarget, check_token, create_target
+from bot.hub.oidc import exchange
 from bot.hub.pull import Pinned, dataset_files, pull_files, pull_source
 from bot.hub.session import Hub
 from bot.jobdir import (
@@ -47,14 +48,14 @@ from bot.records import (
     TextSource,
     WatchEntry,
     Weights,
+    no_progress,
     to_json,
 )
 from bot.watch import release
 from bot.watch.plan import MATRIX_LIMIT, make_plan
+from bot.watch.refusals import license_refusal
 
 Record = TypeVar("Record")
-
-TOOL = f"awq-bot {bot.__version__}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,17 +83,38 @@ class Bench:
 # --- watch --------------------------------------------------------------------------------------------------
 
 
-def plan(hub: Hub, entries: Sequence[WatchEntry], *, max_jobs: int = MATRIX_LIMIT) -> Plan:
-    """What there is to do, from a listing per repo; only what is new is looked into."""
+def plan(
+    hub: Hub, entries: Sequence[WatchEntry], *, max_jobs: int = MATRIX_LIMIT, by_identity: bool = False
+) -> Plan:
+    """What there is to do, from a listing per repo; only what is new is looked into.
+
+    by_identity: a workflow's identity publishes, which creates no targets.
+    """
     awake = [entry for entry in entries if not entry.hold]
     listed = zip(awake, client.upstream(hub, awake), client.published(hub, awake), strict=True)
-    looks = [release.triage(entry, upstream, published) for entry, upstream, published in listed]
+    looks = [
+        release.triage(entry, upstream, published, must_exist=by_identity) for entry, upstream, published in listed
+    ]
     candidates = [item for item in looks if isinstance(item, release.Candidate)]
     details = client.details(hub, [item.upstream for item in candidates])
     decided = [release.decide(item, detail) for item, detail in zip(candidates, details, strict=True)]
     settled = [item for item in looks if not isinstance(item, release.Candidate)]
     held = [release.on_hold(entry) for entry in entries if entry.hold]
     return make_plan([*settled, *decided, *held], max_jobs=max_jobs)
+
+
+def create_targets(hub: Hub, entries: Sequence[WatchEntry]) -> tuple[PreparedTarget, ...]:
+    """Make targets ready for a workflow's identity, and open those whose release is complete.
+
+    One after another; one that is refused does not stop the others.
+    """
+    check_token(hub)
+    prepared = []
+    for entry, source in zip(entries, client.upstream(hub, entries), strict=True):
+        refusal = license_refusal(entry, source)
+        barred = source.problem or (refusal.reason if refusal else "")
+        prepared.append(create_target(hub, entry, source, barred=barred))
+    return tuple(prepared)
 
 
 # --- one job, from decision to publication ------------------------------------------------------------------
@@ -103,18 +125,57 @@ def run_job(bench: Bench, job: Job, *, dry_run: bool = False) -> Outcome:
 
     Errors that a person can act on are part of the outcome; others are raised.
     """
-    started = time.monotonic()
     jobdir = JobDir(bench.work / job.job_id)
+    return _outcome(job, jobdir, lambda: _run_stages(bench, jobdir, job, dry_run=dry_run))
+
+
+def prepare_job(bench: Bench, job: Job) -> Outcome:
+    """All but publishing, and nothing left in the job's folder that publishing does not need.
+
+    The outcome has a publication when somebody has published it already.
+    """
+    outcome = run_job(bench, job, dry_run=True)
+    if outcome.error is None:
+        JobDir(bench.work / job.job_id).clear_inputs()
+    return outcome
+
+
+def publish_job(bench: Bench, job: Job, folder: Path, *, originals: Path) -> Outcome:
+    """Publish what another machine prepared in `folder`, where it is just what the plan's job asks for.
+
+    originals: as `pull_originals` put them there when the plan was made.
+    """
+    return _outcome(job, JobDir(folder), lambda: _publish_accepted(bench, job, folder, originals))
+
+
+def _publish_accepted(bench: Bench, job: Job, folder: Path, originals: Path) -> Publication:
+    exchange(bench.hub, job.entry.target)
+    return publish(bench, accepted(job, folder, originals))
+
+
+def pull_originals(hub: Hub, job: Job, folder: Path) -> None:
+    """Upstream's files that are published with our edits, so that whoever publishes can make the edits again."""
+    upstream = Pinned(job.entry.repo_id, job.upstream.sha)
+    pull_files(hub, upstream, edited_files(job), folder, no_progress)
+
+
+def _outcome(job: Job, jobdir: JobDir, work: Callable[[], Publication | None]) -> Outcome:
+    started = time.monotonic()
     try:
         with jobdir.held():
-            publication = _run_stages(bench, jobdir, job, dry_run=dry_run)
+            publication = work()
     except BotError as error:
-        return Outcome(job=job, error=error, duration_s=time.monotonic() - started)
+        # What missed the gate is worth a look at its figures.
+        report = jobdir.load(Report) if isinstance(error, QualityGateError) else None
+        return Outcome(job=job, error=error, report=report, duration_s=time.monotonic() - started)
     report = jobdir.load(Report)
     return Outcome(job=job, publication=publication, report=report, duration_s=time.monotonic() - started)
 
 
 def _run_stages(bench: Bench, jobdir: JobDir, job: Job, *, dry_run: bool) -> Publication | None:
+    if not dry_run:
+        # Before hours of work: whether its result may be published at all.
+        exchange(bench.hub, job.entry.target)
     if jobdir.load(Job) != job:
         jobdir.store(job)
     publication = _already_published(bench.hub, job)
@@ -254,17 +315,11 @@ def card(jobdir: JobDir) -> Card:
 
 def _write_card(jobdir: JobDir, provenance: Provenance) -> Card:
     """The card, then the provenance that names its hash, in card/; the record holds all that will be published."""
-    _write(jobdir.card / CARD, render_card(jobdir.job, provenance, chat=_has_chat_template(jobdir)).encode())
+    text = render_card(jobdir.job, provenance, chat=has_chat_template(jobdir.quantized))
+    _write(jobdir.card / CARD, text.encode())
     provenance = with_file(provenance, describe_file(jobdir.card, CARD))
     _write(jobdir.card / PROVENANCE, to_json(provenance).encode())
     return Card(files=(*provenance.files, describe_file(jobdir.card, PROVENANCE)))
-
-
-def _has_chat_template(jobdir: JobDir) -> bool:
-    if (jobdir.quantized / CHAT_TEMPLATE).is_file():
-        return True
-    path = jobdir.quantized / TOKENIZER_CONFIG
-    return path.is_file() and bool(json.loads(path.read_bytes()).get("chat_template"))
 
 
 def refresh(bench: Bench, jobdir: JobDir) -> Card:

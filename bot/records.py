@@ -1,7 +1,8 @@
 """The frozen records that flow between the rooms, and their JSON.
 
 watchlist.yaml -> WatchEntry; Hub -> Upstream, Published; together -> Skip | Candidate -> Job -> Plan;
-Job -> Weights -> CalibrationSet -> QuantizedModel -> Report -> Verdict -> Publication.
+Job -> Weights -> CalibrationSet -> QuantizedModel -> Report -> Verdict -> Publication. On GitHub Actions every leg
+leaves a JobResult, and what failed leaves Attempts.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field, is_dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -456,6 +458,59 @@ class Check:
     status: Literal["ok", "warning", "failed", "unknown"]
     found: str
     fix: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempts:
+    """How often something was tried in vain, as its open issue says. content: what was tried, by digest.
+
+    next_try: not before this time, ISO 8601 in UTC. issue: its number. run: the run that counted last.
+    """
+
+    target: str
+    content: str
+    count: int = 0
+    next_try: str | None = None
+    waits_for_person: bool = False
+    issue: int | None = None
+    run: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobResult:
+    """How one leg of a workflow ended, as it wrote it down. stage: quantize, publish or refresh."""
+
+    job_id: str
+    target: str
+    repo_id: str
+    content: str
+    stage: str
+    status: Literal["quantized", "published", "unchanged", "failed"]
+    exit_code: int = 0
+    message: str = ""
+    hint: str = ""
+    report: Report | None = None
+    publication: Publication | None = None
+    duration_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningJob:
+    """A job of a workflow run, as the API tells. stage and target: taken from its name."""
+
+    stage: str
+    target: str
+    status: str
+    conclusion: str | None = None
+    url: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanTimes:
+    """When the watch made a plan last. oldest_run: of those looked at, where none of them has one."""
+
+    last_good: datetime | None = None
+    oldest_run: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from types import TracebackType
 
 from rich.console import Console
@@ -22,8 +23,12 @@ from rich.table import Table
 from rich.text import Text
 
 from bot.errors import BotError
+from bot.hub.create import PreparedTarget
+from bot.hub.publish import opening_note
 from bot.pipeline import Outcome
-from bot.records import Check, Estimate, Job, JobKind, Plan, Publication, Report, Skip
+from bot.records import Check, Estimate, Job, JobKind, Plan, Report, Skip
+from bot.text import duration, size
+from bot.watch.endings import Ending, Fate
 
 _log = logging.getLogger("awq_bot")
 _QUIET_S = 20.0  # how often a log that is no terminal hears of progress
@@ -88,20 +93,6 @@ def amount(done: int, total: int, unit: str) -> str:
     return f"{done:,} of {total:,} {unit}".rstrip()
 
 
-def size(size_bytes: int) -> str:
-    """Bytes in the decimal units that disks and the Hub use."""
-    value, units = float(size_bytes), ["B", "kB", "MB", "GB", "TB"]
-    while value >= 1000 and len(units) > 1:
-        value, _ = value / 1000, units.pop(0)
-    return f"{value:.0f} {units[0]}" if units[0] == "B" else f"{value:.1f} {units[0]}"
-
-
-def duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
-
-
 def plan_table(plan: Plan) -> Table:
     """Per entry what will be done, why, and what it takes; or why not, and what to do about it."""
     table = Table(box=None, header_style="bold", pad_edge=False)
@@ -140,24 +131,41 @@ def _needs(job: Job, needs: Estimate) -> str:
     return f"{sizes}, {machine}, about {duration(needs.duration_s)}, {' '.join(job.runner_labels[2:])}"
 
 
-def outcome_table(outcomes: list[Outcome]) -> Table:
-    """How a run ended: per job what became of it, what was lost, and how long it took."""
+def outcome_table(outcomes: list[Outcome], *, prepared: bool = False) -> Table:
+    """How a run ended: per job what became of it, what was lost, and how long it took.
+
+    prepared: what has no publication is to be published elsewhere.
+    """
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("model", no_wrap=True)
     table.add_column("result", overflow="fold")
     for outcome in outcomes:
-        table.add_row(escape(outcome.job.entry.repo_id), _result(outcome.publication, outcome.error))
+        table.add_row(escape(outcome.job.entry.repo_id), _result(outcome, prepared=prepared))
+        if outcome.publication is not None and (note := opening_note(outcome.job, outcome.publication)):
+            table.add_row("", f"[yellow]{escape(note)}[/]")
         table.add_row("", f"[dim]{_figures(outcome.report)}{duration(outcome.duration_s)}[/]")
     return table
 
 
-def _result(publication: Publication | None, error: BotError | None) -> str:
+def _result(outcome: Outcome, *, prepared: bool) -> str:
+    error, publication = outcome.error, outcome.publication
     if error is not None:
         return f"[red]failed ({error.exit_code})[/] {escape(error.message.splitlines()[0])}"
     if publication is None:
-        return "[cyan]ready[/], not published (dry run)"
+        return "[cyan]ready to publish[/]" if prepared else "[cyan]ready[/], not published (dry run)"
     word = "[green]published[/]" if publication.new else "[dim]was there already[/]"
     return f"{word} {escape(publication.repo_id)} {escape(publication.tag)}"
+
+
+def endings_table(endings: Sequence[Ending]) -> Table:
+    """How the jobs of a workflow's run ended."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("model", no_wrap=True)
+    table.add_column("result", overflow="fold")
+    for ending in endings:
+        said = f" ({ending.exit_code}) {ending.message}" if ending.fate is Fate.FAILED else ""
+        table.add_row(escape(ending.job.entry.repo_id), escape(f"{ending.fate.value}{said}"))
+    return table
 
 
 def _figures(report: Report | None) -> str:
@@ -183,6 +191,31 @@ def report_table(report: Report) -> Table:
     table.add_row("weights", f"{size(report.size_source_bytes)} → {size(report.size_quantized_bytes)}")
     table.add_row("measured on", f"{report.tokens:,} tokens of {escape(report.text_label)}")
     return table
+
+
+def targets_table(targets: tuple[PreparedTarget, ...]) -> Table:
+    """Per target who sees it now, what was changed, and what comes next."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("target", no_wrap=True)
+    table.add_column("seen by", no_wrap=True)
+    table.add_column("what was done", overflow="fold")
+    for item in targets:
+        table.add_row(escape(item.target), _seen_by(item), _done(item))
+        if item.note or item.hint:
+            table.add_row("", "", f"[dim]{escape(item.note or item.hint)}[/]")
+    return table
+
+
+def _seen_by(target: PreparedTarget) -> str:
+    if target.private is None:
+        return "[dim]?[/]"
+    return "us alone" if target.private else "who is let in" if target.gated else "everybody"
+
+
+def _done(target: PreparedTarget) -> str:
+    if target.problem:
+        return f"[red]failed ({target.exit_code})[/] {escape(target.problem)}"
+    return f"[green]{escape(', '.join(target.done))}[/]" if target.done else "[dim]nothing[/]"
 
 
 def checks_table(checks: tuple[Check, ...]) -> Table:

@@ -12,8 +12,12 @@ os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ.pop("HF_ENDPOINT", None)
 os.environ.pop("HF_TOKEN", None)
 os.environ.pop("HF_WRITE_TOKEN", None)
+os.environ.pop("HF_CREATE_TOKEN", None)
 os.environ.pop("HF_OIDC_RESOURCE", None)
+os.environ.pop("HF_OIDC_ID_TOKEN", None)
 os.environ.pop("HF_HUB_OFFLINE", None)
+# Typer takes it for a terminal with colours.
+os.environ.pop("GITHUB_ACTIONS", None)
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +27,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.utils import close_session
 
 from bot.hub.local import LocalHub
+from tests.workplace import Workplace, open_workplace
 
 
 @pytest.fixture(autouse=True)
@@ -36,6 +41,13 @@ def closed_connections() -> Iterator[None]:
 def hub(tmp_path: Path) -> Iterator[LocalHub]:
     with LocalHub(tmp_path / "hub") as running:
         yield running
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Workplace]:
+    """A repository with a watchlist, a Hub and GitHub's API, for the verbs that workflows call."""
+    with open_workplace(tmp_path) as place:
+        yield place
 
 
 @pytest.fixture

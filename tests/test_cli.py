@@ -55,7 +55,7 @@ def test_help_names_every_verb_and_the_variables(run: Run) -> None:
 
 
 def test_every_verbs_help_teaches_with_an_example_or_says_its_stage(run: Run) -> None:
-    for verb in ("check", "plan", "run", "quantize", "evaluate", "verify", "doctor", "hub"):
+    for verb in ("check", "plan", "run", "quantize", "evaluate", "create-target", "verify", "doctor", "hub"):
         code, out, _ = run(verb, "--help")
         assert code == 0
         assert "Example:" in out, verb
@@ -149,6 +149,40 @@ def test_quantize_names_the_searches_that_there_are(run: Run) -> None:
     assert code == 2
     assert "--search guess" in err
     assert "gram or awq" in err
+
+
+def test_create_target_takes_sources_and_targets_and_prints_what_it_did(
+    run: Run, tmp_path: Path, with_hub: LocalHub
+) -> None:
+    (tmp_path / "watchlist.yaml").write_text(WATCHLIST + "  - lab/other\n")
+    code, out, _ = run("create-target", "lab/small")
+    assert code == 0
+    assert "quantized/small-awq" in out
+    assert "us alone" in out
+    assert not with_hub.store.exists("quantized/other-awq")
+    code, out, _ = run("create-target", "quantized/other-awq", "--json")
+    assert [item["done"] for item in json.loads(out)] == [["created, private"]]
+    assert "nothing" in run("create-target")[1]
+
+
+def test_create_target_of_a_model_that_is_not_watched_is_refused(
+    run: Run, tmp_path: Path, with_hub: LocalHub
+) -> None:
+    (tmp_path / "watchlist.yaml").write_text(WATCHLIST)
+    code, _, err = run("create-target", "lab/unknown")
+    assert code == 2
+    assert "lab/unknown is not on" in err
+
+
+def test_create_target_exits_with_the_code_of_what_failed(
+    run: Run, tmp_path: Path, with_hub: LocalHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "watchlist.yaml").write_text(WATCHLIST)
+    monkeypatch.setenv("HF_TOKEN", with_hub.token(role="read"))
+    code, out, _ = run("create-target")
+    assert code == 7
+    assert "may not create the repo" in out
+    assert "HF_CREATE_TOKEN" in out
 
 
 def test_verify_of_a_repo_that_is_not_there_is_an_upstream_error(run: Run, with_hub: LocalHub) -> None:

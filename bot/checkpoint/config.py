@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from bot.checkpoint.jsontext import parse_object, set_key
-from bot.errors import UnsupportedModelError
+from bot.errors import UnsupportedModelError, UpstreamError
 from bot.records import Recipe
 
 DTYPE_KEYS = ("torch_dtype", "dtype")
@@ -47,3 +47,19 @@ def quantization_config(recipe: Recipe) -> dict[str, object]:
         "version": recipe.version,
         "modules_to_not_convert": list(recipe.modules_to_not_convert) or None,
     }
+
+
+def with_chat_template(tokenizer_config: bytes, template: bytes, *, where: str) -> bytes:
+    """tokenizer_config.json with the template of `chat_template.jinja` inserted where it has none.
+
+    Some servers read only that key. Raises UpstreamError when either cannot be read.
+    """
+    if parse_object(tokenizer_config, where=where).get("chat_template") is not None:
+        return tokenizer_config
+    try:
+        text = template.decode()
+    except UnicodeDecodeError as error:
+        raise UpstreamError(
+            f"{where}: the template beside it is not UTF-8: {error}", hint="Look at it upstream."
+        ) from None
+    return set_key(tokenizer_config, "chat_template", text, where=where)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from bot.checkpoint.jsontext import parse_object, set_key
+from bot.checkpoint.config import with_chat_template
 from bot.checkpoint.repo_files import CHAT_TEMPLATE, TOKENIZER_CONFIG, is_code, is_companion, is_vocabulary
 from bot.checkpoint.writer import replacing, writing
-from bot.errors import UpstreamError
 
 
 def is_carried(path: str, *, trust_remote_code: bool) -> bool:
@@ -44,12 +43,6 @@ def _insert_chat_template(source: Path, out: Path) -> None:
     template, config = source / CHAT_TEMPLATE, source / TOKENIZER_CONFIG
     if not template.is_file() or not config.is_file():
         return
-    content = config.read_bytes()
-    if parse_object(content, where=str(config)).get("chat_template") is not None:
-        return
-    try:
-        text = template.read_bytes().decode()
-    except UnicodeDecodeError as error:
-        raise UpstreamError(f"{template}: not UTF-8: {error}", hint="Look at it upstream.") from None
+    edited = with_chat_template(config.read_bytes(), template.read_bytes(), where=str(config))
     with replacing(out / TOKENIZER_CONFIG) as file:
-        file.write(set_key(content, "chat_template", text, where=str(config)))
+        file.write(edited)

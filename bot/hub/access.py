@@ -3,37 +3,75 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
 from bot.errors import BotError
+from bot.hub.oidc import exchange
 from bot.hub.session import Hub, call, status_of
 from bot.records import Check
 
 
-def check_access(hub: Hub, namespaces: tuple[str, ...]) -> Iterator[Check]:
-    """The endpoint, both tokens, and whether the write token may publish to each namespace."""
+def check_access(hub: Hub, namespaces: tuple[str, ...], *, runner: bool = False) -> Iterator[Check]:
+    """Our tokens, what they may see, and whether publishing to each namespace will be allowed.
+
+    runner: strangers' files run here, so nothing here should be able to write.
+    """
+    yield from _check_reading(hub, namespaces, runner=runner)
+    if hub.create_token is not None:
+        yield _check_token("create token", hub.creator)[0]
+    if hub.by_identity:
+        yield _check_identity(hub, str(hub.oidc_resource))
+    elif runner and hub.write_token in (None, hub.read_token):
+        yield Check(name="write token", status="ok", found="none here: publishing happens elsewhere")
+    else:
+        yield from _check_writing(hub, namespaces, runner=runner)
+
+
+def _check_reading(hub: Hub, namespaces: tuple[str, ...], *, runner: bool) -> Iterator[Check]:
     if hub.read_token is None:
         fix = "Set HF_TOKEN; without one, limits are low and gated models cannot be read."
         yield Check(name="read token", status="warning", found="HF_TOKEN is not set", fix=fix)
-    else:
-        yield _check_token("read token", hub.reader)[0]
+        return
+    check, account = _check_token("read token", hub.reader)
+    if runner and account is not None and _role(account) == "write":
+        fix = "Strangers' files run on this machine: give it a token that only reads."
+        check = replace(check, status="warning", fix=fix)
+    yield check
+    if account is not None:
+        yield from (_check_sight(account, namespace) for namespace in namespaces)
+
+
+def _check_writing(hub: Hub, namespaces: tuple[str, ...], *, runner: bool) -> Iterator[Check]:
     if hub.write_token is None:
         fix = "Set HF_WRITE_TOKEN to a token with write access."
         yield Check(name="write token", status="failed", found="HF_WRITE_TOKEN is not set", fix=fix)
         return
     check, account = _check_token("write token", hub.writer)
+    if runner and account is not None:
+        fix = (
+            "Strangers' files run on this machine: publish from another one, or give the token to that step alone."
+        )
+        check = replace(check, status="warning", fix=fix)
     yield check
     if account is not None:
-        for namespace in namespaces:
-            yield _check_namespace(account, namespace)
+        yield from (_check_namespace(account, namespace) for namespace in namespaces)
+
+
+def _check_identity(hub: Hub, target: str) -> Check:
+    try:
+        exchange(hub, target)
+    except BotError as error:
+        return Check(name="trusted publisher", status="failed", found=error.message, fix=error.hint)
+    return Check(name="trusted publisher", status="ok", found=f"this workflow may publish {target}")
 
 
 def check_endpoint(hub: Hub) -> Check:
     try:
-        call(lambda: next(iter(hub.reader.list_models(limit=1)), None))
+        call(lambda: next(iter(hub.onlooker.list_models(limit=1)), None))
     except BotError as error:
         return Check(name="endpoint", status="failed", found=f"{hub.endpoint}: {error.message}", fix=error.hint)
     except HfHubHTTPError as error:
@@ -54,6 +92,18 @@ def _check_token(name: str, api: HfApi) -> tuple[Check, dict[str, Any] | None]:
 
 def _role(account: dict[str, Any]) -> str:
     return str(account.get("auth", {}).get("accessToken", {}).get("role", "unknown"))
+
+
+def _check_sight(account: dict[str, Any], namespace: str) -> Check:
+    """A target is private until its first release is complete; who does not see it would quantize it again."""
+    name = f"see {namespace}"
+    if _role(account) == "fineGrained":
+        fix = "Its rights are listed on the Hub's settings page; it must read private repos there."
+        return Check(name=name, status="unknown", found="a fine-grained token", fix=fix)
+    if namespace == account["name"] or namespace in {item.get("name") for item in account.get("orgs", [])}:
+        return Check(name=name, status="ok", found=f"{account['name']} sees private repos there")
+    fix = f"Use a token of a member of {namespace}: targets are private at first, and would seem to be missing."
+    return Check(name=name, status="warning", found=f"{account['name']} sees only public repos there", fix=fix)
 
 
 def _check_namespace(account: dict[str, Any], namespace: str) -> Check:

@@ -2,6 +2,8 @@
 
 Private repo, blobs, one commit with its provenance, everything read back, gating, visibility, tag. The tag makes
 it complete. Each step looks at what is there first, so that running it again after any interruption goes on.
+
+With a workflow's identity instead of a token, settings can only be checked (`settings.py`).
 """
 
 from __future__ import annotations
@@ -18,19 +20,11 @@ from huggingface_hub.errors import HfHubHTTPError
 from bot.errors import EnvironmentProblem, PublishError
 from bot.hub.client import GITATTRIBUTES
 from bot.hub.fetch import files_at
+from bot.hub.oidc import exchange
 from bot.hub.readback import read_back, restore_previous
 from bot.hub.session import Hub, status_of, wait_before_retry
-from bot.hub.target import (
-    allowed,
-    carry_gating,
-    check_tag,
-    is_this,
-    no_permission,
-    set_tag,
-    set_visibility,
-    target_state,
-    write_hint,
-)
+from bot.hub.settings import carry_gating, check_settings, set_visibility, settings_of, stays_private
+from bot.hub.target import allowed, check_tag, is_this, no_permission, set_tag, target_state, write_hint
 from bot.records import Job, Progress, Provenance, Publication, Published, PublishedFile, TargetState
 
 _COMMIT_TRIES = 4
@@ -54,30 +48,36 @@ def publish(hub: Hub, job: Job, artifact: Artifact, progress: Progress) -> Publi
     Raises PublishError: no permission, someone else's repo, or what is there is not what was sent.
     """
     started = time.monotonic()
-    api, target = _writer(hub), job.entry.target
+    api, target = _writer(hub, job), job.entry.target
     before = target_state(api, target)
     if not is_this(before, job):
         check_tag(before, job)
-        _make_room(api, before, job)
-        if before.provenance is not None:
-            # An update is public at once, so the gate is closed before it is there.
-            carry_gating(api, job, before.provenance, otherwise="Nothing was changed there.")
+        if hub.by_identity:
+            check_settings(api, job, before.provenance, filling=before.state is TargetState.EMPTY)
+        else:
+            _make_room(api, before, job)
         _commit(api, job, artifact, target_state(api, target), progress)
-    return _complete(api, job, progress, started)
+    return _complete(hub, api, job, progress, started)
 
 
 def finish(hub: Hub, job: Job, progress: Progress) -> Publication:
     """Complete a publication that was cut short, from what is on the Hub alone. Raises PublishError."""
-    return _complete(_writer(hub), job, progress, time.monotonic())
+    return _complete(hub, _writer(hub, job), job, progress, time.monotonic())
 
 
 def keeps_private(job: Job) -> bool:
-    """A private upstream is never made public by way of its quantized copy."""
-    return job.entry.private or job.upstream.private
+    return stays_private(job.entry, job.upstream)
 
 
-def _complete(api: HfApi, job: Job, progress: Progress, started: float) -> Publication:
-    target, private = job.entry.target, keeps_private(job)
+def opening_note(job: Job, publication: Publication) -> str:
+    """What a person has to do still, for what a workflow's identity published; empty when nothing."""
+    if not publication.private or keeps_private(job):
+        return ""
+    return f"private until `awq-bot create-target {publication.repo_id}` opens it"
+
+
+def _complete(hub: Hub, api: HfApi, job: Job, progress: Progress, started: float) -> Publication:
+    target = job.entry.target
     state = target_state(api, target)
     if state.provenance is None:
         raise PublishError(f"{target}: what was to be completed is no longer there", hint="Plan again.")
@@ -87,22 +87,26 @@ def _complete(api: HfApi, job: Job, progress: Progress, started: float) -> Publi
     if new:
         check_tag(state, job)
         _read_back_or_restore(api, state, state.provenance, progress)
-        carry_gating(api, job, None, otherwise="It stays private.")
-        set_visibility(api, target, private=private)
+        if hub.by_identity:
+            check_settings(api, job, None, filling=False)
+        else:
+            carry_gating(api, target, job.upstream, None, otherwise="It stays private.")
+            set_visibility(api, target, private=keeps_private(job))
         set_tag(api, job, state.head)
     return Publication(
         repo_id=target,
         sha=state.head,
         tag=job.tag,
         url=f"{api.endpoint}/{target}",
-        private=private,
+        private=bool(settings_of(api, target).private) if hub.by_identity else keeps_private(job),
         new=new,
         duration_s=time.monotonic() - started,
     )
 
 
-def _writer(hub: Hub) -> HfApi:
-    if hub.write_token is None:
+def _writer(hub: Hub, job: Job) -> HfApi:
+    exchange(hub, job.entry.target)
+    if not (hub.by_identity or hub.write_token):
         raise PublishError("no token to publish with", hint="Set HF_WRITE_TOKEN, or HF_TOKEN with write access.")
     return hub.writer
 
@@ -120,6 +124,9 @@ def _make_room(api: HfApi, state: Published, job: Job) -> None:
     elif state.state is TargetState.EMPTY:
         # Only while it is empty: somebody else may have filled it, and opened it, just now.
         set_visibility(api, state.repo_id, private=True, only_at=state.head)
+    if state.provenance is not None:
+        # An update is public at once, so the gate is closed before it is there.
+        carry_gating(api, state.repo_id, job.upstream, state.provenance, otherwise="Nothing was changed there.")
 
 
 def _commit(api: HfApi, job: Job, artifact: Artifact, state: Published, progress: Progress) -> None:

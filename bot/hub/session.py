@@ -19,6 +19,7 @@ from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
     OfflineModeIsEnabled,
+    OIDCError,
     RepositoryNotFoundError,
 )
 from huggingface_hub.utils import parse_ratelimit_headers
@@ -40,26 +41,58 @@ class HubFailsError(EnvironmentProblem):
 
 @dataclass(frozen=True, slots=True)
 class Hub:
-    """A Hub and our two ways in. The write token is asked for by publishing only; neither is ever printed."""
+    """A Hub and our ways in. The write token is asked for by publishing only; no token is ever printed.
+
+    oidc_resource: what the workflow's identity is exchanged for a token of: a repo to publish to, or an account
+    whose gated models may be read.
+    """
 
     endpoint: str
     read_token: str | None = field(default=None, repr=False)
     write_token: str | None = field(default=None, repr=False)
+    create_token: str | None = field(default=None, repr=False)
+    oidc_resource: str | None = None
 
     @classmethod
     def from_environment(cls) -> Hub:
-        """HF_ENDPOINT, HF_TOKEN, and HF_WRITE_TOKEN falling back to HF_TOKEN. Raises EnvironmentProblem."""
+        """HF_ENDPOINT, HF_TOKEN, HF_WRITE_TOKEN falling back to HF_TOKEN, HF_CREATE_TOKEN, HF_OIDC_RESOURCE.
+
+        Raises EnvironmentProblem.
+        """
         read = _token("HF_TOKEN")
-        return cls(_endpoint(), read, _token("HF_WRITE_TOKEN") or read)
+        return cls(
+            _endpoint(),
+            read,
+            _token("HF_WRITE_TOKEN") or read,
+            _token("HF_CREATE_TOKEN"),
+            _oidc_resource(),
+        )
+
+    @property
+    def by_identity(self) -> bool:
+        """Whether publishing goes by the workflow's identity; a write token is not looked at then."""
+        return "/" in (self.oidc_resource or "")
 
     @property
     def reader(self) -> HfApi:
-        # False, not None: a token that somebody once stored on this machine is not ours to use.
+        # False, not None: a token that somebody once stored on this machine is not ours to use. Without any, the
+        # workflow's identity reads the target that it may write, or an account's gated models.
+        return HfApi(endpoint=self.endpoint, token=self.read_token or self.oidc_resource is not None)
+
+    @property
+    def onlooker(self) -> HfApi:
+        """As `reader`, but never by the workflow's identity."""
         return HfApi(endpoint=self.endpoint, token=self.read_token or False)
 
     @property
     def writer(self) -> HfApi:
-        return HfApi(endpoint=self.endpoint, token=self.write_token or False)
+        # True: the client asks for a token at each request, and exchanges the identity anew in time.
+        return HfApi(endpoint=self.endpoint, token=True if self.by_identity else self.write_token or False)
+
+    @property
+    def creator(self) -> HfApi:
+        """Creates repos and changes their settings."""
+        return HfApi(endpoint=self.endpoint, token=self.create_token or self.write_token or False)
 
 
 def _endpoint() -> str:
@@ -87,6 +120,16 @@ def _token(name: str) -> str | None:
     return token or None
 
 
+def _oidc_resource() -> str | None:
+    # huggingface_hub reads the variable itself, so nothing may be mended here.
+    resource = os.environ.get("HF_OIDC_RESOURCE", "")
+    if resource and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", resource, re.ASCII):
+        raise EnvironmentProblem(
+            f"HF_OIDC_RESOURCE names no repo: {resource!r}", hint="Set it to the target: your-namespace/Model-awq."
+        )
+    return resource or None
+
+
 def call(request: Callable[[], Result]) -> Result:
     """The request's result, tried again while the Hub is busy or the line is bad.
 
@@ -103,6 +146,11 @@ def call(request: Callable[[], Result]) -> Result:
     except OfflineModeIsEnabled:
         raise EnvironmentProblem(
             "HF_HUB_OFFLINE is set, so no Hub may be asked", hint="Unset it for this command."
+        ) from None
+    except OIDCError:
+        raise EnvironmentProblem(
+            "HF_OIDC_RESOURCE is set, and this job may not ask for an id-token",
+            hint="Give the job `permissions: id-token: write` on GitHub Actions, or unset HF_OIDC_RESOURCE.",
         ) from None
     except httpx2.RequestError as error:
         raise EnvironmentProblem(

@@ -1,18 +1,19 @@
-"""The target repo: what stands there, its settings and its tags, and what it says when we may not."""
+"""The target repo: what stands there, its tags, and what it says when we may not."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
 from bot.errors import PublishError
 from bot.hub.client import published_state
+from bot.hub.oidc import is_exchange, not_trusted
 from bot.hub.session import call, status_of
-from bot.records import Job, Provenance, Published, Tag, TargetState
+from bot.records import Job, Published, Tag, TargetState
 
 Result = TypeVar("Result")
 
@@ -42,37 +43,6 @@ def check_tag(state: Published, job: Job) -> None:
         )
 
 
-def set_visibility(api: HfApi, target: str, *, private: bool, only_at: str | None = None) -> None:
-    """only_at: leave the repo as it is when its head is another commit by now."""
-    look = partial(api.model_info, target, expand=["private", "sha"])
-    info = allowed(target, "read its settings", look)
-    if info.private != private and only_at in (None, info.sha):
-        what = "make it private" if private else "make it public"
-        allowed(target, what, partial(api.update_repo_settings, target, private=private))
-
-
-def carry_gating(api: HfApi, job: Job, before: Provenance | None, *, otherwise: str) -> None:
-    """The target's gate as upstream's. A gate that a person put there on their own is left alone."""
-    target = job.entry.target
-    gated: Literal["auto", "manual", False]
-    if job.upstream.gated:
-        gated = "manual" if job.upstream.gated == "manual" else "auto"
-    elif before is not None and before.source.gated:
-        gated = False
-    else:
-        return
-    info = allowed(target, "read its settings", partial(api.model_info, target, expand=["gated"]))
-    if (info.gated or False) == gated:
-        return
-    try:
-        call(partial(api.update_repo_settings, target, gated=gated))
-    except HfHubHTTPError as error:
-        raise PublishError(
-            f"{target}: its gate could not be set as upstream's, {gated or 'open'} ({status_of(error)})",
-            hint=f"{otherwise} Use a token that may change settings, or set the gate by hand, and run it again.",
-        ) from None
-
-
 def set_tag(api: HfApi, job: Job, sha: str) -> None:
     try:
         call(partial(api.create_tag, job.entry.target, tag=job.tag, revision=sha))
@@ -97,6 +67,8 @@ def allowed(target: str, what: str, request: Callable[[], Result]) -> Result:
 
 def no_permission(target: str, what: str, error: HfHubHTTPError) -> PublishError:
     status = status_of(error)
+    if is_exchange(error) and status == 400:
+        return not_trusted(target, "its settings")
     said = " ".join((error.server_message or "").split())
     answer = f"{status}: {said}" if said else f"{status}"
     if status in (401, 403, 404):

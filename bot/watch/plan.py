@@ -32,18 +32,26 @@ def _urgency(job: Job) -> tuple[int, int, int, int]:
 
 def matrix(plan: Plan) -> dict[str, list[dict[str, Any]]]:
     """The `strategy.matrix` of the workflow: names, labels and limits. The jobs themselves are in the plan."""
+    return {"include": [matrix_row(job) for job in plan.jobs]}
+
+
+def matrices(plan: Plan, *, publish_on: str) -> dict[str, list[dict[str, Any]]]:
+    """The rows of the workflow's two matrices: what needs a GPU, and what does not."""
+    rows: dict[str, list[dict[str, Any]]] = {"quantize": [], "refresh": []}
+    for job in plan.jobs:
+        name = "quantize" if job.kind is JobKind.RELEASE else "refresh"
+        rows[name].append(matrix_row(job) | {"publish_on": publish_on})
+    return rows
+
+
+def matrix_row(job: Job) -> dict[str, Any]:
     return {
-        "include": [
-            {
-                "job_id": job.job_id,
-                "kind": job.kind.value,
-                "repo_id": job.entry.repo_id,
-                "target": job.entry.target,
-                "runs_on": list(job.runner_labels) or [HOSTED_RUNNER],
-                "timeout_minutes": timeout_minutes(job),
-            }
-            for job in plan.jobs
-        ]
+        "job_id": job.job_id,
+        "kind": job.kind.value,
+        "repo_id": job.entry.repo_id,
+        "target": job.entry.target,
+        "runs_on": list(job.runner_labels) or [HOSTED_RUNNER],
+        "timeout_minutes": timeout_minutes(job),
     }
 
 

@@ -29,6 +29,12 @@ def refused_at_sight(entry: WatchEntry, upstream: Upstream, published: Published
     return None
 
 
+def missing_target(entry: WatchEntry) -> Skip:
+    """For publishing with a workflow's identity: hours of GPU for what could not be published are not spent."""
+    reason = f"{entry.target} is not there, or HF_TOKEN may not see it; a workflow's identity cannot create it"
+    return refuse(entry, reason, PublishError, f"Run `awq-bot create-target {entry.target}` first.")
+
+
 def license_refusal(entry: WatchEntry, upstream: Upstream) -> Skip | None:
     """None where the entry's `licenses` permit what the repo states of itself."""
     license_id = (upstream.license or UNSTATED_LICENSE).lower()

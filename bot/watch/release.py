@@ -18,6 +18,7 @@ from bot.records import (
     Published,
     Recipe,
     Skip,
+    TargetState,
     Upstream,
     WatchEntry,
 )
@@ -30,12 +31,21 @@ from bot.watch.digests import (
     source_files,
     tag_name,
 )
-from bot.watch.refusals import license_refusal, refusal_of_names, refuse, refused_at_sight, weights_refusal
+from bot.watch.refusals import (
+    license_refusal,
+    missing_target,
+    refusal_of_names,
+    refuse,
+    refused_at_sight,
+    weights_refusal,
+)
 from bot.watch.sizing import RUNNER_VRAM_GIB, estimate, runner_labels
 from bot.watch.support import legal_tensor_parallel, unsupported_reason
 
 # Goes up when the same recipe would give other numbers. Entries with `requantize: outdated` are then done again.
 QUANTIZER_VERSION = 1
+
+UP_TO_DATE = "up to date"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,15 +62,22 @@ class Candidate:
     taken: tuple[str, ...] = ()
 
 
-def triage(entry: WatchEntry, upstream: Upstream, published: Published) -> Skip | Job | Candidate:
-    """What the two listings say: nothing to do, a job without a GPU, or something new."""
+def triage(
+    entry: WatchEntry, upstream: Upstream, published: Published, *, must_exist: bool = False
+) -> Skip | Job | Candidate:
+    """What the two listings say: nothing to do, a job without a GPU, or something new.
+
+    must_exist: whoever publishes cannot create the target.
+    """
     if refusal := refused_at_sight(entry, upstream, published):
         return refusal
     found = _look(entry, upstream, published)
     if isinstance(found, Skip):
         return found
     # Whatever is done with it publishes it again, so the licence must allow that now.
-    return license_refusal(entry, upstream) or found
+    if refusal := license_refusal(entry, upstream):
+        return refusal
+    return missing_target(entry) if must_exist and published.state is TargetState.ABSENT else found
 
 
 def _look(entry: WatchEntry, upstream: Upstream, published: Published) -> Skip | Job | Candidate:
@@ -84,7 +101,7 @@ def _look(entry: WatchEntry, upstream: Upstream, published: Published) -> Skip |
         reason = f"main of {entry.target} was changed by hand after {provenance.tag}"
         hint = "The release stands under its tag. Revert that commit to have main match it."
         return Skip(entry=entry, reason=reason, hint=hint, blocked=True)
-    return Skip(entry=entry, reason="up to date")
+    return Skip(entry=entry, reason=UP_TO_DATE)
 
 
 def on_hold(entry: WatchEntry) -> Skip:

@@ -66,6 +66,14 @@ def load(path: Path) -> tuple[WatchEntry, ...]:
     return tuple(entries)
 
 
+def select(entries: tuple[WatchEntry, ...], only: str | None, *, path: Path) -> tuple[WatchEntry, ...]:
+    """The one model that was named, or all. Raises WatchlistError when it is not on the list."""
+    chosen = tuple(entry for entry in entries if only is None or entry.repo_id == only)
+    if only is not None and not chosen:
+        raise WatchlistError(f"{only} is not on {path}", hint="Add it there, or check its spelling.")
+    return chosen
+
+
 def _read(path: Path) -> str:
     try:
         with path.open("rb") as stream:

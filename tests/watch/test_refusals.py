@@ -195,3 +195,18 @@ def test_a_model_that_no_runner_can_hold_is_refused_with_what_it_needs() -> None
     assert refusal.reason.startswith("too large for any runner: needs about ")
     assert refusal.exit_code == UnsupportedModelError.exit_code
     assert "samples" in refusal.hint
+
+
+def test_a_target_that_nobody_could_create_is_refused_before_a_gpu_is_asked_for() -> None:
+    refusal = skip(triage(entry(), upstream(), absent(), must_exist=True))
+    assert refusal.exit_code == PublishError.exit_code
+    assert "HF_TOKEN may not see it" in refusal.reason
+    assert refusal.hint == "Run `awq-bot create-target quantized/Tiny-awq` first."
+    assert isinstance(triage(entry(), upstream(), absent()), Candidate)
+    empty = absent(state=TargetState.EMPTY)
+    assert isinstance(triage(entry(), upstream(), empty, must_exist=True), Candidate)
+
+
+def test_what_is_refused_anyway_is_refused_for_that_and_not_for_a_missing_target() -> None:
+    unlicensed = upstream(license=None)
+    assert "licence absent" in skip(triage(entry(), unlicensed, absent(), must_exist=True)).reason

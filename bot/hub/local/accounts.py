@@ -20,14 +20,23 @@ _WRITING_ORG_ROLES = frozenset({"write", "admin"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """Whose token came with a request. orgs: name → role in it (read, write, admin)."""
+    """Whose token came with a request. orgs: name → role in it (read, write, admin).
+
+    only: the repos, by their key, whose content an exchanged token is for; None for a token of an account, which
+    may do what the account may.
+    """
 
     user: str
     role: Role
     orgs: Mapping[str, str]
+    only: frozenset[str] | None = None
 
     def is_member_of(self, namespace: str) -> bool:
         return namespace == self.user or namespace in self.orgs
+
+    def reaches(self, repo: Repo) -> bool:
+        """Whether it sees the repo although it is private."""
+        return self.is_member_of(repo.namespace) if self.only is None else repo.key in self.only
 
     def may_write_to(self, namespace: str) -> bool:
         member = namespace == self.user or self.orgs.get(namespace) in _WRITING_ORG_ROLES
@@ -35,13 +44,15 @@ class Identity:
 
 
 def may_see(identity: Identity | None, repo: Repo, settings: RepoSettings) -> bool:
-    return not settings.private or (identity is not None and identity.is_member_of(repo.namespace))
+    return not settings.private or (identity is not None and identity.reaches(repo))
 
 
 def may_read_files(identity: Identity | None, repo: Repo, settings: RepoSettings) -> bool:
     if not settings.gated:
         return True
-    return identity is not None and (identity.is_member_of(repo.namespace) or identity.user in settings.granted)
+    return identity is not None and (
+        identity.reaches(repo) or identity.is_member_of(repo.namespace) or identity.user in settings.granted
+    )
 
 
 class Accounts:
@@ -95,6 +106,11 @@ class Accounts:
     def has_user(self, user: str) -> bool:
         return user in self._read()["users"]
 
+    def memberships(self, user: str) -> dict[str, str]:
+        """name → role of the organisations that a user is in."""
+        orgs: dict[str, str] = self._read()["users"].get(user, {}).get("orgs", {})
+        return orgs
+
     def _read(self) -> dict[str, Any]:
         content: dict[str, Any] = json.loads(self.path.read_bytes())
         return content
@@ -108,8 +124,18 @@ def _new_token() -> str:
 
 
 def require_writer(identity: Identity, namespace: str) -> Identity:
+    """For what changes more than content: creating, settings, names."""
+    if identity.only is not None:
+        raise HubError(403, "This token may only change the content of one repo")
     if identity.may_write_to(namespace):
         return identity
     if identity.role != "write":
         raise HubError(403, "This token has no write access: use a token with the write role")
     raise HubError(403, f"You don't have the rights to write under the namespace {namespace!r}")
+
+
+def require_editor(identity: Identity, repo: Repo) -> Identity:
+    """For commits, branches and tags."""
+    if identity.only is not None and identity.role == "write" and identity.reaches(repo):
+        return identity
+    return require_writer(identity, repo.namespace)

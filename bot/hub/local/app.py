@@ -8,13 +8,22 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from bot.hub.local import admin_routes, commit_routes, file_routes, lfs_routes, pages, read_routes, repo_routes
+from bot.hub.local import (
+    admin_routes,
+    commit_routes,
+    file_routes,
+    lfs_routes,
+    oauth_routes,
+    pages,
+    read_routes,
+    repo_routes,
+)
 from bot.hub.local.context import Context, Json
 from bot.hub.local.errors import HubError, RepoMovedError
 
 
 def hub_app(context: Context) -> Starlette:
-    rooms = (repo_routes, commit_routes, lfs_routes, read_routes, file_routes, admin_routes, pages)
+    rooms = (repo_routes, commit_routes, lfs_routes, oauth_routes, read_routes, file_routes, admin_routes, pages)
     app = Starlette(
         routes=[route for room in rooms for route in room.routes],
         exception_handlers={HubError: _error_answer, RepoMovedError: _moved_answer},

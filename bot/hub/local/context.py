@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from bot.hub.local import errors
-from bot.hub.local.accounts import Accounts, Identity, may_read_files, may_see, require_writer
+from bot.hub.local.accounts import Accounts, Identity, may_read_files, may_see, require_editor, require_writer
 from bot.hub.local.faults import Faults
 from bot.hub.local.names import RepoType
 from bot.hub.local.records import RepoSettings
@@ -20,11 +20,12 @@ from bot.hub.local.repo import Repo
 from bot.hub.local.requestlog import RequestLog
 from bot.hub.local.signing import Signer
 from bot.hub.local.store import Store
+from bot.hub.local.trust import Trust
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Sizes of pages and parts, which tests make small."""
+    """Sizes of pages and parts, and how long an exchanged token is good for; tests make them small."""
 
     list_page: int = 1000
     tree_page: int = 1000
@@ -35,6 +36,7 @@ class Limits:
     multipart_above_bytes: int = 64 * 1024 * 1024
     part_bytes: int = 16 * 1024 * 1024
     commit_body_bytes: int = 512 * 1024 * 1024
+    exchanged_token_s: float = 3600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +45,7 @@ class Context:
 
     store: Store
     accounts: Accounts
+    trust: Trust
     signer: Signer
     faults: Faults
     log: RequestLog
@@ -73,9 +76,17 @@ class Asked:
             raise errors.gated(self.repo.repo_id, authenticated=self.identity is not None)
 
     def require_write(self) -> Identity:
+        """For its content."""
+        return require_editor(self._require_login(), self.repo)
+
+    def require_owner(self) -> Identity:
+        """For its name, its settings and its end."""
+        return require_writer(self._require_login(), self.repo.namespace)
+
+    def _require_login(self) -> Identity:
         if self.identity is None:
             raise errors.repo_not_found(authenticated=False)
-        return require_writer(self.identity, self.repo.namespace)
+        return self.identity
 
 
 def context(request: Request) -> Context:
@@ -85,7 +96,9 @@ def context(request: Request) -> Context:
 
 def identity(request: Request) -> Identity | None:
     """Who asks; noted for the log. Raises 401 for a bad token."""
-    who = context(request).accounts.identify(request.headers.get("authorization"))
+    authorization = request.headers.get("authorization")
+    known = context(request)
+    who = known.trust.identify(authorization) or known.accounts.identify(authorization)
     request.scope["state"]["user"] = None if who is None else who.user
     return who
 

@@ -12,7 +12,7 @@ REPO_TYPES: tuple[RepoType, ...] = get_args(RepoType)
 
 _NAME = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?")
 # First segments of the server's own routes.
-_RESERVED = frozenset({"api", "datasets", "models", "spaces", "_local"})
+_RESERVED = frozenset({"api", "datasets", "models", "oauth", "spaces", "_local"})
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 # What git check-ref-format refuses, one component at a time.

@@ -36,6 +36,8 @@ def whoami(request: Request) -> Response:
     who = identity(request)
     if who is None:
         raise errors.HubError(401, "Invalid username or password.")
+    if who.only is not None:
+        raise errors.forbidden("This token is nobody's account")
     orgs = [
         {"type": "org", "name": name, "fullname": name, "roleInOrg": role}
         for name, role in sorted(who.orgs.items())

@@ -41,6 +41,10 @@ class Repo:
         return self.repo_id.partition("/")[0]
 
     @property
+    def key(self) -> str:
+        return f"{self.repo_type}s/{self.repo_id}"
+
+    @property
     def exists(self) -> bool:
         return (self.folder / "repo.json").is_file()
 

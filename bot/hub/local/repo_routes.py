@@ -44,7 +44,7 @@ def delete(request: Request, body: Mapping[str, Any]) -> Response:
     who = identity(request)
     namespace = body.get("organization") or (who.user if who else "")
     found = _named(request, f"{namespace}/{body.get('name')}", body)
-    found.require_write()
+    found.require_owner()
     context(request).store.delete(found.repo)
     return Response(status_code=204)
 
@@ -52,14 +52,14 @@ def delete(request: Request, body: Mapping[str, Any]) -> Response:
 def move(request: Request, body: Mapping[str, Any]) -> Response:
     found = _named(request, str(body.get("fromRepo")), body)
     new_id = check_repo_id(str(body.get("toRepo")))
-    require_writer(found.require_write(), new_id.partition("/")[0])
+    require_writer(found.require_owner(), new_id.partition("/")[0])
     moved = context(request).store.move(found.repo, new_id)
     return Json({"url": repo_url(request, moved)})
 
 
 def update_settings(request: Request, body: Mapping[str, Any]) -> Response:
     found = asked(request)
-    found.require_write()
+    found.require_owner()
     changes: dict[str, Any] = {}
     if "gated" in body:
         if body["gated"] not in ("auto", "manual", False):
@@ -75,7 +75,7 @@ def update_settings(request: Request, body: Mapping[str, Any]) -> Response:
 
 def grant_access(request: Request, body: Mapping[str, Any]) -> Response:
     found = asked(request)
-    found.require_write()
+    found.require_owner()
     user = str(body.get("user"))
     if not found.settings.gated:
         raise errors.bad_request("The repo is not gated")

@@ -24,6 +24,7 @@ from bot.hub.local.seeding import Content
 from bot.hub.local.serving import Connections, Server
 from bot.hub.local.signing import Signer
 from bot.hub.local.store import Store
+from bot.hub.local.trust import Publisher, Trust
 
 
 class LocalHub:
@@ -40,6 +41,7 @@ class LocalHub:
         self.faults = Faults()
         self._log = RequestLog(self.root / "requests.jsonl")
         self._limits = limits or Limits()
+        self.trust = Trust(self.root / "trust.json", token_s=self._limits.exchanged_token_s)
         self._ports = (port, files_port)
         self._endpoint = ""
         self._resources = contextlib.ExitStack()
@@ -103,6 +105,7 @@ class LocalHub:
         context = Context(
             store=self.store,
             accounts=self.accounts,
+            trust=self.trust,
             signer=Signer(self.root / "signing.key"),
             faults=self.faults,
             log=self._log,
@@ -137,6 +140,16 @@ class LocalHub:
     def grant_access(self, repo_id: str, user: str, *, repo_type: RepoType = "model") -> None:
         """Lets a user read the files of a gated repo, as accepting its terms does."""
         self.repo(repo_id, repo_type=repo_type).grant(user)
+
+    # -- trusted publishers
+
+    def trust_issuer(self, issuer: str, public_key: str) -> None:
+        """Whose id-tokens are believed; the real Hub knows GitHub's. public_key: PEM."""
+        self.trust.add_issuer(issuer, public_key)
+
+    def trust_publisher(self, resource: str, *, issuer: str, claims: Mapping[str, str]) -> None:
+        """What a repo's settings page does (`namespace/name`), or an account's (its name): see `Trust`."""
+        self.trust.add_publisher(resource, Publisher(issuer=issuer, claims=claims))
 
     # -- repos, without HTTP
 

@@ -90,9 +90,9 @@ class Store:
             self._rename(repo.folder, target.folder)
             disk.fsync_folder(repo.folder.parent)
         with disk.locked(self.root / "moves.lock"):
-            moves = {old: new for old, new in self._moves().items() if old != _key(target)}
+            moves = {old: new for old, new in self._moves().items() if old != target.key}
             moves = {old: new_id if new == repo.repo_id else new for old, new in moves.items()}
-            self._write_moves({**moves, _key(repo): new_id})
+            self._write_moves({**moves, repo.key: new_id})
         return target
 
     def _unchecked(self, repo_id: str, repo_type: RepoType) -> Repo:
@@ -123,11 +123,7 @@ class Store:
         disk.write_atomic(self.root / "moves.json", json.dumps(moves, indent=2).encode())
 
     def _forget_move(self, repo: Repo) -> None:
-        if _key(repo) not in self._moves():
+        if repo.key not in self._moves():
             return
         with disk.locked(self.root / "moves.lock"):
-            self._write_moves({old: new for old, new in self._moves().items() if old != _key(repo)})
-
-
-def _key(repo: Repo) -> str:
-    return f"{repo.repo_type}s/{repo.repo_id}"
+            self._write_moves({old: new for old, new in self._moves().items() if old != repo.key})

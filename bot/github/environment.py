@@ -1,0 +1,161 @@
+"""What GitHub Actions tells a step about its run, and the files through which a step answers."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bot.errors import EnvironmentProblem
+from bot.text import plain
+
+DEFAULT_API = "https://api.github.com"
+DEFAULT_SERVER = "https://github.com"
+MOST_OUTPUT_BYTES = 1_000_000  # of a job, says GitHub
+MOST_SUMMARY_BYTES = 2**20  # of a step
+_CUT = "\n\n*The rest is cut: a summary holds 1 MiB. All of it is in the log.*\n"
+_SHORTEST_SECRET = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Actions:
+    """A run of a workflow, or a person's terminal, where `inside` is false and most of this is empty.
+
+    workflow: the file's name, `watch.yml`. token: for the API; never printed.
+    """
+
+    inside: bool = False
+    api_url: str = DEFAULT_API
+    server_url: str = DEFAULT_SERVER
+    token: str | None = field(default=None, repr=False)
+    repository: str = ""
+    run_id: str = ""
+    run_attempt: str = "1"
+    workflow: str = ""
+    event_name: str = ""
+    event_path: Path | None = None
+    output: Path | None = None
+    summary: Path | None = None
+
+    @classmethod
+    def from_environment(cls) -> Actions:
+        def said(name: str) -> str:
+            return os.environ.get(name, "").strip()
+
+        return cls(
+            inside=said("GITHUB_ACTIONS") == "true",
+            api_url=(said("GITHUB_API_URL") or DEFAULT_API).rstrip("/"),
+            server_url=(said("GITHUB_SERVER_URL") or DEFAULT_SERVER).rstrip("/"),
+            token=said("GITHUB_TOKEN") or None,
+            repository=said("GITHUB_REPOSITORY"),
+            run_id=said("GITHUB_RUN_ID"),
+            run_attempt=said("GITHUB_RUN_ATTEMPT") or "1",
+            workflow=said("GITHUB_WORKFLOW_REF").partition("@")[0].rpartition("/")[2],
+            event_name=said("GITHUB_EVENT_NAME"),
+            event_path=_path(said("GITHUB_EVENT_PATH")),
+            output=_path(said("GITHUB_OUTPUT")),
+            summary=_path(said("GITHUB_STEP_SUMMARY")),
+        )
+
+    @property
+    def run_url(self) -> str:
+        """Empty when this is no run."""
+        return f"{self.server_url}/{self.repository}/actions/runs/{self.run_id}" if self.run_id else ""
+
+    @property
+    def issues_url(self) -> str:
+        return f"{self.server_url}/{self.repository}/issues"
+
+    @property
+    def run_name(self) -> str:
+        """Tells attempts of one run apart; empty when this is no run."""
+        return f"{self.run_id}.{self.run_attempt}" if self.run_id else ""
+
+    def event(self) -> dict[str, Any]:
+        """What started the run, as GitHub describes it; empty when nobody says so."""
+        try:
+            content = json.loads(self.event_path.read_bytes()) if self.event_path else {}
+        except (OSError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}
+
+    def own_pull_request(self) -> int | None:
+        """The number of the pull request that started this run; None for a fork's, or when there is none.
+
+        A run for a fork has a token that may not write.
+        """
+        pull = self.event().get("pull_request")
+        if not isinstance(pull, dict):
+            return None
+        head = ((pull.get("head") or {}).get("repo") or {}).get("full_name", "")
+        number = pull.get("number")
+        return number if isinstance(number, int) and head == self.repository else None
+
+    def set_outputs(self, values: Mapping[str, object]) -> None:
+        """Outputs of the step, for later jobs. A value is text, or what JSON can say."""
+        if self.output is None:
+            return
+        texts = {name: _output_text(value) for name, value in values.items()}
+        if sum(len(text.encode()) for text in texts.values()) > MOST_OUTPUT_BYTES:
+            raise EnvironmentProblem(
+                f"the outputs of this step are larger than {MOST_OUTPUT_BYTES:,} bytes",
+                hint="Watch fewer models in one repository.",
+            )
+        _append(self.output, "".join(_heredoc(name, text) for name, text in texts.items()))
+
+    def add_summary(self, markdown: str) -> None:
+        """Appended to the step's summary, cut where GitHub would refuse it whole."""
+        if self.summary is None:
+            return
+        there = self.summary.stat().st_size if self.summary.exists() else 0
+        _append(self.summary, _cut(redacted(markdown), MOST_SUMMARY_BYTES - there))
+
+
+def known_secrets() -> tuple[str, ...]:
+    """The values of every variable that is named as tokens are; longest first."""
+    found = {value.strip() for name, value in os.environ.items() if name.endswith(("TOKEN", "SECRET", "PASSWORD"))}
+    return tuple(sorted((value for value in found if len(value) >= _SHORTEST_SECRET), key=len, reverse=True))
+
+
+def redacted(text: str) -> str:
+    """Without any token of this process, whatever message carried it."""
+    for secret in known_secrets():
+        # Also as it is written in Markdown.
+        for written in (secret, plain(secret)):
+            text = text.replace(written, "***")
+    return text
+
+
+def _path(text: str) -> Path | None:
+    return Path(text) if text else None
+
+
+def _output_text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+
+
+def _heredoc(name: str, text: str) -> str:
+    # Random, so that no value can end it and go on with an output of its own.
+    end = f"end_{secrets.token_hex(16)}"
+    return f"{name}<<{end}\n{text}\n{end}\n"
+
+
+def _cut(text: str, room: int) -> str:
+    content = text.encode()
+    if len(content) <= room:
+        return text
+    kept = content[: max(0, room - len(_CUT.encode()))].decode(errors="ignore")
+    # A table or a <details> that ends in the middle would take the note with it.
+    return kept.rpartition("\n")[0] + _CUT if kept else ""
+
+
+def _append(path: Path, text: str) -> None:
+    try:
+        with path.open("a", encoding="utf-8") as stream:
+            stream.write(text)
+    except OSError as error:
+        raise EnvironmentProblem(f"{path}: cannot write: {error.strerror}", hint="Is the disk full?") from None

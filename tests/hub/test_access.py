@@ -1,0 +1,99 @@
+"""What `doctor` says of tokens and identities, before a run finds out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from huggingface_hub import HfApi
+
+from bot.hub.access import check_access, check_endpoint
+from bot.hub.local import LocalHub
+from bot.hub.session import Hub
+from bot.records import Check
+from tests.github_api.id_token import IdTokens
+from tests.hub.models import TARGET, all_requests, as_bot, forget_requests
+from tests.hub.workflows import running_workflow, trust
+
+
+@pytest.fixture
+def workflow(hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> Iterator[IdTokens]:
+    with running_workflow(hub, monkeypatch) as tokens:
+        yield tokens
+
+
+def looked_at(hub: Hub, *, runner: bool = False, namespaces: tuple[str, ...] = ("quantized",)) -> dict[str, Check]:
+    return {check.name: check for check in check_access(hub, namespaces, runner=runner)}
+
+
+def statuses(checks: dict[str, Check]) -> dict[str, str]:
+    return {name: check.status for name, check in checks.items()}
+
+
+def test_two_tokens_that_fit(hub: LocalHub) -> None:
+    assert statuses(looked_at(as_bot(hub))) == {
+        "read token": "ok",
+        "see quantized": "ok",
+        "write token": "ok",
+        "write to quantized": "ok",
+    }
+
+
+def test_read_token_that_would_not_see_private_targets_is_warned_of(hub: LocalHub) -> None:
+    stranger = Hub(hub.endpoint, hub.token("reader", role="read"), hub.token())
+    check = looked_at(stranger)["see quantized"]
+    assert check.status == "warning"
+    assert "seem to be missing" in check.fix
+
+
+def test_runner_needs_no_write_token_and_should_have_none(hub: LocalHub) -> None:
+    read = hub.token("bot", role="read")
+    assert statuses(looked_at(Hub(hub.endpoint, read, read), runner=True)) == {
+        "read token": "ok",
+        "see quantized": "ok",
+        "write token": "ok",
+    }
+    found = looked_at(as_bot(hub), runner=True)
+    assert (found["write token"].status, found["write to quantized"].status) == ("warning", "ok")
+    strong = hub.token("bot")
+    assert looked_at(Hub(hub.endpoint, strong, strong), runner=True)["read token"].status == "warning"
+
+
+def test_runner_without_any_token_is_no_failure(hub: LocalHub) -> None:
+    assert statuses(looked_at(Hub(hub.endpoint), runner=True)) == {"read token": "warning", "write token": "ok"}
+    assert looked_at(Hub(hub.endpoint))["write token"].status == "failed"
+
+
+def test_create_token_is_tried_where_there_is_one(hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+    monkeypatch.setenv("HF_CREATE_TOKEN", hub.token())
+    assert looked_at(Hub.from_environment())["create token"].status == "ok"
+    hub.revoke_token(hub.token())
+    check = looked_at(Hub.from_environment())["create token"]
+    assert (check.status, "refuses the token" in check.found) == ("failed", True)
+
+
+def test_identity_is_exchanged_instead_of_a_write_token(hub: LocalHub, api: HfApi, workflow: IdTokens) -> None:
+    api.create_repo(TARGET, private=True)
+    refused = looked_at(Hub.from_environment())["trusted publisher"]
+    assert refused.status == "failed"
+    assert f"{TARGET}/settings" in refused.fix
+    trust(hub)
+    forget_requests(hub)
+    found = looked_at(Hub.from_environment())
+    assert found["trusted publisher"].status == "ok"
+    assert "write token" not in found
+    assert workflow.asked == 2
+    assert [item.path for item in all_requests(hub) if item.method == "POST"] == ["/oauth/token"]
+
+
+def test_identity_that_cannot_be_exchanged_says_nothing_about_the_endpoint(
+    workflow: IdTokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.delenv("ACTIONS_ID_TOKEN_REQUEST_TOKEN")
+    alone = Hub.from_environment()
+    assert check_endpoint(alone).status == "ok"
+    check = looked_at(alone)["trusted publisher"]
+    assert (check.status, "id-token: write" in check.fix) == ("failed", True)
+    assert workflow.asked == 0

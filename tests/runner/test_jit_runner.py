@@ -1,0 +1,263 @@
+"""The script that gives a plain machine one runner per job, against a GitHub API and with a fake runner."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.github_api.jit_runners import JitRunners, jit_config
+from tests.github_api.serving import served
+
+SCRIPT = Path(__file__).parents[2] / ".github" / "runner" / "jit-runner.sh"
+PATIENCE_S = 30
+MEND = 78
+# Writes down how it was called and what it found, and leaves a mess as a job does.
+FAKE_RUNNER = """\
+#!/usr/bin/env bash
+case $1 in
+awq-bot) printf '%s\\n' "$*" >>"$RECORD/self-test"; exit "${SELF_TEST_CODE:-0}" ;;
+esac
+printf '%s\\n' "$*" >"$RECORD/arguments"
+tr '\\0' ' ' <"/proc/$PPID/cmdline" >"$RECORD/parent"
+env >"$RECORD/environment"
+ls -A "$RUNNER_WORK" "$RUNNER_WORK/job" >"$RECORD/found"
+mkdir -p "$RUNNER_WORK/job/locked/inner" && echo strangers >"$RUNNER_WORK/job/locked/inner/file"
+chmod 000 "$RUNNER_WORK/job/locked"
+trap 'echo stopped >"$RECORD/stopped"; exit 0' TERM
+touch "$RECORD/started"
+for _ in $(seq "${JOB_TENTHS:-0}"); do sleep 0.1; done
+exit "${JOB_CODE:-0}"
+"""
+
+
+@dataclass
+class Machine:
+    github: JitRunners
+    environment: dict[str, str]
+    root: Path
+
+    @property
+    def work(self) -> Path:
+        return self.root / "srv" / "runner"
+
+    def run(self, **changed: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(SCRIPT)],
+            env=self.environment | changed,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PATIENCE_S,
+        )
+
+    def record(self, name: str) -> str:
+        path = self.root / "record" / name
+        return path.read_text() if path.exists() else ""
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    github = JitRunners()
+    for folder in ("record", "srv"):
+        (tmp_path / folder).mkdir()
+    fake, token = tmp_path / "fake-runner", tmp_path / "token"
+    fake.write_text(FAKE_RUNNER)
+    fake.chmod(0o755)
+    token.write_text(github.token + "\n")
+    token.chmod(0o600)
+    with served(github.routes) as url:
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOSTNAME": "gpu box; rm -rf /",
+            "GITHUB_API_URL": url,
+            "RUNNER_SCOPE": "repos/someone/awq-bot",
+            "RUNNER_LABELS": "self-hosted,gpu,gpu-24gb",
+            "RUNNER_WORK": str(tmp_path / "srv" / "runner"),
+            "RUNNER_EXEC": str(fake),
+            "RUNNER_TOKEN_FILE": str(token),
+            "RECORD": str(tmp_path / "record"),
+        }
+        yield Machine(github, environment, tmp_path)
+
+
+def test_one_cycle_registers_runs_one_job_and_leaves_nothing(machine: Machine) -> None:
+    done = machine.run()
+    assert done.returncode == 0, done.stderr
+    [body] = machine.github.registered
+    assert machine.github.paths == ["/repos/someone/awq-bot/actions/runners/generate-jitconfig"]
+    assert body["labels"] == ["self-hosted", "gpu", "gpu-24gb"]
+    assert (body["runner_group_id"], body["work_folder"]) == (1, "_work")
+    assert body["name"].startswith("awq-gpu-box--rm--rf---")
+    assert machine.record("arguments") == "/home/runner/run.sh\n"
+    environment = machine.record("environment").splitlines()
+    assert f"ACTIONS_RUNNER_INPUT_JITCONFIG={jit_config(body['name'])}" in environment
+    assert sorted(path.name for path in machine.work.rglob("*")) == [".awq-bot-runner", "job", "tmp"]
+
+
+def test_the_machine_is_tested_before_anything_is_registered(machine: Machine) -> None:
+    assert machine.run().returncode == 0
+    assert machine.record("self-test") == "awq-bot doctor --runner --work /home/runner/_work\n"
+    failed = machine.run(SELF_TEST_CODE="8")
+    assert failed.returncode == 1
+    assert "not fit" in failed.stderr
+    assert len(machine.github.registered) == 1
+
+
+def test_a_job_finds_a_clean_disk_whatever_the_last_one_left(machine: Machine) -> None:
+    assert machine.run().returncode == 0
+    (machine.work / "job" / "left").mkdir()
+    (machine.work / "job" / "left" / "over").write_text("by a power cut")
+    assert machine.run().returncode == 0
+    assert machine.record("found").split() == [
+        f"{machine.work}:",
+        ".awq-bot-runner",
+        "job",
+        "tmp",
+        f"{machine.work}/job:",
+    ]
+
+
+def test_the_token_is_in_no_arguments_no_environment_and_no_message(machine: Machine) -> None:
+    done = machine.run()
+    assert machine.github.leaked == []
+    for text in (
+        done.stdout,
+        done.stderr,
+        machine.record("environment"),
+        machine.record("parent"),
+        machine.record("arguments"),
+    ):
+        assert machine.github.token not in text
+    assert jit_config(machine.github.registered[0]["name"]) not in machine.record("parent") + done.stderr
+
+
+def test_a_leak_into_arguments_would_be_seen(machine: Machine) -> None:
+    """The test above is worth something: the same request made carelessly is noticed."""
+    url = f"{machine.environment['GITHUB_API_URL']}/orgs/x/actions/runners/generate-jitconfig"
+    header = f"Authorization: Bearer {machine.github.token}"
+    body = json.dumps({"name": "a", "runner_group_id": 1, "labels": ["x"]})
+    subprocess.run(["curl", "-s", "-H", header, "-d", body, url], check=True, capture_output=True)
+    assert machine.github.leaked != []
+
+
+def test_the_systemd_credential_is_taken_first(machine: Machine) -> None:
+    credentials = machine.root / "credentials"
+    credentials.mkdir()
+    (credentials / "github-token").write_text(machine.github.token)
+    done = machine.run(CREDENTIALS_DIRECTORY=str(credentials), RUNNER_TOKEN_FILE="/nowhere")
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_organisation_with_its_group(machine: Machine) -> None:
+    assert machine.run(RUNNER_SCOPE="orgs/someone", RUNNER_GROUP_ID="7").returncode == 0
+    assert machine.github.paths == ["/orgs/someone/actions/runners/generate-jitconfig"]
+    assert machine.github.registered[0]["runner_group_id"] == 7
+
+
+def test_a_token_that_others_may_read_is_not_used(machine: Machine) -> None:
+    Path(machine.environment["RUNNER_TOKEN_FILE"]).chmod(0o644)
+    done = machine.run()
+    assert (done.returncode, machine.github.paths) == (MEND, [])
+    assert "chmod 600" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "words"),
+    [
+        (403, MEND, "may not register"),
+        (404, MEND, "may not register"),
+        (422, MEND, "labels"),
+        (500, 1, "500"),
+        (200, 1, "200"),
+    ],
+)
+def test_refusals_that_a_person_must_mend_are_told_from_those_that_pass(
+    machine: Machine, status: int, code: int, words: str
+) -> None:
+    machine.github.status = status
+    done = machine.run()
+    assert done.returncode == code
+    assert words in done.stderr
+    assert machine.record("arguments") == ""
+
+
+def test_an_expired_token_stops_the_unit(machine: Machine) -> None:
+    Path(machine.environment["RUNNER_TOKEN_FILE"]).write_text("github_pat_old")
+    done = machine.run()
+    assert done.returncode == MEND
+    assert "401" in done.stderr
+    assert "github_pat_old" not in done.stderr
+
+
+def test_github_that_cannot_be_reached_may_be_better_next_time(machine: Machine) -> None:
+    done = machine.run(GITHUB_API_URL="http://127.0.0.1:9")
+    assert done.returncode == 1
+    assert "cannot be reached" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("RUNNER_SCOPE", "someone/awq-bot"),
+        ("RUNNER_SCOPE", "repos/someone/awq-bot/../../x"),
+        ("RUNNER_LABELS", 'gpu","evil'),
+        ("RUNNER_LABELS", "gpu,$(id)"),
+        ("RUNNER_GROUP_ID", "one"),
+        ("RUNNER_WORK", "/"),
+        ("RUNNER_WORK", "/srv"),
+        ("RUNNER_WORK", "work/runner"),
+        ("RUNNER_WORK", "/srv/runner/../.."),
+        ("RUNNER_EXEC", "/nowhere"),
+        ("RUNNER_EXEC", ""),
+    ],
+)
+def test_settings_that_make_no_sense_are_named_before_anything_happens(
+    machine: Machine, name: str, value: str
+) -> None:
+    done = machine.run(**{name: value})
+    assert done.returncode == MEND
+    assert name in done.stderr
+    assert machine.github.paths == []
+
+
+def test_a_folder_that_held_something_else_is_not_emptied(machine: Machine) -> None:
+    machine.work.mkdir()
+    (machine.work / "thesis.txt").write_text("precious")
+    done = machine.run()
+    assert done.returncode == MEND
+    assert "is not empty" in done.stderr
+    assert (machine.work / "thesis.txt").read_text() == "precious"
+
+
+def test_a_runner_that_fails_is_told_and_cleaned_up_after(machine: Machine) -> None:
+    done = machine.run(JOB_CODE="3")
+    assert done.returncode == 1
+    assert "ended with 3" in done.stderr
+    assert list((machine.work / "job").iterdir()) == []
+
+
+def test_stopping_the_service_stops_the_job_and_cleans(machine: Machine) -> None:
+    environment = machine.environment | {"JOB_TENTHS": "300"}
+    with subprocess.Popen([str(SCRIPT)], env=environment, stderr=subprocess.PIPE, text=True) as process:
+        _wait_for(machine.root / "record" / "started")
+        assert machine.run().returncode == 1  # the folder is taken
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 143, err
+    assert machine.record("stopped") == "stopped\n"
+    assert list((machine.work / "job").iterdir()) == []
+
+
+def _wait_for(path: Path) -> None:
+    until = time.monotonic() + PATIENCE_S
+    while not path.exists():
+        assert time.monotonic() < until, f"{path} never appeared"
+        time.sleep(0.02)

@@ -1,0 +1,169 @@
+"""What cannot be run here is at least read by those who know its format, and agrees with the rest of the house."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+
+from bot.watch.sizing import RUNNER_VRAM_GIB
+
+FOLDER = Path(__file__).parents[2] / ".github" / "runner"
+KUBERNETES = ("1.33", "1.37")  # the oldest and the newest that the values are checked against
+FAKE_DOCKER = """\
+#!/usr/bin/env bash
+printf '%s\\n' "$@" >>"$RECORD"
+printf 'seen=%s\\n' "${ACTIONS_RUNNER_INPUT_JITCONFIG:-}" >>"$RECORD.environment"
+"""
+
+
+def read(name: str) -> str:
+    return (FOLDER / name).read_text()
+
+
+def values() -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load(read("scale-set.yaml"))
+    return content
+
+
+# --- the scale set ------------------------------------------------------------------------------------------
+
+
+def check_values(content: dict[str, Any]) -> None:
+    schema = json.loads(read("scale-set.schema.json"))
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(content, schema)
+
+
+def test_values_are_keys_of_the_chart() -> None:
+    check_values(values())
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"minRunner": 0},
+        {"minRunners": 1},
+        {"scaleSetLabels": ["gpu-24gb"]},
+        {"githubConfigSecret": {"github_token": "ghp_in_a_file"}},
+        {"githubConfigUrl": "someone/awq-bot"},
+    ],
+)
+def test_schema_refuses_what_would_not_work_or_not_be_safe(changed: dict[str, Any]) -> None:
+    with pytest.raises(jsonschema.ValidationError):
+        check_values(values() | changed)
+
+
+@pytest.mark.parametrize("version", KUBERNETES)
+def test_pods_are_pods(version: str) -> None:
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": values()["template"]["spec"]}
+    kubernetes_validate.validate(pod, version, strict=True)
+    pod["spec"]["volumes"][0]["ephemeral"]["volumeClaim"] = {}
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(pod, version, strict=True)
+
+
+def test_pods_have_one_gpu_a_disk_of_their_own_and_no_rights() -> None:
+    spec = values()["template"]["spec"]
+    [runner] = spec["containers"]
+    assert runner["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    mounts = {mount["name"]: mount["mountPath"] for mount in runner["volumeMounts"]}
+    ephemeral = [volume["name"] for volume in spec["volumes"] if "ephemeral" in volume]
+    assert [mounts[name] for name in ephemeral] == ["/home/runner/_work"]
+    assert spec["securityContext"]["runAsNonRoot"]
+    assert not spec["automountServiceAccountToken"]
+    assert "secret" not in json.dumps(spec).lower()
+
+
+def test_labels_are_those_that_plans_ask_for() -> None:
+    known = {"self-hosted", "gpu", *(f"gpu-{size}gb" for size in RUNNER_VRAM_GIB)}
+    example = re.search(r"^RUNNER_LABELS=(.*)$", read("runner.env.example"), re.MULTILINE)
+    assert example is not None
+    assert set(example[1].split(",")) < known
+    assert set(values()["scaleSetLabels"]) < known
+    for size in RUNNER_VRAM_GIB:
+        assert f"gpu-{size}gb" in read("runner.env.example")
+
+
+# --- the image ----------------------------------------------------------------------------------------------
+
+
+def test_image_pins_what_it_fetches_and_runs_as_nobody_special() -> None:
+    text = read("Dockerfile")
+    assert "FROM ${BASE_IMAGE}@${BASE_DIGEST}" in text
+    for name in ("BASE_IMAGE", "BASE_DIGEST", "RUNNER_VERSION", "RUNNER_SHA256", "PYTHON_VERSION"):
+        assert re.search(rf"^ARG {name}$", text, re.MULTILINE), name
+        assert f"--build-arg {name}=" in read("README.md"), name
+    assert "sha256sum --check --strict" in text
+    assert "--require-hashes" in text
+    assert re.findall(r"^USER (.*)$", text, re.MULTILINE) == ["1001:1001"]
+
+
+def test_image_takes_only_what_it_copies_from_the_checkout() -> None:
+    copied = {
+        word for line in read("Dockerfile").splitlines() if line.startswith("COPY") for word in line.split()[2:-1]
+    }
+    kept = {line[1:] for line in read("Dockerfile.dockerignore").splitlines() if line.startswith("!")}
+    assert copied == kept
+    assert all((FOLDER.parents[1] / name).exists() for name in copied)
+
+
+def test_containers_get_the_registration_through_their_environment(tmp_path: Path) -> None:
+    docker, record = tmp_path / "docker", tmp_path / "record"
+    docker.write_text(FAKE_DOCKER)
+    docker.chmod(0o755)
+    environment = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "RECORD": str(record),
+        "RUNNER_WORK": "/srv/awq-bot/runner",
+        "RUNNER_IMAGE": "awq-bot-runner",
+        "ACTIONS_RUNNER_INPUT_JITCONFIG": "a secret",
+    }
+    subprocess.run([str(FOLDER / "in-container.sh"), "/home/runner/run.sh"], env=environment, check=True)
+    words = record.read_text().splitlines()
+    assert words[:3] == ["rm", "--force", "awq-bot-runner"]
+    assert words[-2:] == ["awq-bot-runner", "/home/runner/run.sh"]
+    assert words[words.index("--env") + 1] == "ACTIONS_RUNNER_INPUT_JITCONFIG"
+    assert "type=bind,src=/srv/awq-bot/runner/job,dst=/home/runner/_work" in words
+    assert "a secret" not in words
+    assert "seen=a secret" in Path(f"{record}.environment").read_text()
+
+
+# --- the service --------------------------------------------------------------------------------------------
+
+
+def test_unit_starts_the_script_anew_and_never_with_a_secret_in_sight() -> None:
+    unit = dict(line.split("=", 1) for line in read("awq-bot-runner.service").splitlines() if "=" in line)
+    assert unit["Restart"] == "always"
+    assert unit["RestartPreventExitStatus"] == "78"
+    assert unit["LoadCredential"] == "github-token:/etc/awq-bot/github-token"
+    assert Path(unit["ExecStart"]).name == "jit-runner.sh"
+    assert "token" not in unit["ExecStart"].lower()
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not here to read its unit")
+def test_unit_is_one_that_systemd_understands(tmp_path: Path) -> None:
+    script = tmp_path / "jit-runner.sh"
+    script.write_text("#!/bin/sh\n")
+    script.chmod(0o755)
+    unit = tmp_path / "awq-bot-runner.service"
+    text = read("awq-bot-runner.service").replace("/opt/awq-bot/runner/jit-runner.sh", str(script))
+    # Whether docker and its unit are here is not what is asked.
+    unit.write_text(re.sub(r"^Requires=.*\n", "", text, flags=re.MULTILINE))
+    command = ["systemd-analyze", "verify", "--man=no", str(unit)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_scripts_can_be_run() -> None:
+    for name in ("jit-runner.sh", "in-container.sh"):
+        assert os.access(FOLDER / name, os.X_OK)

@@ -1,0 +1,156 @@
+"""The whole deployment on this machine: a Hub with upstream models, GitHub's API, a repository, a GPU runner."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from bot import pipeline
+from bot.hub.local import HubError, LocalHub
+from bot.hub.session import Hub
+from bot.watch import watchlist as watchlists
+from tests.house import ASSETS, WATCHLIST, build_house
+from tests.workflows.api import RunsApi
+from tests.workflows.reading import Reading
+from tests.workflows.repository import Repository
+from tests.workflows.runs import Run, start
+
+ASSET = "qwen3-tiny"
+NAMESPACE = "quantized"
+_KEPT = {"quantized", "quantized.json", "report.json", "card"}
+_NVIDIA_SMI = """\
+#!/bin/sh
+echo "NVIDIA L4, 570.86.15, 23034"
+"""
+
+
+@dataclass(kw_only=True)
+class Deployment:
+    """volume: the disk of the GPU runner, which outlives its jobs."""
+
+    hub: LocalHub
+    api: RunsApi
+    repository: Repository
+    volume: Path
+    quantized: Path | None = None
+
+    def watch(self, event: str = "schedule", **payload: Any) -> Run:
+        return start(self.repository, "watch.yml", event, **payload)
+
+    def write_watchlist(self, *names: str, gate: str = "") -> None:
+        """gate: another line of it."""
+        head = [line for line in WATCHLIST.splitlines() if not line.startswith("  - ")]
+        lines = [gate if gate and line.startswith("  gate:") else line for line in head]
+        text = "\n".join([*lines, *(f"  - lab/{name}" for name in names), ""])
+        (self.repository.checkout / "watchlist.yaml").write_text(text)
+
+    def is_published(self, name: str) -> bool:
+        """Whether the target's head has its release's tag."""
+        try:
+            refs = self.hub.refs(target(name))
+        except HubError:
+            return False
+        return any(ref.startswith("refs/tags/") and sha == refs["refs/heads/main"] for ref, sha in refs.items())
+
+    @property
+    def read_token(self) -> str:
+        return self.hub.token("reader", role="read")
+
+    @property
+    def write_token(self) -> str:
+        return self.hub.token("bot")
+
+    def prepare(self) -> None:
+        """Leave on the runner's disk what it quantized before it was stopped: each model as in `quantized`."""
+        assert self.quantized is not None
+        entries = watchlists.load(self.repository.checkout / "watchlist.yaml")
+        hub = Hub(self.hub.endpoint, self.read_token)
+        for job in pipeline.plan(hub, entries).jobs:
+            shutil.copytree(self.quantized, self.volume / job.job_id, dirs_exist_ok=True)
+        self.hub.clear_requests()
+
+
+class Deploy(Protocol):
+    def __call__(self, *names: str, prepared: bool = True) -> Deployment: ...
+
+
+def target(name: str) -> str:
+    return f"{NAMESPACE}/{name}-awq"
+
+
+def leg(verb: str, name: str) -> str:
+    """The name of a model's job."""
+    return f"{target(name)} / {verb} {target(name)}"
+
+
+def at(job: str, step: str, act: Callable[[], None]) -> Callable[[str, str], None]:
+    """A `before_step` that does something just before a step of a job, once."""
+    left = [act]
+
+    def before_step(running: str, next_step: str) -> None:
+        if (running, next_step) == (job, step) and left:
+            left.pop()()
+
+    return before_step
+
+
+@contextlib.contextmanager
+def deployment(reading: Reading, root: Path, *names: str, quantized: Path | None = None) -> Iterator[Deployment]:
+    """Watching lab/NAME for each name. quantized: a folder made by `quantize_once`, to save its minutes."""
+    checkout, tools = root / "checkout", root / "tools"
+    checkout.mkdir(parents=True)
+    tools.mkdir()
+    (tools / "nvidia-smi").write_text(_NVIDIA_SMI)
+    (tools / "nvidia-smi").chmod(0o755)
+    with LocalHub(root / "hub") as hub, RunsApi() as api:
+        for name in names:
+            hub.seed(f"lab/{name}", ASSETS / ASSET)
+        repository = Repository(
+            reading=reading,
+            api=api,
+            root=root / "runs",
+            checkout=checkout,
+            machine=_machine(hub, root),
+            gpu_machine={"PATH": f"{tools}:{_path()}", "AWQ_BOT_WORK": str(root / "volume")},
+        )
+        made = Deployment(hub=hub, api=api, repository=repository, volume=root / "volume", quantized=quantized)
+        repository.secrets["HF_TOKEN"] = made.read_token
+        repository.environments["publish"] = {"HF_WRITE_TOKEN": made.write_token}
+        made.write_watchlist(*names)
+        if quantized is not None:
+            made.prepare()
+        yield made
+
+
+def quantize_once(root: Path) -> Path:
+    """A job's folder as quantizing leaves it, if it is stopped right after. Made for the first who asks."""
+    made = root / "made"
+    if not made.exists():
+        house = build_house(root / "house", models=(ASSET,))
+        with house.hub:
+            done = house.call("run", "--dry-run")
+            assert done.returncode == 0, done.stderr
+        [folder] = house.jobs
+        keep = shutil.ignore_patterns(*{path.name for path in folder.iterdir()} - _KEPT)
+        shutil.copytree(folder, made, ignore=keep)
+    return made
+
+
+def _machine(hub: LocalHub, root: Path) -> dict[str, str]:
+    return {
+        "PATH": _path(),
+        "HF_ENDPOINT": hub.endpoint,
+        "HF_HUB_DISABLE_XET": "1",
+        "MPLCONFIGDIR": str(root.parent / "matplotlib"),
+        "OMP_NUM_THREADS": "1",
+        "COLUMNS": "120",
+    }
+
+
+def _path() -> str:
+    return f"{Path(sys.executable).parent}:/usr/bin:/bin"

@@ -1,0 +1,58 @@
+"""What the other tests have ready, done for once: the installation, and quantizing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.workflows.deployment import Deploy, leg
+from tests.workflows.documents import ROOT
+from tests.workflows.repository import NAME
+from tests.workflows.runs import start
+
+# How pip finds its packages here is this machine's business.
+PIP = {
+    name: value for name, value in os.environ.items() if name.startswith("PIP_") or name.lower().endswith("_proxy")
+}
+
+
+@pytest.mark.slow
+def test_a_run_with_nothing_prepared_quantizes_and_publishes(deploy: Deploy) -> None:
+    here = deploy("one", prepared=False)
+    run = here.watch()
+    assert run.results == {
+        "plan": "success",
+        leg("quantize", "one"): "success",
+        leg("publish", "one"): "success",
+        "report": "success",
+    }
+    assert here.is_published("one")
+    assert "quantizing: 4 of 4 layers" in run.job(leg("quantize", "one")).steps[-1].log
+
+
+@pytest.mark.slow
+def test_setup_installs_what_the_verbs_of_a_hosted_job_need_and_no_torch(deploy: Deploy, tmp_path: Path) -> None:
+    here = deploy("one", prepared=False)
+    for folder in ("bot", "templates"):
+        shutil.copytree(
+            ROOT / folder, here.repository.checkout / folder, ignore=shutil.ignore_patterns("__pycache__")
+        )
+    for name in ("pyproject.toml", "constraints.txt", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, here.repository.checkout)
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "python"], check=True)
+    here.repository.tools = ()
+    here.repository.machine |= PIP | {"PATH": f"{tmp_path / 'python' / 'bin'}:/usr/bin:/bin"}
+    number = here.api.open_issue("maintainer", "Watch it", "", labels=[], is_pull=True).number
+    pull = {"number": number, "head": {"repo": {"full_name": NAME}}}
+    run = start(here.repository, "pull-request.yml", "pull_request", number=number, pull_request=pull)
+    assert run.results == {"plan": "success"}, run.steps[-1].log
+    assert [step.name for step in run.steps] == ["Set up / Install the bot", "Check and plan"]
+    assert len(here.api.comments_on(number)) == 1
+    installed = {path.name for path in (tmp_path / "python").glob("lib/*/site-packages/*")}
+    assert {"github", "huggingface_hub"} <= installed
+    assert not {"torch", "awq", "starlette"} & installed
