@@ -5,6 +5,7 @@ Each says what happened in the log, on the step's summary page, and in outputs o
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
@@ -12,19 +13,18 @@ from typing import Annotated
 import typer
 
 from bot import pipeline, terminal
-from bot.artifacts import read_job, read_plan, read_results, store_plan
+from bot.artifacts import originals_of, read_job, read_plan, read_results, store_plan
 from bot.errors import WatchlistError
 from bot.failures import Memory
 from bot.github.heartbeat import beat
 from bot.hub.session import Hub
 from bot.pages import error_page, plan_page, report_page
 from bot.pipeline import Bench, Outcome
-from bot.records import Job, JobKind, Plan, WatchEntry
+from bot.planning import outputs, plan_run, publishing_place, watched, with_originals
+from bot.records import Job, JobKind
 from bot.steps import Step, causes, err, out, run_leg
 from bot.watch import watchlist as watchlists
-from bot.watch.attempts import hold_back
 from bot.watch.endings import endings
-from bot.watch.plan import matrix_row
 from bot.watch.watchlist import InvalidWatchlistError
 
 app = typer.Typer(
@@ -71,6 +71,9 @@ def plan(
     oidc: Annotated[
         bool, typer.Option("--oidc", envvar="AWQ_BOT_OIDC", help="Publishing uses Trusted Publishers.")
     ] = False,
+    heartbeat_url: Annotated[
+        str, typer.Option(envvar="AWQ_BOT_HEARTBEAT_URL", help="Asked for after a good plan, if given.")
+    ] = "",
 ) -> None:
     """What a run will do: writes OUT/plan.json, OUT/JOB_ID.json for each job, and the matrices of its legs.
 
@@ -82,18 +85,26 @@ def plan(
     Example: [bold]awq-bot actions plan --watchlist watchlist.yaml --out plan[/]
     """
     with Step("The plan failed") as step:
-        where = _publish_on(publish_on, oidc=oidc)
-        hub = Hub.from_environment()
+        where, hub = publishing_place(publish_on, oidc=oidc), Hub.from_environment()
         with Memory(step.actions) as memory:
-            entries = _watched(watchlist, memory)
-            chosen = watchlists.select(entries, only or None, path=watchlist)
-            attempts, running = memory.attempts(), memory.running_elsewhere()
-        found = pipeline.plan(hub, chosen, by_identity=oidc)
-        made = hold_back(found, attempts=attempts, running=running, now=_now(), force=force)
+            entries = watchlists.select(watched(watchlist, memory), only or None, path=watchlist)
+            made = plan_run(hub, entries, memory, now=_now(), force=force, by_identity=oidc)
+        if not dry_run:
+            made = with_originals(hub, made, folder)
         store_plan(folder, made)
-        step.outputs(_matrices(made, publish_on=where, dry_run=dry_run))
-        step.page(plan_page(made, endpoint=hub.endpoint, dry_run=dry_run, notes=memory.notes))
+        step.outputs(outputs(replace(made, jobs=()) if dry_run else made, publish_on=where))
+        page = plan_page(
+            made,
+            endpoint=hub.endpoint,
+            dry_run=dry_run,
+            notes=memory.notes,
+            attempts=memory.known,
+            issues_url=step.actions.issues_url,
+        )
+        step.page(page)
         out.print(terminal.plan_table(made))
+        if heartbeat_url and not beat(heartbeat_url):
+            step.annotate("warning", "the heartbeat URL did not answer")
 
 
 @app.command()
@@ -146,7 +157,8 @@ def publish(
             return
 
         def send() -> Outcome:
-            return pipeline.publish_job(_bench(context, artifact, artifact), job, artifact)
+            bench, originals = _bench(context, artifact, artifact), originals_of(folder, job.job_id)
+            return pipeline.publish_job(bench, job, artifact, originals=originals)
 
         run_leg(step, "publish", job, send, results=results, folder=artifact)
 
@@ -178,9 +190,6 @@ def refresh(
 def report(
     folder: PlanOption = Path("plan"),
     results: ResultsOption = Path("results"),
-    heartbeat_url: Annotated[
-        str, typer.Option(envvar="AWQ_BOT_HEARTBEAT_URL", help="Asked for after a good plan, if given.")
-    ] = "",
 ) -> None:
     """How the run ended: one page, and the issues about what failed. Exits with 0, for the failed legs are red.
 
@@ -193,13 +202,11 @@ def report(
         if made is None:
             out.print("no plan was made, so there is nothing to report")
             return
-        if heartbeat_url and not beat(heartbeat_url):
-            step.annotate("warning", "the heartbeat URL did not answer")
         believed, forged = read_results(results, made)
         endpoint = Hub.from_environment().endpoint
         with Memory(step.actions) as memory:
             ended = endings(made.jobs, believed, memory.own_jobs() if made.jobs else ())
-            lines = memory.tell_endings(ended, made, endpoint=endpoint, now=_now())
+            lines = memory.tell_endings(ended, endpoint=endpoint, now=_now())
         for line in forged:
             step.annotate("warning", line, title="A result was not believed")
         step.page(report_page(ended, endpoint=endpoint, issues=lines, forged=forged, notes=memory.notes))
@@ -274,46 +281,12 @@ def comment(watchlist: WatchlistOption = Path("watchlist.yaml")) -> None:
 # --- what the verbs share -----------------------------------------------------------------------------------
 
 
-def _watched(watchlist: Path, memory: Memory) -> tuple[WatchEntry, ...]:
-    """The watchlist's entries; an issue stands while it has mistakes."""
-    try:
-        entries = watchlists.load(watchlist)
-    except InvalidWatchlistError as error:
-        memory.tell_watchlist(error.mistakes)
-        raise
-    memory.tell_watchlist(())
-    return entries
-
-
 def _job(folder: Path, job_id: str, *, release: bool) -> Job:
     job = read_job(folder, job_id)
     if (job.kind is JobKind.RELEASE) is not release:
         verbs = "`refresh`" if release else "`quantize` and `publish`"
         raise WatchlistError(f"{job_id} is a {job.kind.value} job", hint=f"That is for {verbs}.")
     return job
-
-
-def _publish_on(where: str, *, oidc: bool) -> str:
-    if where not in ("hosted", "runner", ""):
-        raise WatchlistError(f"AWQ_BOT_PUBLISH_ON is {where!r}", hint="It is `hosted` or `runner`.")
-    if where == "runner" and oidc:
-        raise WatchlistError(
-            "publishing on the runner and Trusted Publishers together",
-            hint="Whatever runs on the runner could publish as this workflow: set AWQ_BOT_PUBLISH_ON to hosted.",
-        )
-    return where or "hosted"
-
-
-def _matrices(made: Plan, *, publish_on: str, dry_run: bool) -> dict[str, object]:
-    rows = [(job.kind, matrix_row(job) | {"publish_on": publish_on}) for job in made.jobs if not dry_run]
-    quantize_rows = [row for kind, row in rows if kind is JobKind.RELEASE]
-    refresh_rows = [row for kind, row in rows if kind is not JobKind.RELEASE]
-    return {
-        "quantize": {"include": quantize_rows},
-        "refresh": {"include": refresh_rows},
-        "quantize_count": len(quantize_rows),
-        "refresh_count": len(refresh_rows),
-    }
 
 
 def _bench(context: typer.Context, work: Path, files: Path) -> Bench:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from bot.errors import EnvironmentProblem, WatchlistError
+from bot.github.environment import redacted
 from bot.jobdir import write_atomically
 from bot.records import Job, JobResult, Plan, from_json, to_json
 from bot.watch.endings import believable
@@ -24,6 +25,11 @@ def store_plan(folder: Path, plan: Plan) -> None:
     _write(folder / PLAN, to_json(plan))
     for job in plan.jobs:
         _write(_file_of(folder, job.job_id), to_json(job))
+
+
+def originals_of(folder: Path, job_id: str) -> Path:
+    """Where upstream's own versions of the files that a job edits lie."""
+    return folder / "originals" / job_id
 
 
 def read_plan(folder: Path) -> Plan | None:
@@ -65,7 +71,7 @@ def _result(path: Path) -> JobResult | None:
     if path.is_symlink() or not path.is_file() or path.stat().st_size > _MOST_RESULT_BYTES:
         return None
     try:
-        return from_json(JobResult, path.read_bytes())
+        return from_json(JobResult, redacted(path.read_text(encoding="utf-8")))
     except ValueError:
         return None
 

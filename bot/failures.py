@@ -17,7 +17,7 @@ from bot.github.environment import Actions
 from bot.github.marks import title_of
 from bot.pages import failure_text, trouble_text
 from bot.records import Attempts, Plan, RunningJob, sha256_of
-from bot.watch.attempts import CAP_WITHOUT_ATTEMPTS, after_failure, overdue, tried_content
+from bot.watch.attempts import CAP_WITHOUT_ATTEMPTS, after_failure, overdue, shown, tried_content
 from bot.watch.endings import Ending, Fate
 from bot.watch.release import UP_TO_DATE
 from bot.watch.watchlist import Mistake
@@ -34,7 +34,10 @@ WATCH = "watch"
 
 
 class Memory:
-    """GitHub as this run may use it. Use as a context manager; notes: what it could not say."""
+    """GitHub as this run may use it. Use as a context manager.
+
+    notes: what it could not say. known: the attempts that it told of.
+    """
 
     def __init__(self, actions: Actions) -> None:
         self.actions = actions
@@ -42,6 +45,7 @@ class Memory:
         self._resources = ExitStack()
         self._forge: Forge | None = None
         self._issues: Issues | None = None
+        self.known: tuple[Attempts, ...] = ()
 
     def __enter__(self) -> Memory:
         if self.actions.token and self.actions.repository:
@@ -67,7 +71,9 @@ class Memory:
         if issues is None:
             self.notes.append(f"No GITHUB_TOKEN, so what failed before is not known: {_CAP}")
             return None
-        return self._try(issues.attempts, f"What failed before is not known: {_CAP}")
+        found = self._try(issues.attempts, f"What failed before is not known: {_CAP}")
+        self.known = found or ()
+        return found
 
     def running_elsewhere(self) -> tuple[RunningJob, ...]:
         if self._forge is None:
@@ -130,9 +136,7 @@ class Memory:
         forge = self._forge
         self._try(lambda: keep_comment(forge, number, text), "The comment could not be written.")
 
-    def tell_endings(
-        self, endings: Sequence[Ending], plan: Plan, *, endpoint: str, now: datetime
-    ) -> dict[str, str]:
+    def tell_endings(self, endings: Sequence[Ending], *, endpoint: str, now: datetime) -> dict[str, str]:
         """Failures open or update their issue, success closes it. Target -> a line about its issue."""
         issues = self._issues
         if issues is None:
@@ -145,16 +149,22 @@ class Memory:
                 lines[target] = line or ""
             elif ending.fate in (Fate.PUBLISHED, Fate.UNCHANGED):
                 self._close(issues, target, f"`{ending.job.tag}` is published.")
-        for skip in plan.skipped:
-            if skip.reason == UP_TO_DATE:
-                self._close(issues, skip.entry.target, "It is published by now.")
         return lines
 
-    def tell_watchlist(self, mistakes: Sequence[Mistake]) -> None:
-        """One issue while the watchlist is broken, whatever is wrong with it; closed when it is well."""
-        if not mistakes:
-            self._tell_trouble(WATCHLIST, "", "", ())
+    def close_settled(self, plan: Plan) -> None:
+        """A plan was made, so the watchlist is well; and what is up to date was published, by whomever."""
+        issues = self._issues
+        if issues is None:
             return
+        open_targets = {item.target for item in self.known}
+        if WATCHLIST in open_targets:
+            self._close(issues, WATCHLIST, "The watchlist has no mistakes.")
+        for skip in plan.skipped:
+            if skip.reason == UP_TO_DATE and skip.entry.target in open_targets:
+                self._close(issues, skip.entry.target, "It is published by now.")
+
+    def tell_watchlist(self, mistakes: Sequence[Mistake]) -> None:
+        """One issue while the watchlist is broken, whatever is wrong with it; the next good plan closes it."""
         headline = f"Nothing is watched while the watchlist cannot be read: {_count(len(mistakes), 'mistake')}."
         title = title_of(mistakes[0].file, mistakes[0].message)
         self._tell_trouble(WATCHLIST, title, headline, [(str(item), item.hint) for item in mistakes])
@@ -183,8 +193,8 @@ class Memory:
             exit_code=ending.exit_code,
             text=failure_text(ending, attempts, endpoint=endpoint, run_url=actions.run_url),
         )
-        link = f"[issue {number}]({actions.server_url}/{actions.repository}/issues/{number})"
-        then = "waits for a person" if attempts.waits_for_person else f"next try not before {attempts.next_try}"
+        link = f"[issue {number}]({actions.issues_url}/{number})"
+        then = f"next try not before {shown(attempts.next_try)}" if attempts.next_try else "waits for a person"
         return f"**attempt** {attempts.count}, {then}: {link}"
 
     def _close(self, issues: Issues, target: str, what: str) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from bot.github.marks import code_name
 from bot.hub.publish import opening_note
 from bot.records import Attempts, Job, JobKind, JobResult, Plan, Skip
-from bot.text import render
+from bot.text import duration, render, size
 from bot.watch.attempts import MOST_ATTEMPTS, shown
 from bot.watch.endings import Ending, Fate
 from bot.watch.release import UP_TO_DATE
@@ -32,9 +32,16 @@ _BESIDE = re.compile(r"\]\(([\w.-]+)\)")
 
 
 def plan_page(
-    plan: Plan, *, endpoint: str, title: str = "Plan", dry_run: bool = False, notes: Sequence[str] = ()
+    plan: Plan,
+    *,
+    endpoint: str,
+    title: str = "Plan",
+    dry_run: bool = False,
+    notes: Sequence[str] = (),
+    attempts: Sequence[Attempts] = (),
+    issues_url: str = "",
 ) -> str:
-    """What is done, what waits, what is refused, each with its reason."""
+    """What is done, what waits, what is refused, each with its reason. attempts: whose issues are linked."""
     refused = [skip for skip in plan.skipped if skip.exit_code]
     waiting = [skip for skip in plan.skipped if skip.blocked and not skip.exit_code]
     settled = [skip for skip in plan.skipped if skip.reason == UP_TO_DATE]
@@ -50,6 +57,8 @@ def plan_page(
         waiting=waiting,
         refused=refused,
         settled=settled,
+        issues={skip.entry.target: 0 for skip in waiting} | {item.target: item.issue for item in attempts},
+        issues_url=issues_url,
         verbs=_VERBS,
     )
 
@@ -61,7 +70,15 @@ def _plan_headline(
     parts = [f"**{count} to {verb}**" for verb, count in kinds.items()] or ["**Nothing to do**"]
     rest = {"waiting": len(waiting) + len(plan.deferred), "refused": len(refused), "up to date": len(settled)}
     parts += [f"{count} {word}" for word, count in rest.items() if count]
-    return ", ".join(parts) + (". A dry run: nothing is started." if dry_run else ".")
+    return ", ".join(parts) + "." + _needs_in_all(plan) + (" A dry run: nothing is started." if dry_run else "")
+
+
+def _needs_in_all(plan: Plan) -> str:
+    needs = [job.estimate for job in plan.jobs if job.estimate is not None]
+    if not needs:
+        return ""
+    time, pulled = sum(need.duration_s for need in needs), sum(need.download_bytes for need in needs)
+    return f" In all about {duration(time)} of GPU time and {size(pulled)} to download, by estimate."
 
 
 def job_page(job: Job, result: JobResult, *, endpoint: str, card: str = "") -> str:

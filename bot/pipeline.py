@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 from bot.calibration.sources import local_path, split_files
@@ -49,6 +48,7 @@ from bot.records import (
     TextSource,
     WatchEntry,
     Weights,
+    no_progress,
     to_json,
 )
 from bot.watch import release
@@ -140,18 +140,23 @@ def prepare_job(bench: Bench, job: Job) -> Outcome:
     return outcome
 
 
-def publish_job(bench: Bench, job: Job, folder: Path) -> Outcome:
-    """Publish what another machine prepared in `folder`, where it is just what the plan's job asks for."""
-    return _outcome(job, JobDir(folder), lambda: _publish_accepted(bench, job, folder))
+def publish_job(bench: Bench, job: Job, folder: Path, *, originals: Path) -> Outcome:
+    """Publish what another machine prepared in `folder`, where it is just what the plan's job asks for.
+
+    originals: as `pull_originals` put them there when the plan was made.
+    """
+    return _outcome(job, JobDir(folder), lambda: _publish_accepted(bench, job, folder, originals))
 
 
-def _publish_accepted(bench: Bench, job: Job, folder: Path) -> Publication:
+def _publish_accepted(bench: Bench, job: Job, folder: Path, originals: Path) -> Publication:
     exchange(bench.hub, job.entry.target)
-    with TemporaryDirectory() as originals:
-        upstream = Pinned(job.entry.repo_id, job.upstream.sha)
-        pull_files(bench.hub, upstream, edited_files(job), Path(originals), bench.progress)
-        jobdir = accepted(job, folder, Path(originals))
-    return publish(bench, jobdir)
+    return publish(bench, accepted(job, folder, originals))
+
+
+def pull_originals(hub: Hub, job: Job, folder: Path) -> None:
+    """Upstream's files that are published with our edits, so that whoever publishes can make the edits again."""
+    upstream = Pinned(job.entry.repo_id, job.upstream.sha)
+    pull_files(hub, upstream, edited_files(job), folder, no_progress)
 
 
 def _outcome(job: Job, jobdir: JobDir, work: Callable[[], Publication | None]) -> Outcome:

@@ -5,6 +5,7 @@ Like `actions`, whose verbs it serves, it prints and exits.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from typing import Any, Literal
 import typer
 from rich.console import Console
 from rich.markup import escape
+from typer.exceptions import TyperException
 
 from bot import terminal
 from bot.artifacts import store_result
@@ -27,6 +29,8 @@ from bot.pipeline import Outcome
 from bot.records import Job, JobResult
 from bot.watch.attempts import tried_content
 from bot.watch.watchlist import InvalidWatchlistError
+
+FAULT_HINT = "A fault of the bot: report it with the job's log."
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -48,12 +52,20 @@ class Step:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, BotError):
-            self.fail(error)
-            self.page(error_page(self._failed, causes(error)))
+        problem = error if isinstance(error, BotError) else self._fault(error)
+        if problem is not None:
+            self.fail(problem)
+            self.page(error_page(self._failed, causes(problem)))
         _obey(self._commands.closing())
-        if isinstance(error, BotError):
-            raise typer.Exit(error.exit_code) from None
+        if problem is not None:
+            raise typer.Exit(problem.exit_code) from None
+
+    def _fault(self, error: BaseException | None) -> BotError | None:
+        """What only a developer can mend. Its trace is printed here, while what it quotes commands nothing."""
+        if not isinstance(error, Exception) or isinstance(error, (typer.Exit, typer.Abort, TyperException)):
+            return None
+        err.print(escape(redacted("".join(traceback.format_exception(error)))), soft_wrap=True)
+        return BotError(f"unexpected {type(error).__name__}: {error}", hint=FAULT_HINT)
 
     def fail(self, error: BotError) -> None:
         err.print(redacted(terminal.error_text(error)), soft_wrap=True)
@@ -115,7 +127,7 @@ def _outcome(stage: str, job: Job, work: Callable[[], Outcome], results: Path) -
         return Outcome(job=job, error=error)
     except Exception as error:
         text = f"{job.entry.repo_id}: unexpected {type(error).__name__}: {error}"
-        fault = BotError(text, hint="A fault of the bot: report it with the job's log.")
+        fault = BotError(text, hint=FAULT_HINT)
         store_result(results, _result(job, stage, Outcome(job=job, error=fault)))
         raise
 

@@ -17,7 +17,8 @@ _LONGEST_TEXT = 200  # characters of somebody else's, unless told otherwise
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>|#!&~$]|:(?=//)|(?<=www)\.|@(?=[^\s@]*\.))", re.IGNORECASE)
 # GitHub looks for people and issues in what was rendered, where backslashes are gone.
 _REFERENCE = re.compile(r"(@|#|(?<=://)|(?<=GH-))(?=\w)", re.IGNORECASE)
-_ZERO_WIDTH = "\N{ZERO WIDTH SPACE}"
+_CODE = re.compile(r"(?<!`)`([^`|\\]+)`(?!`)")
+_JOINER = "\N{WORD JOINER}"  # is not seen, and breaks no line
 
 
 def size(size_bytes: int) -> str:
@@ -64,7 +65,17 @@ def plain(text: object, longest: int = _LONGEST_TEXT) -> str:
 
 def quiet(text: object, longest: int = 1000) -> str:
     """As plain, and on GitHub it names nobody and refers to no issue."""
-    return _MARKUP.sub(r"\\\1", _REFERENCE.sub(rf"\1{_ZERO_WIDTH}", one_line(text, longest)))
+    return _silenced(one_line(text, longest))
+
+
+def quiet_code(text: object) -> str:
+    """As quiet, but the `code` of our own hints stays code; whatever is in it, it can be no more than that."""
+    parts = _CODE.split(one_line(text, 1000))
+    return "".join(f"`{part}`" if number % 2 else _silenced(part) for number, part in enumerate(parts))
+
+
+def _silenced(text: str) -> str:
+    return _MARKUP.sub(r"\\\1", _REFERENCE.sub(rf"\1{_JOINER}", text))
 
 
 def render(template: str, **facts: object) -> str:
@@ -81,7 +92,7 @@ def _environment() -> ImmutableSandboxedEnvironment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    filters = (gib, whole_gib, percent, plain, quiet, rounded, size, duration)
+    filters = (gib, whole_gib, percent, plain, quiet, quiet_code, rounded, size, duration)
     environment.filters.update({item.__name__: item for item in filters})
     return environment
 

@@ -25,6 +25,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.utils import close_session
 
 from bot.hub.local import LocalHub
+from tests.workplace import Workplace, open_workplace
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +39,13 @@ def closed_connections() -> Iterator[None]:
 def hub(tmp_path: Path) -> Iterator[LocalHub]:
     with LocalHub(tmp_path / "hub") as running:
         yield running
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Workplace]:
+    """A repository with a watchlist, a Hub and GitHub's API, for the verbs that workflows call."""
+    with open_workplace(tmp_path) as place:
+        yield place
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import HfApi
 
 from bot import pipeline
 from bot.hub.local import HubError
@@ -35,9 +36,9 @@ class Watch:
     def artifact(self) -> Path:
         return self.runner.root / self.quantized.outputs["artifact"]
 
-    def publish(self, artifact: Path, results: str = "results-of-a-try") -> Ended:
-        words = ("--job-id", self.job.job_id, "--artifact", str(artifact), "--results", results)
-        return self.runner.step("actions", "publish", *words, HF_WRITE_TOKEN=self.house.hub.token())
+    def publish(self, artifact: Path, results: str = "results-of-a-try", plan: str = "plan") -> Ended:
+        words = ("--job-id", self.job.job_id, "--artifact", str(artifact), "--results", results, "--plan", plan)
+        return self.runner.step_here("actions", "publish", *words, HF_WRITE_TOKEN=self.house.hub.token())
 
     def result(self, folder: str) -> JobResult:
         return from_json(JobResult, (self.runner.root / folder / f"{self.job.job_id}.json").read_bytes())
@@ -202,6 +203,19 @@ def test_provenance_that_names_something_else_is_refused(watch: Watch, copy: Pat
     refused(watch, copy, "its provenance does not follow")
 
 
+def test_what_upstream_has_is_taken_from_the_plan_and_from_nowhere_else(watch: Watch, tmp_path: Path) -> None:
+    plan = shutil.copytree(watch.runner.root / "plan", tmp_path / "plan")
+    originals = plan / "originals" / watch.job.job_id
+    assert {path.name for path in originals.iterdir()} == {"config.json", "tokenizer_config.json"}
+    config = originals / "config.json"
+    config.write_bytes(config.read_bytes().replace(b"1e-05", b"1e-06"))
+    ended = watch.publish(watch.artifact, plan=str(plan))
+    assert ended.code == 7
+    assert "'config.json' is not what upstream has" in ended.err
+    shutil.rmtree(originals)
+    assert watch.publish(watch.artifact, plan=str(plan)).code == 7
+
+
 def test_a_leg_without_an_artifact_ends_well_and_says_nothing(watch: Watch, tmp_path: Path) -> None:
     ended = watch.publish(tmp_path / "nothing", results="results-of-nothing")
     assert ended.code == 0
@@ -211,7 +225,7 @@ def test_a_leg_without_an_artifact_ends_well_and_says_nothing(watch: Watch, tmp_
 
 def test_a_job_that_was_not_planned_is_refused(watch: Watch) -> None:
     for job_id in ("quantized--other-awq-00000000-00000000", "../plan/plan", "plan"):
-        ended = watch.runner.step("actions", "quantize", "--job-id", job_id)
+        ended = watch.runner.step_here("actions", "quantize", "--job-id", job_id)
         assert ended.code in (2, 8), ended.err
         assert ended.outputs == {}
 
@@ -230,7 +244,7 @@ def test_then_it_is_published_once_and_the_next_plan_is_empty(watch: Watch) -> N
     assert hub.refs(TARGET) == refs
 
     shutil.copytree(watch.runner.root / "results-quantize", watch.runner.root / "results" / "quantize")
-    report = watch.runner.step("actions", "report")
+    report = watch.runner.step_here("actions", "report")
     assert report.code == 0, report.err
     assert "1 published" in report.summary
 
@@ -239,11 +253,35 @@ def test_then_it_is_published_once_and_the_next_plan_is_empty(watch: Watch) -> N
     assert not (watch.runner.root / "elsewhere" / watch.job.job_id / "source").exists()
 
     hub.clear_requests()
-    empty = watch.runner.step("actions", "plan", "--out", "plan-2")
+    empty = watch.runner.step_here("actions", "plan", "--out", "plan-2")
     assert (empty.code, empty.outputs["quantize_count"], empty.outputs["refresh_count"]) == (0, "0", "0")
     asked = [request.path for request in hub.requests if "agent-harnesses" not in request.path]
     assert len(asked) <= 3
     assert sum("/resolve/" not in path for path in asked) <= 2
+
+
+def test_what_needs_no_gpu_is_one_leg(watch: Watch) -> None:
+    """A changed small file upstream, then a publication that lost its tag."""
+    hub, runner = watch.house.hub, watch.runner
+    write = {"HF_WRITE_TOKEN": hub.token()}
+    hub.seed(MODEL, {"generation_config.json": '{"temperature": 0.25}'})
+    for kind, reason in (("refresh", "generation_config.json"), ("finish", "no tag")):
+        planned = runner.step_here("actions", "plan", "--out", f"plan-{kind}")
+        assert (planned.outputs["quantize_count"], planned.outputs["refresh_count"]) == ("0", "1")
+        [row] = json.loads(planned.outputs["refresh"])["include"]
+        assert (row["kind"], row["runs_on"]) == (kind, ["ubuntu-latest"])
+        assert reason in planned.summary.replace("\\", "")
+        words = ("--plan", f"plan-{kind}", "--job-id", row["job_id"], "--results", f"results-{kind}/a")
+        wrong = runner.step_here("actions", "quantize", *words)
+        assert (wrong.code, f"is a {kind} job" in wrong.err) == (2, True)
+        ended = runner.step("actions", "refresh", *words, **write)
+        assert ended.code == 0, ended.err
+        report = runner.step_here("actions", "report", "--plan", f"plan-{kind}", "--results", f"results-{kind}")
+        assert "## 1 published" in report.summary
+        tag = json.loads(hub.files(TARGET)["provenance.json"])["tag"]
+        assert hub.refs(TARGET)[f"refs/tags/{tag}"] == hub.refs(TARGET)["refs/heads/main"]
+        HfApi(endpoint=hub.endpoint, token=hub.token()).delete_tag(TARGET, tag=tag)
+    assert json.loads(hub.files(TARGET)["generation_config.json"]) == {"temperature": 0.25}
 
 
 def test_no_step_shows_a_token(watch: Watch) -> None:

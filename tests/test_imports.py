@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-HEAVY = ("torch", "transformers", "awq", "datasets")
+HEAVY = ("torch", "transformers", "awq", "datasets", "github")
 
 
 def test_importing_the_cli_loads_nothing_heavy() -> None:

@@ -101,6 +101,10 @@ def answered(what: str) -> Iterator[None]:
         ) from None
     except GithubException as error:
         raise GitHubFailsError(f"GitHub answers {error.status}: {what}", hint=_hint(error.status)) from None
+    except requests.exceptions.RetryError:
+        raise GitHubFailsError(
+            f"GitHub keeps failing, after {TRIES} tries: {what}", hint="Nothing was lost. The next run asks again."
+        ) from None
     except requests.RequestException as error:
         raise GitHubFailsError(
             f"GitHub cannot be reached: {what}: {type(error).__name__}",

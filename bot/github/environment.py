@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bot.errors import EnvironmentProblem
+from bot.text import plain
 
 DEFAULT_API = "https://api.github.com"
 DEFAULT_SERVER = "https://github.com"
@@ -66,6 +67,10 @@ class Actions:
         return f"{self.server_url}/{self.repository}/actions/runs/{self.run_id}" if self.run_id else ""
 
     @property
+    def issues_url(self) -> str:
+        return f"{self.server_url}/{self.repository}/issues"
+
+    @property
     def run_name(self) -> str:
         """Tells attempts of one run apart; empty when this is no run."""
         return f"{self.run_id}.{self.run_attempt}" if self.run_id else ""
@@ -116,10 +121,12 @@ def known_secrets() -> tuple[str, ...]:
     return tuple(sorted((value for value in found if len(value) >= _SHORTEST_SECRET), key=len, reverse=True))
 
 
-def redacted(text: str, known: Iterable[str] | None = None) -> str:
+def redacted(text: str) -> str:
     """Without any token of this process, whatever message carried it."""
-    for secret in known_secrets() if known is None else known:
-        text = text.replace(secret, "***")
+    for secret in known_secrets():
+        # Also as it is written in Markdown.
+        for written in (secret, plain(secret)):
+            text = text.replace(written, "***")
     return text
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from github.Issue import Issue
 
-from bot.github.client import Forge, answered
+from bot.github.client import Forge, GitHubFailsError, answered
 from bot.github.environment import redacted
 from bot.github.marks import LABEL, label_of, mark, read_mark
 from bot.records import Attempts
@@ -18,6 +18,7 @@ class Issues:
     def __init__(self, forge: Forge) -> None:
         self._forge = forge
         self._open: dict[str, list[tuple[Issue, Attempts]]] | None = None
+        self._problem: GitHubFailsError | None = None
 
     def attempts(self) -> tuple[Attempts, ...]:
         """What the open issues say, one per target. Raises GitHubFailsError."""
@@ -53,8 +54,14 @@ class Issues:
                 issue.edit(state="closed", state_reason="completed")
 
     def _found(self) -> dict[str, list[tuple[Issue, Attempts]]]:
+        if self._problem is not None:
+            raise self._problem  # it was asked long enough
         if self._open is None:
-            self._open = self._look()
+            try:
+                self._open = self._look()
+            except GitHubFailsError as error:
+                self._problem = error
+                raise
         return self._open
 
     def _look(self) -> dict[str, list[tuple[Issue, Attempts]]]:

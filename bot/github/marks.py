@@ -58,7 +58,8 @@ def mark(attempts: Attempts) -> str:
 
 def read_mark(body: str, *, issue: int) -> Attempts | None:
     """None when the text carries no mark, or one that was tampered with."""
-    found = next(reversed(list(_MARK.finditer(body))), None)
+    # GitHub ends lines with CR LF where somebody edited the text on its pages.
+    found = next(reversed(list(_MARK.finditer(body.replace("\r\n", "\n")))), None)
     if found is None:
         return None
     next_try = None if found["next"] == "-" else found["next"]

@@ -11,8 +11,9 @@ from github.WorkflowJob import WorkflowJob
 from bot.github.client import Forge, answered
 from bot.records import PlanTimes, RunningJob
 
-# The name of a leg is its verb and its target; a workflow that calls another puts its own name before it.
-_LEG = re.compile(r"(?:.* / )?(quantize|publish|refresh) (\S+)")
+# The name of a leg is its verb and its target. A job that calls another workflow is named for the target, which
+# stands alone until that workflow's jobs are there, and then before theirs.
+_LEG = re.compile(r"(?:.* / )?(?:(quantize|publish|refresh) )?([\w.-]+/[\w.-]+)", re.ASCII)
 _UNDER_WAY = ("in_progress", "queued", "waiting", "pending")
 _PLAN = re.compile(r"(?:.* / )?plan")
 _RUNS_LOOKED_AT = 50
@@ -61,5 +62,9 @@ def _legs(jobs: Iterable[WorkflowJob]) -> Iterator[RunningJob]:
         name = _LEG.fullmatch(job.name)
         if name is not None:
             yield RunningJob(
-                stage=name[1], target=name[2], status=job.status, conclusion=job.conclusion, url=job.html_url or ""
+                stage=name[1] or "",
+                target=name[2],
+                status=job.status,
+                conclusion=job.conclusion,
+                url=job.html_url or "",
             )

@@ -103,10 +103,10 @@ def _wait(job: Job, tried: Attempts | None, now: datetime) -> Skip | None:
     if tried is None or tried.content != tried_content(job):
         return None
     if tried.waits_for_person:
-        reason = f"failed {tried.count} times, waits for a person: issue #{tried.issue}"
+        reason = f"failed {tried.count} times, waits for a person"
         return Skip(entry=job.entry, reason=reason, hint="Close the issue to have it tried again.", blocked=True)
     if tried.next_try is not None and now < datetime.fromisoformat(tried.next_try):
-        reason = f"failed {_times(tried.count)}, next try not before {shown(tried.next_try)}: issue #{tried.issue}"
+        reason = f"failed {_times(tried.count)}, next try not before {shown(tried.next_try)}"
         return Skip(entry=job.entry, reason=reason, hint="Close the issue to have it tried now.", blocked=True)
     return None
 

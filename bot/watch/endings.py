@@ -61,20 +61,27 @@ def endings(
 
 
 def _ending(job: Job, legs: Mapping[tuple[str, str], JobResult], running: Sequence[RunningJob] | None) -> Ending:
-    stage = _last_stage(job, legs)
+    stage = _last_stage(job, legs, running)
     result, seen = legs.get((job.job_id, stage)), _seen(job, stage, running)
-    if result is None:
+    # What was quantized and goes no further was lost on its way.
+    if result is None or result.status == "quantized":
         return _without_result(job, stage, seen, known=running is not None)
     return _with_result(job, result, seen)
 
 
-def _last_stage(job: Job, legs: Mapping[tuple[str, str], JobResult]) -> str:
-    """The leg that decides: `publish` only where there is something to publish."""
+def _last_stage(job: Job, legs: Mapping[tuple[str, str], JobResult], running: Sequence[RunningJob] | None) -> str:
+    """The leg that decides: `publish` only where it had something to publish."""
     if job.kind is not JobKind.RELEASE:
         return "refresh"
-    quantized = legs.get((job.job_id, "quantize"))
-    made = quantized is not None and quantized.status == "quantized"
-    return "publish" if made or (job.job_id, "publish") in legs else "quantize"
+    if (job.job_id, "publish") in legs:
+        return "publish"
+    quantized, sent = legs.get((job.job_id, "quantize")), _seen(job, "publish", running)
+    began = sent is not None and sent.conclusion != "skipped"
+    if quantized is None:
+        return "publish" if began else "quantize"
+    made, by = quantized.status == "quantized", _seen(job, "quantize", running)
+    lost = by is not None and by.conclusion not in (None, "success") and not began
+    return "publish" if made and not lost else "quantize"
 
 
 def _seen(job: Job, stage: str, running: Sequence[RunningJob] | None) -> RunningJob | None:
@@ -120,7 +127,7 @@ def _without_result(job: Job, stage: str, seen: RunningJob | None, *, known: boo
 
 _LOST = {
     "failure": (
-        "the runner was lost, or the job failed before the bot could say why",
+        "the runner was lost, or a step failed that is not the bot's",
         "Read the job's log, and what the runner's machine says: out of memory, disk, or switched off.",
     ),
     "timed_out": (

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any
 
 from starlette.requests import Request
 
 from tests.github_api.id_token import IdTokens
-from tests.github_api.server import Account, GitHubApi, Job
+from tests.github_api.server import Account, GitHubApi, Issue, Job
 
 _SCOPES = {"/issues": "issues", "/actions": "actions"}
 
@@ -34,6 +34,11 @@ class RunsApi(GitHubApi):
     ) -> None:
         super().__exit__(kind, error, trace)
         self.identities.__exit__(kind, error, trace)
+
+    @property
+    def granted(self) -> tuple[str, ...]:
+        """The token of every job so far."""
+        return tuple(self._permissions)
 
     # -- what a run needs
 
@@ -75,6 +80,12 @@ class RunsApi(GitHubApi):
 
     def _sufficient(self, scope: str, request: Request) -> tuple[str, ...]:
         """Comments on pull requests are issues' comments, for which the right to pull requests is enough."""
-        number: Any = request.url.path.split("/")[5] if request.url.path.count("/") > 4 else ""
-        issue = self.issues.get(int(number)) if number.isdigit() else None
+        issue = self._issue_of(request.url.path)
         return (scope, "pull-requests") if issue is not None and issue.is_pull else (scope,)
+
+    def _issue_of(self, path: str) -> Issue | None:
+        found = re.search(r"/issues/(comments/)?(\d+)", path)
+        if found is None:
+            return None
+        number = int(found[2])
+        return self.issues.get(self.comments[number].issue if found[1] else number)

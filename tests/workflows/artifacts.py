@@ -40,8 +40,8 @@ class Artifacts:
         taken = [artifact for artifact in self._by_id.values() if artifact.name == name]
         if taken and not overwrite:
             raise WorkflowError(f"artifact {name}: there is one of that name already")
-        for artifact in taken:
-            del self._by_id[artifact.id]
+        if taken:
+            self.delete(name)
         self._count += 1
         made = Artifact(id=str(self._count), name=name, folder=self._root / str(self._count))
         for path in files:
@@ -49,6 +49,9 @@ class Artifacts:
             shutil.copyfile(source / path, made.folder / path)
         self._by_id[made.id] = made
         return made
+
+    def delete(self, name: str) -> None:
+        del self._by_id[self.named(name).id]
 
     def has(self, artifact_id: str) -> bool:
         return artifact_id in self._by_id

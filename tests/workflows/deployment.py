@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from bot import pipeline
 from bot.hub.local import HubError, LocalHub
@@ -37,6 +37,7 @@ class Deployment:
     api: RunsApi
     repository: Repository
     volume: Path
+    quantized: Path | None = None
 
     def watch(self, event: str = "schedule", **payload: Any) -> Run:
         return start(self.repository, "watch.yml", event, **payload)
@@ -51,22 +52,51 @@ class Deployment:
     def is_published(self, name: str) -> bool:
         """Whether the target's head has its release's tag."""
         try:
-            refs = self.hub.refs(f"{NAMESPACE}/{name}-awq")
+            refs = self.hub.refs(target(name))
         except HubError:
             return False
         return any(ref.startswith("refs/tags/") and sha == refs["refs/heads/main"] for ref, sha in refs.items())
 
     @property
-    def tokens(self) -> dict[str, str]:
-        return {"read": self.hub.token("reader", role="read"), "write": self.hub.token("bot")}
+    def read_token(self) -> str:
+        return self.hub.token("reader", role="read")
 
-    def prepare(self, quantized: Path) -> None:
+    @property
+    def write_token(self) -> str:
+        return self.hub.token("bot")
+
+    def prepare(self) -> None:
         """Leave on the runner's disk what it quantized before it was stopped: each model as in `quantized`."""
+        assert self.quantized is not None
         entries = watchlists.load(self.repository.checkout / "watchlist.yaml")
-        hub = Hub(self.hub.endpoint, self.tokens["read"])
+        hub = Hub(self.hub.endpoint, self.read_token)
         for job in pipeline.plan(hub, entries).jobs:
-            shutil.copytree(quantized, self.volume / job.job_id)
+            shutil.copytree(self.quantized, self.volume / job.job_id, dirs_exist_ok=True)
         self.hub.clear_requests()
+
+
+class Deploy(Protocol):
+    def __call__(self, *names: str, prepared: bool = True) -> Deployment: ...
+
+
+def target(name: str) -> str:
+    return f"{NAMESPACE}/{name}-awq"
+
+
+def leg(verb: str, name: str) -> str:
+    """The name of a model's job."""
+    return f"{target(name)} / {verb} {target(name)}"
+
+
+def at(job: str, step: str, act: Callable[[], None]) -> Callable[[str, str], None]:
+    """A `before_step` that does something just before a step of a job, once."""
+    left = [act]
+
+    def before_step(running: str, next_step: str) -> None:
+        if (running, next_step) == (job, step) and left:
+            left.pop()()
+
+    return before_step
 
 
 @contextlib.contextmanager
@@ -87,27 +117,28 @@ def deployment(reading: Reading, root: Path, *names: str, quantized: Path | None
             checkout=checkout,
             machine=_machine(hub, root),
             gpu_machine={"PATH": f"{tools}:{_path()}", "AWQ_BOT_WORK": str(root / "volume")},
-            secrets={"HF_TOKEN": hub.token("reader", role="read")},
-            environments={"publish": {"HF_WRITE_TOKEN": hub.token("bot")}},
         )
-        made = Deployment(hub=hub, api=api, repository=repository, volume=root / "volume")
+        made = Deployment(hub=hub, api=api, repository=repository, volume=root / "volume", quantized=quantized)
+        repository.secrets["HF_TOKEN"] = made.read_token
+        repository.environments["publish"] = {"HF_WRITE_TOKEN": made.write_token}
         made.write_watchlist(*names)
         if quantized is not None:
-            made.prepare(quantized)
+            made.prepare()
         yield made
 
 
 def quantize_once(root: Path) -> Path:
-    """A job's folder as quantizing leaves it: where the runner is stopped right after."""
-    house = build_house(root / "house", models=(ASSET,))
-    with house.hub:
-        done = house.call("run", "--dry-run")
-        assert done.returncode == 0, done.stderr
-    [folder] = house.jobs
-    for path in folder.iterdir():
-        if path.name not in _KEPT:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    return folder
+    """A job's folder as quantizing leaves it, if it is stopped right after. Made for the first who asks."""
+    made = root / "made"
+    if not made.exists():
+        house = build_house(root / "house", models=(ASSET,))
+        with house.hub:
+            done = house.call("run", "--dry-run")
+            assert done.returncode == 0, done.stderr
+        [folder] = house.jobs
+        keep = shutil.ignore_patterns(*{path.name for path in folder.iterdir()} - _KEPT)
+        shutil.copytree(folder, made, ignore=keep)
+    return made
 
 
 def _machine(hub: LocalHub, root: Path) -> dict[str, str]:

@@ -35,7 +35,8 @@ class Repository:
 
     source: whose .github is read. machine: the environment of every machine; gpu_machine: what our own add.
     tools: `uses` of what every machine has already. held: concurrency groups.
-    before_step: called with the names of job and step; may raise RunnerLostError.
+    before_step: called with the names of job and step, first with no step; may raise RunnerLostError.
+    started: called with each run.
     """
 
     reading: Reading
@@ -50,6 +51,7 @@ class Repository:
     environments: dict[str, dict[str, str]] = field(default_factory=dict)
     tools: tuple[str, ...] = ("$/.github/actions/setup",)
     before_step: Callable[[str, str], None] = lambda job, step: None
+    started: Callable[[Any], None] = lambda run: None
     held: set[str] = field(default_factory=set)
     folders: Iterator[int] = field(default_factory=itertools.count)
 

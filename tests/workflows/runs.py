@@ -25,6 +25,11 @@ def start(repository: Repository, file: str, event: str, **payload: Any) -> Run:
     return run
 
 
+def seeing(steps: list[StepRecord], value: str) -> set[tuple[str, str]]:
+    """Which steps, by job and name, find a value anywhere in their environment."""
+    return {(step.job, step.name) for step in steps if any(value in text for text in step.env.values())}
+
+
 class Run:
     """jobs: those that ended so far, in that order."""
 
@@ -52,6 +57,7 @@ class Run:
         )
 
     def go(self) -> None:
+        self._here.started(self)
         # What a fork's pull request starts gets no secrets.
         secrets = {} if self._around.fork else dict(self._here.secrets)
         self._run_level(Level(workflow=self._workflow, inputs=self._inputs(), secrets=secrets))
@@ -117,6 +123,7 @@ class Run:
 
     def _run_leg(self, level: Level, job: Job, contexts: dict[str, Any]) -> tuple[str, dict[str, str]]:
         name = level.name(self._name(job, contexts))
+        self._here.before_step(name, "")
         concurrency = self._evaluate(job.concurrency, contexts)
         group = concurrency["group"] if concurrency else f"{self.id}/{name}"
         if group in self._here.held:

@@ -1,4 +1,4 @@
-"""The watch as GitHub runs it: two models published, then nothing new."""
+"""The watch as GitHub runs it: the first run, and the days after it. Each test goes on where the last ended."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.workflows.deployment import Deployment, deployment
+from tests.workflows.deployment import Deployment, deployment, leg, target
 from tests.workflows.reading import Reading
-from tests.workflows.runs import Run
+from tests.workflows.runs import Run, seeing
 
-ONE, TWO = "quantized/one-awq", "quantized/two-awq"
+ONE, TWO = target("one"), target("two")
+QUANTIZE_ONE, PUBLISH_ONE = leg("quantize", "one"), leg("publish", "one")
+QUANTIZE_TWO, PUBLISH_TWO = leg("quantize", "two"), leg("publish", "two")
 
 
 @dataclass(frozen=True)
@@ -27,14 +29,136 @@ def first(reading: Reading, quantized: Path, tmp_path_factory: pytest.TempPathFa
         yield Watched(here, here.watch())
 
 
-def test_both_models_are_published_each_by_its_own_jobs(first: Watched) -> None:
-    assert first.run.results == {
-        "plan": "success",
-        f"{ONE} / quantize {ONE}": "success",
-        f"{ONE} / publish {ONE}": "success",
-        f"{TWO} / quantize {TWO}": "success",
-        f"{TWO} / publish {TWO}": "success",
-        "report": "success",
-    }
+def test_both_models_are_published_each_as_soon_as_it_is_quantized(first: Watched) -> None:
+    assert list(first.run.results.items()) == [
+        ("plan", "success"),
+        (QUANTIZE_ONE, "success"),
+        (PUBLISH_ONE, "success"),
+        (QUANTIZE_TWO, "success"),
+        (PUBLISH_TWO, "success"),
+        ("report", "success"),
+    ]
     assert first.here.is_published("one")
     assert first.here.is_published("two")
+
+
+def test_only_quantizing_takes_a_machine_of_ones_own(first: Watched) -> None:
+    labels = {job.name: job.labels for job in first.run.jobs if job.labels != ("ubuntu-latest",) and job.labels}
+    assert labels == dict.fromkeys((QUANTIZE_ONE, QUANTIZE_TWO), ("self-hosted", "gpu", "gpu-16gb"))
+
+
+def test_no_step_before_publish_sees_the_write_credential(first: Watched) -> None:
+    assert len(first.run.steps) >= 8
+    assert seeing(first.run.steps, first.here.write_token) == {
+        (PUBLISH_ONE, "Publish / Publish"),
+        (PUBLISH_TWO, "Publish / Publish"),
+    }
+
+
+def test_no_job_before_publish_can_prove_who_it_is(first: Watched) -> None:
+    proving = {step.job for step in first.run.steps if any(name.startswith("ACTIONS_ID") for name in step.env)}
+    assert proving == {PUBLISH_ONE, PUBLISH_TWO}
+
+
+def test_the_read_token_is_seen_by_the_steps_that_read_the_hub(first: Watched) -> None:
+    assert seeing(first.run.steps, first.here.read_token) == {
+        ("plan", "Plan"),
+        *(
+            (job, step)
+            for job in (QUANTIZE_ONE, QUANTIZE_TWO)
+            for step in ("Look at this machine", "Quantize / Work it off")
+        ),
+        *((job, "Publish / Publish") for job in (PUBLISH_ONE, PUBLISH_TWO)),
+    }
+
+
+def test_the_token_for_github_is_seen_only_by_steps_that_talk_to_github(first: Watched) -> None:
+    seen = {found for token in first.here.api.granted for found in seeing(first.run.steps, token)}
+    assert seen == {("plan", "Plan"), ("report", "Report")}
+
+
+def test_no_token_is_left_in_logs_pages_artifacts_or_on_a_machine(first: Watched) -> None:
+    tokens = {first.here.write_token, first.here.read_token, *first.here.api.granted}
+    texts = [step.log for step in first.run.steps] + [job.summary for job in first.run.jobs]
+    files = [path for path in first.here.repository.root.rglob("*") if path.is_file()]
+    files += [path for path in first.here.volume.rglob("*") if path.is_file()]
+    assert len(files) > 50
+    for token in tokens:
+        assert not [text for text in texts if token in text]
+        assert not [path for path in files if token.encode() in path.read_bytes()]
+
+
+def test_every_job_had_the_rights_that_it_needed(first: Watched) -> None:
+    assert first.here.api.requests
+    assert {asked.status for asked in first.here.api.requests} <= {200, 201, 204}
+
+
+def test_what_is_handed_on_is_the_plan_the_models_and_the_results(first: Watched) -> None:
+    kinds = sorted(name.partition("quantized--")[0] for name in first.run.artifacts.names())
+    assert kinds == ["plan", *["quantized-"] * 2, *["result-publish-"] * 2, *["result-quantize-"] * 2]
+    [handed, _] = [name for name in first.run.artifacts.names() if name.startswith("quantized-quantized")]
+    there = {path.name for path in first.run.artifacts.named(handed).folder.iterdir()}
+    assert {"quantized", "card", "card.json"} <= there
+    assert not there & {"source", "layers", "hf-home"}
+
+
+def test_the_report_is_one_page_with_both(first: Watched) -> None:
+    page = first.run.job("report").summary
+    assert "2 published" in page
+    assert page.count("✅") == 2
+    assert not first.here.api.issues
+
+
+def test_when_nothing_is_new_the_plan_runs_alone_and_asks_little(first: Watched) -> None:
+    first.here.hub.clear_requests()
+    again = first.here.watch()
+    assert again.results == {"plan": "success"}
+    assert again.artifacts.names() == []
+    asked = [request for request in first.here.hub.requests if "agent-harnesses" not in request.path]
+    read = [request for request in asked if "/resolve/" in request.path]
+    assert len(read) <= 1 * 2
+    assert len(asked) - len(read) <= 2 * 2
+
+
+def test_a_relay_of_webhooks_starts_the_watch_for_one_model(first: Watched) -> None:
+    first.here.hub.clear_requests()
+    run = first.here.watch("repository_dispatch", action="upstream-changed", client_payload={"only": "lab/two"})
+    assert run.results == {"plan": "success"}
+    assert not [request for request in first.here.hub.requests if "lab/one" in request.path]
+    assert [request for request in first.here.hub.requests if "lab/two" in request.path]
+
+
+@pytest.mark.slow
+def test_changed_small_files_are_republished_without_a_gpu(first: Watched) -> None:
+    before = first.here.hub.files(ONE)
+    first.here.hub.seed("lab/one", {"generation_config.json": b'{"do_sample": true, "temperature": 0.25}'})
+    run = first.here.watch()
+    assert run.results == {"plan": "success", f"refresh {ONE}": "success", "report": "success"}
+    assert run.job(f"refresh {ONE}").labels == ("ubuntu-latest",)
+    assert seeing(run.steps, first.here.write_token) == {(f"refresh {ONE}", "Refresh / Work it off")}
+    after = first.here.hub.files(ONE)
+    changed = {path for path in before if before[path] != after[path]}
+    assert changed == {"generation_config.json", "README.md", "provenance.json"}
+    assert first.here.watch().results == {"plan": "success"}
+
+
+def test_a_dry_run_says_what_would_be_done_and_starts_nothing(first: Watched) -> None:
+    first.here.hub.seed("lab/two", {"generation_config.json": b'{"do_sample": false}'})
+    run = first.here.watch("workflow_dispatch", inputs={"dry_run": True})
+    assert run.results == {"plan": "success"}
+    assert "**1 to refresh**, 1 up to date. A dry run" in run.job("plan").summary
+
+
+def test_a_good_plan_is_told_to_whoever_counts_heartbeats(first: Watched) -> None:
+    first.here.repository.variables["AWQ_BOT_HEARTBEAT_URL"] = f"{first.here.hub.endpoint}/heartbeat"
+    first.here.hub.clear_requests()
+    assert first.here.watch("workflow_dispatch", inputs={"only": "lab/one"}).results == {"plan": "success"}
+    assert [request.path for request in first.here.hub.requests].count("/heartbeat") == 1
+
+
+def test_the_kill_switch_stops_everything(first: Watched) -> None:
+    first.here.hub.clear_requests()
+    first.here.repository.variables["AWQ_BOT_PAUSED"] = "true"
+    assert first.here.watch().results == {}
+    assert not first.here.hub.requests
+    del first.here.repository.variables["AWQ_BOT_PAUSED"]

@@ -1,0 +1,81 @@
+"""What a run of the watch does: what is new, less what must wait, and what publishing it will be held against."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+
+from bot import pipeline
+from bot.artifacts import originals_of
+from bot.errors import BotError, WatchlistError
+from bot.failures import Memory
+from bot.hub.session import Hub
+from bot.records import Job, JobKind, Plan, Skip, WatchEntry
+from bot.watch import watchlist as watchlists
+from bot.watch.attempts import hold_back
+from bot.watch.plan import matrices
+from bot.watch.watchlist import InvalidWatchlistError
+
+
+def watched(watchlist: Path, memory: Memory) -> tuple[WatchEntry, ...]:
+    """The watchlist's entries; an issue stands while it has mistakes."""
+    try:
+        return watchlists.load(watchlist)
+    except InvalidWatchlistError as error:
+        memory.tell_watchlist(error.mistakes)
+        raise
+
+
+def plan_run(
+    hub: Hub,
+    entries: tuple[WatchEntry, ...],
+    memory: Memory,
+    *,
+    now: datetime,
+    force: bool = False,
+    by_identity: bool = False,
+) -> Plan:
+    """What is new and may be done now. Issues about what was published meanwhile are closed.
+
+    by_identity: a workflow's identity publishes, which creates no targets.
+    """
+    attempts, running = memory.attempts(), memory.running_elsewhere()
+    found = pipeline.plan(hub, entries, by_identity=by_identity)
+    memory.close_settled(found)
+    return hold_back(found, attempts=attempts, running=running, now=now, force=force)
+
+
+def with_originals(hub: Hub, made: Plan, folder: Path) -> Plan:
+    """The plan, with what publishing compares beside it in `folder`; without jobs for which that cannot be had."""
+    kept: list[Job] = []
+    lost: list[Skip] = []
+    for job in made.jobs:
+        try:
+            if job.kind is JobKind.RELEASE:
+                pipeline.pull_originals(hub, job, originals_of(folder, job.job_id))
+            kept.append(job)
+        except BotError as error:
+            skip = Skip(entry=job.entry, reason=error.message, hint=error.hint, blocked=True)
+            lost.append(replace(skip, exit_code=error.exit_code))
+    return replace(made, jobs=tuple(kept), skipped=(*made.skipped, *lost))
+
+
+def publishing_place(where: str, *, oidc: bool) -> str:
+    """Where the publish leg runs. Raises WatchlistError for what there is not, or is unsafe together."""
+    if where not in ("hosted", "runner", ""):
+        raise WatchlistError(f"AWQ_BOT_PUBLISH_ON is {where!r}", hint="It is `hosted` or `runner`.")
+    if where == "runner" and oidc:
+        raise WatchlistError(
+            "publishing on the runner and Trusted Publishers together",
+            hint="Whatever runs on the runner could publish as this workflow: set AWQ_BOT_PUBLISH_ON to hosted.",
+        )
+    return where or "hosted"
+
+
+def outputs(made: Plan, *, publish_on: str) -> dict[str, object]:
+    """For the jobs that follow: a matrix and a count for what needs a GPU, and for what does not."""
+    values: dict[str, object] = {}
+    for name, rows in matrices(made, publish_on=publish_on).items():
+        values |= {name: {"include": rows}, f"{name}_count": len(rows)}
+    return values

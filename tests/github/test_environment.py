@@ -1,0 +1,126 @@
+"""What a step is told, and the files in which it answers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bot.errors import EnvironmentProblem
+from bot.github.environment import MOST_SUMMARY_BYTES, Actions, redacted
+
+
+def read_outputs(path: Path) -> dict[str, str]:
+    """As GitHub's runner reads the file: `name<<word`, lines, word."""
+    found, lines = {}, path.read_text().split("\n")
+    while lines:
+        head = lines.pop(0)
+        if not head:
+            continue
+        name, word = head.split("<<", 1)
+        end = lines.index(word)
+        found[name] = "\n".join(lines[:end])
+        del lines[: end + 1]
+    return found
+
+
+def test_outputs_are_read_back_whatever_they_hold(tmp_path: Path) -> None:
+    path = tmp_path / "output"
+    values = {
+        "text": "a\nb<<EOF\nquantize=evil\nEOF\n",
+        "matrix": {"include": [{"name": "$(rm -rf /) `x` \n::set-output name=a::b é"}]},
+        "count": 3,
+        "flag": False,
+    }
+    Actions(output=path).set_outputs(values)
+    found = read_outputs(path)
+    assert set(found) == set(values)
+    assert found["text"] == values["text"]
+    assert json.loads(found["matrix"]) == values["matrix"]
+    assert (found["count"], found["flag"]) == ("3", "false")
+
+
+def test_outputs_that_github_would_refuse_are_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "output"
+    with pytest.raises(EnvironmentProblem, match="outputs of this step are larger"):
+        Actions(output=path).set_outputs({"a": "x" * 600_000, "b": "é" * 250_000})
+    assert not path.exists()
+
+
+def test_a_summary_is_cut_at_a_line_with_a_note(tmp_path: Path) -> None:
+    path = tmp_path / "summary"
+    actions = Actions(summary=path)
+    for _ in range(3):
+        actions.add_summary("".join(f"| line {number} ü |\n" for number in range(30_000)))
+    text = path.read_text()
+    assert len(text.encode()) <= MOST_SUMMARY_BYTES
+    assert "The rest is cut" in text
+    assert all(line.endswith(" |") for line in text.splitlines() if line.startswith("| line"))
+
+
+def test_a_summary_shows_no_token_even_where_markdown_escapes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret_value")
+    path = tmp_path / "summary"
+    Actions(summary=path).add_summary("a hf_secret_value and hf\\_secret\\_value")
+    assert path.read_text() == "a *** and ***"
+    assert redacted("nothing") == "nothing"
+
+
+def test_without_files_a_person_runs_it(tmp_path: Path) -> None:
+    Actions().set_outputs({"a": 1})
+    Actions().add_summary("text")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_github_says_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "GITHUB_ACTIONS": "true",
+        "GITHUB_API_URL": "https://ghe.example/api/v3/",
+        "GITHUB_SERVER_URL": "https://ghe.example",
+        "GITHUB_REPOSITORY": "someone/bot",
+        "GITHUB_RUN_ID": "12",
+        "GITHUB_RUN_ATTEMPT": "3",
+        "GITHUB_TOKEN": "ghs_secret",
+        "GITHUB_WORKFLOW_REF": "someone/bot/.github/workflows/watch.yml@refs/heads/main",
+    }.items():
+        monkeypatch.setenv(name, value)
+    actions = Actions.from_environment()
+    assert actions.api_url == "https://ghe.example/api/v3"
+    assert actions.run_url == "https://ghe.example/someone/bot/actions/runs/12"
+    assert (actions.run_name, actions.workflow, actions.inside) == ("12.3", "watch.yml", True)
+    assert "ghs_secret" not in repr(actions)
+
+
+def pull_request(repository: str | None, number: object = 5) -> dict[str, Any]:
+    head = {"repo": {"full_name": repository} if repository else None}
+    return {"pull_request": {"number": number, "head": head}}
+
+
+@pytest.mark.parametrize(
+    ("event", "number"),
+    [
+        (pull_request("someone/bot"), 5),
+        (pull_request("mallory/bot"), None),
+        (pull_request(None), None),
+        (pull_request("someone/bot", number="5; rm"), None),
+        ({}, None),
+        ([], None),
+        ({"pull_request": "text"}, None),
+    ],
+)
+def test_only_a_pull_request_of_this_repository_is_its_own(
+    tmp_path: Path, event: object, number: int | None
+) -> None:
+    path = tmp_path / "event.json"
+    path.write_text(json.dumps(event))
+    assert Actions(repository="someone/bot", event_path=path).own_pull_request() == number
+
+
+def test_an_event_that_cannot_be_read_is_no_pull_request(tmp_path: Path) -> None:
+    (tmp_path / "event.json").write_text("{")
+    for path in (None, tmp_path / "missing.json", tmp_path / "event.json"):
+        assert Actions(repository="someone/bot", event_path=path).own_pull_request() is None

@@ -1,0 +1,53 @@
+"""The hidden line of an issue is read back as it was written, and nothing else is taken for it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from bot.github.marks import mark, read_mark, title_of
+from bot.records import Attempts
+
+TRIED = Attempts(
+    target="quantized/Tiny-awq", content="ab" * 32, count=2, next_try="2026-11-22T04:17:05Z", run="12.1"
+)
+
+
+@pytest.mark.parametrize(
+    "tried",
+    [
+        TRIED,
+        Attempts(target="watchlist", content="cd" * 32, count=4, waits_for_person=True),
+    ],
+)
+def test_a_mark_is_read_back(tried: Attempts) -> None:
+    assert read_mark(f"Some words.\r\n\r\n{mark(tried)}\r\n", issue=7) == replace(tried, issue=7)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "",
+        "<!-- awq-bot plan -->",
+        "<!-- awq-bot target=a/b content=c attempts=many next=- -->",
+        "<!-- awq-bot target=a/b content=c attempts=1 next=tomorrow -->",
+        "<!-- awq-bot target=a b content=c attempts=1 next=- -->",
+        "text <!-- awq-bot target=a/b content=c attempts=1 next=- -->",
+        "\\<!-- awq-bot target=a/b content=c attempts=1 next=- -->",
+    ],
+)
+def test_what_is_no_mark_is_not_read(body: str) -> None:
+    assert read_mark(body, issue=1) is None
+
+
+def test_the_last_mark_counts() -> None:
+    other = mark(Attempts(target="other/target", content="0", count=9))
+    found = read_mark(f"{other}\n{mark(TRIED)}\n", issue=1)
+    assert found is not None
+    assert found.target == TRIED.target
+
+
+def test_a_title_is_one_short_line() -> None:
+    assert title_of("a/b", "boom\n\tat\x00 once") == "awq-bot: a/b: boom at once"
+    assert len(title_of("a/b", "long " * 100)) == 120

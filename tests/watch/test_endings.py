@@ -1,0 +1,123 @@
+"""What each leg wrote, and what GitHub says of the legs that wrote nothing, together say how a job ended."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bot.records import Job, JobKind, JobResult, RunningJob
+from bot.watch.attempts import tried_content
+from bot.watch.endings import Fate, believable, endings
+from tests.factories import job
+
+TARGET = "quantized/Tiny-awq"
+REFRESH = job(job_id="refresh", kind=JobKind.REFRESH, estimate=None)
+
+
+def result(of: Job | None = None, **fields: Any) -> JobResult:
+    of = of or job()
+    standard: dict[str, Any] = {
+        "job_id": of.job_id,
+        "target": of.entry.target,
+        "repo_id": of.entry.repo_id,
+        "content": tried_content(of),
+        "stage": "quantize",
+        "status": "quantized",
+    }
+    return JobResult(**standard | fields)
+
+
+def leg(stage: str, conclusion: str | None, status: str = "completed") -> RunningJob:
+    return RunningJob(stage=stage, target=TARGET, status=status, conclusion=conclusion, url="https://log")
+
+
+@pytest.mark.parametrize(
+    ("results", "legs", "fate", "stage"),
+    [
+        ([result(), result(stage="publish", status="published")], [], Fate.PUBLISHED, "publish"),
+        ([result(stage="publish", status="published")], [], Fate.PUBLISHED, "publish"),
+        ([result(), result(stage="publish", status="unchanged")], [], Fate.UNCHANGED, "publish"),
+        ([result(), result(stage="publish", status="failed")], [], Fate.FAILED, "publish"),
+        ([result(status="unchanged")], [], Fate.UNCHANGED, "quantize"),
+        ([result(status="failed")], [leg("quantize", "failure")], Fate.FAILED, "quantize"),
+        ([result()], [leg("quantize", "success"), leg("publish", "failure")], Fate.FAILED, "publish"),
+        ([result()], [leg("quantize", "success"), leg("publish", "cancelled")], Fate.STOPPED, "publish"),
+        ([result()], [leg("quantize", "success")], Fate.STOPPED, "publish"),
+        ([result()], [leg("quantize", "failure")], Fate.FAILED, "quantize"),
+        ([result()], [leg("quantize", "failure"), leg("publish", "skipped")], Fate.FAILED, "quantize"),
+        ([result()], [leg("quantize", "cancelled"), leg("publish", "skipped")], Fate.STOPPED, "quantize"),
+        (
+            [result(status="failed")],
+            [leg("quantize", "failure"), leg("publish", "cancelled")],
+            Fate.FAILED,
+            "quantize",
+        ),
+        ([], [leg("quantize", "success"), leg("publish", "success")], Fate.FAILED, "publish"),
+        ([], [leg("quantize", "failure"), leg("publish", "skipped")], Fate.FAILED, "quantize"),
+        ([result()], None, Fate.UNKNOWN, "publish"),
+        ([], None, Fate.UNKNOWN, "quantize"),
+        ([], [], Fate.STOPPED, "quantize"),
+        ([], [leg("quantize", "failure")], Fate.FAILED, "quantize"),
+        ([], [leg("quantize", "startup_failure")], Fate.FAILED, "quantize"),
+        ([], [leg("quantize", "success")], Fate.FAILED, "quantize"),
+        ([], [leg("quantize", None, "in_progress")], Fate.STOPPED, "quantize"),
+        ([], [leg("quantize", "failure"), leg("quantize", "cancelled")], Fate.STOPPED, "quantize"),
+    ],
+)
+def test_a_release_job_ends_as_its_last_leg_did(
+    results: list[JobResult], legs: list[RunningJob] | None, fate: Fate, stage: str
+) -> None:
+    [ending] = endings([job()], results, legs)
+    assert (ending.fate, ending.stage) == (fate, stage)
+
+
+@pytest.mark.parametrize(
+    ("results", "legs", "fate"),
+    [
+        ([result(REFRESH, stage="refresh", status="published")], None, Fate.PUBLISHED),
+        ([result(REFRESH, stage="refresh", status="failed")], None, Fate.FAILED),
+        ([], [leg("refresh", "failure")], Fate.FAILED),
+        ([], [leg("refresh", "cancelled")], Fate.STOPPED),
+    ],
+)
+def test_a_job_without_a_gpu_has_one_leg(
+    results: list[JobResult], legs: list[RunningJob] | None, fate: Fate
+) -> None:
+    [ending] = endings([REFRESH], results, legs)
+    assert (ending.fate, ending.stage) == (fate, "refresh")
+
+
+def test_a_failure_keeps_its_words_and_finds_its_log() -> None:
+    failed = result(status="failed", exit_code=6, message="KL is too large", hint="Loosen the gate.")
+    [ending] = endings([job()], [failed], [leg("quantize", "failure")])
+    assert (ending.message, ending.hint, ending.exit_code) == ("KL is too large", "Loosen the gate.", 6)
+    assert ending.url == "https://log"
+
+
+def test_a_runner_that_died_is_an_environment_problem_with_a_fix() -> None:
+    [ending] = endings([job()], [], [leg("quantize", "failure")])
+    assert ending.exit_code == 8
+    assert "the runner was lost" in ending.message
+    assert "out of memory" in ending.hint
+
+
+@pytest.mark.parametrize(
+    ("made", "believed"),
+    [
+        (result(), True),
+        (result(status="failed", exit_code=5), True),
+        (result(stage="publish", status="published"), True),
+        (result(REFRESH, stage="refresh", status="published"), True),
+        (result(status="published"), False),
+        (result(stage="publish", status="quantized"), False),
+        (result(stage="refresh", status="published"), False),
+        (result(stage="dance"), False),
+        (result(job_id="another"), False),
+        (result(target="quantized/Other-awq"), False),
+        (result(content="0" * 64), False),
+        (result(REFRESH, stage="publish", status="published"), False),
+    ],
+)
+def test_a_leg_is_believed_what_it_can_have_done(made: JobResult, believed: bool) -> None:
+    assert believable(made, {item.job_id: item for item in (job(), REFRESH)}) == believed
