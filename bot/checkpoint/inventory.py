@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from math import prod
 
-from bot.checkpoint.gemm import PER_INT32
+from bot.checkpoint.gemm import PER_INT32, Packed
+from bot.checkpoint.header import ITEM_BYTES
 from bot.checkpoint.parts import FLOATS
 from bot.errors import QuantizationError
 from bot.records import TensorInfo
@@ -56,6 +57,26 @@ def main_dtype(tensors: Inventory) -> str:
     )
 
 
+def quantized_linears(tensors: Inventory) -> tuple[str, ...]:
+    """Names such as `model.layers.0.mlp.up_proj`, sorted."""
+    return tuple(sorted(name.removesuffix(".qweight") for name in tensors if name.endswith(".qweight")))
+
+
+def bits_per_weight(artifact: Inventory) -> float:
+    """Bits of integers, scales and zeros together, per weight of the quantized linears; NaN if there are none."""
+    linears = quantized_linears(artifact)
+    bits = 8 * sum(_size_bytes(artifact[f"{linear}.{part}"]) for linear in linears for part in Packed._fields)
+    # Each int32 of qweight holds eight weights.
+    weights = sum(PER_INT32 * prod(artifact[f"{linear}.qweight"].shape) for linear in linears)
+    return bits / weights if weights else float("nan")
+
+
+def bits_per_weight_file(source: Inventory, artifact: Inventory, tied: Collection[str]) -> float:
+    """All tensor bits of the artifact per parameter of the source; a tied tensor stored twice counts once."""
+    parameters = sum(prod(info.shape) for name, info in source.items() if name not in tied)
+    return 8 * sum(_size_bytes(info) for info in artifact.values()) / parameters
+
+
 def packed_tensors(linear: str, shape: tuple[int, ...], group_size: int) -> tuple[TensorInfo, ...]:
     """What stands in a checkpoint for the weight of a linear; shape [out, in]."""
     out, columns = shape
@@ -77,6 +98,10 @@ def _expected(
         else:
             dtype = artifact_dtype if info.dtype in FLOATS else info.dtype
             yield name, TensorInfo(name=name, dtype=dtype, shape=info.shape)
+
+
+def _size_bytes(info: TensorInfo) -> int:
+    return prod(info.shape) * ITEM_BYTES[info.dtype]
 
 
 def _shown(info: TensorInfo) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +9,10 @@ from torch import Tensor
 
 from bot.checkpoint import gemm
 from bot.checkpoint.config import DTYPE_KEYS, parse_config
-from bot.checkpoint.header import ITEM_BYTES
 from bot.checkpoint.inventory import Inventory, check_inventory
 from bot.checkpoint.reader import Checkpoint
 from bot.errors import QuantizationError, UpstreamError
-from bot.records import TensorInfo
 
-PACKED = ("qweight", "qzeros", "scales")
 _DTYPES = {"float16": "F16", "bfloat16": "BF16"}
 
 
@@ -49,27 +44,7 @@ def restored(artifact: Checkpoint, name: str) -> Tensor:
     linear = name.removesuffix(".weight")
     if f"{linear}.qweight" not in artifact.tensors:
         return artifact.read(name)
-    return gemm.dequantize(*(artifact.read(f"{linear}.{part}") for part in PACKED))
-
-
-def quantized_linears(tensors: Inventory) -> tuple[str, ...]:
-    """Names such as `model.layers.0.mlp.up_proj`, sorted."""
-    return tuple(sorted(name.removesuffix(".qweight") for name in tensors if name.endswith(".qweight")))
-
-
-def bits_per_weight(artifact: Inventory) -> float:
-    """Bits of integers, scales and zeros together, per weight of the quantized linears; NaN if there are none."""
-    linears = quantized_linears(artifact)
-    bits = 8 * sum(_size_bytes(artifact[f"{linear}.{part}"]) for linear in linears for part in PACKED)
-    # Each int32 of qweight holds eight weights.
-    weights = sum(gemm.PER_INT32 * prod(artifact[f"{linear}.qweight"].shape) for linear in linears)
-    return bits / weights if weights else float("nan")
-
-
-def bits_per_weight_file(source: Inventory, artifact: Inventory, tied: Collection[str]) -> float:
-    """All tensor bits of the artifact per parameter of the source; a tied tensor stored twice counts once."""
-    parameters = sum(prod(info.shape) for name, info in source.items() if name not in tied)
-    return 8 * sum(_size_bytes(info) for info in artifact.values()) / parameters
+    return gemm.dequantize(*(artifact.read(f"{linear}.{part}") for part in gemm.Packed._fields))
 
 
 def size_bytes(checkpoint: Checkpoint) -> int:
@@ -103,7 +78,3 @@ def _group_size(config: dict[str, Any], path: Path) -> int:
             f"artifact: {path}: quantization_config.group_size is {group_size!r}", hint="Quantize again."
         )
     return group_size
-
-
-def _size_bytes(info: TensorInfo) -> int:
-    return prod(info.shape) * ITEM_BYTES[info.dtype]

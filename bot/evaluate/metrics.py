@@ -15,11 +15,11 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from bot.checkpoint.inventory import main_dtype
+from bot.checkpoint.inventory import bits_per_weight, bits_per_weight_file, main_dtype
 from bot.checkpoint.reader import TORCH_DTYPES, Checkpoint
 from bot.checkpoint.skeleton import Skeleton
 from bot.errors import QuantizationError
-from bot.evaluate.artifact import bits_per_weight, bits_per_weight_file, open_artifact, restored, size_bytes
+from bot.evaluate.artifact import open_artifact, restored, size_bytes
 from bot.evaluate.walk import Walked, skeleton_of, walk
 from bot.records import Progress, Report
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bot.checkpoint.config import artifact_config, parse_config
-from bot.checkpoint.inventory import check_inventory, main_dtype
+from bot.checkpoint.inventory import bits_per_weight, bits_per_weight_file, check_inventory, main_dtype
 from bot.checkpoint.reader import TORCH_DTYPES, Checkpoint
 from bot.checkpoint.skeleton import Skeleton, build_skeleton, source_names
 from bot.checkpoint.small_files import carry_small_files
@@ -44,10 +44,11 @@ class Source:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuantizedLayers:
-    """linears: the source's names of the quantized ones, without `.weight`."""
+    """linears: the source's names of the quantized ones, without `.weight`. tied: tensors that are also others."""
 
     layers: tuple[FinishedLayer, ...]
     linears: tuple[str, ...]
+    tied: frozenset[str]
 
 
 def quantize(
@@ -89,8 +90,8 @@ def quantize(
         modules_to_not_convert=recipe.modules_to_not_convert,
         modules=tuple(module for layer in done.layers for module in layer.measured.modules),
         quantized_parameters=quantized_parameters,
-        bits_per_weight=assemble.bits_per_weight(artifact.tensors, quantized_parameters=quantized_parameters),
-        bits_per_weight_file=assemble.bits_per_weight_file(artifact.tensors, tensors),
+        bits_per_weight=bits_per_weight(artifact.tensors),
+        bits_per_weight_file=bits_per_weight_file(tensors, artifact.tensors, done.tied),
         versions=tool_versions(),
         device=device_name(device),
         duration_s=time.monotonic() - started,
@@ -175,7 +176,11 @@ def _quantize_layers(
         progress=progress,
     )
     try:
-        return QuantizedLayers(layers=quantize_layers(work, quantizer=SEARCHES[recipe.search]), linears=linears)
+        return QuantizedLayers(
+            layers=quantize_layers(work, quantizer=SEARCHES[recipe.search]),
+            linears=linears,
+            tied=frozenset(model.all_tied_weights_keys),
+        )
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise EnvironmentProblem(
             f"{source.folder}: {device_name(device)} has not enough memory to quantize it",

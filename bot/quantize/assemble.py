@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from math import prod
 from pathlib import Path
 from typing import Literal
 
 import torch
 
-from bot.checkpoint.header import ITEM_BYTES
 from bot.checkpoint.parts import Part, part_of
 from bot.checkpoint.reader import Checkpoint, TensorFile
 from bot.checkpoint.writer import sync_folder, writing
 from bot.errors import QuantizationError, WatchlistError
 from bot.quantize.layerfile import FinishedLayer
-from bot.records import PublishedFile, TensorInfo
+from bot.records import PublishedFile
 
 ArtifactDtype = Literal["float16", "bfloat16"]
 SAFETENSORS_NAMES: dict[ArtifactDtype, str] = {"float16": "F16", "bfloat16": "BF16"}
@@ -55,23 +53,6 @@ def artifact_parts(source: Checkpoint, layers: Sequence[FinishedLayer], *, dtype
                 yield part_of(made[f"{stem}.{part}"], f"{stem}.{part}")
         else:
             yield part_of(source, name, dtype=dtype)
-
-
-def bits_per_weight(artifact: Mapping[str, TensorInfo], *, quantized_parameters: int) -> float:
-    """Bits that the packed linears take with their scales and zeros, per weight of theirs."""
-    packed = {name.removesuffix(".qweight") for name in artifact if name.endswith(".qweight")}
-    names = [f"{stem}.{part}" for stem in packed for part in ("qweight", "qzeros", "scales")]
-    return 8 * sum(size_bytes(artifact[name]) for name in names) / quantized_parameters
-
-
-def bits_per_weight_file(artifact: Mapping[str, TensorInfo], source: Mapping[str, TensorInfo]) -> float:
-    """Bits that all tensors of the artifact take, per value of the source."""
-    values = sum(prod(info.shape) for info in source.values())
-    return 8 * sum(size_bytes(info) for info in artifact.values()) / values
-
-
-def size_bytes(info: TensorInfo) -> int:
-    return prod(info.shape) * ITEM_BYTES[info.dtype]
 
 
 def described_files(folder: Path) -> tuple[PublishedFile, ...]:
