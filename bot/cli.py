@@ -442,6 +442,7 @@ def hub(
     Example: [bold]awq-bot hub --root demo/hub --port 8765[/]
     """
     _needs_extra("starlette", "hub")
+    _needs_extra("jwt", "hub")
     from bot.hub.local import serve
 
     serve(root, port)
@@ -453,6 +454,7 @@ def demo(
 ) -> None:
     """The whole chain on this machine, with two tiny trained models and a Hub of its own. A few minutes."""
     _needs_extra("starlette", "hub")
+    _needs_extra("jwt", "hub")
     _needs_extra("torch", "quantize")
     from bot.demo import run_demo
 
