@@ -271,7 +271,8 @@ def comment(watchlist: WatchlistOption = Path("watchlist.yaml")) -> None:
         except InvalidWatchlistError as error:
             memory.keep_comment(error_page("This watchlist has mistakes", causes(error)))
             raise
-        page = plan_page(pipeline.plan(hub, entries), endpoint=hub.endpoint, title="What this watchlist would do")
+        found = pipeline.plan(hub, entries)
+        page = plan_page(found, endpoint=hub.endpoint, title="This watchlist", heading="Once it is merged")
         memory.keep_comment(page)
         step.page(page)
         for note in memory.notes:

@@ -16,6 +16,8 @@ os.environ.pop("HF_CREATE_TOKEN", None)
 os.environ.pop("HF_OIDC_RESOURCE", None)
 os.environ.pop("HF_OIDC_ID_TOKEN", None)
 os.environ.pop("HF_HUB_OFFLINE", None)
+# Typer takes it for a terminal with colours.
+os.environ.pop("GITHUB_ACTIONS", None)
 
 from collections.abc import Iterator
 from pathlib import Path

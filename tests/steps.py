@@ -15,6 +15,9 @@ from unittest.mock import patch
 
 import pytest
 
+# Typer decides on colours for good when this is imported, and takes GITHUB_ACTIONS for a terminal.
+import typer.rich_utils  # noqa: F401
+
 from bot import cli
 
 _HEREDOC = re.compile(r"^([\w-]+)<<(\S+)\n(.*?)\n\2$", re.MULTILINE | re.DOTALL)
