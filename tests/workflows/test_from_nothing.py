@@ -15,6 +15,9 @@ from tests.workflows.documents import ROOT
 from tests.workflows.repository import NAME
 from tests.workflows.runs import start
 
+# Quantizing for once takes its time on a busy machine.
+pytestmark = pytest.mark.timeout(900)
+
 # How pip finds its packages here is this machine's business.
 PIP = {
     name: value for name, value in os.environ.items() if name.startswith("PIP_") or name.lower().endswith("_proxy")

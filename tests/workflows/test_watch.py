@@ -12,6 +12,9 @@ from tests.workflows.deployment import Deployment, deployment, leg, target
 from tests.workflows.reading import Reading
 from tests.workflows.runs import Run, seeing
 
+# Quantizing for once takes its time on a busy machine.
+pytestmark = pytest.mark.timeout(900)
+
 ONE, TWO = target("one"), target("two")
 QUANTIZE_ONE, PUBLISH_ONE = leg("quantize", "one"), leg("publish", "one")
 QUANTIZE_TWO, PUBLISH_TWO = leg("quantize", "two"), leg("publish", "two")

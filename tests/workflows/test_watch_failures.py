@@ -12,6 +12,9 @@ from tests.workflows.deployment import Deploy, Deployment, at, leg, target
 from tests.workflows.jobs import RunnerLostError
 from tests.workflows.runs import Run
 
+# Quantizing for once takes its time on a busy machine.
+pytestmark = pytest.mark.timeout(900)
+
 PLAN_ALONE = {"plan": "success"}
 
 

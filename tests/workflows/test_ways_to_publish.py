@@ -12,6 +12,9 @@ from tests.hub.workflows import trust
 from tests.workflows.deployment import Deploy, Deployment, leg, target
 from tests.workflows.runs import seeing
 
+# Quantizing for once takes its time on a busy machine.
+pytestmark = pytest.mark.timeout(900)
+
 
 def create_targets(here: Deployment) -> list[tuple[str, ...]]:
     """As `awq-bot create-target` does, typed by a person with a token of their own."""
