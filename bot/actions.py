@@ -25,6 +25,7 @@ from bot.records import Job, JobKind
 from bot.steps import Step, causes, err, out, run_leg
 from bot.watch import watchlist as watchlists
 from bot.watch.endings import endings
+from bot.watch.plan import without_closed
 from bot.watch.watchlist import InvalidWatchlistError
 
 app = typer.Typer(
@@ -89,6 +90,8 @@ def plan(
         with Memory(step.actions) as memory:
             entries = watchlists.select(watched(watchlist, memory), only or None, path=watchlist)
             made = plan_run(hub, entries, memory, now=_now(), force=force, by_identity=oidc)
+        if where == "hosted" and step.actions.is_public:
+            made = without_closed(made)
         if not dry_run:
             made = with_originals(hub, made, folder)
         store_plan(folder, made)

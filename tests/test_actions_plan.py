@@ -11,7 +11,8 @@ from bot.github.marks import mark
 from bot.records import Attempts
 from bot.watch.attempts import iso, tried_content
 from tests.github_api.server import ACTIONS, REPOSITORY, Job
-from tests.workplace import Workplace, rows
+from tests.hub.models import source_files
+from tests.workplace import WEIGHTS, Workplace, rows
 
 TARGET = "quantized/Tiny-awq"
 
@@ -26,6 +27,24 @@ def remembered(place: Workplace, count: int, next_try: datetime | None, *, autho
         next_try=iso(next_try) if next_try else None,
     )
     return place.api.open_issue(author, "awq-bot: it failed", f"Words.\n\n{mark(tried)}\n").number
+
+
+@pytest.mark.parametrize(
+    ("private", "publish_on", "planned"), [(True, "hosted", 2), (False, "hosted", 1), (False, "runner", 2)]
+)
+def test_a_gated_model_is_not_handed_on_where_everybody_can_fetch_it(
+    private: bool, publish_on: str, planned: int, place: Workplace
+) -> None:
+    place.seed("Open")
+    place.hub.seed("lab/Gated", source_files(model__safetensors=WEIGHTS), gated="auto")
+    place.hub.grant_access("lab/Gated", "reader")
+    place.watch("lab/Open", "lab/Gated")
+    event = place.root / "event.json"
+    event.write_text(json.dumps({"repository": {"private": private}}))
+    ended = place.plan(GITHUB_EVENT_PATH=str(event), AWQ_BOT_PUBLISH_ON=publish_on)
+    assert ended.code == 0, ended.err
+    assert ended.outputs["quantize_count"] == str(planned)
+    assert ("anybody could fetch what its jobs hand on" in ended.summary) == (planned == 1)
 
 
 def test_an_empty_plan_starts_nothing(place: Workplace) -> None:

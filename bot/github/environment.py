@@ -83,6 +83,13 @@ class Actions:
             return {}
         return content if isinstance(content, dict) else {}
 
+    @property
+    def is_public(self) -> bool | None:
+        """Whether everybody can see the repository; None when nobody says so."""
+        repository = self.event().get("repository")
+        private = repository.get("private") if isinstance(repository, dict) else None
+        return None if private is None else private is False
+
     def own_pull_request(self) -> int | None:
         """The number of the pull request that started this run; None for a fork's, or when there is none.
 

@@ -20,11 +20,9 @@ def check_exposure(actions: Actions, *, runner: bool) -> Iterator[Check]:
         fix = "Anybody can open a pull request: keep self-hosted runners out of workflows that those start."
         found = f"started by {actions.event_name}"
         yield Check(name="event", status="failed", found=found, fix=fix)
-    repository = actions.event().get("repository")
-    private = repository.get("private") if isinstance(repository, dict) else None
-    if private is True:
+    if actions.is_public is False:
         yield Check(name="repository", status="ok", found=f"{actions.repository} is private")
-    elif private is False:
+    elif actions.is_public:
         found = f"{actions.repository} is public, and this runner is ours"
         yield Check(name="repository", status="warning", found=found, fix=_PRIVATE)
     else:

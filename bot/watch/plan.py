@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+from bot.errors import EnvironmentProblem
 from bot.records import Job, JobKind, Plan, Skip
 
 MATRIX_LIMIT = 256  # jobs that one matrix of GitHub Actions may hold
@@ -23,6 +25,30 @@ def make_plan(decisions: Sequence[Job | Skip], *, max_jobs: int = MATRIX_LIMIT) 
     jobs = sorted((item for item in decisions if isinstance(item, Job)), key=_urgency)
     skipped = tuple(item for item in decisions if isinstance(item, Skip))
     return Plan(jobs=tuple(jobs[:cap]), skipped=skipped, deferred=tuple(jobs[cap:]))
+
+
+def without_closed(plan: Plan) -> Plan:
+    """The plan without models that not everybody may have: for where everybody can fetch what jobs hand on."""
+    refused = {job.job_id: skip for job in (*plan.jobs, *plan.deferred) if (skip := _closed(job))}
+    return replace(
+        plan,
+        jobs=tuple(job for job in plan.jobs if job.job_id not in refused),
+        deferred=tuple(job for job in plan.deferred if job.job_id not in refused),
+        skipped=(*refused.values(), *plan.skipped),
+    )
+
+
+def _closed(job: Job) -> Skip | None:
+    if job.kind is not JobKind.RELEASE or not (job.upstream.gated or job.upstream.private or job.entry.private):
+        return None
+    what = "gated" if job.upstream.gated else "private"
+    return Skip(
+        entry=job.entry,
+        reason=f"it is {what}, and this repository is public: anybody could fetch what its jobs hand on",
+        hint="Watch it from a private repository, or set AWQ_BOT_PUBLISH_ON to runner.",
+        blocked=True,
+        exit_code=EnvironmentProblem.exit_code,
+    )
 
 
 def _urgency(job: Job) -> tuple[int, int, int, int]:
