@@ -17,7 +17,8 @@ from rich.console import Console
 from typer.exceptions import TyperException
 
 import bot
-from bot import actions, pipeline, terminal
+from bot import pipeline, terminal
+from bot.actions import verbs as actions
 from bot.children import end_with_parent
 from bot.doctor import check_machine
 from bot.errors import BotError, EnvironmentProblem, PublishError, WatchlistError

@@ -13,16 +13,16 @@ from typing import Annotated
 import typer
 
 from bot import pipeline, terminal
-from bot.artifacts import originals_of, read_job, read_plan, read_results, store_plan
+from bot.actions.artifacts import originals_of, read_job, read_plan, read_results, store_plan
+from bot.actions.failures import Memory
+from bot.actions.pages import error_page, plan_page, report_page
+from bot.actions.planning import outputs, plan_run, publishing_place, watched, with_originals
+from bot.actions.steps import Step, causes, err, out, run_leg
 from bot.errors import WatchlistError
-from bot.failures import Memory
 from bot.github.heartbeat import beat
 from bot.hub.session import Hub
-from bot.pages import error_page, plan_page, report_page
 from bot.pipeline import Bench, Outcome
-from bot.planning import outputs, plan_run, publishing_place, watched, with_originals
 from bot.records import Job, JobKind
-from bot.steps import Step, causes, err, out, run_leg
 from bot.watch import watchlist as watchlists
 from bot.watch.endings import endings
 from bot.watch.plan import without_closed

@@ -12,10 +12,10 @@ from importlib.util import find_spec
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
+from bot.actions.pages import failure_text, trouble_text
 from bot.errors import EnvironmentProblem, WatchlistError
 from bot.github.environment import Actions
 from bot.github.marks import title_of
-from bot.pages import failure_text, trouble_text
 from bot.records import Attempts, Plan, RunningJob, sha256_of
 from bot.watch.attempts import CAP_WITHOUT_ATTEMPTS, after_failure, overdue, shown, tried_content
 from bot.watch.endings import Ending, Fate

@@ -7,8 +7,8 @@ from html.parser import HTMLParser
 import pytest
 from markdown_it import MarkdownIt
 
+from bot.actions.pages import card_preview, failure_text, job_page, plan_page, report_page, trouble_text
 from bot.github.environment import MOST_SUMMARY_BYTES
-from bot.pages import card_preview, failure_text, job_page, plan_page, report_page, trouble_text
 from bot.records import Attempts, Job, JobResult, RunningJob, Skip
 from bot.text import quiet_code
 from bot.watch.attempts import hold_back, tried_content

@@ -7,9 +7,9 @@ from datetime import datetime
 from pathlib import Path
 
 from bot import pipeline
-from bot.artifacts import originals_of
+from bot.actions.artifacts import originals_of
+from bot.actions.failures import Memory
 from bot.errors import BotError, WatchlistError
-from bot.failures import Memory
 from bot.hub.session import Hub
 from bot.records import Job, JobKind, Plan, Skip, WatchEntry
 from bot.watch import watchlist as watchlists

@@ -16,7 +16,8 @@ from rich.markup import escape
 from typer.exceptions import TyperException
 
 from bot import terminal
-from bot.artifacts import store_result
+from bot.actions.artifacts import store_result
+from bot.actions.pages import error_page, job_page
 from bot.checkpoint.repo_files import CARD
 from bot.errors import BotError, EnvironmentProblem
 from bot.github.commands import Commands, Level
@@ -24,7 +25,6 @@ from bot.github.environment import Actions, redacted
 from bot.github.marks import code_name
 from bot.hub.session import DEFAULT_ENDPOINT, Hub
 from bot.jobdir import JobDir
-from bot.pages import error_page, job_page
 from bot.pipeline import Outcome
 from bot.records import Job, JobResult
 from bot.watch.attempts import tried_content
