@@ -18,6 +18,8 @@ import torch
 import transformers
 from accelerate import init_empty_weights
 from torch import Tensor, nn
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightRenaming, rename_source_key
 
 from bot.errors import EnvironmentProblem, UnsupportedModelError, UpstreamError
 from bot.records import TensorInfo
@@ -106,18 +108,18 @@ def build_skeleton(folder: Path, *, dtype: torch.dtype, trust_remote_code: bool)
 
 
 def source_names(model: Any, tensors: Mapping[str, TensorInfo], *, where: Path) -> dict[str, str]:
-    """The source's name for each tensor of the model; some sources leave out the base model's prefix.
+    """The source's name for each tensor of the model, by transformers' rules: a prefix more or less, an old name.
 
     A tied tensor has the name of the one that it is tied to. Raises UnsupportedModelError for tensors that
     transformers makes of several, as it does with experts; UpstreamError for those that are missing.
     """
-    prefix = f"{model.base_model_prefix}."
+    state = model.state_dict()
+    renamings = [one for one in get_model_conversion_mapping(model) if isinstance(one, WeightRenaming)]
     names: dict[str, str] = {}
-    for key in model.state_dict():
-        candidates = (key, key.removeprefix(prefix), prefix + key)
-        found = next((name for name in candidates if name in tensors), None)
-        if found is not None:
-            names[key] = found
+    for name in tensors:
+        key, _ = rename_source_key(name, renamings, [], model.base_model_prefix, state)
+        if name in state or key in state:
+            names[name if name in state else key] = name
     for key, tied_to in model.all_tied_weights_keys.items():
         if tied_to in names:
             names[key] = names[tied_to]

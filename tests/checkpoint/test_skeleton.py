@@ -49,7 +49,7 @@ def has_values(module: nn.Module) -> bool:
     return not any(parameter.is_meta for parameter in module.parameters())
 
 
-@pytest.mark.parametrize("model_type", ["llama", "qwen3", "gpt_bigcode", "opt"])
+@pytest.mark.parametrize("model_type", ["llama", "qwen3", "gpt_bigcode", "gpt_neox", "opt"])
 def test_filled_it_computes_what_transformers_own_model_does(model_type: str, tmp_path: Path) -> None:
     source = tiny_models.build(model_type, tmp_path)
     skeleton = skeleton_of(source)
