@@ -33,7 +33,7 @@ class Run:
     """Times from loaded tokens to packed tensors; memory in bytes; losses as a Report has them.
 
     Ours counts all it does: hashing and reading the source, writing layers, activations and shards; its peak
-    covers the evaluation too. AutoAWQ's time begins with its model loaded, and ends unsaved.
+    covers the evaluation too, where there is one. AutoAWQ's time begins with its model loaded, and ends unsaved.
     """
 
     search: str
