@@ -4,7 +4,7 @@ set -euo pipefail
 
 readonly NAME="awq-bot-runner"
 
-# What a power cut left behind.
+# What a power cut left behind; most times there is nothing. If Docker itself fails, the next line says so.
 docker rm --force "$NAME" >/dev/null 2>&1 || true
 
 # The name alone: its value must be in nobody's list of processes.

@@ -46,7 +46,7 @@ own_work() { # nothing is deleted in a folder that held something before it was 
 }
 
 clean() {
-    # What a job left may be unreadable even to its owner.
+    # What a job left may be unreadable even to its owner. What cannot be changed, rm names in the next line.
     find "$RUNNER_WORK" -mindepth 1 -type d ! -perm -u+rwx -exec chmod u+rwx {} \; 2>/dev/null || true
     find "$RUNNER_WORK" -mindepth 1 -maxdepth 1 ! -name "$MARK" -exec rm -rf -- {} +
     mkdir -p "$RUNNER_WORK/job" "$RUNNER_WORK/tmp"
@@ -99,6 +99,7 @@ runner=""
 
 stop() { # the runner is told, and ends its job; nobody is left behind
     trap '' TERM INT
+    # It may have ended meanwhile, and however it ends, we were told to stop.
     [[ -z $runner ]] || kill -TERM "$runner" 2>/dev/null || true
     [[ -z $runner ]] || wait "$runner" || true
     exit 143
