@@ -110,6 +110,8 @@ def plan_table(plan: Plan) -> Table:
     for skip in plan.skipped:
         hint = f"\n[dim]{escape(skip.hint)}[/]" if skip.hint else ""
         table.add_row(escape(skip.entry.repo_id), _skip_word(skip), escape(skip.reason) + hint)
+    if not table.row_count:
+        table.add_row("[dim]none[/]", "", "The watchlist names no models: add one under `models`, as owner/name.")
     return table
 
 

@@ -67,6 +67,8 @@ def plan_page(
 def _plan_headline(
     plan: Plan, waiting: Sequence[Skip], refused: Sequence[Skip], settled: Sequence[Skip], *, dry_run: bool
 ) -> str:
+    if not (plan.jobs or plan.skipped or plan.deferred):
+        return "**Nothing to do**: the watchlist names no models."
     kinds = Counter(_VERBS[job.kind] for job in plan.jobs)
     parts = [f"**{count} to {verb}**" for verb, count in kinds.items()] or ["**Nothing to do**"]
     rest = {"waiting": len(waiting) + len(plan.deferred), "refused": len(refused), "up to date": len(settled)}

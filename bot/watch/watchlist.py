@@ -20,6 +20,7 @@ from bot.watch.yaml_lines import Lines, YamlMistake, load_with_lines
 _MAX_BYTES = 500_000
 _MOST_MISTAKES = 100  # more than anybody mends at once
 _SHA = re.compile(r"[0-9a-f]{40}")
+_EXAMPLE = "your-namespace"  # in the file that the template brings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +62,10 @@ def load(path: Path) -> tuple[WatchEntry, ...]:
     spec = _validated(path, raw, lines, mistakes)
     entries = [] if spec is None else list(_entries(path, spec, lines, mistakes))
     mistakes.extend(_clashes(path, entries))
+    if any(entry.target.startswith(f"{_EXAMPLE}/") for entry in entries):
+        message = f"publishes to {_EXAMPLE}, which is only the example"
+        hint = "Set `publish_to` to your user or organisation on the Hub."
+        mistakes.append(Mistake(file=str(path), line=lines.of(("publish_to",)), message=message, hint=hint))
     if mistakes:
         raise InvalidWatchlistError(tuple(sorted(mistakes, key=lambda mistake: mistake.line)))
     return tuple(entries)

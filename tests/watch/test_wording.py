@@ -49,6 +49,12 @@ from tests.watch.typing_it import TOP, mistakes
         (TOP + "  - target: a/b", 3, "key 'repo_id' is missing", "`- owner/name`"),
         ("publish_to: me", 1, "key 'models' is missing", "Add `models:`"),
         ("models:\n  - a/b", 2, "a/b: nowhere to publish to", "Add `publish_to: your-namespace` at the top"),
+        (
+            "models:\n  - a/b\npublish_to: your-namespace",
+            3,
+            "publishes to your-namespace, which is only the example",
+            "your user or organisation",
+        ),
         (TOP, 2, "models: has no value", "Give it one, or remove the line."),
         ("publish_to: me\ndefaults:\nmodels: []", 2, "defaults: has no value", "remove the line"),
         (TOP + "  - a/b\n  -\n", 4, "models: has no value", ""),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from types import TracebackType
 
 from starlette.requests import Request
+from starlette.routing import BaseRoute
 
 from tests.github_api.id_token import IdTokens
 from tests.github_api.server import Account, GitHubApi, Issue, Job
@@ -19,8 +20,8 @@ _SCOPES = {"/issues": "issues", "/actions": "actions"}
 class RunsApi(GitHubApi):
     """Use as a context manager. identities: what jobs with `id-token: write` can prove."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, routes: Sequence[BaseRoute] = ()) -> None:
+        super().__init__(routes)
         self.identities = IdTokens()
         self._permissions: dict[str, Mapping[str, str]] = {}
 

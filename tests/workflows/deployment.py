@@ -23,7 +23,7 @@ from tests.workflows.runs import Run, start
 ASSET = "qwen3-tiny"
 NAMESPACE = "quantized"
 _KEPT = {"quantized", "quantized.json", "report.json", "card"}
-_NVIDIA_SMI = """\
+NVIDIA_SMI = """\
 #!/bin/sh
 echo "NVIDIA L4, 570.86.15, 23034"
 """
@@ -105,7 +105,7 @@ def deployment(reading: Reading, root: Path, *names: str, quantized: Path | None
     checkout, tools = root / "checkout", root / "tools"
     checkout.mkdir(parents=True)
     tools.mkdir()
-    (tools / "nvidia-smi").write_text(_NVIDIA_SMI)
+    (tools / "nvidia-smi").write_text(NVIDIA_SMI)
     (tools / "nvidia-smi").chmod(0o755)
     with LocalHub(root / "hub") as hub, RunsApi() as api:
         for name in names:
@@ -115,7 +115,7 @@ def deployment(reading: Reading, root: Path, *names: str, quantized: Path | None
             api=api,
             root=root / "runs",
             checkout=checkout,
-            machine=_machine(hub, root),
+            machine=hosted_machine(hub, root),
             gpu_machine={"PATH": f"{tools}:{_path()}", "AWQ_BOT_WORK": str(root / "volume")},
         )
         made = Deployment(hub=hub, api=api, repository=repository, volume=root / "volume", quantized=quantized)
@@ -141,7 +141,8 @@ def quantize_once(root: Path) -> Path:
     return made
 
 
-def _machine(hub: LocalHub, root: Path) -> dict[str, str]:
+def hosted_machine(hub: LocalHub, root: Path) -> dict[str, str]:
+    """What every machine's environment says of where things are."""
     return {
         "PATH": _path(),
         "HF_ENDPOINT": hub.endpoint,

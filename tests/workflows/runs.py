@@ -18,7 +18,7 @@ from tests.workflows.reading import WorkflowError, as_text, truthy
 from tests.workflows.repository import NAME, SHA, JobRecord, Level, Repository
 
 
-def start(repository: Repository, file: str, event: str, **payload: Any) -> Run:
+def start(repository: Repository, file: str, event: str, /, **payload: Any) -> Run:
     """The run that an event starts, to its end. payload: of the event, as webhooks carry it."""
     run = Run(repository, file, event, payload)
     run.go()

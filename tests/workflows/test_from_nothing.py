@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.workflows.deployment import Deploy, leg
 from tests.workflows.documents import ROOT
+from tests.workflows.installing import PIP, fresh_python
 from tests.workflows.repository import NAME
 from tests.workflows.runs import start
 
 # Quantizing for once takes its time on a busy machine.
 pytestmark = pytest.mark.timeout(900)
-
-# How pip finds its packages here is this machine's business.
-PIP = {
-    name: value for name, value in os.environ.items() if name.startswith("PIP_") or name.lower().endswith("_proxy")
-}
 
 
 @pytest.mark.slow
@@ -47,9 +40,8 @@ def test_setup_installs_what_the_verbs_of_a_hosted_job_need_and_no_torch(deploy:
         )
     for name in ("pyproject.toml", "constraints.txt", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, here.repository.checkout)
-    subprocess.run([sys.executable, "-m", "venv", tmp_path / "python"], check=True)
     here.repository.tools = ()
-    here.repository.machine |= PIP | {"PATH": f"{tmp_path / 'python' / 'bin'}:/usr/bin:/bin"}
+    here.repository.machine |= PIP | {"PATH": fresh_python(tmp_path / "python")}
     number = here.api.open_issue("maintainer", "Watch it", "", labels=[], is_pull=True).number
     pull = {"number": number, "head": {"repo": {"full_name": NAME}}}
     run = start(here.repository, "pull-request.yml", "pull_request", number=number, pull_request=pull)
