@@ -16,7 +16,7 @@ from unittest.mock import patch
 import pytest
 
 # Typer decides on colours for good when this is imported, and takes GITHUB_ACTIONS for a terminal.
-import typer.rich_utils  # noqa: F401
+import typer.rich_utils  # noqa: F401 - for what importing it does
 
 from bot import cli
 

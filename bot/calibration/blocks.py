@@ -14,7 +14,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from bot.calibration.documents import Document, read, read_file
+from bot.calibration.documents import PASSAGE_CHARACTERS, Document, read, read_file
 from bot.calibration.duplicates import is_duplicate, sketch_of
 from bot.calibration.encoding import Encoder, load_encoder
 from bot.errors import QuantizationError
@@ -46,7 +46,7 @@ def build(
 
     folder: where the sources lie, see sources.local_path(). Documents are drawn in an order that depends on the
     seed and their number alone; near-duplicates are left out; each source's token stream is cut into blocks of
-    exactly seq_len, and nothing is dropped for being long.
+    exactly seq_len, and nothing is dropped for being long: of a very long conversation the beginning is taken.
     Raises QuantizationError when the text is unusable, too little or too much alike.
     """
     _check(calibration)
@@ -56,7 +56,15 @@ def build(
     seen: frozenset[int] = frozenset()
     for source, samples in zip(calibration.sources, _quotas(calibration), strict=True):
         needed = samples * calibration.seq_len
-        drawn = _draw(source, folder, encoder, needed=needed, seed=calibration.seed, seen=seen)
+        drawn = _draw(
+            source,
+            folder,
+            encoder,
+            needed=needed,
+            seq_len=calibration.seq_len,
+            seed=calibration.seed,
+            seen=seen,
+        )
         _check_enough(source, drawn, samples, calibration.seq_len)
         seen = drawn.seen
         streams.append(torch.tensor(drawn.ids[:needed], dtype=torch.int64))
@@ -126,7 +134,14 @@ def _distinct(tokens: Tensor) -> set[int]:
 
 
 def _draw(
-    source: TextSource, folder: Path, encoder: Encoder, *, needed: int, seed: int, seen: frozenset[int]
+    source: TextSource,
+    folder: Path,
+    encoder: Encoder,
+    *,
+    needed: int,
+    seq_len: int,
+    seed: int,
+    seen: frozenset[int],
 ) -> _Drawn:
     """Reads the source once if the first documents drawn are enough, and again with a longer list if not.
 
@@ -137,7 +152,8 @@ def _draw(
     while True:
         numbered = enumerate(read(source, folder))
         listed = heapq.nsmallest(limit, numbered, key=lambda item: _place(seed, item[0]))
-        drawn = _take((document for _, document in listed), encoder, needed, seen)
+        most = max(seq_len, PASSAGE_CHARACTERS)
+        drawn = _take((document for _, document in listed), encoder, needed, most, seen)
         if len(drawn.ids) >= needed or len(listed) < limit:
             return drawn
         limit *= 8
@@ -148,7 +164,8 @@ def _place(seed: int, number: int) -> bytes:
     return hashlib.sha256(f"{seed}/{number}".encode()).digest()
 
 
-def _take(documents: Iterator[Document], encoder: Encoder, needed: int, seen: frozenset[int]) -> _Drawn:
+def _take(documents: Iterator[Document], encoder: Encoder, needed: int, most: int, seen: frozenset[int]) -> _Drawn:
+    """most: tokens of one document. A conversation about a long report would be most of a calibration."""
     ids: list[int] = []
     known = set(seen)
     languages: set[str] = set()
@@ -161,7 +178,7 @@ def _take(documents: Iterator[Document], encoder: Encoder, needed: int, seen: fr
             duplicates += 1
             continue
         known |= sketch
-        ids += encoder.encode(document)
+        ids += encoder.encode(document)[:most]
         taken += 1
         if document.language:
             languages.add(document.language)

@@ -6,12 +6,13 @@ import gzip
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain, groupby
 from pathlib import Path
 from typing import IO, Any, Final, cast
 
-import pyarrow as pa  # type: ignore[import-untyped]
-import pyarrow.parquet as pq  # type: ignore[import-untyped]
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from bot.calibration import stdlib
 from bot.calibration.sources import ROW_SUFFIXES, TEXT_SUFFIXES, local_path, split_files, suffix_of
@@ -23,6 +24,7 @@ from bot.records import TextSource
 PASSAGE_CHARACTERS: Final = 4096
 DEFAULT_COLUMNS: Final = ("text", "messages")
 LANGUAGE_COLUMNS: Final = ("language", "lang")
+_ROWS_AT_ONCE: Final = 1024  # as Python objects in memory; a row may hold a whole conversation
 
 Row = dict[str, Any]
 
@@ -175,7 +177,7 @@ def _parquet_rows(path: Path, label: str, column: str | None) -> Iterator[tuple[
             columns = [name for name in file.schema_arrow.names if name in LANGUAGE_COLUMNS]
             columns.append(_column_of(file.schema_arrow.names, column, label))
             number = 0
-            for batch in file.iter_batches(columns=columns):
+            for batch in file.iter_batches(_ROWS_AT_ONCE, columns=columns):
                 for row in batch.to_pylist():
                     number += 1
                     yield f"{label}, row {number}", row
@@ -185,20 +187,48 @@ def _parquet_rows(path: Path, label: str, column: str | None) -> Iterator[tuple[
 
 
 def _from_rows(rows: Iterator[tuple[str, Row]], column: str | None) -> Iterator[Document]:
+    for continues, values in groupby(_values(rows, column), key=_continues):
+        if continues:
+            yield from _running_text(values)
+        else:
+            yield from chain.from_iterable(map(_documents_of, values))
+
+
+def _values(rows: Iterator[tuple[str, Row]], column: str | None) -> Iterator[Document]:
+    """What each row holds, whole. An empty row is no document."""
     for origin, row in rows:
         name = _column_of(list(row), column, origin)
         language = next((row[key] for key in LANGUAGE_COLUMNS if isinstance(row.get(key), str)), None)
         value = row[name]
         if isinstance(value, str):
-            for passage in _passages(value.splitlines(keepends=True)):
-                yield Document(text=passage, language=language, origin=origin)
+            yield Document(text=value, language=language, origin=origin)
         elif isinstance(value, list):
             yield Document(messages=_messages(value, origin), language=language, origin=origin)
-        elif value is not None:  # an empty row is no document
+        elif value is not None:
             raise QuantizationError(
                 f"{origin}: column {name!r} holds a {type(value).__name__}",
                 hint="Calibration takes text, or a list of {role, content} messages.",
             )
+
+
+def _continues(value: Document) -> tuple[str | None] | None:
+    """Data sets such as wikitext hold a text line by line, with line ends: such rows go on in the next one."""
+    is_line = not value.messages and (value.text.endswith("\n") or not value.text)
+    return (value.language,) if is_line else None
+
+
+def _running_text(values: Iterator[Document]) -> Iterator[Document]:
+    first = next(values)
+    lines = (line for value in chain((first,), values) for line in value.text.splitlines(keepends=True))
+    for passage in _passages(lines):
+        yield replace(first, text=passage)
+
+
+def _documents_of(value: Document) -> Iterator[Document]:
+    if value.messages:
+        yield value
+    for passage in _passages(value.text.splitlines(keepends=True)):
+        yield replace(value, text=passage)
 
 
 def _column_of(names: list[str], column: str | None, origin: str) -> str:

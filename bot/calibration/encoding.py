@@ -29,21 +29,19 @@ class Encoder:
         return [token for token in self._ids("", special=True)[:1] if token == self.tokenizer.bos_token_id]
 
     def encode(self, document: Document, *, special: bool = True) -> list[int]:
-        """special: with the tokens that the tokenizer itself adds to a text; a chat has those of its template."""
-        if document.messages:
+        """special: with the tokens that the tokenizer itself adds to a text; a chat has those of its template.
+
+        To a model without a chat template a conversation is a text like any other: what was said in it.
+        """
+        if document.messages and self.tokenizer.chat_template is not None:
             return self._ids(self._render(document), special=False)
-        return self._ids(document.text, special=special)
+        return self._ids(document.content, special=special)
 
     def _ids(self, text: str, *, special: bool) -> list[int]:
         # verbose: a document longer than the model's context is fine, it will be cut into blocks.
         return list(self.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"])
 
     def _render(self, document: Document) -> str:
-        if self.tokenizer.chat_template is None:
-            raise QuantizationError(
-                f"{document.origin}: chat messages, but the model's tokenizer has no chat template",
-                hint="Calibrate on plain text: name a text column with `column`, or use another source.",
-            )
         try:
             # transformers renders it in jinja2's immutable sandbox: the template is a stranger's program.
             return str(self.tokenizer.apply_chat_template(list(document.messages), tokenize=False))

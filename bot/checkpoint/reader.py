@@ -6,8 +6,8 @@ Nothing is mapped into memory: mapped pages count as the process's memory, and a
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from io import BufferedReader
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import BinaryIO
 
 import torch
 from torch import Tensor
@@ -71,7 +71,7 @@ class TensorFile:
                 left -= len(content)
                 yield content
 
-    def _open(self, name: str) -> BinaryIO:
+    def _open(self, name: str) -> BufferedReader:
         file = self.path.open("rb")
         file.seek(self._header.spans[name].start)
         return file
@@ -166,10 +166,10 @@ def _open_shard(folder: Path, name: str, index: Path) -> TensorFile:
     return TensorFile(folder / name)
 
 
-def _read_exactly(file: BinaryIO, target: memoryview, path: Path) -> None:
+def _read_exactly(file: BufferedReader, target: memoryview, path: Path) -> None:
     done = 0
     while done < len(target):
-        count = file.readinto(target[done:])  # type: ignore[attr-defined]
+        count = file.readinto(target[done:])
         if not count:
             raise UpstreamError(
                 f"{path}: ended {len(target) - done} bytes early; it changed while being read",

@@ -80,7 +80,7 @@ def quantize_layers(work: Work, *, quantizer: type[LayerwiseQuantizer]) -> tuple
     return finished
 
 
-class LayerwiseQuantizer(AwqQuantizer):  # type: ignore[misc]
+class LayerwiseQuantizer(AwqQuantizer):  # type: ignore[misc]  # awq has no types
     """AutoAWQ's search on our calibration blocks, its damage on CPUs cured, its rounding and saving replaced."""
 
     def __init__(self, *args: Any, work: Work, **kwargs: Any) -> None:

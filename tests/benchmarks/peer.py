@@ -24,7 +24,7 @@ with warnings.catch_warnings(record=True):  # it says goodbye when it is importe
 SETTINGS = {"zero_point": True, "q_group_size": 128, "w_bit": 4, "version": "GEMM"}
 
 
-class Cured(AwqQuantizer):  # type: ignore[misc]
+class Cured(AwqQuantizer):  # type: ignore[misc]  # awq has no types
     """Its backup of the weights, {k: v.cpu()}, is no copy on a CPU. Here it is one; nothing else differs."""
 
     def _compute_best_scale(self, x: Any, w_mean: Any, x_mean: Any, module2inspect: Any, *args: Any) -> Any:

@@ -126,6 +126,14 @@ def test_conversations_under_one_long_system_prompt_are_not_duplicates(tmp_path:
     assert record.sources[0].languages == ("en",)
 
 
+def test_of_a_very_long_conversation_the_beginning_is_taken(tmp_path: Path) -> None:
+    chats: list[dict[str, object]] = [
+        {"messages": [{"role": "user", "content": prose(9000, number)}]} for number in range(3)
+    ]
+    _, record = built(tmp_path, write_jsonl(tmp_path / "chats.jsonl", chats), samples=160)
+    assert record.sources[0].documents == 3
+
+
 def test_a_mix_shares_the_blocks_by_weight(tmp_path: Path) -> None:
     notes = write_jsonl(tmp_path / "a.jsonl", [{"text": prose(100, number)} for number in range(12)])
     sources = (TextSource(builtin="stdlib", weight=3), notes)

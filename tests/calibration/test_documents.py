@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa  # type: ignore[import-untyped]
-import pyarrow.parquet as pq  # type: ignore[import-untyped]
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from bot.calibration import stdlib
@@ -84,6 +84,15 @@ def test_parquet_gives_text_and_chats_from_the_named_column(tmp_path: Path) -> N
     documents = list(read_file(path, label="a.parquet", column="talk"))
     assert [document.messages for document in documents] == [tuple(CHAT)] * 2
     assert [document.language for document in documents] == ["de", None]
+
+
+def test_rows_that_are_lines_of_a_text_are_read_as_that_text(tmp_path: Path) -> None:
+    """As wikitext has them: headings, paragraphs and blank lines, each in a row of its own."""
+    lines = ["", " = Title = \n", "", f"{'word ' * 400}\n", f"{'more ' * 600}\n", " = Next = \n"]
+    rows: list[dict[str, Any]] = [{"text": line} for line in lines]
+    rows += [{"text": "one whole text"}, {"text": "Ende\n", "lang": "de"}, {"text": "end\n", "lang": "en"}]
+    found = texts(write_rows(tmp_path / "a.jsonl", rows))
+    assert found == ["".join(lines[:4]), "".join(lines[4:]), "one whole text", "Ende\n", "end\n"]
 
 
 def test_columns_that_a_parquet_message_leaves_empty_are_not_shown_to_the_template(tmp_path: Path) -> None:

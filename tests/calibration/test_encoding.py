@@ -51,11 +51,13 @@ def test_a_chat_is_what_the_models_own_template_makes_of_it_with_no_second_bos(n
     assert ids == raw.ids
 
 
-def test_a_chat_without_a_template_is_an_error(tmp_path: Path) -> None:
-    folder = copied_tokenizer("qwen3-tiny", tmp_path / "model")
-    with pytest.raises(QuantizationError, match=r"a\.jsonl:1: .* no chat template") as caught:
-        load_encoder(folder, trust_remote_code=False).encode(CHAT)
-    assert "column" in caught.value.hint
+def test_to_a_model_without_a_template_a_chat_is_a_text_as_any_other(tmp_path: Path) -> None:
+    folder = copied_tokenizer("llama-tiny", tmp_path / "model")
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    del config["chat_template"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    encoder = load_encoder(folder, trust_remote_code=False)
+    assert encoder.encode(CHAT) == encoder.encode(Document(text="Why?\nBecause."))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,7 @@ def test_one_is_read_while_the_one_before_is_worked_on() -> None:
         return number
 
     seen = []
-    for number in read_ahead(lambda number=number: reading(number) for number in range(5)):  # type: ignore[misc]
+    for number in read_ahead(partial(reading, number) for number in range(5)):
         seen.append(number)
         assert len(read) <= number + 2
     assert seen == read == [0, 1, 2, 3, 4]
