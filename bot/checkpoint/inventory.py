@@ -23,15 +23,19 @@ def check_inventory(
     artifact_dtype: str,
     group_size: int,
     quantized: Collection[str] | None = None,
+    unread: Collection[str] = frozenset(),
 ) -> None:
     """Compare names, shapes and dtypes of two checkpoints.
 
     artifact_dtype: F16 or BF16, what the floats have that are not packed. quantized: the linears (`model.layers.0.
-    mlp.up_proj`) that must be packed, and no other; None: whichever are. A tied lm_head is in the artifact exactly
-    when it is in the source. Raises QuantizationError that lists what is wrong.
+    mlp.up_proj`) that must be packed, and no other; None: whichever are. unread: what the model does not read,
+    which stays as it is. A tied lm_head is in the artifact exactly when it is in the source. Raises
+    QuantizationError that lists what is wrong.
     """
     packed = {name.removesuffix(".qweight") for name in artifact if name.endswith(".qweight")}
-    expected = dict(_expected(source, packed, artifact_dtype, group_size))
+    expected = dict(_expected(source, packed, artifact_dtype, group_size)) | {
+        name: source[name] for name in unread
+    }
     problems = [f"{name} is lost" for name in expected if name not in artifact]
     problems += [f"{name} is extra" for name in artifact if name not in expected]
     problems += [
@@ -71,9 +75,12 @@ def bits_per_weight(artifact: Inventory) -> float:
     return bits / weights if weights else float("nan")
 
 
-def bits_per_weight_file(source: Inventory, artifact: Inventory, tied: Collection[str]) -> float:
-    """All tensor bits of the artifact per parameter of the source; a tied tensor stored twice counts once."""
-    parameters = sum(prod(info.shape) for name, info in source.items() if name not in tied)
+def bits_per_weight_file(source: Inventory, artifact: Inventory, uncounted: Collection[str]) -> float:
+    """All tensor bits of the artifact per parameter of the source.
+
+    uncounted: the source's tensors that are no parameters of their own: tied ones, and what nobody reads.
+    """
+    parameters = sum(prod(info.shape) for name, info in source.items() if name not in uncounted)
     return 8 * sum(_size_bytes(info) for info in artifact.values()) / parameters
 
 

@@ -39,6 +39,11 @@ class Part:
         return prod(self.info.shape) * ITEM_BYTES[self.info.dtype]
 
 
+def copy_of(source: Chunked, name: str) -> Part:
+    """The tensor's bytes, whatever they mean."""
+    return Part(info=source.tensors[name], content=lambda: source.chunks(name))
+
+
 def part_of(source: Chunked, name: str, *, dtype: str | None = None) -> Part:
     """The tensor's bytes, its floats converted to dtype (F16 or BF16); integers and dtype=None: unchanged.
 
@@ -46,7 +51,7 @@ def part_of(source: Chunked, name: str, *, dtype: str | None = None) -> Part:
     """
     info = source.tensors[name]
     if info.dtype not in FLOATS:
-        return Part(info=info, content=lambda: source.chunks(name))
+        return copy_of(source, name)
     target = dtype or info.dtype
     return Part(
         info=TensorInfo(name=name, dtype=target, shape=info.shape),

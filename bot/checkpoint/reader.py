@@ -92,10 +92,6 @@ class Checkpoint:
         """The whole tensor, in its own dtype, on the CPU."""
         return self._files[name].read(name)
 
-    def read_many(self, prefix: str) -> dict[str, Tensor]:
-        """All tensors whose names start with prefix, such as `model.layers.3.`; a layer at a time."""
-        return {name: self.read(name) for name in self.tensors if name.startswith(prefix)}
-
     def chunks(self, name: str, *, chunk_bytes: int = 1 << 24) -> Iterator[bytearray]:
         """The tensor's bytes in order, never more than chunk_bytes (a multiple of 8) at a time."""
         return self._files[name].chunks(name, chunk_bytes=chunk_bytes)

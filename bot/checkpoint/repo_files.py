@@ -17,7 +17,16 @@ CARD = "README.md"
 PROVENANCE = "provenance.json"
 
 # spiece.model and friends are vocabulary under another name.
-VOCABULARY = ("tokenizer.json", "tokenizer.model", "vocab.*", "merges.txt", "spiece.model", "*.tiktoken")
+VOCABULARY = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer.model.*",
+    "tekken.json",
+    "vocab.*",
+    "merges.txt",
+    "spiece.model",
+    "*.tiktoken",
+)
 COMPANIONS = (
     TOKENIZER_CONFIG,
     "special_tokens_map.json",

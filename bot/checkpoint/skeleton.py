@@ -87,6 +87,8 @@ def build_skeleton(folder: Path, *, dtype: torch.dtype, trust_remote_code: bool)
         config = transformers.AutoConfig.from_pretrained(
             folder, trust_remote_code=trust_remote_code, local_files_only=True
         )
+        # A config may ask for kernels that this machine does not have.
+        config._attn_implementation = None
         with init_empty_weights(include_buffers=False):
             model = transformers.AutoModelForCausalLM.from_config(
                 config, dtype=dtype, trust_remote_code=trust_remote_code
@@ -113,6 +115,21 @@ def source_names(model: Any, tensors: Mapping[str, TensorInfo], *, where: Path) 
     A tied tensor has the name of the one that it is tied to. Raises UnsupportedModelError for tensors that
     transformers makes of several, as it does with experts; UpstreamError for those that are missing.
     """
+    names = _stored_names(model, tensors)
+    for key, tied_to in model.all_tied_weights_keys.items():
+        if tied_to in names:
+            names[key] = names[tied_to]
+    _check_complete(dict(model.named_parameters(remove_duplicate=False)), names, tensors, where=where)
+    return names
+
+
+def unread_tensors(model: Any, tensors: Mapping[str, TensorInfo]) -> frozenset[str]:
+    """The source's tensors that the model has no place for, such as the masks that older versions stored."""
+    return frozenset(tensors) - frozenset(_stored_names(model, tensors).values())
+
+
+def _stored_names(model: Any, tensors: Mapping[str, TensorInfo]) -> dict[str, str]:
+    """The model's name of each tensor that has a place in it -> the source's."""
     state = model.state_dict()
     renamings = [one for one in get_model_conversion_mapping(model) if isinstance(one, WeightRenaming)]
     names: dict[str, str] = {}
@@ -120,10 +137,6 @@ def source_names(model: Any, tensors: Mapping[str, TensorInfo], *, where: Path) 
         key, _ = rename_source_key(name, renamings, [], model.base_model_prefix, state)
         if name in state or key in state:
             names[name if name in state else key] = name
-    for key, tied_to in model.all_tied_weights_keys.items():
-        if tied_to in names:
-            names[key] = names[tied_to]
-    _check_complete(dict(model.named_parameters(remove_duplicate=False)), names, tensors, where=where)
     return names
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ from bot.errors import QuantizationError, UpstreamError
 _DTYPES = {"float16": "F16", "bfloat16": "BF16"}
 
 
-def open_artifact(folder: Path, source: Inventory) -> Checkpoint:
+def open_artifact(folder: Path, source: Inventory, *, unread: Collection[str]) -> Checkpoint:
     """The artifact's weights, once names, shapes, dtypes and group size are what source and config.json say.
 
-    Raises QuantizationError, also for what the reader calls a damaged upload: here the upload would be ours.
+    unread: the source's tensors that its model has no place for. Raises QuantizationError, also for what the
+    reader calls a damaged upload: here the upload would be ours.
     """
     path = folder / "config.json"
     try:
@@ -35,6 +37,7 @@ def open_artifact(folder: Path, source: Inventory) -> Checkpoint:
         artifact.tensors,
         artifact_dtype=_artifact_dtype(config, path),
         group_size=_group_size(config, path),
+        unread=unread,
     )
     return artifact
 

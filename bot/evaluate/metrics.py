@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bot.checkpoint.inventory import bits_per_weight, bits_per_weight_file, main_dtype
 from bot.checkpoint.reader import TORCH_DTYPES, Checkpoint
-from bot.checkpoint.skeleton import Skeleton
+from bot.checkpoint.skeleton import Skeleton, unread_tensors
 from bot.errors import QuantizationError
 from bot.evaluate.artifact import open_artifact, restored, size_bytes
 from bot.evaluate.walk import Walked, skeleton_of, walk
@@ -57,11 +57,13 @@ def evaluate(
     started = time.monotonic()
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     original = Checkpoint(source)
-    artifact = open_artifact(quantized, original.tensors)
     # Half precision is slow on a CPU.
     dtype = torch.float32 if target.type == "cpu" else TORCH_DTYPES[main_dtype(original.tensors)]
     skeleton = partial(skeleton_of, original, dtype=dtype, trust_remote_code=trust_remote_code)
-    ours, theirs = skeleton(read=partial(restored, artifact)), skeleton(read=original.read)
+    theirs = skeleton(read=original.read)
+    unread = unread_tensors(theirs.model, original.tensors)
+    artifact = open_artifact(quantized, original.tensors, unread=unread)
+    ours = skeleton(read=partial(restored, artifact))
     tied = frozenset(theirs.model.all_tied_weights_keys)
     figures = compare(theirs, ours, tokens, device=target, progress=progress)
     return Report(
@@ -71,7 +73,7 @@ def evaluate(
         kl_p99=percentile(figures.kl, 0.99),
         top1_agreement=float(figures.agrees.double().mean()),
         bits_per_weight=bits_per_weight(artifact.tensors),
-        bits_per_weight_file=bits_per_weight_file(original.tensors, artifact.tensors, tied),
+        bits_per_weight_file=bits_per_weight_file(original.tensors, artifact.tensors, tied | unread),
         size_source_bytes=size_bytes(original),
         size_quantized_bytes=size_bytes(artifact),
         tokens=tokens.numel(),

@@ -12,10 +12,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+import bot
 from bot.checkpoint.config import artifact_config, parse_config
 from bot.checkpoint.inventory import bits_per_weight, bits_per_weight_file, check_inventory, main_dtype
 from bot.checkpoint.reader import TORCH_DTYPES, Checkpoint
-from bot.checkpoint.skeleton import Skeleton, build_skeleton, source_names
+from bot.checkpoint.skeleton import Skeleton, build_skeleton, source_names, unread_tensors
 from bot.checkpoint.small_files import carry_small_files
 from bot.checkpoint.writer import replacing, write_checkpoint, writing
 from bot.errors import EnvironmentProblem, UnsupportedModelError, UpstreamError, WatchlistError
@@ -44,11 +45,15 @@ class Source:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuantizedLayers:
-    """linears: the source's names of the quantized ones, without `.weight`. tied: tensors that are also others."""
+    """linears: the source's names of the quantized ones, without `.weight`. tied: tensors that are also others.
+
+    unread: the source's tensors that the model has no place for.
+    """
 
     layers: tuple[FinishedLayer, ...]
     linears: tuple[str, ...]
     tied: frozenset[str]
+    unread: frozenset[str]
 
 
 def quantize(
@@ -91,7 +96,7 @@ def quantize(
         modules=tuple(module for layer in done.layers for module in layer.measured.modules),
         quantized_parameters=quantized_parameters,
         bits_per_weight=bits_per_weight(artifact.tensors),
-        bits_per_weight_file=bits_per_weight_file(tensors, artifact.tensors, done.tied),
+        bits_per_weight_file=bits_per_weight_file(tensors, artifact.tensors, done.tied | done.unread),
         versions=tool_versions(),
         device=device_name(device),
         duration_s=time.monotonic() - started,
@@ -180,6 +185,7 @@ def _quantize_layers(
             layers=quantize_layers(work, quantizer=SEARCHES[recipe.search]),
             linears=linears,
             tied=frozenset(model.all_tied_weights_keys),
+            unread=unread_tensors(model, source.checkpoint.tensors),
         )
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise EnvironmentProblem(
@@ -192,7 +198,10 @@ def _key(source: Source, recipe: Recipe, calibration: CalibrationSet, device: to
     """What must be the same for a finished layer to be used again."""
     weights = [assemble.file_sha256(source.folder / name) for name in source.checkpoint.weight_files]
     config = source.config.decode()
-    return sha256_of([weights, config, recipe, calibration.sha256, tool_versions(), device_name(device)])
+    # The hash of the calibration is over its tokens in a row: other blocks may hold the same ones.
+    text = [calibration.sha256, calibration.samples, calibration.seq_len]
+    versions = tool_versions() | {"awq-bot": bot.__version__}
+    return sha256_of([weights, config, recipe, text, versions, device_name(device)])
 
 
 def _write(
@@ -200,7 +209,8 @@ def _write(
 ) -> Checkpoint:
     """Every file of the artifact, and the inventory of what was really written."""
     name = assemble.SAFETENSORS_NAMES[dtype]
-    write_checkpoint(folder, assemble.artifact_parts(source.checkpoint, done.layers, dtype=name))
+    parts = assemble.artifact_parts(source.checkpoint, done.layers, dtype=name, unread=done.unread)
+    write_checkpoint(folder, parts)
     carry_small_files(source.folder, folder, trust_remote_code=source.trust_remote_code)
     with replacing(folder / "config.json") as file:
         file.write(artifact_config(source.config, recipe=recipe, artifact_dtype=dtype))
@@ -211,5 +221,6 @@ def _write(
         artifact_dtype=name,
         group_size=recipe.group_size,
         quantized=done.linears,
+        unread=done.unread,
     )
     return artifact

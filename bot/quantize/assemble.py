@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
 import torch
 
-from bot.checkpoint.parts import Part, part_of
+from bot.checkpoint.parts import Part, copy_of, part_of
 from bot.checkpoint.reader import Checkpoint, TensorFile
 from bot.checkpoint.writer import sync_folder, writing
 from bot.errors import QuantizationError, WatchlistError
@@ -41,12 +41,19 @@ def artifact_dtype(source_dtype: str, layers: Sequence[FinishedLayer]) -> Artifa
     )
 
 
-def artifact_parts(source: Checkpoint, layers: Sequence[FinishedLayer], *, dtype: str) -> Iterator[Part]:
-    """Every tensor of the artifact in the source's order, each from the file that holds it."""
+def artifact_parts(
+    source: Checkpoint, layers: Sequence[FinishedLayer], *, dtype: str, unread: Collection[str]
+) -> Iterator[Part]:
+    """Every tensor of the artifact in the source's order, each from the file that holds it.
+
+    unread: what the model does not read, and dtype may not hold; its bytes are copied.
+    """
     made: dict[str, TensorFile] = {name: layer.file for layer in layers for name in layer.file.tensors}
     for name in source.tensors:
         stem = name.removesuffix(".weight")
-        if name in made:
+        if name in unread:
+            yield copy_of(source, name)
+        elif name in made:
             yield part_of(made[name], name, dtype=dtype)
         elif stem != name and f"{stem}.qweight" in made:
             for part in ("qweight", "qzeros", "scales"):

@@ -13,7 +13,7 @@ from bot.checkpoint.gemm import pack
 from bot.errors import QuantizationError
 from bot.quantize.architectures import Groups
 from bot.quantize.rounding import Rounded, as_stored, clipped_share, compensated, restore, round_to_nearest
-from bot.quantize.search import best_levels, diagonal_blocks, gram, relative_error
+from bot.quantize.search import best_levels, diagonal_blocks, gram, relative_errors
 from bot.records import ModuleError
 
 Linears = Mapping[str, nn.Linear]  # name within the layer
@@ -102,22 +102,23 @@ def measure(
     index: int, before: Before, made: Mapping[str, Made], scales: Scales, *, group_size: int
 ) -> tuple[ModuleError, ...]:
     """What each linear lost on the source's own inputs, next to plain rounding of the source's weights."""
-    return tuple(
-        ModuleError(
-            layer=index,
-            module=name,
-            relative_error=relative_error(
-                weight, unscaled(restore(made[name].rounded), name, scales), before.grams[name]
-            ),
-            relative_error_rounding=relative_error(
-                weight, restore(round_to_nearest(weight, group_size=group_size)), before.grams[name]
-            ),
-            ratio=made[name].ratio,
-            clipped_share=made[name].clipped_share,
-            fallback=made[name].fallback,
+    modules = []
+    for name, weight in before.weights.items():
+        ours = unscaled(restore(made[name].rounded), name, scales)
+        plain = restore(round_to_nearest(weight, group_size=group_size))
+        error, error_rounding = relative_errors(weight, (ours, plain), before.grams[name])
+        modules.append(
+            ModuleError(
+                layer=index,
+                module=name,
+                relative_error=error,
+                relative_error_rounding=error_rounding,
+                ratio=made[name].ratio,
+                clipped_share=made[name].clipped_share,
+                fallback=made[name].fallback,
+            )
         )
-        for name, weight in before.weights.items()
-    )
+    return tuple(modules)
 
 
 def unscaled(weight: Tensor, name: str, scales: Scales) -> Tensor:

@@ -118,7 +118,7 @@ def compensated(
     nearest = nearest_steps(weight.view(*joined.scales.shape, -1), joined).view(weight.shape)
     # Channels with the strongest inputs first: they find all others still free to make good their errors.
     order = torch.argsort(inputs_gram.diagonal(), descending=True, stable=True)
-    factor, fallback = inverse_factor(inputs_gram[order][:, order])
+    factor, fallback = inverse_factor(inputs_gram, order)
     if factor is not None:
         fitted = settled(weight, joined, swept(weight, joined, factor, order), inputs_gram)
         better = _lost(weight, fitted, joined, inputs_gram) < _lost(weight, nearest, joined, inputs_gram)
@@ -126,16 +126,25 @@ def compensated(
     return list(torch.split(nearest, [len(part) for part in weights])), fallback
 
 
-def inverse_factor(gram: Tensor) -> tuple[Tensor | None, str]:
-    """The upper U with U^T U = (H + damping)^-1, and what had to be done to get it."""
+def inverse_factor(gram: Tensor, order: Tensor) -> tuple[Tensor | None, str]:
+    """The upper U with U^T U = (H + damping)^-1 for channels in this order, and what had to be done to get it.
+
+    Of what is as large as H at most two are there at a time: they decide which card a wide layer fits on.
+    """
     diagonal = gram.diagonal()
     for damping in DAMPING:
         # A channel that is always zero is tied to no other; any number will do for it.
-        damped = gram + torch.diag(damping * diagonal.mean() + (diagonal <= 0).to(gram.dtype))
+        added = damping * diagonal.mean() + (diagonal <= 0).to(gram.dtype)
+        damped = gram[order.unsqueeze(1), order]
+        damped.diagonal().add_(added[order])
         lower, failed = torch.linalg.cholesky_ex(damped)
+        del damped
         if bool(failed):
             continue
-        factor, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
+        inverse = torch.cholesky_inverse(lower)
+        del lower
+        factor, failed = torch.linalg.cholesky_ex(inverse, upper=True)
+        del inverse
         if not bool(failed) and bool(torch.isfinite(factor).all()):
             return factor, "" if damping == DAMPING[0] else f"damping {damping:g}"
     return None, "plain rounding"

@@ -6,7 +6,7 @@ step of a grid.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -54,10 +54,10 @@ def output_energy(weight: Tensor, inputs_gram: Tensor) -> float:
     return float(((weight @ inputs_gram) * weight).sum(dtype=torch.float64).clamp(min=0))
 
 
-def relative_error(weight: Tensor, restored: Tensor, inputs_gram: Tensor) -> float:
-    """||W X - W' X||^2 / ||W X||^2 for two weights [out, in]; 0 where there is nothing to lose."""
+def relative_errors(weight: Tensor, restored: Iterable[Tensor], inputs_gram: Tensor) -> list[float]:
+    """||W X - W' X||^2 / ||W X||^2 for a weight [out, in] and each W' in its place; 0 if W X is zero."""
     energy = output_energy(weight, inputs_gram)
-    return output_energy(weight - restored, inputs_gram) / energy if energy else 0.0
+    return [output_energy(weight - each, inputs_gram) / energy if energy else 0.0 for each in restored]
 
 
 def diagonal_grams(inputs: Tensor, *, group_size: int, device: torch.device) -> Tensor:

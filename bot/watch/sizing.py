@@ -15,10 +15,15 @@ _GIB = 2**30
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
 # What stays as it is: embeddings and the head lie outside the layers; these lie inside.
 _NOT_QUANTIZED = re.compile(r"norm|router|(?:^|\.)gate\.weight$|shared_expert_gate")
-_EFFECTIVE_FLOPS = 5e13  # half precision on the smallest class of card, as search and packing leave it
-# Passes over all tokens: one to see the inputs, half of one for the Gram matrices, the rest for the sweeps.
-# AutoAWQ's grid runs about one and a half linears 20 times.
-_PASSES = {"gram": 3, "awq": 31}
+# On the smallest class of card: multiply-adds of matrices count as two. Float32 is what the search works in.
+_HALF_FLOPS = 5e13
+_FLOAT32_FLOPS = 1e13
+_KERNEL_S = 1e-5  # to start one, however little it does
+# Per linear, as counted: products of its weights with their inputs' Gram matrix, and kernels per input channel.
+_PRODUCTS = 31
+_KERNELS = 53
+_AUTOAWQ_PASSES = 31  # over all tokens: its grid runs about one and a half linears 20 times
+_EVALUATION_TOKENS = 2 * 64 * 512  # of both models
 _TOKENS_AT_ONCE = 16_384  # in one forward pass of a layer
 _LOGITS_AT_ONCE = 2**25  # of each model, while they are compared
 _START_S = 60.0
@@ -40,7 +45,7 @@ def estimate(details: Details, entry: WatchEntry, *, download_bytes: int) -> Est
         ram_bytes=2 * _largest_layer(details) + 2 * _outside(details) + 2 * hidden + _RUNTIME_BYTES,
         # Source, one file per layer, then the shards assembled of them; hidden states before and after a layer.
         disk_bytes=math.ceil((download_bytes + 2 * output + 2 * hidden) * _DISK_SPARE),
-        duration_s=_START_S + _PASSES[entry.recipe.search] * 2 * parameters * tokens / _EFFECTIVE_FLOPS,
+        duration_s=_START_S + _search_s(details, entry) + 2 * parameters * _EVALUATION_TOKENS / _HALF_FLOPS,
         parameters=parameters,
     )
 
@@ -53,7 +58,7 @@ def runner_labels(needs: Estimate) -> tuple[str, ...] | None:
     return None
 
 
-def quantized_linears(tensors: tuple[TensorInfo, ...], recipe: Recipe) -> tuple[TensorInfo, ...]:
+def linears_to_quantize(tensors: tuple[TensorInfo, ...], recipe: Recipe) -> tuple[TensorInfo, ...]:
     """The weights, [out, in] each, that become 4-bit: every matrix in a layer but norms and routers."""
     return tuple(
         tensor
@@ -68,7 +73,7 @@ def quantized_linears(tensors: tuple[TensorInfo, ...], recipe: Recipe) -> tuple[
 
 def output_bytes(tensors: tuple[TensorInfo, ...], recipe: Recipe) -> int:
     """Size of the artifact's tensors: packed linears, everything else at 2 bytes a value."""
-    linears = {tensor.name for tensor in quantized_linears(tensors, recipe)}
+    linears = {tensor.name for tensor in linears_to_quantize(tensors, recipe)}
     return sum(
         _packed_bytes(tensor, recipe) if tensor.name in linears else 2 * math.prod(tensor.shape)
         for tensor in tensors
@@ -81,18 +86,34 @@ def _packed_bytes(tensor: TensorInfo, recipe: Recipe) -> int:
     return out * columns // 2 + groups * (out // 2) + groups * out * 2
 
 
+def _search_s(details: Details, entry: WatchEntry) -> float:
+    """Forward passes in half precision; then Gram matrices, grid, factors and sweeps in float32."""
+    linears = [tensor.shape for tensor in linears_to_quantize(details.tensors, entry.recipe)]
+    tokens = entry.calibration.samples * entry.calibration.seq_len
+    forward_s = 2 * tokens * sum(out * columns for out, columns in linears) / _HALF_FLOPS
+    if entry.recipe.search == "awq":
+        return _AUTOAWQ_PASSES * forward_s
+    flops = sum(
+        2 * _PRODUCTS * out * columns**2 + tokens * columns**2 + 4 * columns**3 / 3 for out, columns in linears
+    )
+    kernels = _KERNELS * sum(columns for _, columns in linears)
+    return forward_s + flops / _FLOAT32_FLOPS + kernels * _KERNEL_S
+
+
 def _search_bytes(details: Details, entry: WatchEntry) -> int:
     """GPU memory to quantize a layer: its weights in the source's dtype and as float32 before and after, the Gram
-    matrices of what its linears read with two copies to factor them, and the activations of one forward pass.
+    matrix of its widest input before and after scaling with three of that size to factor it, and the activations
+    of one forward pass.
     """
-    hidden = _size(details.config, "hidden_size")
-    wide = max(_size(details.config, "intermediate_size"), hidden)
+    linears = linears_to_quantize(details.tensors, entry.recipe)
+    widest = max((tensor.shape[1] for tensor in linears), default=0)
+    hidden = _size(details.config, "hidden_size") or widest
     tokens = entry.calibration.samples * entry.calibration.seq_len
     if entry.recipe.search == "gram":
-        weights, grams = 7 * _largest_layer(details), 4 * (3 * hidden**2 + 3 * wide**2)
-        return weights + grams + 2 * min(tokens, _TOKENS_AT_ONCE) * (2 * hidden + 4 * wide)
+        weights, grams = 7 * _largest_layer(details), 5 * 4 * widest**2
+        return weights + grams + 2 * min(tokens, _TOKENS_AT_ONCE) * (2 * hidden + 4 * widest)
     # AutoAWQ keeps what every linear reads, and the widest of it once more as a reference.
-    return 2 * _largest_layer(details) + 2 * tokens * (2 * hidden + 3 * wide)
+    return 2 * _largest_layer(details) + 2 * tokens * (2 * hidden + 3 * widest)
 
 
 def _compare_bytes(details: Details) -> int:

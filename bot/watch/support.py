@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bot.records import Recipe, TensorInfo
-from bot.watch.sizing import quantized_linears
+from bot.watch.sizing import linears_to_quantize
 
 TABLE = Path(__file__).with_name("support_table.json")
 FLOATS = ("F16", "BF16", "F32")
@@ -35,7 +35,7 @@ def unsupported_reason(config: dict[str, Any], tensors: tuple[TensorInfo, ...], 
         _quantized_already(config)
         or _unsupported_type(config)
         or _no_causal_lm(config)
-        or _unsupported_weights(quantized_linears(tensors, recipe), recipe)
+        or _unsupported_weights(linears_to_quantize(tensors, recipe), recipe)
     )
 
 

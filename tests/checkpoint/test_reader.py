@@ -64,11 +64,6 @@ def test_every_dtype_reads_back_equal(layout: Any, tmp_path: Path) -> None:
         assert checkpoint.tensors[name].shape == tuple(tensor.shape)
 
 
-def test_a_layer_is_read_by_its_prefix(tmp_path: Path) -> None:
-    layer = Checkpoint(sharded(tmp_path)).read_many("model.layers.1.")
-    assert list(layer) == ["model.layers.1.up.weight"]
-
-
 def test_chunks_are_the_tensors_bytes(tmp_path: Path) -> None:
     chunks = list(Checkpoint(single(tmp_path)).chunks("model.layers.1.up.weight", chunk_bytes=16))
     assert max(map(len, chunks)) == 16
@@ -160,4 +155,4 @@ def test_a_file_cut_while_it_is_read_is_named(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(UpstreamError, match="ended"):
-        checkpoint.read_many("")
+        list(map(checkpoint.read, checkpoint.tensors))

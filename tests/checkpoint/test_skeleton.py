@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,14 @@ def loaded(source: Path) -> Any:
 
 def has_values(module: nn.Module) -> bool:
     return not any(parameter.is_meta for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation"])
+def test_kernels_that_a_config_asks_for_are_not_needed(key: str, tmp_path: Path) -> None:
+    source = tiny_models.build("llama", tmp_path)
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(config | {key: "flash_attention_2"}))
+    assert len(skeleton_of(source).layers) > 0
 
 
 @pytest.mark.parametrize("model_type", ["llama", "qwen3", "gpt_bigcode", "gpt_neox", "opt"])

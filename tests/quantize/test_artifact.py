@@ -328,6 +328,29 @@ def test_bfloat16_is_kept_only_where_the_activations_need_it(
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == dtype
 
 
+def test_what_the_model_does_not_read_is_copied_whatever_it_holds(small: Path, tmp_path: Path) -> None:
+    """Older checkpoints hold masks that float16 cannot, and angles; nobody reads them any more."""
+
+    def store(tensors: dict[str, Tensor]) -> None:
+        tensors["model.layers.0.self_attn.masked_bias"] = torch.tensor(-1e9)
+        tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.rand(16)
+
+    source = changed(small, tmp_path / "source", store)
+    record, plain = run(source, tmp_path), run(small, tmp_path / "plain")
+    kept, found = tiny_models.tensors_of(source), tiny_models.tensors_of(tmp_path / "out")
+    for name in kept.keys() - tiny_models.tensors_of(small).keys():
+        assert torch.equal(found[name], kept[name])
+        assert found[name].dtype == torch.float32
+    assert record.bits_per_weight_file == pytest.approx(plain.bits_per_weight_file, rel=0.01)
+
+
+def test_layers_of_the_same_tokens_in_other_blocks_are_made_again(small: Path, tmp_path: Path) -> None:
+    run(small, tmp_path, blocks=BLOCKS)
+    layers = {path.name: path.read_bytes() for path in (tmp_path / "layers").iterdir()}
+    run(small, tmp_path, blocks=BLOCKS.reshape(2 * len(BLOCKS), -1))
+    assert all((tmp_path / "layers" / name).read_bytes() != content for name, content in layers.items())
+
+
 def test_a_model_that_is_quantized_already_is_refused(made: Made, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModelError, match="quantized already"):
         run(made.out, tmp_path)

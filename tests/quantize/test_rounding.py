@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import weakref
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from bot.errors import QuantizationError
 from bot.quantize import rounding
@@ -118,7 +122,7 @@ def test_blocked_sweep_is_the_naive_one(block: int, monkeypatch: pytest.MonkeyPa
     levels, gram = levels_of(weight), inputs.t() @ inputs
     order = torch.randperm(COLUMNS, generator=torch.Generator().manual_seed(0))
 
-    factor, fallback = inverse_factor(gram[order][:, order])
+    factor, fallback = inverse_factor(gram, order)
     assert factor is not None
     steps = swept(weight, levels, factor, order)
 
@@ -126,6 +130,43 @@ def test_blocked_sweep_is_the_naive_one(block: int, monkeypatch: pytest.MonkeyPa
     expected = naive_sweep(weight.numpy(), levels.scales.numpy(), levels.zeros.numpy(), damped, order.tolist())
     assert fallback == ""
     assert np.array_equal(steps.numpy(), expected)
+
+
+class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch gives it no types
+    """peak_bytes: the most that tensors made inside held at once, beside those that were there."""
+
+    def __init__(self, *there: Tensor) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.peak_bytes, self._bytes = 0, 0
+        self._storages = {tensor.untyped_storage().data_ptr() for tensor in there}
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        made = function(*args, **(kwargs or {}))
+        for tensor in made if isinstance(made, tuple) else (made,):
+            if isinstance(tensor, Tensor) and (place := tensor.untyped_storage()).data_ptr() not in self._storages:
+                self._count(place.data_ptr(), place.nbytes())
+                weakref.finalize(place, self._forget, place.data_ptr(), place.nbytes())
+        return made
+
+    def _count(self, place: int, size: int) -> None:
+        self._storages.add(place)
+        self._bytes += size
+        self.peak_bytes = max(self.peak_bytes, self._bytes)
+
+    def _forget(self, place: int, size: int) -> None:
+        self._storages.discard(place)
+        self._bytes -= size
+
+
+def test_factoring_holds_two_matrices_beside_the_one_it_is_given() -> None:
+    inputs = numbers(600, 512)
+    gram = inputs.t() @ inputs
+    with _Live(gram) as live:
+        inverse_factor(gram, torch.arange(512))
+    # And, for a moment, a byte or two per value to see whether all of them are finite.
+    assert 2 <= live.peak_bytes / gram.nbytes < 3
 
 
 @pytest.mark.parametrize("block", [1, 7, 128])

@@ -21,7 +21,7 @@ from bot.quantize.search import (
     gram,
     grouped_energy,
     output_energy,
-    relative_error,
+    relative_errors,
     rounded_under,
     whole,
 )
@@ -41,7 +41,7 @@ def test_relative_error_is_that_of_the_outputs() -> None:
     inputs, weight = numbers(3, 50, 24) * torch.linspace(0.1, 9, 24), numbers(16, 24, seed=1)
     other = weight + 0.01 * numbers(16, 24, seed=2)
 
-    error = relative_error(weight, other, gram(inputs, device=CPU))
+    [error] = relative_errors(weight, [other], gram(inputs, device=CPU))
 
     before, after = inputs.double() @ weight.double().t(), inputs.double() @ other.double().t()
     assert error == pytest.approx(float(((before - after) ** 2).sum() / (before**2).sum()), rel=1e-4)
@@ -54,7 +54,7 @@ def test_gram_does_not_depend_on_how_tokens_are_cut() -> None:
 
 
 def test_nothing_to_lose_is_no_error() -> None:
-    assert relative_error(torch.zeros(4, 4), torch.ones(4, 4), torch.zeros(4, 4)) == 0
+    assert relative_errors(torch.zeros(4, 4), [torch.ones(4, 4)], torch.zeros(4, 4)) == [0]
 
 
 def test_grouped_energy_is_the_mean_square_of_each_groups_share() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bot.records import Calibration, Estimate, Recipe, TensorInfo
-from bot.watch.sizing import RUNNER_VRAM_GIB, estimate, output_bytes, quantized_linears, runner_labels
+from bot.watch.sizing import RUNNER_VRAM_GIB, estimate, linears_to_quantize, output_bytes, runner_labels
 from tests.factories import CONFIG, details, entry, layer_tensors, needs
 
 QWEN3_4B: dict[str, Any] = {
@@ -60,6 +60,30 @@ def test_qwen3_4b_has_four_billion_parameters_and_fits_the_smallest_card() -> No
     assert found.ram_bytes < 2 * found.parameters
 
 
+@pytest.mark.parametrize(
+    ("search", "vram", "duration_s"),
+    [
+        # 7 × 0.202 GB of layer, 5 × 9,728² × 4 bytes, 16,384 tokens × 44,032 values × 2 bytes, 2 GiB
+        # 60 s + 9.5 s forward + 140 s in float32 (62 × 4.53e11 + tokens × 1.44e8 + 1.43e12 a layer) + 508 s + 10.5 s
+        ("gram", 6.896e9, 728),
+        # 2 × 0.202 GB of layer, 65,536 tokens × 34,304 values × 2 bytes, 2 GiB; 60 s + 31 × 9.5 s + 10.5 s
+        ("awq", 7.047e9, 366),
+    ],
+)
+def test_what_qwen3_4b_takes_as_computed_by_hand(search: str, vram: float, duration_s: float) -> None:
+    found = estimate(
+        details(config=QWEN3_4B, tensors=layer_tensors(QWEN3_4B)),
+        entry(calibration=Calibration(), recipe=Recipe(search=search)),
+        download_bytes=8_061_000_000,
+    )
+    assert found.vram_bytes == pytest.approx(vram, rel=0.005)
+    assert found.duration_s == pytest.approx(duration_s, rel=0.005)
+    # Two layers, twice the embeddings, the hidden states of 65,536 tokens twice, 2 GiB.
+    assert found.ram_bytes == pytest.approx(4.778e9, rel=0.005)
+    # 1.1 × (the source, twice the artifact of 2.666 GB, the hidden states twice)
+    assert found.disk_bytes == pytest.approx(15.47e9, rel=0.005)
+
+
 def test_depth_takes_disk_and_time_but_no_memory() -> None:
     shallow, deep = (
         estimate(details(config=config, tensors=layer_tensors(config)), entry(), download_bytes=1_000_000)
@@ -89,7 +113,7 @@ def test_everything_but_the_linears_of_layers_stays_at_two_bytes_a_value() -> No
         tensor("model.layers.0.mlp.shared_expert_gate.weight", 1, 64),
         tensor("vision.patch_embed.weight", 64, 64),
     )
-    assert quantized_linears(left, Recipe()) == ()
+    assert linears_to_quantize(left, Recipe()) == ()
     assert output_bytes(left, Recipe()) == 2 * sum(math.prod(item.shape) for item in left)
 
 
@@ -104,9 +128,9 @@ def test_everything_but_the_linears_of_layers_stays_at_two_bytes_a_value() -> No
     ],
 )
 def test_linears_of_layers_are_quantized_under_any_usual_name(name: str) -> None:
-    assert quantized_linears((tensor(name, 128, 128),), Recipe()) != ()
+    assert linears_to_quantize((tensor(name, 128, 128),), Recipe()) != ()
     module = name.removesuffix(".weight")
-    assert quantized_linears((tensor(name, 128, 128),), Recipe(modules_to_not_convert=(module,))) == ()
+    assert linears_to_quantize((tensor(name, 128, 128),), Recipe(modules_to_not_convert=(module,))) == ()
 
 
 def test_smaller_groups_take_more_space() -> None:
