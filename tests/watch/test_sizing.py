@@ -63,10 +63,11 @@ def test_qwen3_4b_has_four_billion_parameters_and_fits_the_smallest_card() -> No
 @pytest.mark.parametrize(
     ("search", "vram", "duration_s"),
     [
-        # 7 × 0.202 GB of layer, 5 × 9,728² × 4 bytes, 16,384 tokens × 44,032 values × 2 bytes, 2 GiB
-        # 60 s + 9.5 s forward + 140 s in float32 (62 × 4.53e11 + tokens × 1.44e8 + 1.43e12 a layer) + 508 s + 10.5 s
+        # 7 x 0.202 GB of layer, 5 x 9,728^2 x 4 bytes, 16,384 tokens x 44,032 values x 2 bytes, 2 GiB
+        # 60 s + 9.5 s forward + 140 s in float32 + 508 s to start kernels + 10.5 s to evaluate; in float32 a layer
+        # takes 62 x 4.53e11 + tokens x 1.44e8 + 1.43e12
         ("gram", 6.896e9, 728),
-        # 2 × 0.202 GB of layer, 65,536 tokens × 34,304 values × 2 bytes, 2 GiB; 60 s + 31 × 9.5 s + 10.5 s
+        # 2 x 0.202 GB of layer, 65,536 tokens x 34,304 values x 2 bytes, 2 GiB; 60 s + 31 x 9.5 s + 10.5 s
         ("awq", 7.047e9, 366),
     ],
 )
@@ -80,7 +81,7 @@ def test_what_qwen3_4b_takes_as_computed_by_hand(search: str, vram: float, durat
     assert found.duration_s == pytest.approx(duration_s, rel=0.005)
     # Two layers, twice the embeddings, the hidden states of 65,536 tokens twice, 2 GiB.
     assert found.ram_bytes == pytest.approx(4.778e9, rel=0.005)
-    # 1.1 × (the source, twice the artifact of 2.666 GB, the hidden states twice)
+    # 1.1 x (the source, twice the artifact of 2.666 GB, the hidden states twice)
     assert found.disk_bytes == pytest.approx(15.47e9, rel=0.005)
 
 
