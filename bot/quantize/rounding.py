@@ -156,17 +156,17 @@ def swept(weight: Tensor, levels: Levels, factor: Tensor, order: Tensor) -> Tens
     factor: as inverse_factor gives it, [in, in], its channels in this order.
     """
     columns = weight.shape[1]
-    scales, lowest, groups = _by_column(levels, columns, order)
+    by_group = _by_column(levels, columns, order)
+    pivots = factor.diagonal().tolist()
     free = weight.t()[order].contiguous()  # channels as rows: each step then reads and writes what lies together
     steps = torch.empty_like(free)
     for start in range(0, columns, BLOCK):
         stop = min(start + BLOCK, columns)
         errors = torch.empty_like(free[start:stop])
-        for column in range(start, stop):
-            scale = scales[groups[column]]
-            steps[column] = _nearest(free[column] / scale, lowest[groups[column]])
-            error = (free[column] - steps[column] * scale) / factor[column, column]
-            errors[column - start] = error
+        for column, error in zip(range(start, stop), errors, strict=True):
+            scale, lowest, highest = by_group[column]
+            chosen = torch.div(free[column], scale, out=steps[column]).round_().clamp_(lowest, highest)
+            torch.addcmul(free[column], chosen, scale, value=-1, out=error).div_(pivots[column])
             free[column + 1 : stop].addr_(factor[column, column + 1 : stop], error, alpha=-1)
         free[stop:].addmm_(factor[start:stop, stop:].t(), errors, alpha=-1)
     return torch.empty_like(steps).index_copy_(0, order, steps).t().contiguous()
@@ -175,35 +175,35 @@ def swept(weight: Tensor, levels: Levels, factor: Tensor, order: Tensor) -> Tens
 def settled(weight: Tensor, levels: Levels, steps: Tensor, gram: Tensor) -> Tensor:
     """Every integer again, to the best one while all others stay: no output can lose by it."""
     columns = weight.shape[1]
-    scales, lowest, groups = _by_column(levels, columns, torch.arange(columns))
+    by_group = _by_column(levels, columns, torch.arange(columns))
     diagonal = gram.diagonal().tolist()
     chosen = steps.t().contiguous()
-    restored = chosen * scales.repeat_interleave(columns // len(scales), dim=0)
-    pull = gram @ (weight.t() - restored)  # half of how the loss falls as a restored weight grows
+    # Half of how the loss falls as a restored weight grows.
+    pull = gram @ (
+        weight.t() - chosen * levels.scales.t().repeat_interleave(columns // levels.scales.shape[1], dim=0)
+    )
+    best = torch.empty_like(chosen[0])
     for start in list(range(0, columns, BLOCK)) * SETTLING:
         stop = min(start + BLOCK, columns)
-        near, moved = pull[start:stop].clone(), torch.zeros_like(pull[start:stop])
-        for column in range(start, stop):
+        near, moves = pull[start:stop].clone(), torch.zeros_like(pull[start:stop])
+        for column, move in zip(range(start, stop), moves, strict=True):
             if diagonal[column] > 0:
-                scale = scales[groups[column]]
-                wanted = chosen[column] + near[column - start] / (scale * diagonal[column])
-                best = _nearest(wanted, lowest[groups[column]])
-                moved[column - start] = (best - chosen[column]) * scale
-                near[column - start + 1 :].addr_(gram[column, column + 1 : stop], moved[column - start], alpha=-1)
-                chosen[column] = best
-        pull.addmm_(gram[:, start:stop], moved, alpha=-1)
+                scale, lowest, highest = by_group[column]
+                now = chosen[column]
+                torch.addcdiv(now, near[column - start], scale, value=1 / diagonal[column], out=best)
+                best.round_().clamp_(lowest, highest)
+                torch.sub(best, now, out=move).mul_(scale)
+                near[column - start + 1 :].addr_(gram[column, column + 1 : stop], move, alpha=-1)
+                now.copy_(best)
+        pull.addmm_(gram[:, start:stop], moves, alpha=-1)
     return chosen.t().contiguous()
 
 
-def _by_column(levels: Levels, columns: int, order: Tensor) -> tuple[Tensor, Tensor, list[int]]:
-    """Scales and lowest steps, each [in/g, out], and for each column in this order the row that is its group's."""
-    scales, lowest = levels.scales.t().contiguous(), (-levels.zeros).t().contiguous()
-    return scales, lowest, (order // (columns // len(scales))).tolist()
-
-
-def _nearest(steps: Tensor, lowest: Tensor) -> Tensor:
-    """In place: the integer of the 16 from lowest that is nearest to each of steps."""
-    return steps.round_().clamp_(min=lowest, max=lowest + LEVELS)
+def _by_column(levels: Levels, columns: int, order: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """For each column in this order its group's scale, lowest and highest step, [out] each."""
+    lowest = (-levels.zeros).t().contiguous()
+    groups = list(zip(levels.scales.t().contiguous(), lowest, lowest + LEVELS, strict=True))
+    return [groups[group] for group in (order // (columns // len(groups))).tolist()]
 
 
 def _lost(weight: Tensor, steps: Tensor, levels: Levels, gram: Tensor) -> Tensor:

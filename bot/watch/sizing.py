@@ -20,8 +20,8 @@ _HALF_FLOPS = 5e13
 _FLOAT32_FLOPS = 1e13
 _KERNEL_S = 1e-5  # to start one, however little it does
 # Per linear, as counted: products of its weights with their inputs' Gram matrix, and kernels per input channel.
-_PRODUCTS = 31
-_KERNELS = 53
+_PRODUCTS = 30
+_KERNELS = 20
 _AUTOAWQ_PASSES = 31  # over all tokens: its grid runs about one and a half linears 20 times
 _EVALUATION_TOKENS = 2 * 64 * 512  # of both models
 _TOKENS_AT_ONCE = 16_384  # in one forward pass of a layer
