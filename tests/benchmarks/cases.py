@@ -35,6 +35,11 @@ class Case:
     def trained(self) -> bool:
         return self.name in TRAINED
 
+    @property
+    def tokenizer(self) -> str:
+        """Whose it has; a random model's is that of a trained one."""
+        return self.name if self.trained else TRAINED[0]
+
 
 ASSET_CASES = tuple(Case(name=name, samples=128, seq_len=512) for name in TRAINED)
 WIDE = Case(name="wide", samples=16, seq_len=512, hidden=1024, intermediate=3072, layers=2)
@@ -61,7 +66,7 @@ def model_folder(case: Case, work: Path) -> Path:
         )
         model = transformers.AutoModelForCausalLM.from_config(config, dtype=getattr(torch, case.dtype))
         model.save_pretrained(folder)
-        for path in (ASSETS / "qwen3-tiny").glob("*token*"):
+        for path in (ASSETS / case.tokenizer).glob("*token*"):
             shutil.copy(path, folder)
     return folder
 
