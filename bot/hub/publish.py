@@ -25,6 +25,7 @@ from bot.hub.readback import read_back, restore_previous
 from bot.hub.session import Hub, status_of, wait_before_retry
 from bot.hub.settings import carry_gating, check_settings, set_visibility, settings_of, stays_private
 from bot.hub.target import allowed, check_tag, is_this, no_permission, set_tag, target_state, write_hint
+from bot.hub.transfers import TransferError, told_plainly
 from bot.records import Job, Progress, Provenance, Publication, Published, PublishedFile, TargetState
 
 _COMMIT_TRIES = 4
@@ -142,21 +143,22 @@ def _commit(api: HfApi, job: Job, artifact: Artifact, state: Published, progress
     _check_whole(artifact, {addition.path_in_repo for addition in additions} | there, target)
     _upload(api, target, additions, progress)
     stale = sorted(there - {file.path for file in artifact.files} - {GITATTRIBUTES})
-    deletions = [CommitOperationDelete(path) for path in stale]
+    commit = partial(
+        api.create_commit,
+        target,
+        [*additions, *(CommitOperationDelete(path) for path in stale)],
+        commit_message=artifact.summary,
+        parent_commit=state.head,
+        revision="main",
+    )
     for attempt in range(1, _COMMIT_TRIES + 1):
         try:
-            api.create_commit(
-                target,
-                [*additions, *deletions],
-                commit_message=artifact.summary,
-                parent_commit=state.head,
-                revision="main",
-            )
+            told_plainly(commit)
             return
         except ValueError as error:
             reason = " ".join(str(error).split())
             raise PublishError(f"{target}: the commit was refused: {reason}", hint="See its README.md.") from None
-        except (HfHubHTTPError, httpx2.RequestError) as error:
+        except (HfHubHTTPError, httpx2.RequestError, TransferError) as error:
             if is_this(target_state(api, target), job):
                 return
             wait = wait_before_retry(error)
@@ -193,7 +195,13 @@ def _upload(api: HfApi, target: str, additions: list[CommitOperationAdd], progre
     done = 0
     for addition in additions:
         send = partial(api.preupload_lfs_files, target, [addition], free_memory=False)
-        allowed(target, f"upload {addition.path_in_repo}", send)
+        try:
+            allowed(target, f"upload {addition.path_in_repo}", send)
+        except OSError as error:
+            raise EnvironmentProblem(
+                f"{target}: cannot send {addition.path_in_repo}: {error.strerror or error}",
+                hint="Look at this machine's disk, then run it again; it goes on from here.",
+            ) from None
         done += addition.upload_info.size
         progress(f"upload {target}", done, total, "B")
 
@@ -220,8 +228,8 @@ def _read_back_or_restore(api: HfApi, state: Published, provenance: Provenance, 
 
 def _restored(api: HfApi, state: Published, error: PublishError) -> str | None:
     try:
-        return restore_previous(api, state)
-    except (HfHubHTTPError, httpx2.RequestError, EnvironmentProblem) as second:
+        return told_plainly(partial(restore_previous, api, state))
+    except (HfHubHTTPError, httpx2.RequestError, TransferError, EnvironmentProblem) as second:
         reason = f"({status_of(second)})" if isinstance(second, HfHubHTTPError) else "(no answer)"
         raise PublishError(
             f"{error.message}; bringing the previous release back failed too {reason}",

@@ -127,7 +127,7 @@ def _download_problem(error: Exception, origin: Pinned, path: str, folder: Path)
         )
     if isinstance(error, OSError) and error.errno is not None:
         return _cannot_write(folder, error)
-    # huggingface_hub's own: a size that is not the announced one, an endpoint that is no Hub.
+    # huggingface_hub's own, such as an endpoint that is no Hub.
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     return UpstreamError(f"{origin}: {path}: {reason}", hint="Run it again; the file is fetched anew.")
 

@@ -25,6 +25,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import parse_ratelimit_headers
 
 from bot.errors import BotError, EnvironmentProblem
+from bot.hub.transfers import TransferError, told_plainly
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 ATTEMPTS = 6
@@ -135,14 +136,14 @@ def call(request: Callable[[], Result]) -> Result:
 
     For requests that may be sent twice. What huggingface_hub retries by itself is thereby tried more often, never
     less. Raises EnvironmentProblem when the endpoint cannot be reached, refuses the token or keeps failing; other
-    errors as they came.
+    errors as they came, under their own names (`transfers.py`).
     """
     try:
         for attempt in stamina.retry_context(
             on=wait_before_retry, attempts=ATTEMPTS, timeout=None, wait_initial=0.3, wait_jitter=0.3, wait_max=30
         ):
             with attempt:
-                return request()
+                return told_plainly(request)
     except OfflineModeIsEnabled:
         raise EnvironmentProblem(
             "HF_HUB_OFFLINE is set, so no Hub may be asked", hint="Unset it for this command."
@@ -157,6 +158,8 @@ def call(request: Callable[[], Result]) -> Result:
             f"the Hub{_host(error)} cannot be reached: {error or type(error).__name__}",
             hint="Check HF_ENDPOINT, the network and https://status.huggingface.co.",
         ) from None
+    except TransferError as error:
+        raise HubFailsError(f"bytes did not get through, after {ATTEMPTS} tries: {error}", hint=_LATER) from None
     except HfHubHTTPError as error:
         if problem := _problem_of_everything(error):
             raise problem from None
@@ -176,7 +179,8 @@ def workers(count: int) -> Iterator[ThreadPoolExecutor]:
 
 def wait_before_retry(error: Exception) -> bool | float:
     """Whether, or after how many seconds, the same request may succeed."""
-    if isinstance(error, httpx2.RequestError) or _closed_meanwhile(error):
+    # Among the latter: all threads share one client, and huggingface_hub closes it when one could not connect.
+    if isinstance(error, (httpx2.RequestError, TransferError)):
         return True
     if not isinstance(error, HfHubHTTPError):
         return False
@@ -184,11 +188,6 @@ def wait_before_retry(error: Exception) -> bool | float:
     if status == 429:
         return max(0.0, min(_reset_s(error), _LONGEST_WAIT_S))
     return status in (500, 502, 503, 504)
-
-
-def _closed_meanwhile(error: Exception) -> bool:
-    """All threads share one client, and huggingface_hub closes it when one of them could not connect."""
-    return isinstance(error, RuntimeError) and "client has been closed" in str(error)
 
 
 def _reset_s(error: HfHubHTTPError) -> float:
