@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 import stamina
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, set_client_factory
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -23,6 +23,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 from huggingface_hub.utils import parse_ratelimit_headers
+from huggingface_hub.utils._http import default_client_factory
 
 from bot.errors import BotError, EnvironmentProblem
 from bot.hub.transfers import TransferError, told_plainly
@@ -30,6 +31,9 @@ from bot.hub.transfers import TransferError, told_plainly
 DEFAULT_ENDPOINT = "https://huggingface.co"
 ATTEMPTS = 6
 WORKER = "hub-request"
+CONNECT_S = 20.0
+SILENCE_S = 60.0
+WORK_S = 600.0  # how long a Hub may take over a commit, or over putting the parts of a large file together
 _LONGEST_WAIT_S = 330.0  # the Hub counts its limits over five minutes
 _LATER = "Nothing was lost. Run it again later."
 
@@ -165,6 +169,24 @@ def call(request: Callable[[], Result]) -> Result:
             raise problem from None
         raise
     raise AssertionError("stamina either returns or raises")
+
+
+def _client() -> httpx2.Client:
+    """As huggingface_hub makes its own, for all its requests."""
+    client = default_client_factory()
+    client.event_hooks["request"].append(_limit_silence)
+    return client
+
+
+def _limit_silence(request: httpx2.Request) -> None:
+    """It would wait for ever on a line that went silent: by default, and in `model_info` whatever that is."""
+    answer_s = SILENCE_S if request.method in ("GET", "HEAD") else WORK_S
+    limits = {"connect": CONNECT_S, "read": answer_s, "write": SILENCE_S, "pool": SILENCE_S}
+    asked = {name: limit for name, limit in request.extensions.get("timeout", {}).items() if limit is not None}
+    request.extensions["timeout"] = limits | asked
+
+
+set_client_factory(_client)
 
 
 @contextmanager
