@@ -6,6 +6,7 @@ import logging
 import socket
 import time
 
+import httpx2
 import pytest
 import stamina
 from huggingface_hub import HfApi, constants
@@ -132,6 +133,19 @@ def test_unreachable_endpoint_is_named() -> None:
         call(nowhere.reader.whoami)
     assert "HF_ENDPOINT" in caught.value.hint
     assert caught.value.exit_code == 8
+
+
+def test_unreachable_endpoint_is_not_asked_six_times_what_the_client_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "_UNREACHABLE_S", 0.0)
+    rounds = []
+
+    def ask() -> None:
+        rounds.append(1)
+        raise httpx2.ConnectError("refused")
+
+    with pytest.raises(EnvironmentProblem, match="cannot be reached: refused"):
+        call(ask)
+    assert len(rounds) == 2
 
 
 def test_a_client_that_another_thread_closed_is_asked_again(hub: LocalHub) -> None:
