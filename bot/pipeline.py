@@ -23,6 +23,7 @@ from bot.hub.create import PreparedTarget, check_token, create_target
 from bot.hub.oidc import exchange
 from bot.hub.pull import Pinned, dataset_files, pull_files, pull_source
 from bot.hub.session import Hub
+from bot.hub.target import check_not_overtaken, is_this
 from bot.jobdir import (
     JobDir,
     card_inputs,
@@ -196,9 +197,13 @@ def _run_stages(bench: Bench, jobdir: JobDir, job: Job, *, dry_run: bool) -> Pub
 
 
 def _already_published(hub: Hub, job: Job) -> Publication | None:
-    """Somebody else's publication of just this content, made since the plan was."""
-    state = client.published(hub, [job.entry])[0]
-    if state.provenance is None or state.provenance.tag != job.tag or not state.complete:
+    """Somebody else's publication of just this content, made since the plan was.
+
+    Raises PublishError when they published other content, which this job's must not replace.
+    """
+    state = client.published_one(hub, job.entry)
+    check_not_overtaken(state, job)
+    if not (is_this(state, job) and state.complete):
         return None
     return Publication(
         repo_id=job.entry.target,
@@ -325,7 +330,7 @@ def _write_card(jobdir: JobDir, provenance: Provenance) -> Card:
 def refresh(bench: Bench, jobdir: JobDir) -> Card:
     """Upstream's new small files beside the published weights: tried in a child process, then described."""
     job = jobdir.job
-    before = client.published(bench.hub, [job.entry])[0].provenance
+    before = client.published_one(bench.hub, job.entry).provenance
     if before is None or before.source.source_digest != job.digests.source:
         raise PublishError(f"{job.entry.target} changed since the plan was made", hint="Plan again.")
     run_child("refresh", jobdir, options=bench.child_options)

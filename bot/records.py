@@ -255,7 +255,10 @@ class JobKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One decided piece of work, pinned to a commit. It is what a runner gets, and all that it gets."""
+    """One decided piece of work, pinned to a commit. It is what a runner gets, and all that it gets.
+
+    replaces: the tag of what stood on the target when the plan was made; None where nothing of ours did.
+    """
 
     job_id: str
     kind: JobKind
@@ -272,6 +275,7 @@ class Job:
     runner_labels: tuple[str, ...] = ()
     tensor_parallel: tuple[int, ...] = ()
     warnings: tuple[str, ...] = ()
+    replaces: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,9 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from bot import pipeline
 from bot.demo import nudged
-from bot.hub.local import HubError
+from bot.hub.local import HubError, LocalHub
+from bot.hub.publish import publish
+from bot.pipeline import Bench
+from bot.records import no_progress
 from tests.house import MODELS, WATCHLIST, House, build_house
+from tests.hub.models import SOURCE, as_bot, forget_requests, make_artifact, release_job, requests, source_files
 
 
 @pytest.fixture(scope="module")
@@ -171,3 +176,24 @@ def test_verify_names_the_file_that_somebody_changed(house: House) -> None:
     assert result.returncode == 7
     assert "generation_config.json" in result.stdout
     assert "extra.bin" in result.stdout
+
+
+# --- without models ----------------------------------------------------------------------------------------
+
+
+def bench(hub: LocalHub, folder: Path) -> Bench:
+    return Bench(hub=as_bot(hub), work=folder / "work", files=folder, progress=no_progress)
+
+
+def test_a_job_that_was_overtaken_ends_before_anything_is_pulled(hub: LocalHub, tmp_path: Path) -> None:
+    hub.seed(SOURCE, source_files())
+    older = release_job(hub)
+    hub.seed(SOURCE, {"config.json": '{"model_type": "llama"}'})
+    newer = release_job(hub)
+    publish(as_bot(hub), newer, make_artifact(tmp_path / "newer", newer), no_progress)
+    forget_requests(hub)
+    outcome = pipeline.run_job(bench(hub, tmp_path), older)
+    assert outcome.error is not None
+    assert outcome.error.exit_code == 7
+    assert "somebody else published there meanwhile" in outcome.error.message
+    assert requests(hub, "HEAD", SOURCE) == []

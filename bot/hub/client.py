@@ -59,7 +59,7 @@ def upstream(hub: Hub, entries: Sequence[WatchEntry]) -> tuple[Upstream, ...]:
 
 def published(hub: Hub, entries: Sequence[WatchEntry]) -> tuple[Published, ...]:
     """Each entry's target: one API call for its refs and one resolver call for its provenance."""
-    return _side_by_side(lambda entry: _published(hub, entry), entries)
+    return _side_by_side(lambda entry: published_one(hub, entry), entries)
 
 
 def details(hub: Hub, sources: Sequence[Upstream]) -> tuple[Details, ...]:
@@ -141,7 +141,7 @@ def _texts(value: object) -> tuple[str, ...]:
 # --- targets ------------------------------------------------------------------------------------------------
 
 
-def _published(hub: Hub, entry: WatchEntry) -> Published:
+def published_one(hub: Hub, entry: WatchEntry) -> Published:
     try:
         return published_state(hub.reader, entry.target)
     except HubFailsError as error:

@@ -24,7 +24,17 @@ from bot.hub.oidc import exchange
 from bot.hub.readback import read_back, restore_previous
 from bot.hub.session import Hub, status_of, wait_before_retry
 from bot.hub.settings import carry_gating, check_settings, set_visibility, settings_of, stays_private
-from bot.hub.target import allowed, check_tag, is_this, no_permission, set_tag, target_state, write_hint
+from bot.hub.target import (
+    allowed,
+    check_not_overtaken,
+    check_tag,
+    is_this,
+    no_permission,
+    overtaken,
+    set_tag,
+    target_state,
+    write_hint,
+)
 from bot.hub.transfers import TransferError, told_plainly
 from bot.records import Job, Progress, Provenance, Publication, Published, PublishedFile, TargetState
 
@@ -52,6 +62,7 @@ def publish(hub: Hub, job: Job, artifact: Artifact, progress: Progress) -> Publi
     api, target = _writer(hub, job), job.entry.target
     before = target_state(api, target)
     if not is_this(before, job):
+        check_not_overtaken(before, job)
         check_tag(before, job)
         if hub.by_identity:
             check_settings(api, job, before.provenance, filling=before.state is TargetState.EMPTY)
@@ -83,7 +94,7 @@ def _complete(hub: Hub, api: HfApi, job: Job, progress: Progress, started: float
     if state.provenance is None:
         raise PublishError(f"{target}: what was to be completed is no longer there", hint="Plan again.")
     if not is_this(state, job):
-        raise _overtaken(target)
+        raise overtaken(target)
     new = not state.complete
     if new:
         check_tag(state, job)
@@ -240,11 +251,7 @@ def _restored(api: HfApi, state: Published, error: PublishError) -> str | None:
 # --- refusals -----------------------------------------------------------------------------------------------
 
 
-def _overtaken(target: str) -> PublishError:
-    return PublishError(f"{target}: somebody else published there meanwhile", hint="Run it again to look anew.")
-
-
 def _commit_refused(target: str, error: Exception) -> PublishError:
     if not isinstance(error, HfHubHTTPError):
         return PublishError(f"{target}: the line broke while committing", hint="Run it again; it goes on.")
-    return _overtaken(target) if status_of(error) == 412 else no_permission(target, "commit", error)
+    return overtaken(target) if status_of(error) == 412 else no_permission(target, "commit", error)
