@@ -23,6 +23,7 @@ from bot.hub.create import PreparedTarget, check_token, create_target
 from bot.hub.oidc import exchange
 from bot.hub.pull import Pinned, dataset_files, pull_files, pull_source
 from bot.hub.session import Hub
+from bot.hub.settings import with_visibility
 from bot.hub.target import check_not_overtaken, is_this
 from bot.jobdir import (
     JobDir,
@@ -92,9 +93,11 @@ def plan(
     by_identity: a workflow's identity publishes, which creates no targets.
     """
     awake = [entry for entry in entries if not entry.hold]
-    listed = zip(awake, client.upstream(hub, awake), client.published(hub, awake), strict=True)
+    sources = client.upstream(hub, awake)
+    targets = with_visibility(hub, awake, sources, client.published(hub, awake))
     looks = [
-        release.triage(entry, upstream, published, must_exist=by_identity) for entry, upstream, published in listed
+        release.triage(entry, source, target, must_exist=by_identity)
+        for entry, source, target in zip(awake, sources, targets, strict=True)
     ]
     candidates = [item for item in looks if isinstance(item, release.Candidate)]
     details = client.details(hub, [item.upstream for item in candidates])

@@ -419,13 +419,17 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """A target repo as found: its head, its tags, and the provenance on its head if there is one."""
+    """A target repo as found: its head, its tags, and the provenance on its head if there is one.
+
+    private: None where nobody asked.
+    """
 
     repo_id: str
     state: TargetState
     head: str = ""
     tags: tuple[Tag, ...] = ()
     provenance: Provenance | None = None
+    private: bool | None = None
     problem: str | None = None
 
     @property

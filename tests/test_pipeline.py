@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,17 @@ from bot.hub.publish import publish
 from bot.pipeline import Bench
 from bot.records import no_progress
 from tests.house import MODELS, WATCHLIST, House, build_house
-from tests.hub.models import SOURCE, as_bot, forget_requests, make_artifact, release_job, requests, source_files
+from tests.hub.models import (
+    SOURCE,
+    TARGET,
+    all_requests,
+    as_bot,
+    forget_requests,
+    make_artifact,
+    release_job,
+    requests,
+    source_files,
+)
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +194,21 @@ def test_verify_names_the_file_that_somebody_changed(house: House) -> None:
 
 def bench(hub: LocalHub, folder: Path) -> Bench:
     return Bench(hub=as_bot(hub), work=folder / "work", files=folder, progress=no_progress)
+
+
+def test_a_target_that_became_private_is_asked_who_sees_it(hub: LocalHub, tmp_path: Path) -> None:
+    hub.seed(SOURCE, source_files())
+    job = release_job(hub)
+    publish(as_bot(hub), job, make_artifact(tmp_path / "job", job), no_progress)
+    forget_requests(hub)
+    assert [skip.reason for skip in pipeline.plan(as_bot(hub), [job.entry]).skipped] == ["up to date"]
+    before = len(all_requests(hub))
+    closed = replace(job.entry, private=True)
+    [skip] = pipeline.plan(as_bot(hub), [closed]).skipped
+    assert (skip.reason, skip.exit_code) == (f"{TARGET} is public, and should be private", 7)
+    assert len(all_requests(hub)) == 2 * before + 1
+    assert "made private" in pipeline.create_targets(as_bot(hub), [closed])[0].done
+    assert [skip.reason for skip in pipeline.plan(as_bot(hub), [closed]).skipped] == ["up to date"]
 
 
 def test_a_job_that_was_overtaken_ends_before_anything_is_pulled(hub: LocalHub, tmp_path: Path) -> None:

@@ -54,20 +54,20 @@ Result = TypeVar("Result")
 
 def upstream(hub: Hub, entries: Sequence[WatchEntry]) -> tuple[Upstream, ...]:
     """Each entry's source repo at its revision: one API call per entry."""
-    return _side_by_side(lambda entry: _upstream(hub, entry), entries)
+    return side_by_side(lambda entry: _upstream(hub, entry), entries)
 
 
 def published(hub: Hub, entries: Sequence[WatchEntry]) -> tuple[Published, ...]:
     """Each entry's target: one API call for its refs and one resolver call for its provenance."""
-    return _side_by_side(lambda entry: published_one(hub, entry), entries)
+    return side_by_side(lambda entry: published_one(hub, entry), entries)
 
 
 def details(hub: Hub, sources: Sequence[Upstream]) -> tuple[Details, ...]:
     """config.json, the weight index and the safetensors headers of new releases, at the listed commit."""
-    return _side_by_side(lambda source: _details(hub, source), sources)
+    return side_by_side(lambda source: _details(hub, source), sources)
 
 
-def _side_by_side(function: Callable[[Item], Result], items: Iterable[Item]) -> tuple[Result, ...]:
+def side_by_side(function: Callable[[Item], Result], items: Iterable[Item]) -> tuple[Result, ...]:
     with workers(_WORKERS) as pool:
         return tuple(pool.map(function, items))
 

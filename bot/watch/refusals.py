@@ -29,6 +29,14 @@ def refused_at_sight(entry: WatchEntry, upstream: Upstream, published: Published
     return None
 
 
+def exposed(entry: WatchEntry, upstream: Upstream, published: Published) -> Skip | None:
+    """What was published for everybody, by an entry or from an upstream that became private since."""
+    if published.private is not False or not (entry.private or upstream.private):
+        return None
+    hint = f"Make it private in its settings on the Hub, or run `awq-bot create-target {entry.target}`."
+    return refuse(entry, f"{entry.target} is public, and should be private", PublishError, hint)
+
+
 def missing_target(entry: WatchEntry) -> Skip:
     """For publishing with a workflow's identity: hours of GPU for what could not be published are not spent."""
     reason = f"{entry.target} is not there, or HF_TOKEN may not see it; a workflow's identity cannot create it"

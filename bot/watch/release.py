@@ -33,6 +33,7 @@ from bot.watch.digests import (
     tag_name,
 )
 from bot.watch.refusals import (
+    exposed,
     license_refusal,
     missing_target,
     refusal_of_names,
@@ -100,6 +101,8 @@ def _look(entry: WatchEntry, upstream: Upstream, published: Published) -> Skip |
         return refusal_of_names(entry, refresh_files(upstream)) or _refresh_job(
             entry, upstream, provenance, taken=taken
         )
+    if refusal := exposed(entry, upstream, published):
+        return refusal
     if not published.complete:
         reason = f"main of {entry.target} was changed by hand after {provenance.tag}"
         hint = "The release stands under its tag. Revert that commit to have main match it."

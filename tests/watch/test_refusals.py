@@ -14,6 +14,7 @@ from bot.records import (
     Recipe,
     TargetState,
     Upstream,
+    WatchEntry,
 )
 from bot.watch.release import Candidate, decide, on_hold, triage
 from tests.factories import (
@@ -125,6 +126,25 @@ def test_a_licence_is_checked_before_anything_is_downloaded(
 def test_a_licence_that_became_a_refused_one_is_not_refreshed() -> None:
     asked = entry(licenses=Licenses(deny=("other",)))
     assert skip(triage(asked, upstream(license="other"), published())).reason == "licence refused: other is denied"
+
+
+@pytest.mark.parametrize(
+    ("asked", "source"),
+    [(entry(private=True), upstream()), (entry(), upstream(private=True))],
+    ids=["entry", "source"],
+)
+def test_a_public_target_that_should_be_private_is_no_success(asked: WatchEntry, source: Upstream) -> None:
+    found = skip(triage(asked, source, published(private=False)))
+    assert found.reason == "quantized/Tiny-awq is public, and should be private"
+    assert (found.exit_code, found.blocked) == (PublishError.exit_code, True)
+    assert "`awq-bot create-target quantized/Tiny-awq`" in found.hint
+    assert skip(triage(asked, source, published(private=True))).reason == "up to date"
+    assert skip(triage(entry(), upstream(), published(private=False))).reason == "up to date"
+
+
+def test_a_release_closes_a_target_itself() -> None:
+    newer = with_file(upstream(), "model.safetensors", "newer")
+    assert isinstance(triage(entry(private=True), newer, published(private=False)), Candidate)
 
 
 # --- refusals after a look into the files --------------------------------------------------------------------
