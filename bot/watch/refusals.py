@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from bot.checkpoint.repo_files import CONFIG, SINGLE_WEIGHTS, is_pickle, is_safe_path
+from bot.checkpoint.repo_files import (
+    CONFIG,
+    SINGLE_WEIGHTS,
+    VOCABULARY,
+    is_pickle,
+    is_safe_path,
+    is_vocabulary,
+)
 from bot.errors import BotError, PublishError, UpstreamError
 from bot.records import Details, HubFile, Published, Skip, TargetState, Upstream, WatchEntry
 
@@ -75,6 +82,9 @@ def weights_refusal(entry: WatchEntry, upstream: Upstream, details: Details) -> 
         return refuse(entry, reason, UpstreamError, "It is looked at again next time.")
     if not details.weight_files:
         return _no_weights(entry, upstream)
+    if not any(is_vocabulary(file.path) for file in upstream.files):
+        hint = f"It is looked at again next time; tokenizers are read from {', '.join(VOCABULARY)}."
+        return refuse(entry, "upload incomplete: no tokenizer", UpstreamError, hint)
     return None
 
 

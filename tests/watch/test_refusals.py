@@ -165,6 +165,7 @@ def test_a_release_closes_a_target_itself() -> None:
             details(weight_files=()),
             "no weights upstream",
         ),
+        (without_file(upstream(), "tokenizer.json"), details(), "upload incomplete: no tokenizer"),
         (
             with_file(without_file(upstream(), "model.safetensors"), "pytorch_model.bin", "pickle"),
             details(weight_files=()),

@@ -173,7 +173,10 @@ def test_what_does_not_change_the_weights_requantizes_nothing(changes: dict[str,
         (with_file(upstream(), "tokenizer.json", "v2"), "upstream changed: tokenizer.json"),
         (with_file(upstream(), "merges.txt", "new"), "upstream changed: merges.txt"),
         (with_file(upstream(), "vocab.json", "new"), "upstream changed: vocab.json"),
-        (without_file(upstream(), "tokenizer.json"), "upstream changed: tokenizer.json"),
+        (
+            with_file(without_file(upstream(), "tokenizer.json"), "tokenizer.model", "new"),
+            "upstream changed: tokenizer.json, tokenizer.model",
+        ),
         (
             with_file(with_file(upstream(), "config.json", "v2"), "model.safetensors", "v2"),
             "upstream changed: config.json, model.safetensors",
