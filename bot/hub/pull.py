@@ -142,7 +142,7 @@ def _cannot_write(folder: Path, error: OSError) -> EnvironmentProblem:
 def _download_all(hub: Hub, origin: Pinned, files: list[HubFile], folder: Path, progress: Progress) -> None:
     """Several at a time. When one fails, or the user interrupts, the others stop at their next chunk."""
     stop = threading.Event()
-    bar = _bytes_reporter(progress, f"pull {origin.repo_id}", sum(file.size_bytes for file in files), stop)
+    bar = bytes_reporter(progress, f"pull {origin.repo_id}", sum(file.size_bytes for file in files), stop)
     with workers(_DOWNLOADS) as pool:
         try:
             for done in as_completed(
@@ -153,7 +153,7 @@ def _download_all(hub: Hub, origin: Pinned, files: list[HubFile], folder: Path, 
             stop.set()
 
 
-def _bytes_reporter(progress: Progress, what: str, total: int, stop: threading.Event) -> type[Any]:
+def bytes_reporter(progress: Progress, what: str, total: int, stop: threading.Event) -> type[Any]:
     """A tqdm class, which is how huggingface_hub tells of bytes, that adds all files up and draws nothing."""
     lock = threading.Lock()
     done = 0
@@ -169,6 +169,15 @@ def _bytes_reporter(progress: Progress, what: str, total: int, stop: threading.E
             with lock:
                 done += int(n or 0)
                 progress(what, min(done, total), total, "B")
+
+        # Who has these two is told of bytes from the network by them, and of bytes on disk by the other. Without
+        # them a second bar is made of this class, which would count a file that comes by Xet twice.
+        def update_transfer(self, n: float | None = 1) -> None:
+            if stop.is_set():
+                raise CancelledError
+
+        def set_transfer_postfix_str(self, text: str = "", refresh: bool = True) -> None:
+            pass
 
     return Reporter
 
