@@ -184,7 +184,8 @@ def _run_stages(bench: Bench, jobdir: JobDir, job: Job, *, dry_run: bool) -> Pub
         jobdir.store(job)
     publication = _already_published(bench.hub, job)
     if publication is None and job.kind is JobKind.RELEASE:
-        pull(bench, jobdir)
+        if not _is_measured(jobdir):
+            pull(bench, jobdir)
         quantize(bench, jobdir)
         evaluate(bench, jobdir)
         card(jobdir)
@@ -197,6 +198,14 @@ def _run_stages(bench: Bench, jobdir: JobDir, job: Job, *, dry_run: bool) -> Pub
         jobdir.store(publication)
         jobdir.clear()
     return publication
+
+
+def _is_measured(jobdir: JobDir) -> bool:
+    """Nothing is left to be done with the source, which `prepare_job` has cleared away then."""
+    job = jobdir.job
+    weights = jobdir.load(Weights, inputs=pull_inputs(job))
+    quantized = jobdir.load(QuantizedModel, inputs=quantize_inputs(job, weights)) if weights else None
+    return quantized is not None and jobdir.load(Report, inputs=evaluate_inputs(quantized)) is not None
 
 
 def _already_published(hub: Hub, job: Job) -> Publication | None:

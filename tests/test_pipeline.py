@@ -15,8 +15,10 @@ from bot import pipeline
 from bot.demo import nudged
 from bot.hub.local import HubError, LocalHub
 from bot.hub.publish import publish
+from bot.jobdir import JobDir, evaluate_inputs, pull_inputs, quantize_inputs
 from bot.pipeline import Bench
 from bot.records import no_progress
+from tests import factories
 from tests.house import MODELS, WATCHLIST, House, build_house
 from tests.hub.models import (
     SOURCE,
@@ -223,3 +225,26 @@ def test_a_job_that_was_overtaken_ends_before_anything_is_pulled(hub: LocalHub, 
     assert outcome.error.exit_code == 7
     assert "somebody else published there meanwhile" in outcome.error.message
     assert requests(hub, "HEAD", SOURCE) == []
+
+
+def test_a_job_that_was_prepared_pulls_nothing_when_it_is_prepared_again(hub: LocalHub, tmp_path: Path) -> None:
+    hub.seed(SOURCE, source_files())
+    job = release_job(hub)
+    jobdir = JobDir(tmp_path / "work" / job.job_id)
+    weights, quantized, report = factories.weights(), factories.quantized(), factories.report(pictures=())
+    jobdir.store(job)
+    jobdir.store(weights, inputs=pull_inputs(job))
+    jobdir.store(quantized, inputs=quantize_inputs(job, weights))
+    jobdir.store(report, inputs=evaluate_inputs(quantized))
+    forget_requests(hub)
+    assert pipeline.prepare_job(bench(hub, tmp_path), job).error is None
+    assert requests(hub, "HEAD", SOURCE) == []
+    assert not jobdir.source.exists()
+    # What was made of other files has to be made again.
+    hub.seed(SOURCE, {"config.json": "{}"})
+    newer = release_job(hub)
+    jobdir.path.rename(tmp_path / "work" / newer.job_id)
+    hub.disable(SOURCE)
+    error = pipeline.prepare_job(bench(hub, tmp_path), newer).error
+    assert error is not None
+    assert error.exit_code == 3
