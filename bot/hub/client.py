@@ -168,8 +168,7 @@ def published_state(api: HfApi, repo_id: str) -> Published:
 def _read_head(api: HfApi, repo_id: str, head: str) -> tuple[TargetState, Provenance | None, str]:
     """What stands there, its provenance, and what is wrong with it."""
     try:
-        content = read_small_file(api, repo_id, PROVENANCE, revision=head or "main")
-        return TargetState.OURS, from_json(Provenance, content), ""
+        return TargetState.OURS, provenance_at(api, repo_id, head or "main"), ""
     except (RemoteEntryNotFoundError, RevisionNotFoundError):
         pass
     except HfHubHTTPError as error:
@@ -180,6 +179,11 @@ def _read_head(api: HfApi, repo_id: str, head: str) -> tuple[TargetState, Proven
         return _unproven_state(api, repo_id, head or "main"), None, ""
     except HfHubHTTPError as error:
         return TargetState.FOREIGN, None, f"the target's history answers {status_of(error)}"
+
+
+def provenance_at(api: HfApi, repo_id: str, revision: str) -> Provenance:
+    """Raises ValueError when it is there and cannot be read, and HfHubHTTPError when it is not."""
+    return from_json(Provenance, read_small_file(api, repo_id, PROVENANCE, revision=revision))
 
 
 def _unproven_state(api: HfApi, repo_id: str, head: str) -> TargetState:
