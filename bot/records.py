@@ -198,6 +198,7 @@ class TargetState(StrEnum):
     ABSENT = "absent"
     EMPTY = "empty"  # nothing but the initial commit: ours to fill
     FOREIGN = "foreign"  # content without our provenance
+    UNREADABLE = "unreadable"  # see the problem
     OURS = "ours"
 
 

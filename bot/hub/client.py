@@ -145,7 +145,7 @@ def published_one(hub: Hub, entry: WatchEntry) -> Published:
     try:
         return published_state(hub.reader, entry.target)
     except HubFailsError as error:
-        return Published(repo_id=entry.target, state=TargetState.FOREIGN, problem=error.message)
+        return Published(repo_id=entry.target, state=TargetState.UNREADABLE, problem=error.message)
 
 
 def published_state(api: HfApi, repo_id: str) -> Published:
@@ -156,7 +156,7 @@ def published_state(api: HfApi, repo_id: str) -> Published:
         if is_missing(error):
             return Published(repo_id=repo_id, state=TargetState.ABSENT)
         problem = f"the target answers {status_of(error)}"
-        return Published(repo_id=repo_id, state=TargetState.FOREIGN, problem=problem)
+        return Published(repo_id=repo_id, state=TargetState.UNREADABLE, problem=problem)
     head = next((branch.target_commit for branch in refs.branches if branch.name == "main"), "")
     tags = tuple(Tag(name=tag.name, sha=tag.target_commit) for tag in refs.tags)
     state, provenance, problem = _read_head(api, repo_id, head)
@@ -172,13 +172,13 @@ def _read_head(api: HfApi, repo_id: str, head: str) -> tuple[TargetState, Proven
     except (RemoteEntryNotFoundError, RevisionNotFoundError):
         pass
     except HfHubHTTPError as error:
-        return TargetState.FOREIGN, None, f"the target's provenance answers {status_of(error)}"
+        return TargetState.UNREADABLE, None, f"the target's provenance answers {status_of(error)}"
     except ValueError:
-        return TargetState.FOREIGN, None, f"{repo_id}: {PROVENANCE} cannot be read"
+        return TargetState.UNREADABLE, None, f"{repo_id}: {PROVENANCE} cannot be read"
     try:
         return _unproven_state(api, repo_id, head or "main"), None, ""
     except HfHubHTTPError as error:
-        return TargetState.FOREIGN, None, f"the target's history answers {status_of(error)}"
+        return TargetState.UNREADABLE, None, f"the target's history answers {status_of(error)}"
 
 
 def provenance_at(api: HfApi, repo_id: str, revision: str) -> Provenance:

@@ -53,7 +53,12 @@ def test_an_entry_on_hold_says_why() -> None:
     [
         (upstream(problem="missing: no such repo"), absent(), "missing: no such repo", UpstreamError),
         (upstream(problem="gated: our token has no access"), published(), "gated", UpstreamError),
-        (upstream(), absent(problem="the target answers 403"), "the target answers 403", PublishError),
+        (
+            upstream(),
+            absent(state=TargetState.UNREADABLE, problem="the target answers 403"),
+            "the target answers 403",
+            PublishError,
+        ),
         (upstream(), absent(state=TargetState.FOREIGN), "quantized/Tiny-awq is someone else's", PublishError),
         (
             upstream(),
