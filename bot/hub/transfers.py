@@ -31,7 +31,7 @@ def told_plainly(request: Callable[[], Result]) -> Result:
         plain = _plain(error)
         if plain is error:
             raise
-        raise plain from error
+        raise plain from None
 
 
 def _plain(error: RuntimeError | OSError) -> Exception:
