@@ -31,7 +31,18 @@ from bot.hub.verify import verify as verify_repo
 from bot.interrupts import ended_by_ctrl_c
 from bot.jobdir import JobDir
 from bot.pipeline import Bench, Outcome
-from bot.records import Calibration, Check, Failure, Plan, Publication, Recipe, TextSource, WatchEntry, to_json
+from bot.records import (
+    Calibration,
+    Check,
+    Failure,
+    Job,
+    Plan,
+    Publication,
+    Recipe,
+    TextSource,
+    WatchEntry,
+    to_json,
+)
 from bot.text import size
 from bot.watch import watchlist as watchlists
 from bot.watch.plan import matrix
@@ -186,8 +197,7 @@ def run(
     for number, job in enumerate(made.jobs, 1):
         err.rule(f"[bold]{number} of {len(made.jobs)}[/]  {job.entry.repo_id} → {job.entry.target}", align="left")
         with terminal.Bars(err) as bars:
-            bench = _bench(work, watchlist.parent, bars)
-            outcome = pipeline.run_job(bench, job, dry_run=dry_run)
+            outcome = _run_job(_bench(work, watchlist.parent, bars), job, dry_run=dry_run)
         outcomes.append(outcome)
         if outcome.error is not None:
             err.print(terminal.error_text(outcome.error), soft_wrap=True)
@@ -200,6 +210,18 @@ def run(
     else:
         out.print("nothing to do")
     raise typer.Exit(_first_failure(made, outcomes))
+
+
+def _run_job(bench: Bench, job: Job, *, dry_run: bool) -> Outcome:
+    """As `pipeline.run_job`, but that a fault of ours is an outcome too: the other models need not wait for us."""
+    try:
+        return pipeline.run_job(bench, job, dry_run=dry_run)
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        log.exception("%s: unexpected %s", job.entry.repo_id, type(error).__name__)
+        fault = f"{job.entry.repo_id}: unexpected {type(error).__name__}: {error}"
+        return Outcome(job=job, error=BotError(fault, hint="A fault of the bot: please report it, with the log."))
 
 
 def _first_failure(made: Plan, outcomes: list[Outcome]) -> int:

@@ -6,7 +6,6 @@ itself must follow from the plan and from its own records, byte for byte.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -27,7 +26,7 @@ from bot.checkpoint.repo_files import (
 )
 from bot.errors import PublishError
 from bot.evaluate.gate import judge
-from bot.jobdir import JobDir, describe_file
+from bot.jobdir import JobDir, describe_file, found_as_listed
 from bot.publish.card import render_card
 from bot.publish.provenance import make_provenance
 from bot.records import Card, HubFile, Job, Provenance, PublishedFile, QuantizedModel, Report, to_json
@@ -168,7 +167,8 @@ def _is_where_it_comes_from(handed: _Handed, path: str, originals: Path) -> bool
         return False
     if path in (CONFIG, TOKENIZER_CONFIG):
         return in_model.read_bytes() == _edited(handed, path, originals)
-    return any(_has_hash(in_model, file) for file in _upstream_files(handed.job) if file.path == path)
+    listed = (file for file in _upstream_files(handed.job) if file.path == path)
+    return any(found_as_listed(handed.jobdir.quantized, file) for file in listed)
 
 
 def _upstream_files(job: Job) -> tuple[HubFile, ...]:
@@ -185,12 +185,6 @@ def _edited(handed: _Handed, path: str, originals: Path) -> bytes | None:
         dtype = handed.quantized.artifact_dtype
         return artifact_config(content, recipe=handed.job.entry.recipe, artifact_dtype=dtype)
     return with_chat_template(content, template.read_bytes(), where=path) if template.is_file() else content
-
-
-def _has_hash(path: Path, file: HubFile) -> bool:
-    content = path.read_bytes()
-    blob = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False)
-    return file.content_hash in (hashlib.sha256(content).hexdigest(), blob.hexdigest())
 
 
 def _check_texts(handed: _Handed) -> None:

@@ -23,6 +23,7 @@ from bot.errors import EnvironmentProblem, WatchlistError
 from bot.records import (
     Card,
     Failure,
+    HubFile,
     Job,
     Publication,
     PublishedFile,
@@ -164,6 +165,23 @@ def describe_file(folder: Path, path: str) -> PublishedFile:
     with (folder / path).open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return PublishedFile(path=path, size_bytes=(folder / path).stat().st_size, sha256=digest)
+
+
+def found_as_listed(folder: Path, file: HubFile) -> PublishedFile | None:
+    """The file on disk, when size and content are the listed ones: sha256, or git's sha1 for small files."""
+    path = folder / file.path
+    if not path.is_file() or path.stat().st_size != file.size_bytes:
+        return None
+    sha256 = hashlib.sha256()
+    blob = hashlib.sha1(f"blob {file.size_bytes}\0".encode(), usedforsecurity=False)
+    hashes = [sha256, blob] if len(file.content_hash) == len(blob.hexdigest()) else [sha256]
+    with path.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            for known in hashes:
+                known.update(chunk)
+    if file.content_hash not in [known.hexdigest() for known in hashes]:
+        return None
+    return PublishedFile(path=file.path, size_bytes=file.size_bytes, sha256=sha256.hexdigest())
 
 
 def write_atomically(path: Path, content: bytes) -> None:

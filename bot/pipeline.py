@@ -23,6 +23,8 @@ from bot.hub.create import PreparedTarget, check_token, create_target
 from bot.hub.oidc import exchange
 from bot.hub.pull import Pinned, dataset_files, pull_files, pull_source
 from bot.hub.session import Hub
+from bot.hub.settings import with_visibility
+from bot.hub.target import check_not_overtaken, is_this
 from bot.jobdir import (
     JobDir,
     card_inputs,
@@ -91,9 +93,11 @@ def plan(
     by_identity: a workflow's identity publishes, which creates no targets.
     """
     awake = [entry for entry in entries if not entry.hold]
-    listed = zip(awake, client.upstream(hub, awake), client.published(hub, awake), strict=True)
+    sources = client.upstream(hub, awake)
+    targets = with_visibility(hub, awake, sources, client.published(hub, awake))
     looks = [
-        release.triage(entry, upstream, published, must_exist=by_identity) for entry, upstream, published in listed
+        release.triage(entry, source, target, must_exist=by_identity)
+        for entry, source, target in zip(awake, sources, targets, strict=True)
     ]
     candidates = [item for item in looks if isinstance(item, release.Candidate)]
     details = client.details(hub, [item.upstream for item in candidates])
@@ -180,7 +184,8 @@ def _run_stages(bench: Bench, jobdir: JobDir, job: Job, *, dry_run: bool) -> Pub
         jobdir.store(job)
     publication = _already_published(bench.hub, job)
     if publication is None and job.kind is JobKind.RELEASE:
-        pull(bench, jobdir)
+        if not _is_measured(jobdir):
+            pull(bench, jobdir)
         quantize(bench, jobdir)
         evaluate(bench, jobdir)
         card(jobdir)
@@ -195,10 +200,22 @@ def _run_stages(bench: Bench, jobdir: JobDir, job: Job, *, dry_run: bool) -> Pub
     return publication
 
 
+def _is_measured(jobdir: JobDir) -> bool:
+    """Nothing is left to be done with the source, which `prepare_job` has cleared away then."""
+    job = jobdir.job
+    weights = jobdir.load(Weights, inputs=pull_inputs(job))
+    quantized = jobdir.load(QuantizedModel, inputs=quantize_inputs(job, weights)) if weights else None
+    return quantized is not None and jobdir.load(Report, inputs=evaluate_inputs(quantized)) is not None
+
+
 def _already_published(hub: Hub, job: Job) -> Publication | None:
-    """Somebody else's publication of just this content, made since the plan was."""
-    state = client.published(hub, [job.entry])[0]
-    if state.provenance is None or state.provenance.tag != job.tag or not state.complete:
+    """Somebody else's publication of just this content, made since the plan was.
+
+    Raises PublishError when they published other content, which this job's must not replace.
+    """
+    state = client.published_one(hub, job.entry)
+    check_not_overtaken(state, job)
+    if not (is_this(state, job) and state.complete):
         return None
     return Publication(
         repo_id=job.entry.target,
@@ -325,7 +342,7 @@ def _write_card(jobdir: JobDir, provenance: Provenance) -> Card:
 def refresh(bench: Bench, jobdir: JobDir) -> Card:
     """Upstream's new small files beside the published weights: tried in a child process, then described."""
     job = jobdir.job
-    before = client.published(bench.hub, [job.entry])[0].provenance
+    before = client.published_one(bench.hub, job.entry).provenance
     if before is None or before.source.source_digest != job.digests.source:
         raise PublishError(f"{job.entry.target} changed since the plan was made", hint="Plan again.")
     run_child("refresh", jobdir, options=bench.child_options)

@@ -198,6 +198,7 @@ class TargetState(StrEnum):
     ABSENT = "absent"
     EMPTY = "empty"  # nothing but the initial commit: ours to fill
     FOREIGN = "foreign"  # content without our provenance
+    UNREADABLE = "unreadable"  # see the problem
     OURS = "ours"
 
 
@@ -255,7 +256,10 @@ class JobKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One decided piece of work, pinned to a commit. It is what a runner gets, and all that it gets."""
+    """One decided piece of work, pinned to a commit. It is what a runner gets, and all that it gets.
+
+    replaces: the tag of what stood on the target when the plan was made; None where nothing of ours did.
+    """
 
     job_id: str
     kind: JobKind
@@ -272,6 +276,7 @@ class Job:
     runner_labels: tuple[str, ...] = ()
     tensor_parallel: tuple[int, ...] = ()
     warnings: tuple[str, ...] = ()
+    replaces: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -415,13 +420,17 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """A target repo as found: its head, its tags, and the provenance on its head if there is one."""
+    """A target repo as found: its head, its tags, and the provenance on its head if there is one.
+
+    private: None where nobody asked.
+    """
 
     repo_id: str
     state: TargetState
     head: str = ""
     tags: tuple[Tag, ...] = ()
     provenance: Provenance | None = None
+    private: bool | None = None
     problem: str | None = None
 
     @property

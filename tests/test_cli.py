@@ -14,6 +14,8 @@ from bot import cli
 from bot.errors import ERRORS_BY_EXIT_CODE
 from bot.hub.local import LocalHub
 from bot.manual import with_commands
+from tests.hub.models import source_files
+from tests.workplace import WEIGHTS
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -114,6 +116,27 @@ def test_run_exits_with_the_code_of_what_it_refused(run: Run, tmp_path: Path, wi
     assert code == 3
     assert "nothing to do" in out
     assert "missing" in err
+
+
+def test_a_fault_of_the_bot_stops_no_other_model(
+    run: Run, tmp_path: Path, with_hub: LocalHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("small", "other"):
+        with_hub.seed(f"lab/{name}", source_files(model__safetensors=WEIGHTS))
+    (tmp_path / "watchlist.yaml").write_text(WATCHLIST + "  - lab/other\n")
+
+    def broken(*_: object) -> None:
+        raise KeyError("layers")
+
+    monkeypatch.setattr("bot.pipeline.pull", broken)
+    code, out, err = run("--log-file", "bot.log", "run")
+    assert code == 1
+    for name in ("lab/small", "lab/other"):
+        assert f"{name}: unexpected KeyError: 'layers'" in err
+        assert name in out
+    assert "report it" in err
+    assert "Traceback" not in err
+    assert (tmp_path / "bot.log").read_text().count("Traceback") == 2
 
 
 def test_run_only_names_a_model_that_is_not_on_the_list(run: Run, tmp_path: Path, with_hub: LocalHub) -> None:

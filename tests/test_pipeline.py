@@ -6,13 +6,31 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from bot import pipeline
 from bot.demo import nudged
-from bot.hub.local import HubError
+from bot.hub.local import HubError, LocalHub
+from bot.hub.publish import publish
+from bot.jobdir import JobDir, evaluate_inputs, pull_inputs, quantize_inputs
+from bot.pipeline import Bench
+from bot.records import no_progress
+from tests import factories
 from tests.house import MODELS, WATCHLIST, House, build_house
+from tests.hub.models import (
+    SOURCE,
+    TARGET,
+    all_requests,
+    as_bot,
+    forget_requests,
+    make_artifact,
+    release_job,
+    requests,
+    source_files,
+)
 
 
 @pytest.fixture(scope="module")
@@ -171,3 +189,62 @@ def test_verify_names_the_file_that_somebody_changed(house: House) -> None:
     assert result.returncode == 7
     assert "generation_config.json" in result.stdout
     assert "extra.bin" in result.stdout
+
+
+# --- without models ----------------------------------------------------------------------------------------
+
+
+def bench(hub: LocalHub, folder: Path) -> Bench:
+    return Bench(hub=as_bot(hub), work=folder / "work", files=folder, progress=no_progress)
+
+
+def test_a_target_that_became_private_is_asked_who_sees_it(hub: LocalHub, tmp_path: Path) -> None:
+    hub.seed(SOURCE, source_files())
+    job = release_job(hub)
+    publish(as_bot(hub), job, make_artifact(tmp_path / "job", job), no_progress)
+    forget_requests(hub)
+    assert [skip.reason for skip in pipeline.plan(as_bot(hub), [job.entry]).skipped] == ["up to date"]
+    before = len(all_requests(hub))
+    closed = replace(job.entry, private=True)
+    [skip] = pipeline.plan(as_bot(hub), [closed]).skipped
+    assert (skip.reason, skip.exit_code) == (f"{TARGET} is public, and should be private", 7)
+    assert len(all_requests(hub)) == 2 * before + 1
+    assert "made private" in pipeline.create_targets(as_bot(hub), [closed])[0].done
+    assert [skip.reason for skip in pipeline.plan(as_bot(hub), [closed]).skipped] == ["up to date"]
+
+
+def test_a_job_that_was_overtaken_ends_before_anything_is_pulled(hub: LocalHub, tmp_path: Path) -> None:
+    hub.seed(SOURCE, source_files())
+    older = release_job(hub)
+    hub.seed(SOURCE, {"config.json": '{"model_type": "llama"}'})
+    newer = release_job(hub)
+    publish(as_bot(hub), newer, make_artifact(tmp_path / "newer", newer), no_progress)
+    forget_requests(hub)
+    outcome = pipeline.run_job(bench(hub, tmp_path), older)
+    assert outcome.error is not None
+    assert outcome.error.exit_code == 7
+    assert "somebody else published there meanwhile" in outcome.error.message
+    assert requests(hub, "HEAD", SOURCE) == []
+
+
+def test_a_job_that_was_prepared_pulls_nothing_when_it_is_prepared_again(hub: LocalHub, tmp_path: Path) -> None:
+    hub.seed(SOURCE, source_files())
+    job = release_job(hub)
+    jobdir = JobDir(tmp_path / "work" / job.job_id)
+    weights, quantized, report = factories.weights(), factories.quantized(), factories.report(pictures=())
+    jobdir.store(job)
+    jobdir.store(weights, inputs=pull_inputs(job))
+    jobdir.store(quantized, inputs=quantize_inputs(job, weights))
+    jobdir.store(report, inputs=evaluate_inputs(quantized))
+    forget_requests(hub)
+    assert pipeline.prepare_job(bench(hub, tmp_path), job).error is None
+    assert requests(hub, "HEAD", SOURCE) == []
+    assert not jobdir.source.exists()
+    # What was made of other files has to be made again.
+    hub.seed(SOURCE, {"config.json": "{}"})
+    newer = release_job(hub)
+    jobdir.path.rename(tmp_path / "work" / newer.job_id)
+    hub.disable(SOURCE)
+    error = pipeline.prepare_job(bench(hub, tmp_path), newer).error
+    assert error is not None
+    assert error.exit_code == 3

@@ -54,20 +54,20 @@ Result = TypeVar("Result")
 
 def upstream(hub: Hub, entries: Sequence[WatchEntry]) -> tuple[Upstream, ...]:
     """Each entry's source repo at its revision: one API call per entry."""
-    return _side_by_side(lambda entry: _upstream(hub, entry), entries)
+    return side_by_side(lambda entry: _upstream(hub, entry), entries)
 
 
 def published(hub: Hub, entries: Sequence[WatchEntry]) -> tuple[Published, ...]:
     """Each entry's target: one API call for its refs and one resolver call for its provenance."""
-    return _side_by_side(lambda entry: _published(hub, entry), entries)
+    return side_by_side(lambda entry: published_one(hub, entry), entries)
 
 
 def details(hub: Hub, sources: Sequence[Upstream]) -> tuple[Details, ...]:
     """config.json, the weight index and the safetensors headers of new releases, at the listed commit."""
-    return _side_by_side(lambda source: _details(hub, source), sources)
+    return side_by_side(lambda source: _details(hub, source), sources)
 
 
-def _side_by_side(function: Callable[[Item], Result], items: Iterable[Item]) -> tuple[Result, ...]:
+def side_by_side(function: Callable[[Item], Result], items: Iterable[Item]) -> tuple[Result, ...]:
     with workers(_WORKERS) as pool:
         return tuple(pool.map(function, items))
 
@@ -141,11 +141,11 @@ def _texts(value: object) -> tuple[str, ...]:
 # --- targets ------------------------------------------------------------------------------------------------
 
 
-def _published(hub: Hub, entry: WatchEntry) -> Published:
+def published_one(hub: Hub, entry: WatchEntry) -> Published:
     try:
         return published_state(hub.reader, entry.target)
     except HubFailsError as error:
-        return Published(repo_id=entry.target, state=TargetState.FOREIGN, problem=error.message)
+        return Published(repo_id=entry.target, state=TargetState.UNREADABLE, problem=error.message)
 
 
 def published_state(api: HfApi, repo_id: str) -> Published:
@@ -156,7 +156,7 @@ def published_state(api: HfApi, repo_id: str) -> Published:
         if is_missing(error):
             return Published(repo_id=repo_id, state=TargetState.ABSENT)
         problem = f"the target answers {status_of(error)}"
-        return Published(repo_id=repo_id, state=TargetState.FOREIGN, problem=problem)
+        return Published(repo_id=repo_id, state=TargetState.UNREADABLE, problem=problem)
     head = next((branch.target_commit for branch in refs.branches if branch.name == "main"), "")
     tags = tuple(Tag(name=tag.name, sha=tag.target_commit) for tag in refs.tags)
     state, provenance, problem = _read_head(api, repo_id, head)
@@ -168,18 +168,22 @@ def published_state(api: HfApi, repo_id: str) -> Published:
 def _read_head(api: HfApi, repo_id: str, head: str) -> tuple[TargetState, Provenance | None, str]:
     """What stands there, its provenance, and what is wrong with it."""
     try:
-        content = read_small_file(api, repo_id, PROVENANCE, revision=head or "main")
-        return TargetState.OURS, from_json(Provenance, content), ""
+        return TargetState.OURS, provenance_at(api, repo_id, head or "main"), ""
     except (RemoteEntryNotFoundError, RevisionNotFoundError):
         pass
     except HfHubHTTPError as error:
-        return TargetState.FOREIGN, None, f"the target's provenance answers {status_of(error)}"
+        return TargetState.UNREADABLE, None, f"the target's provenance answers {status_of(error)}"
     except ValueError:
-        return TargetState.FOREIGN, None, f"{repo_id}: {PROVENANCE} cannot be read"
+        return TargetState.UNREADABLE, None, f"{repo_id}: {PROVENANCE} cannot be read"
     try:
         return _unproven_state(api, repo_id, head or "main"), None, ""
     except HfHubHTTPError as error:
-        return TargetState.FOREIGN, None, f"the target's history answers {status_of(error)}"
+        return TargetState.UNREADABLE, None, f"the target's history answers {status_of(error)}"
+
+
+def provenance_at(api: HfApi, repo_id: str, revision: str) -> Provenance:
+    """Raises ValueError when it is there and cannot be read, and HfHubHTTPError when it is not."""
+    return from_json(Provenance, read_small_file(api, repo_id, PROVENANCE, revision=revision))
 
 
 def _unproven_state(api: HfApi, repo_id: str, head: str) -> TargetState:

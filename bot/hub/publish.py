@@ -24,7 +24,18 @@ from bot.hub.oidc import exchange
 from bot.hub.readback import read_back, restore_previous
 from bot.hub.session import Hub, status_of, wait_before_retry
 from bot.hub.settings import carry_gating, check_settings, set_visibility, settings_of, stays_private
-from bot.hub.target import allowed, check_tag, is_this, no_permission, set_tag, target_state, write_hint
+from bot.hub.target import (
+    allowed,
+    check_not_overtaken,
+    check_tag,
+    is_this,
+    no_permission,
+    overtaken,
+    set_tag,
+    target_state,
+    write_hint,
+)
+from bot.hub.transfers import TransferError, told_plainly
 from bot.records import Job, Progress, Provenance, Publication, Published, PublishedFile, TargetState
 
 _COMMIT_TRIES = 4
@@ -51,6 +62,7 @@ def publish(hub: Hub, job: Job, artifact: Artifact, progress: Progress) -> Publi
     api, target = _writer(hub, job), job.entry.target
     before = target_state(api, target)
     if not is_this(before, job):
+        check_not_overtaken(before, job)
         check_tag(before, job)
         if hub.by_identity:
             check_settings(api, job, before.provenance, filling=before.state is TargetState.EMPTY)
@@ -82,7 +94,7 @@ def _complete(hub: Hub, api: HfApi, job: Job, progress: Progress, started: float
     if state.provenance is None:
         raise PublishError(f"{target}: what was to be completed is no longer there", hint="Plan again.")
     if not is_this(state, job):
-        raise _overtaken(target)
+        raise overtaken(target)
     new = not state.complete
     if new:
         check_tag(state, job)
@@ -142,21 +154,22 @@ def _commit(api: HfApi, job: Job, artifact: Artifact, state: Published, progress
     _check_whole(artifact, {addition.path_in_repo for addition in additions} | there, target)
     _upload(api, target, additions, progress)
     stale = sorted(there - {file.path for file in artifact.files} - {GITATTRIBUTES})
-    deletions = [CommitOperationDelete(path) for path in stale]
+    commit = partial(
+        api.create_commit,
+        target,
+        [*additions, *(CommitOperationDelete(path) for path in stale)],
+        commit_message=artifact.summary,
+        parent_commit=state.head,
+        revision="main",
+    )
     for attempt in range(1, _COMMIT_TRIES + 1):
         try:
-            api.create_commit(
-                target,
-                [*additions, *deletions],
-                commit_message=artifact.summary,
-                parent_commit=state.head,
-                revision="main",
-            )
+            told_plainly(commit)
             return
         except ValueError as error:
             reason = " ".join(str(error).split())
             raise PublishError(f"{target}: the commit was refused: {reason}", hint="See its README.md.") from None
-        except (HfHubHTTPError, httpx2.RequestError) as error:
+        except (HfHubHTTPError, httpx2.RequestError, TransferError) as error:
             if is_this(target_state(api, target), job):
                 return
             wait = wait_before_retry(error)
@@ -193,7 +206,13 @@ def _upload(api: HfApi, target: str, additions: list[CommitOperationAdd], progre
     done = 0
     for addition in additions:
         send = partial(api.preupload_lfs_files, target, [addition], free_memory=False)
-        allowed(target, f"upload {addition.path_in_repo}", send)
+        try:
+            allowed(target, f"upload {addition.path_in_repo}", send)
+        except OSError as error:
+            raise EnvironmentProblem(
+                f"{target}: cannot send {addition.path_in_repo}: {error.strerror or error}",
+                hint="Look at this machine's disk, then run it again; it goes on from here.",
+            ) from None
         done += addition.upload_info.size
         progress(f"upload {target}", done, total, "B")
 
@@ -220,8 +239,8 @@ def _read_back_or_restore(api: HfApi, state: Published, provenance: Provenance, 
 
 def _restored(api: HfApi, state: Published, error: PublishError) -> str | None:
     try:
-        return restore_previous(api, state)
-    except (HfHubHTTPError, httpx2.RequestError, EnvironmentProblem) as second:
+        return told_plainly(partial(restore_previous, api, state))
+    except (HfHubHTTPError, httpx2.RequestError, TransferError, EnvironmentProblem) as second:
         reason = f"({status_of(second)})" if isinstance(second, HfHubHTTPError) else "(no answer)"
         raise PublishError(
             f"{error.message}; bringing the previous release back failed too {reason}",
@@ -232,11 +251,7 @@ def _restored(api: HfApi, state: Published, error: PublishError) -> str | None:
 # --- refusals -----------------------------------------------------------------------------------------------
 
 
-def _overtaken(target: str) -> PublishError:
-    return PublishError(f"{target}: somebody else published there meanwhile", hint="Run it again to look anew.")
-
-
 def _commit_refused(target: str, error: Exception) -> PublishError:
     if not isinstance(error, HfHubHTTPError):
         return PublishError(f"{target}: the line broke while committing", hint="Run it again; it goes on.")
-    return _overtaken(target) if status_of(error) == 412 else no_permission(target, "commit", error)
+    return overtaken(target) if status_of(error) == 412 else no_permission(target, "commit", error)

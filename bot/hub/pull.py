@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import threading
 import time
@@ -18,10 +17,10 @@ from bot.checkpoint.repo_files import is_safe_path
 from bot.errors import BotError, EnvironmentProblem, UpstreamError
 from bot.hub.fetch import files_at
 from bot.hub.session import Hub, call, status_of, workers
+from bot.jobdir import found_as_listed
 from bot.records import HubFile, Job, Progress, PublishedFile, Weights
 
 _DOWNLOADS = 4
-_CHUNK = 1 << 20
 _NOTES = ".cache"  # where huggingface_hub keeps what it knows of a folder, and files that are half there
 
 
@@ -82,7 +81,7 @@ def pull_files(
         raise UpstreamError(f"{origin}: unsafe file name {unsafe[0]!r}")
     # Its notes would vouch for a file that was damaged since, and what a killed process left there is only large.
     shutil.rmtree(folder / _NOTES, ignore_errors=True)
-    there = {file.path: found for file in files if (found := _found(folder, file))}
+    there = {file.path: found for file in files if (found := found_as_listed(folder, file))}
     missing = [file for file in files if file.path not in there]
     for file in missing:
         (folder / file.path).unlink(missing_ok=True)
@@ -127,7 +126,7 @@ def _download_problem(error: Exception, origin: Pinned, path: str, folder: Path)
         )
     if isinstance(error, OSError) and error.errno is not None:
         return _cannot_write(folder, error)
-    # huggingface_hub's own: a size that is not the announced one, an endpoint that is no Hub.
+    # huggingface_hub's own, such as an endpoint that is no Hub.
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     return UpstreamError(f"{origin}: {path}: {reason}", hint="Run it again; the file is fetched anew.")
 
@@ -142,7 +141,7 @@ def _cannot_write(folder: Path, error: OSError) -> EnvironmentProblem:
 def _download_all(hub: Hub, origin: Pinned, files: list[HubFile], folder: Path, progress: Progress) -> None:
     """Several at a time. When one fails, or the user interrupts, the others stop at their next chunk."""
     stop = threading.Event()
-    bar = _bytes_reporter(progress, f"pull {origin.repo_id}", sum(file.size_bytes for file in files), stop)
+    bar = bytes_reporter(progress, f"pull {origin.repo_id}", sum(file.size_bytes for file in files), stop)
     with workers(_DOWNLOADS) as pool:
         try:
             for done in as_completed(
@@ -153,7 +152,7 @@ def _download_all(hub: Hub, origin: Pinned, files: list[HubFile], folder: Path, 
             stop.set()
 
 
-def _bytes_reporter(progress: Progress, what: str, total: int, stop: threading.Event) -> type[Any]:
+def bytes_reporter(progress: Progress, what: str, total: int, stop: threading.Event) -> type[Any]:
     """A tqdm class, which is how huggingface_hub tells of bytes, that adds all files up and draws nothing."""
     lock = threading.Lock()
     done = 0
@@ -169,6 +168,15 @@ def _bytes_reporter(progress: Progress, what: str, total: int, stop: threading.E
             with lock:
                 done += int(n or 0)
                 progress(what, min(done, total), total, "B")
+
+        # Who has these two is told of bytes from the network by them, and of bytes on disk by the other. Without
+        # them a second bar is made of this class, which would count a file that comes by Xet twice.
+        def update_transfer(self, n: float | None = 1) -> None:
+            if stop.is_set():
+                raise CancelledError
+
+        def set_transfer_postfix_str(self, text: str = "", refresh: bool = True) -> None:
+            pass
 
     return Reporter
 
@@ -194,7 +202,7 @@ def _size(path: Path) -> int:
 
 
 def _verified(folder: Path, file: HubFile) -> PublishedFile:
-    found = _found(folder, file)
+    found = found_as_listed(folder, file)
     if found is None:
         (folder / file.path).unlink(missing_ok=True)
         raise UpstreamError(
@@ -202,23 +210,6 @@ def _verified(folder: Path, file: HubFile) -> PublishedFile:
             hint="Run it again; the file is fetched anew.",
         )
     return found
-
-
-def _found(folder: Path, file: HubFile) -> PublishedFile | None:
-    """The file on disk, when size and content are the listed ones: sha256, or git's sha1 for small files."""
-    path = folder / file.path
-    if _size(path) != file.size_bytes:
-        return None
-    sha256 = hashlib.sha256()
-    blob = hashlib.sha1(f"blob {file.size_bytes}\0".encode(), usedforsecurity=False)
-    hashes = [sha256, blob] if len(file.content_hash) == len(blob.hexdigest()) else [sha256]
-    with path.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            for known in hashes:
-                known.update(chunk)
-    if file.content_hash not in [known.hexdigest() for known in hashes]:
-        return None
-    return PublishedFile(path=file.path, size_bytes=file.size_bytes, sha256=sha256.hexdigest())
 
 
 def _remove_strays(folder: Path, files: Sequence[HubFile]) -> None:

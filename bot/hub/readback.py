@@ -10,9 +10,10 @@ from huggingface_hub.errors import RemoteEntryNotFoundError
 
 from bot.checkpoint.repo_files import PROVENANCE
 from bot.errors import PublishError
-from bot.hub.fetch import files_at, read_small_file, remote_sha256
+from bot.hub.client import provenance_at
+from bot.hub.fetch import files_at, remote_sha256
 from bot.hub.session import call
-from bot.records import Progress, Provenance, Published, PublishedFile, from_json, to_json
+from bot.records import Progress, Provenance, Published, PublishedFile, to_json
 
 
 def read_back(
@@ -66,15 +67,10 @@ def _previous_release(api: HfApi, state: Published) -> tuple[str, Provenance] | 
         sha = commit.commit_id
         tags = {tag.name for tag in state.tags if tag.sha == sha}
         if sha != state.head and tags:
-            provenance = _provenance_at(api, state.repo_id, sha)
-            if provenance is not None and provenance.tag in tags:
+            try:
+                provenance = provenance_at(api, state.repo_id, sha)
+            except (RemoteEntryNotFoundError, ValueError):
+                continue  # a tag that a person put on a commit of their own
+            if provenance.tag in tags:
                 return sha, provenance
     return None
-
-
-def _provenance_at(api: HfApi, repo_id: str, sha: str) -> Provenance | None:
-    """None for a tag that a person put on a commit of their own."""
-    try:
-        return from_json(Provenance, read_small_file(api, repo_id, PROVENANCE, revision=sha))
-    except (RemoteEntryNotFoundError, ValueError):
-        return None

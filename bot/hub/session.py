@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 import stamina
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, set_client_factory
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -23,13 +24,19 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 from huggingface_hub.utils import parse_ratelimit_headers
+from huggingface_hub.utils._http import default_client_factory
 
 from bot.errors import BotError, EnvironmentProblem
+from bot.hub.transfers import TransferError, told_plainly
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 ATTEMPTS = 6
 WORKER = "hub-request"
+CONNECT_S = 20.0
+SILENCE_S = 60.0
+WORK_S = 600.0  # how long a Hub may take over a commit, or over putting the parts of a large file together
 _LONGEST_WAIT_S = 330.0  # the Hub counts its limits over five minutes
+_UNREACHABLE_S = 45.0
 _LATER = "Nothing was lost. Run it again later."
 
 Result = TypeVar("Result")
@@ -130,19 +137,21 @@ def _oidc_resource() -> str | None:
     return resource or None
 
 
-def call(request: Callable[[], Result]) -> Result:
+def call(request: Callable[[], Result], *, attempts: int | None = None) -> Result:
     """The request's result, tried again while the Hub is busy or the line is bad.
 
     For requests that may be sent twice. What huggingface_hub retries by itself is thereby tried more often, never
-    less. Raises EnvironmentProblem when the endpoint cannot be reached, refuses the token or keeps failing; other
-    errors as they came.
+    less; attempts: 1 where somebody waits for the answer. Raises EnvironmentProblem when the endpoint cannot be
+    reached, refuses the token or keeps failing; other errors as they came, by their own names (`transfers.py`).
     """
+    attempts = attempts or ATTEMPTS
+    tries = f", after {attempts} tries" if attempts > 1 else ""
     try:
         for attempt in stamina.retry_context(
-            on=wait_before_retry, attempts=ATTEMPTS, timeout=None, wait_initial=0.3, wait_jitter=0.3, wait_max=30
+            on=_patience(), attempts=attempts, timeout=None, wait_initial=0.3, wait_jitter=0.3, wait_max=30
         ):
             with attempt:
-                return request()
+                return told_plainly(request)
     except OfflineModeIsEnabled:
         raise EnvironmentProblem(
             "HF_HUB_OFFLINE is set, so no Hub may be asked", hint="Unset it for this command."
@@ -157,11 +166,31 @@ def call(request: Callable[[], Result]) -> Result:
             f"the Hub{_host(error)} cannot be reached: {error or type(error).__name__}",
             hint="Check HF_ENDPOINT, the network and https://status.huggingface.co.",
         ) from None
+    except TransferError as error:
+        raise HubFailsError(f"bytes did not get through{tries}: {error}", hint=_LATER) from None
     except HfHubHTTPError as error:
-        if problem := _problem_of_everything(error):
+        if problem := _problem_of_everything(error, tries):
             raise problem from None
         raise
     raise AssertionError("stamina either returns or raises")
+
+
+def _client() -> httpx2.Client:
+    """As huggingface_hub makes its own, for all its requests."""
+    client = default_client_factory()
+    client.event_hooks["request"].append(_limit_silence)
+    return client
+
+
+def _limit_silence(request: httpx2.Request) -> None:
+    """huggingface_hub would wait for ever on a silent line: by default, and in `model_info` in any case."""
+    answer_s = SILENCE_S if request.method in ("GET", "HEAD") else WORK_S
+    limits = {"connect": CONNECT_S, "read": answer_s, "write": SILENCE_S, "pool": SILENCE_S}
+    asked = {name: limit for name, limit in request.extensions.get("timeout", {}).items() if limit is not None}
+    request.extensions["timeout"] = limits | asked
+
+
+set_client_factory(_client)
 
 
 @contextmanager
@@ -174,9 +203,29 @@ def workers(count: int) -> Iterator[ThreadPoolExecutor]:
         pool.shutdown(wait=not isinstance(sys.exception(), KeyboardInterrupt), cancel_futures=True)
 
 
+def _patience() -> Callable[[Exception], bool | float]:
+    """`wait_before_retry`, until a Hub that cannot be reached was not for so long.
+
+    huggingface_hub tries some requests for half a minute itself, and six times that would help nobody.
+    """
+    since: float | None = None
+
+    def decide(error: Exception) -> bool | float:
+        nonlocal since
+        if isinstance(error, (httpx2.ConnectError, httpx2.ConnectTimeout)):
+            now = time.monotonic()
+            since = since or now
+            if now - since > _UNREACHABLE_S:
+                return False
+        return wait_before_retry(error)
+
+    return decide
+
+
 def wait_before_retry(error: Exception) -> bool | float:
     """Whether, or after how many seconds, the same request may succeed."""
-    if isinstance(error, httpx2.RequestError) or _closed_meanwhile(error):
+    # Among the latter: all threads share one client, and huggingface_hub closes it when one could not connect.
+    if isinstance(error, (httpx2.RequestError, TransferError)):
         return True
     if not isinstance(error, HfHubHTTPError):
         return False
@@ -184,11 +233,6 @@ def wait_before_retry(error: Exception) -> bool | float:
     if status == 429:
         return max(0.0, min(_reset_s(error), _LONGEST_WAIT_S))
     return status in (500, 502, 503, 504)
-
-
-def _closed_meanwhile(error: Exception) -> bool:
-    """All threads share one client, and huggingface_hub closes it when one of them could not connect."""
-    return isinstance(error, RuntimeError) and "client has been closed" in str(error)
 
 
 def _reset_s(error: HfHubHTTPError) -> float:
@@ -217,7 +261,7 @@ def _host(error: httpx2.RequestError) -> str:
         return ""
 
 
-def _problem_of_everything(error: HfHubHTTPError) -> BotError | None:
+def _problem_of_everything(error: HfHubHTTPError, tries: str) -> BotError | None:
     """Errors that every further request would meet too, and those that only time mends."""
     status = status_of(error)
     message = error.response.headers.get("X-Error-Message", "").lower() if error.response is not None else ""
@@ -229,7 +273,7 @@ def _problem_of_everything(error: HfHubHTTPError) -> BotError | None:
             " HF_WRITE_TOKEN if it is used.",
         )
     if status == 429:
-        return EnvironmentProblem(f"the Hub limits our requests, after {ATTEMPTS} tries", hint=_LATER)
+        return EnvironmentProblem(f"the Hub limits our requests{tries}", hint=_LATER)
     if status >= 500:
-        return HubFailsError(f"the Hub answers {status}, after {ATTEMPTS} tries", hint=_LATER)
+        return HubFailsError(f"the Hub answers {status}{tries}", hint=_LATER)
     return None

@@ -6,6 +6,8 @@ was published with one stays private, and `create-target` opens it once it is co
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Literal
 
@@ -14,9 +16,10 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.hf_api import ModelInfo
 
 from bot.errors import PublishError
-from bot.hub.session import call, status_of
+from bot.hub.client import side_by_side
+from bot.hub.session import Hub, HubFailsError, call, status_of
 from bot.hub.target import allowed
-from bot.records import Job, Provenance, Upstream, WatchEntry
+from bot.records import Job, Provenance, Published, Upstream, WatchEntry
 
 Gate = Literal["auto", "manual", False]
 
@@ -24,6 +27,23 @@ Gate = Literal["auto", "manual", False]
 def stays_private(entry: WatchEntry, upstream: Upstream) -> bool:
     """A private upstream is never made public by way of its quantized copy."""
     return entry.private or upstream.private
+
+
+def with_visibility(
+    hub: Hub, entries: Sequence[WatchEntry], sources: Sequence[Upstream], targets: Sequence[Published]
+) -> tuple[Published, ...]:
+    """The targets, and of those that should be private whether they are: one API call for each of these."""
+
+    def look(item: tuple[WatchEntry, Upstream, Published]) -> Published:
+        entry, source, target = item
+        if target.provenance is None or not stays_private(entry, source):
+            return target
+        try:
+            return replace(target, private=bool(settings_of(hub.reader, target.repo_id).private))
+        except (PublishError, HubFailsError) as error:
+            return replace(target, problem=error.message)
+
+    return side_by_side(look, zip(entries, sources, targets, strict=True))
 
 
 def settings_of(api: HfApi, target: str) -> ModelInfo:

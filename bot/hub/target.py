@@ -33,6 +33,19 @@ def is_this(state: Published, job: Job) -> bool:
     return state.provenance is not None and state.provenance.tag == job.tag
 
 
+def check_not_overtaken(state: Published, job: Job) -> None:
+    """What stands there is what the plan saw, or this job's own work; raises PublishError otherwise.
+
+    A job may take days, and end after another one that was planned later: it would put the older release on top.
+    """
+    if state.provenance is None or is_this(state, job):
+        return
+    seen, found = job.replaces, state.provenance.tag
+    # Where an update of ours did not read back, what the plan saw is there again under a tag of its own.
+    if seen is None or (found != seen and not found.startswith(f"{seen}-restored-")):
+        raise overtaken(job.entry.target)
+
+
 def check_tag(state: Published, job: Job) -> None:
     """A tag is never moved, so one that is somewhere else already would leave us unfinished for ever."""
     taken = next((tag.sha for tag in state.tags if tag.name == job.tag), None)
@@ -56,6 +69,10 @@ def set_tag(api: HfApi, job: Job, sha: str) -> None:
 
 
 # --- refusals -----------------------------------------------------------------------------------------------
+
+
+def overtaken(target: str) -> PublishError:
+    return PublishError(f"{target}: somebody else published there meanwhile", hint="Run it again to look anew.")
 
 
 def allowed(target: str, what: str, request: Callable[[], Result]) -> Result:

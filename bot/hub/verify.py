@@ -5,32 +5,30 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, RemoteEntryNotFoundError, RevisionNotFoundError
 
 from bot.checkpoint.repo_files import PROVENANCE
 from bot.errors import PublishError, UpstreamError
-from bot.hub.client import GITATTRIBUTES, published_state
-from bot.hub.fetch import files_at, read_small_file, remote_sha256
+from bot.hub.client import GITATTRIBUTES, provenance_at, published_state
+from bot.hub.fetch import files_at, remote_sha256
 from bot.hub.session import Hub, is_missing, status_of
-from bot.records import Check, Progress, Provenance, Published, Tag, TargetState, from_json
+from bot.records import Check, Progress, Provenance, Published, Tag, TargetState
+
+_MAY_BE_GATED = "If it is gated, ask for access and set HF_TOKEN."
 
 
 def verify(hub: Hub, repo_id: str, *, revision: str | None, progress: Progress) -> tuple[Check, ...]:
     """Every file by sha256, the tag, and whether the source commit still has the hashes it was made from.
 
-    Downloads everything and keeps nothing. Raises UpstreamError when there is no such repo, PublishError when it
-    was not published by this bot.
+    Downloads everything and keeps nothing. Raises UpstreamError when there is no such repo or revision, or it is
+    not ours to read, and PublishError when it was not published by this bot.
     """
     api = hub.reader
     state = published_state(api, repo_id)
     if state.state is TargetState.ABSENT:
         raise UpstreamError(f"{repo_id}: no such repo, or private", hint="Check its name, or set HF_TOKEN.")
     commit = _commit(state, revision)
-    provenance = state.provenance if commit == state.head else _provenance_at(api, repo_id, commit)
-    if provenance is None:
-        raise PublishError(
-            f"{repo_id}@{commit[:8]}: no {PROVENANCE} that can be read", hint="awq-bot did not publish this."
-        )
+    provenance = _provenance(api, state, commit)
     return (
         _check_tag(state, commit, provenance),
         *_check_files(api, repo_id, commit, provenance, progress),
@@ -45,11 +43,23 @@ def _commit(state: Published, revision: str | None) -> str:
     return named or str(revision)
 
 
-def _provenance_at(api: HfApi, repo_id: str, commit: str) -> Provenance | None:
+def _provenance(api: HfApi, state: Published, commit: str) -> Provenance:
+    if commit == state.head and state.provenance is not None:
+        return state.provenance
+    if not state.head:
+        raise UpstreamError(f"{state.repo_id}: {state.problem or 'it has no commit'}", hint=_MAY_BE_GATED)
+    where = f"{state.repo_id}@{commit[:8]}"
     try:
-        return from_json(Provenance, read_small_file(api, repo_id, PROVENANCE, revision=commit))
-    except (HfHubHTTPError, ValueError):
-        return None
+        return provenance_at(api, state.repo_id, commit)
+    except RevisionNotFoundError:
+        hint = f"Its tags: {', '.join(tag.name for tag in state.tags) or 'none'}."
+        raise UpstreamError(f"{state.repo_id}: no revision {commit}", hint=hint) from None
+    except RemoteEntryNotFoundError:
+        raise PublishError(f"{where}: it has no {PROVENANCE}", hint="awq-bot did not publish this.") from None
+    except HfHubHTTPError as error:
+        raise UpstreamError(f"{where}: {PROVENANCE} answers {status_of(error)}", hint=_MAY_BE_GATED) from None
+    except ValueError:
+        raise PublishError(f"{where}: {PROVENANCE} cannot be read", hint="awq-bot did not write this.") from None
 
 
 def _check_tag(state: Published, commit: str, provenance: Provenance) -> Check:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import yaml
@@ -11,6 +12,9 @@ from bot.text import render
 
 TEMPLATE = "model_card.md.jinja"
 _TAGS = ("awq", "int4", "4-bit")
+_LICENSE_ID = re.compile(r"[a-z0-9][a-z0-9.+-]*")
+_LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*|multilingual|code")
+_TASK = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _LICENSE_FILES = ("LICENSE", "LICENCE", "NOTICE", "USE_POLICY")
 # What the card says of a repo it has no words of its own for; upstream's tags are anybody's text.
 _KNOWN_UPSTREAM_TAGS = {"conversational", "chat", "code", "math", "reasoning", "multilingual"}
@@ -26,20 +30,37 @@ def render_card(job: Job, provenance: Provenance, *, chat: bool) -> str:
 
 
 def _metadata(job: Job) -> dict[str, Any]:
+    """Only what the Hub takes: it refuses a whole commit for one word that a push by git had carried past it."""
     upstream = job.upstream
+    license_id, license_name = _license_ids(upstream)
+    task = upstream.pipeline_tag or ""
     metadata = {
-        "license": upstream.license,
-        "license_name": upstream.license_name,
+        "license": license_id,
+        "license_name": license_name,
         "license_link": upstream.license_link,
-        "language": list(upstream.languages),
+        "language": [code for code in upstream.languages if _LANGUAGE.fullmatch(code)],
         "library_name": "transformers",
-        "pipeline_tag": upstream.pipeline_tag or "text-generation",
+        "pipeline_tag": task if _TASK.fullmatch(task) else "text-generation",
         "base_model": job.entry.repo_id,
         "base_model_relation": "quantized",
         "quantized_by": job.entry.target.split("/")[0],
         "tags": [*_TAGS, *(tag for tag in upstream.tags if tag in _KNOWN_UPSTREAM_TAGS)],
     }
     return {key: value for key, value in metadata.items() if value}
+
+
+def _license_ids(upstream: Upstream) -> tuple[str | None, str | None]:
+    """license and license_name. What is no id becomes the name of another licence, which needs one."""
+    stated, name = (upstream.license or "").lower(), _slug(upstream.license_name or "")
+    if not stated:
+        return None, name
+    if stated != "other" and _LICENSE_ID.fullmatch(stated):
+        return stated, name
+    return "other", name or _slug(stated) or "other"
+
+
+def _slug(text: str) -> str | None:
+    return re.sub(r"[^a-z0-9_.]+", "-", text.lower()).strip("-") or None
 
 
 def _facts(job: Job, provenance: Provenance) -> dict[str, Any]:

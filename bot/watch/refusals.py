@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from bot.checkpoint.repo_files import CONFIG, SINGLE_WEIGHTS, is_pickle, is_safe_path
+from bot.checkpoint.repo_files import (
+    CONFIG,
+    SINGLE_WEIGHTS,
+    VOCABULARY,
+    is_pickle,
+    is_safe_path,
+    is_vocabulary,
+)
 from bot.errors import BotError, PublishError, UpstreamError
 from bot.records import Details, HubFile, Published, Skip, TargetState, Upstream, WatchEntry
 
@@ -27,6 +34,14 @@ def refused_at_sight(entry: WatchEntry, upstream: Upstream, published: Published
         reason = f"{entry.target} was made from {provenance.source.repo_id}, not from {entry.repo_id}"
         return refuse(entry, reason, PublishError, "Choose another `target`.")
     return None
+
+
+def exposed(entry: WatchEntry, upstream: Upstream, published: Published) -> Skip | None:
+    """What was published for everybody, by an entry or from an upstream that became private since."""
+    if published.private is not False or not (entry.private or upstream.private):
+        return None
+    hint = f"Make it private in its settings on the Hub, or run `awq-bot create-target {entry.target}`."
+    return refuse(entry, f"{entry.target} is public, and should be private", PublishError, hint)
 
 
 def missing_target(entry: WatchEntry) -> Skip:
@@ -67,6 +82,9 @@ def weights_refusal(entry: WatchEntry, upstream: Upstream, details: Details) -> 
         return refuse(entry, reason, UpstreamError, "It is looked at again next time.")
     if not details.weight_files:
         return _no_weights(entry, upstream)
+    if not any(is_vocabulary(file.path) for file in upstream.files):
+        hint = f"It is looked at again next time; tokenizers are read from {', '.join(VOCABULARY)}."
+        return refuse(entry, "upload incomplete: no tokenizer", UpstreamError, hint)
     return None
 
 

@@ -6,6 +6,7 @@ A first look (`triage`) needs one listing per repo. Only what it calls new is re
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import partial
 
 from bot.errors import UnsupportedModelError
 from bot.records import (
@@ -32,6 +33,7 @@ from bot.watch.digests import (
     tag_name,
 )
 from bot.watch.refusals import (
+    exposed,
     license_refusal,
     missing_target,
     refusal_of_names,
@@ -52,7 +54,7 @@ UP_TO_DATE = "up to date"
 class Candidate:
     """Something new, judged by the listing alone; a job only after its details were read.
 
-    taken: tags that the target has already, none of which will ever move.
+    taken: tags that the target has already, none of which will ever move. replaces: as in the job.
     """
 
     entry: WatchEntry
@@ -60,6 +62,7 @@ class Candidate:
     reason: str
     outdated: bool = False
     taken: tuple[str, ...] = ()
+    replaces: str | None = None
 
 
 def triage(
@@ -85,18 +88,21 @@ def _look(entry: WatchEntry, upstream: Upstream, published: Published) -> Skip |
     provenance = published.provenance
     if provenance is None:
         return Candidate(entry=entry, upstream=upstream, reason="first release", taken=taken)
+    anew = partial(Candidate, entry=entry, upstream=upstream, taken=taken, replaces=provenance.tag)
     change = _change(entry, upstream, provenance)
     if change is not None:
-        return Candidate(entry=entry, upstream=upstream, reason=change, taken=taken)
+        return anew(reason=change)
     if entry.requantize == "outdated" and provenance.quantizer < QUANTIZER_VERSION:
         reason = f"made by quantizer {provenance.quantizer}, now {QUANTIZER_VERSION} (requantize: outdated)"
-        return Candidate(entry=entry, upstream=upstream, reason=reason, outdated=True, taken=taken)
+        return anew(reason=reason, outdated=True)
     if provenance.tag not in taken:
         return _finish_job(entry, upstream, provenance)
     if provenance.source.refresh_digest != refresh_digest(upstream):
         return refusal_of_names(entry, refresh_files(upstream)) or _refresh_job(
             entry, upstream, provenance, taken=taken
         )
+    if refusal := exposed(entry, upstream, published):
+        return refusal
     if not published.complete:
         reason = f"main of {entry.target} was changed by hand after {provenance.tag}"
         hint = "The release stands under its tag. Revert that commit to have main match it."
@@ -149,6 +155,7 @@ def decide(candidate: Candidate, details: Details) -> Skip | Job:
         runner_labels=labels,
         tensor_parallel=legal_tensor_parallel(details.config, entry.recipe),
         warnings=details.warnings,
+        replaces=candidate.replaces,
     )
 
 
@@ -199,6 +206,7 @@ def _finish_job(entry: WatchEntry, upstream: Upstream, provenance: Provenance) -
         tag=provenance.tag,
         source_files=source.source_files,
         refresh_files=source.refresh_files,
+        replaces=provenance.tag,
     )
 
 
@@ -220,4 +228,5 @@ def _refresh_job(entry: WatchEntry, upstream: Upstream, provenance: Provenance, 
         tag=tag_name(upstream, digests, taken=taken),
         source_files=provenance.source.source_files,
         refresh_files=companions,
+        replaces=provenance.tag,
     )

@@ -64,7 +64,8 @@ def release_job(hub: LocalHub, *, seed: bool = True, **entry: Any) -> Job:
         hub.seed(asked.repo_id, {path: source_files()[path] for path in few})
     source = upstream_of(hub, asked)
     assert source.problem is None, source.problem
-    return factories.job(asked, source)
+    there = client.published_one(as_bot(hub), asked).provenance
+    return factories.job(asked, source, replaces=there.tag if there else None)
 
 
 def make_artifact(folder: Path, job: Job, files: Mapping[str, bytes] | None = None) -> Artifact:

@@ -8,7 +8,7 @@ import pytest
 from huggingface_hub import HfApi
 
 from bot.hub.access import check_access, check_endpoint
-from bot.hub.local import LocalHub
+from bot.hub.local import Fault, LocalHub
 from bot.hub.session import Hub
 from bot.records import Check
 from tests.github_api.id_token import IdTokens
@@ -62,6 +62,21 @@ def test_runner_needs_no_write_token_and_should_have_none(hub: LocalHub) -> None
 def test_runner_without_any_token_is_no_failure(hub: LocalHub) -> None:
     assert statuses(looked_at(Hub(hub.endpoint), runner=True)) == {"read token": "warning", "write token": "ok"}
     assert looked_at(Hub(hub.endpoint))["write token"].status == "failed"
+
+
+def test_endpoint_is_asked_once(hub: LocalHub) -> None:
+    assert check_endpoint(as_bot(hub)).status == "ok"
+    forget_requests(hub)
+    hub.faults.add(Fault(path="/api/models", status=503, times=None))
+    check = check_endpoint(as_bot(hub))
+    assert (check.status, check.found) == ("failed", f"{hub.endpoint}: the Hub answers 503")
+    assert len(all_requests(hub)) == 1
+
+
+def test_endpoint_that_is_no_hub_is_named(hub: LocalHub) -> None:
+    hub.faults.add(Fault(path="/api/models", status=200, body="<html>Welcome</html>"))
+    check = check_endpoint(as_bot(hub))
+    assert (check.status, "does not answer as a Hub" in check.found) == ("failed", True)
 
 
 def test_create_token_is_tried_where_there_is_one(hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -214,7 +214,7 @@ def test_unreadable_provenance_is_a_problem(
     monkeypatch.setattr(fetch, "MAX_SMALL_FILE_BYTES", 1000)
     hub.seed(TARGET, {"provenance.json": content})
     found = state(hub)
-    assert found.state is TargetState.FOREIGN
+    assert found.state is TargetState.UNREADABLE
     assert "provenance.json cannot be read" in str(found.problem)
 
 
@@ -233,7 +233,7 @@ def test_target_that_answers_badly_stops_no_other_entry(hub: LocalHub) -> None:
 def test_gated_target_of_somebody_else_is_a_problem(hub: LocalHub) -> None:
     hub.seed("lab/Theirs", {"provenance.json": "{}"}, gated="auto")
     found = client.published(as_bot(hub), [factories.entry(target="lab/Theirs")])[0]
-    assert (found.state, found.problem) == (TargetState.FOREIGN, "the target's provenance answers 403")
+    assert (found.state, found.problem) == (TargetState.UNREADABLE, "the target's provenance answers 403")
 
 
 def test_small_change_by_hand_keeps_a_target_ours(hub: LocalHub, api: HfApi) -> None:

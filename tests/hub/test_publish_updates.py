@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from tests.hub.models import (
     requests,
     seal,
     source_files,
+    writes,
 )
 
 OLD = {"config.json": b"{}", "model-00001-of-00002.safetensors": b"a" * 9000, "tokenizer.json": b"{}"}
@@ -113,10 +115,33 @@ def test_publishing_what_was_published_before_is_refused_before_anything_is_sent
     """A recipe that was changed and changed back asks for a tag that is on an older commit."""
     publish(as_bot(hub), new, artifact, no_progress)
     head = hub.history(TARGET)[0].sha
+    again = dataclasses.replace(old, replaces=new.tag)
     with pytest.raises(PublishError, match=f"the tag {old.tag} is on"):
-        publish(as_bot(hub), old, make_artifact(tmp_path / "again", old, OLD), no_progress)
+        publish(as_bot(hub), again, make_artifact(tmp_path / "again", old, OLD), no_progress)
     assert hub.history(TARGET)[0].sha == head
     assert state(hub, new).complete
+
+
+def test_release_that_is_done_after_a_newer_one_does_not_replace_it(
+    hub: LocalHub, old: Job, new: Job, artifact: Artifact, tmp_path: Path
+) -> None:
+    hub.seed(SOURCE, {"config.json": '{"model_type": "llama"}'})
+    newest = release_job(hub)
+    publish(as_bot(hub), newest, make_artifact(tmp_path / "newest", newest, NEW), no_progress)
+    forget_requests(hub)
+    with pytest.raises(PublishError, match="somebody else published there meanwhile") as caught:
+        publish(as_bot(hub), new, artifact, no_progress)
+    assert "look anew" in caught.value.hint
+    assert writes(hub) == []
+    assert state(hub, newest).complete
+
+
+def test_first_release_does_not_replace_one_that_came_first(
+    hub: LocalHub, old: Job, new: Job, artifact: Artifact
+) -> None:
+    with pytest.raises(PublishError, match="somebody else published there meanwhile"):
+        publish(as_bot(hub), dataclasses.replace(new, replaces=None), artifact, no_progress)
+    assert state(hub, old).complete
 
 
 # --- settings -----------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import hashlib
+import logging
 import shutil
 import signal
 import subprocess
@@ -12,15 +13,17 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
 import stamina
 from huggingface_hub import HfApi, constants
+from huggingface_hub.utils._xet_progress_reporting import XetDownloadProgressReporter
 
 from bot.errors import EnvironmentProblem, UpstreamError
 from bot.hub.local import Fault, LocalHub
-from bot.hub.pull import Pinned, dataset_files, pull_files, pull_source
+from bot.hub.pull import Pinned, bytes_reporter, dataset_files, pull_files, pull_source
 from bot.hub.session import WORKER, Hub
 from bot.records import HubFile, no_progress, to_json
 from tests.hub.models import SOURCE, as_bot, forget_requests, release_job, requests, source_files
@@ -104,6 +107,26 @@ def test_progress_tells_of_all_bytes(hub: LocalHub, source: Hub, tmp_path: Path)
     total = sum(file.size_bytes for file in weights.files)
     assert seen[-1] == (f"pull {SOURCE}", total, total, "B")
     assert [done for _, done, _, _ in seen] == sorted(done for _, done, _, _ in seen)
+
+
+def test_file_that_comes_by_xet_is_counted_once() -> None:
+    """The client's own reporter, told what hf_xet would tell it; the local Hub does not speak Xet."""
+    seen: list[int] = []
+    bar = bytes_reporter(lambda what, done, total, unit: seen.append(done), "pull", 1000, threading.Event())
+    with XetDownloadProgressReporter(
+        reconstruction_desc="on disk", total=1000, log_level=logging.INFO, name="xet", tqdm_class=bar
+    ) as reporter:
+        for on_disk, received in ((0, 300), (400, 700), (1000, 800)):
+            reporter.update_progress(
+                SimpleNamespace(
+                    total_bytes=1000,
+                    total_bytes_completed=on_disk,
+                    total_bytes_completion_rate=1.0,
+                    total_transfer_bytes_completed=received,
+                    total_transfer_bytes_completion_rate=1.0,
+                )
+            )
+    assert seen == [400, 1000]
 
 
 def test_cut_line_is_taken_up_where_it_broke(

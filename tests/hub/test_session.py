@@ -6,6 +6,7 @@ import logging
 import socket
 import time
 
+import httpx2
 import pytest
 import stamina
 from huggingface_hub import HfApi, constants
@@ -13,10 +14,12 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.utils import close_session, get_session
 
 from bot.errors import EnvironmentProblem
-from bot.hub import is_loopback
+from bot.hub import is_loopback, session
 from bot.hub.local import Fault, LocalHub
+from bot.hub.publish import Artifact, publish
 from bot.hub.session import DEFAULT_ENDPOINT, Hub, HubFailsError, call
-from tests.hub.models import as_bot
+from bot.records import Job, no_progress
+from tests.hub.models import as_bot, requests
 
 
 def test_endpoint_and_tokens_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,6 +75,28 @@ def test_lost_answer_is_asked_for_again(hub: LocalHub) -> None:
     assert len(hub.requests) == 2
 
 
+def test_silent_hub_is_not_waited_for_for_ever(hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "SILENCE_S", 0.2)
+    hub.faults.add(Fault(delay_s=1.5, times=None))
+    reader = as_bot(hub).reader
+    # The first leaves it to the client, the second asks for no limit at all.
+    for request in (reader.whoami, lambda: reader.model_info("lab/Tiny")):
+        with (
+            stamina.set_testing(True, attempts=2),
+            pytest.raises(EnvironmentProblem, match=r"cannot be reached: .*timed out"),
+        ):
+            call(request)
+
+
+def test_what_the_hub_has_to_work_for_may_take_longer(
+    hub: LocalHub, monkeypatch: pytest.MonkeyPatch, job: Job, artifact: Artifact
+) -> None:
+    monkeypatch.setattr(session, "SILENCE_S", 0.5)
+    hub.faults.add(Fault(path="/commit/", delay_s=1.5))
+    assert publish(as_bot(hub), job, artifact, no_progress).new
+    assert len(requests(hub, "POST", "/commit/")) == 1
+
+
 def test_rate_limit_is_waited_out_as_the_hub_says(hub: LocalHub) -> None:
     hub.faults.add(Fault(path="whoami", status=429, headers={"RateLimit": '"api";r=0;t=1'}))
     started = time.monotonic()
@@ -108,6 +133,19 @@ def test_unreachable_endpoint_is_named() -> None:
         call(nowhere.reader.whoami)
     assert "HF_ENDPOINT" in caught.value.hint
     assert caught.value.exit_code == 8
+
+
+def test_unreachable_endpoint_is_not_asked_six_times_what_the_client_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "_UNREACHABLE_S", 0.0)
+    rounds = []
+
+    def ask() -> None:
+        rounds.append(1)
+        raise httpx2.ConnectError("refused")
+
+    with pytest.raises(EnvironmentProblem, match="cannot be reached: refused"):
+        call(ask)
+    assert len(rounds) == 2
 
 
 def test_a_client_that_another_thread_closed_is_asked_again(hub: LocalHub) -> None:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from jinja2 import UndefinedError
 from markdown_it import MarkdownIt
 
+from bot.hub.local.card import check_card
 from bot.publish import card
 from bot.publish.card import render_card
 from bot.records import Job, Recipe, SourceCount, Upstream
@@ -222,6 +223,37 @@ def test_what_the_source_does_not_state_is_left_out() -> None:
     assert metadata["pipeline_tag"] == "text-generation"
 
 
+@pytest.mark.parametrize(
+    ("stated", "written"),
+    [
+        ({"license": "MIT"}, {"license": "mit"}),
+        ({"license": "Apache License 2.0"}, {"license": "other", "license_name": "apache-license-2.0"}),
+        ({"license": "Foo!", "license_name": "Foo 2"}, {"license": "other", "license_name": "foo-2"}),
+        (
+            {"license": "other", "license_name": "Qwen Research"},
+            {"license": "other", "license_name": "qwen-research"},
+        ),
+        ({"license": "other"}, {"license": "other", "license_name": "other"}),
+        ({"license": "(c)"}, {"license": "other", "license_name": "c"}),
+        ({"license": "©"}, {"license": "other", "license_name": "other"}),
+        ({"license": None, "license_name": "Qwen Research"}, {"license_name": "qwen-research"}),
+        ({"languages": ("English", "en", "zh-CN", "code", "EN")}, {"language": ["en", "zh-CN", "code"]}),
+        ({"languages": ("English",)}, {}),
+        ({"pipeline_tag": "Text Generation"}, {"pipeline_tag": "text-generation"}),
+        ({"pipeline_tag": "image-text-to-text"}, {"pipeline_tag": "image-text-to-text"}),
+    ],
+)
+def test_metadata_that_the_hub_would_refuse_is_written_as_it_takes_it(
+    stated: dict[str, Any], written: dict[str, Any]
+) -> None:
+    made = rendered(upstream(**stated))
+    metadata = front_matter(made)
+    keys = {"languages": ("language",), "pipeline_tag": ("pipeline_tag",)}
+    asked = keys.get(next(iter(stated)), ("license", "license_name"))
+    assert {key: metadata[key] for key in asked if key in metadata} == written
+    assert check_card(made) == ([], [])
+
+
 # --- hostile facts ------------------------------------------------------------------------------------------
 
 HOSTILE = [
@@ -280,13 +312,19 @@ def test_readable_text_is_shown_as_it_was_written(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", [text for text in HOSTILE if "\ud800" not in text])
-def test_hostile_metadata_parses_back_equal(text: str) -> None:
-    metadata = front_matter(
-        rendered(upstream(license=text, license_name=text, license_link=text, languages=(text,)))
+def test_hostile_metadata_is_left_out_or_text_that_the_hub_takes(text: str) -> None:
+    made = rendered(
+        upstream(
+            license=f"The {text}",
+            license_name=text,
+            license_link=text,
+            languages=(text, "en"),
+            pipeline_tag=f"The {text}",
+        )
     )
-    assert metadata["license_name"] == metadata["license"] == metadata["license_link"] == text
-    assert metadata["language"] == [text]
-    assert metadata["base_model"] == "lab/Tiny"
+    metadata = front_matter(made)
+    assert (metadata["license"], metadata["license_link"], metadata["base_model"]) == ("other", text, "lab/Tiny")
+    assert check_card(made) == ([], [])
 
 
 @settings(deadline=None, max_examples=60, database=None)

@@ -14,6 +14,7 @@ from bot.records import (
     Recipe,
     TargetState,
     Upstream,
+    WatchEntry,
 )
 from bot.watch.release import Candidate, decide, on_hold, triage
 from tests.factories import (
@@ -52,7 +53,12 @@ def test_an_entry_on_hold_says_why() -> None:
     [
         (upstream(problem="missing: no such repo"), absent(), "missing: no such repo", UpstreamError),
         (upstream(problem="gated: our token has no access"), published(), "gated", UpstreamError),
-        (upstream(), absent(problem="the target answers 403"), "the target answers 403", PublishError),
+        (
+            upstream(),
+            absent(state=TargetState.UNREADABLE, problem="the target answers 403"),
+            "the target answers 403",
+            PublishError,
+        ),
         (upstream(), absent(state=TargetState.FOREIGN), "quantized/Tiny-awq is someone else's", PublishError),
         (
             upstream(),
@@ -127,6 +133,25 @@ def test_a_licence_that_became_a_refused_one_is_not_refreshed() -> None:
     assert skip(triage(asked, upstream(license="other"), published())).reason == "licence refused: other is denied"
 
 
+@pytest.mark.parametrize(
+    ("asked", "source"),
+    [(entry(private=True), upstream()), (entry(), upstream(private=True))],
+    ids=["entry", "source"],
+)
+def test_a_public_target_that_should_be_private_is_no_success(asked: WatchEntry, source: Upstream) -> None:
+    found = skip(triage(asked, source, published(private=False)))
+    assert found.reason == "quantized/Tiny-awq is public, and should be private"
+    assert (found.exit_code, found.blocked) == (PublishError.exit_code, True)
+    assert "`awq-bot create-target quantized/Tiny-awq`" in found.hint
+    assert skip(triage(asked, source, published(private=True))).reason == "up to date"
+    assert skip(triage(entry(), upstream(), published(private=False))).reason == "up to date"
+
+
+def test_a_release_closes_a_target_itself() -> None:
+    newer = with_file(upstream(), "model.safetensors", "newer")
+    assert isinstance(triage(entry(private=True), newer, published(private=False)), Candidate)
+
+
 # --- refusals after a look into the files --------------------------------------------------------------------
 
 
@@ -145,6 +170,7 @@ def test_a_licence_that_became_a_refused_one_is_not_refreshed() -> None:
             details(weight_files=()),
             "no weights upstream",
         ),
+        (without_file(upstream(), "tokenizer.json"), details(), "upload incomplete: no tokenizer"),
         (
             with_file(without_file(upstream(), "model.safetensors"), "pytorch_model.bin", "pickle"),
             details(weight_files=()),

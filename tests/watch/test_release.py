@@ -93,6 +93,17 @@ def test_the_job_carries_the_pinned_commit_and_what_was_asked_for() -> None:
     assert first.job_id == f"quantized--Tiny-awq-01234567-{first.digests.content[:8]}"
 
 
+def test_a_job_says_what_it_replaces() -> None:
+    first = job(decide(candidate(triage(entry(), upstream(), absent())), details()))
+    assert first.replaces is None
+    before = provenance()
+    newer = with_file(upstream(), "model.safetensors", "newer")
+    assert job(decide(candidate(triage(entry(), newer, published())), details())).replaces == before.tag
+    smaller = with_file(upstream(), "generation_config.json", "newer")
+    assert job(triage(entry(), smaller, published())).replaces == before.tag
+    assert job(triage(entry(), upstream(), published(tags=()))).replaces == before.tag
+
+
 # --- nothing new --------------------------------------------------------------------------------------------
 
 
@@ -162,7 +173,10 @@ def test_what_does_not_change_the_weights_requantizes_nothing(changes: dict[str,
         (with_file(upstream(), "tokenizer.json", "v2"), "upstream changed: tokenizer.json"),
         (with_file(upstream(), "merges.txt", "new"), "upstream changed: merges.txt"),
         (with_file(upstream(), "vocab.json", "new"), "upstream changed: vocab.json"),
-        (without_file(upstream(), "tokenizer.json"), "upstream changed: tokenizer.json"),
+        (
+            with_file(without_file(upstream(), "tokenizer.json"), "tokenizer.model", "new"),
+            "upstream changed: tokenizer.json, tokenizer.model",
+        ),
         (
             with_file(with_file(upstream(), "config.json", "v2"), "model.safetensors", "v2"),
             "upstream changed: config.json, model.safetensors",
