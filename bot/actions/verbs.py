@@ -196,7 +196,8 @@ def report(
 ) -> None:
     """How the run ended: one page, and the issues about what failed. Exits with 0, for the failed legs are red.
 
-    A leg that left no result is looked up at GitHub: a runner that died is a failure, what was cancelled is not.
+    A leg that left no result is looked up at GitHub: a runner that died, none that took the job, and a job that
+    took too long are failures; what a person cancelled is not.
 
     Example: [bold]awq-bot actions report --plan plan --results results[/]
     """

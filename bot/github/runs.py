@@ -67,4 +67,8 @@ def _legs(jobs: Iterable[WorkflowJob]) -> Iterator[RunningJob]:
                 status=job.status,
                 conclusion=job.conclusion,
                 url=job.html_url or "",
+                runner=job.runner_name or "",
+                created=job.created_at,
+                started=job.started_at,
+                completed=job.completed_at,
             )

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import StrEnum
 
 from bot.errors import EnvironmentProblem
 from bot.records import Job, JobKind, JobResult, RunningJob
 from bot.watch.attempts import tried_content
+from bot.watch.plan import HOSTED_RUNNER, leg_minutes
+
+_LONG_IN_QUEUE = timedelta(hours=23)  # after about 24 GitHub cancels what no machine of one's own took
+_TOLERANCE = timedelta(minutes=2)
 
 
 class Fate(StrEnum):
@@ -17,7 +22,7 @@ class Fate(StrEnum):
     PUBLISHED = "published"
     UNCHANGED = "unchanged"  # somebody had done it already
     FAILED = "failed"
-    STOPPED = "stopped"  # cancelled, skipped, or not begun
+    STOPPED = "stopped"  # cancelled by a person, skipped, or not begun
     UNKNOWN = "unknown"  # nobody can say
 
 
@@ -111,18 +116,32 @@ def _without_result(job: Job, stage: str, seen: RunningJob | None, *, known: boo
         )
     if seen is None or seen.status != "completed":
         return Ending(job=job, fate=Fate.STOPPED, stage=stage, message="it was not begun")
-    if seen.conclusion in ("cancelled", "skipped"):
-        return Ending(job=job, fate=Fate.STOPPED, stage=stage, message=f"it was {seen.conclusion}", url=seen.url)
-    message, hint = _LOST.get(seen.conclusion or "", _LOST["failure"])
+    conclusion = _conclusion(job, stage, seen)
+    if conclusion in ("cancelled", "skipped"):
+        return Ending(job=job, fate=Fate.STOPPED, stage=stage, message=f"it was {conclusion}", url=seen.url)
+    message, hint = _LOST.get(conclusion, _LOST["failure"])
+    labels = job.runner_labels if stage == "quantize" else (HOSTED_RUNNER,)
     return Ending(
         job=job,
         fate=Fate.FAILED,
         stage=stage,
-        message=f"{job.entry.repo_id}: {stage}: {message}",
+        message=f"{job.entry.repo_id}: {stage}: {message.format(labels=', '.join(labels))}",
         hint=hint,
         exit_code=EnvironmentProblem.exit_code,
         url=seen.url,
     )
+
+
+def _conclusion(job: Job, stage: str, seen: RunningJob) -> str:
+    """As GitHub says it, but that it says `cancelled` also of what no person stopped."""
+    if seen.conclusion != "cancelled" or seen.completed is None:
+        return seen.conclusion or ""
+    if not seen.runner:
+        in_vain = seen.created is not None and seen.completed - seen.created > _LONG_IN_QUEUE
+        return "not_taken" if in_vain else "cancelled"
+    allowed = timedelta(minutes=leg_minutes(job, stage))
+    ran_out = seen.started is not None and seen.completed - seen.started > allowed - _TOLERANCE
+    return "timed_out" if ran_out else "cancelled"
 
 
 _LOST = {
@@ -132,7 +151,12 @@ _LOST = {
     ),
     "timed_out": (
         "it took longer than the workflow allows",
-        "Four times the estimate is allowed. Is the runner's GPU in use by somebody else?",
+        "Four times the estimate is allowed, and time to move the files. Does somebody else use the runner's GPU?"
+        " Is its line slow?",
+    ),
+    "not_taken": (
+        "no runner with the labels {labels} took it within a day",
+        "Is one connected that has all of these labels? With more jobs than runners, lower AWQ_BOT_MOST_JOBS.",
     ),
     "success": (
         "the job ended well and left no result",

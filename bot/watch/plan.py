@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,6 +12,14 @@ from bot.records import Job, JobKind, Plan, Skip
 
 MATRIX_LIMIT = 256  # jobs that one matrix of GitHub Actions may hold
 HOSTED_RUNNER = "ubuntu-latest"  # what needs no GPU
+
+# How long GitHub lets a job run, in minutes: on its own machines, and on ours.
+HOSTED_LIMIT = 6 * 60
+SELF_HOSTED_LIMIT = 5 * 24 * 60
+PUBLISH_MINUTES = 350  # of model.yml's `publish`, which waits for no estimate
+
+_BYTES_PER_S = 25e6  # of a plain line, and of a disk that others use too
+_SPARE_S = 30 * 60.0  # to install the bot, to wait for the Hub, to start and to clean up
 
 # What is nearly done comes first: it costs no GPU and leaves nothing half-published.
 _ORDER = {JobKind.FINISH: 0, JobKind.REFRESH: 1, JobKind.RELEASE: 2}
@@ -82,6 +91,19 @@ def matrix_row(job: Job) -> dict[str, Any]:
 
 
 def timeout_minutes(job: Job) -> int:
-    """Four times the estimate, at least half an hour; a self-hosted job may run five days at most."""
-    duration_s = job.estimate.duration_s if job.estimate else 0.0
-    return min(max(30, round(4 * duration_s / 60)), 5 * 24 * 60)
+    """Four times the estimate of the work, time to move files, and half an hour; never beyond GitHub's limits.
+
+    Source and artifact are each moved three times: from the line, to be hashed, and to be read, packed up or sent.
+    """
+    needs = job.estimate
+    if needs is not None:
+        work_s, moved_bytes, limit = needs.duration_s, needs.download_bytes + needs.output_bytes, SELF_HOSTED_LIMIT
+    else:
+        # What was published is read back. It is smaller than what it was made of, whose size is known.
+        work_s, moved_bytes, limit = 0.0, sum(file.size_bytes for file in job.source_files), HOSTED_LIMIT
+    return min(math.ceil((4 * work_s + 3 * moved_bytes / _BYTES_PER_S + _SPARE_S) / 60), limit)
+
+
+def leg_minutes(job: Job, stage: str) -> int:
+    """How long the workflow lets one leg of a job run."""
+    return PUBLISH_MINUTES if stage == "publish" else timeout_minutes(job)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -184,6 +185,28 @@ def test_a_leg_that_left_no_result_failed(place: Workplace, conclusion: str, sai
     assert said in issue.body
     assert said in ended.summary
     assert issue.labels == ["awq-bot", "awq-bot: environment"]
+
+
+@pytest.mark.parametrize(
+    ("runner", "queued", "ran", "said"),
+    [
+        ("gpu-1", timedelta(minutes=1), timedelta(hours=1), "it took longer than the workflow allows"),
+        (None, timedelta(hours=24), timedelta(), "no runner with the labels self-hosted, gpu, gpu-16gb took it"),
+    ],
+)
+def test_what_github_cancelled_by_itself_is_an_attempt(
+    place: Workplace, runner: str | None, queued: timedelta, ran: timedelta, said: str
+) -> None:
+    planned(place)
+    created = datetime.now(UTC) - timedelta(days=2)
+    started = created + queued
+    times: dict[str, Any] = {"created_at": created, "started_at": started, "completed_at": started + ran}
+    place.api.add_run(1, Job(name=LEG, conclusion="cancelled", runner=runner, **times))
+    place.report()
+    [issue] = place.api.open_issues()
+    assert said in issue.body
+    assert count(issue).count == 1
+    assert place.plan().outputs["quantize_count"] == "0"
 
 
 @pytest.mark.parametrize("conclusion", ["cancelled", "skipped"])

@@ -16,6 +16,7 @@ from bot import pipeline
 from bot.hub.local import HubError
 from bot.jobdir import JobDir, describe_file
 from bot.records import Card, Job, JobResult, PublishedFile, QuantizedModel, Recipe, Report, from_json
+from bot.watch.plan import timeout_minutes
 from tests.house import House, build_house
 from tests.steps import Ended, Runner
 
@@ -76,7 +77,7 @@ def test_the_plan_is_a_matrix_row_per_job_and_a_file_per_job(watch: Watch) -> No
             "repo_id": MODEL,
             "target": TARGET,
             "runs_on": ["self-hosted", "gpu", "gpu-16gb"],
-            "timeout_minutes": 30,
+            "timeout_minutes": timeout_minutes(watch.job),
             "publish_on": "hosted",
         }
     ]

@@ -76,7 +76,10 @@ class Job:
     name: str
     status: str = "completed"
     conclusion: str | None = "success"
+    created_at: datetime | None = None
+    started_at: datetime | None = None
     completed_at: datetime | None = None
+    runner: str | None = "GitHub Actions 1"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -367,7 +370,10 @@ def _job_json(run: Run, job: Job) -> dict[str, Any]:
         "name": job.name,
         "status": job.status,
         "conclusion": job.conclusion if job.status == "completed" else None,
+        "created_at": _time(job.created_at or run.created_at),
+        "started_at": _time(job.started_at or job.created_at or run.created_at),
         "completed_at": _time(job.completed_at) if job.completed_at else None,
+        "runner_name": job.runner,
         "html_url": f"https://github.com/{REPOSITORY}/actions/runs/{run.number}/job/1",
     }
 

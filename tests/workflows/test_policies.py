@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from bot.watch.plan import PUBLISH_MINUTES
 from tests.workflows.documents import ROOT, SELF, CompositeAction, Job, Step, Workflow, load_action, load_workflow
 from tests.workflows.reading import Reading
 
@@ -173,3 +174,10 @@ def test_no_leg_of_a_matrix_stops_another(jobs: dict[tuple[str, str], Job]) -> N
 def test_the_lock_of_what_reads_workflows_names_no_registry_of_ones_own() -> None:
     lock = json.loads((ROOT / "tests" / "workflows" / "node" / "package-lock.json").read_text())
     assert {package.get("resolved") for package in lock["packages"].values()} == {None}
+
+
+def test_a_leg_is_given_the_time_by_which_the_report_judges_it(jobs: dict[tuple[str, str], Job]) -> None:
+    assert jobs["model.yml", "publish"].timeout_minutes == PUBLISH_MINUTES
+    assert list(expressions(jobs["watch.yml", "refresh"].timeout_minutes)) == ["matrix.timeout_minutes"]
+    for file in ("model.yml", "model-on-runner.yml"):
+        assert list(expressions(jobs[file, "quantize"].timeout_minutes)) == ["inputs.timeout_minutes"]
