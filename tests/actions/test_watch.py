@@ -13,10 +13,12 @@ import pytest
 from huggingface_hub import HfApi
 
 from bot import pipeline
+from bot.handover import accepted
 from bot.hub.local import HubError
 from bot.jobdir import JobDir, describe_file
-from bot.records import Card, Job, JobResult, PublishedFile, QuantizedModel, Recipe, Report, from_json
+from bot.records import Card, Job, JobResult, PublishedFile, QuantizedModel, Recipe, from_json
 from bot.watch.plan import timeout_minutes
+from tests.actions.forging import rendered, rerecorded, with_report
 from tests.house import House, build_house
 from tests.steps import Ended, Runner
 
@@ -136,16 +138,6 @@ def refused(watch: Watch, artifact: Path, said: str) -> None:
         watch.house.hub.repo(TARGET)
 
 
-def rerecorded(folder: Path, path: str, content: bytes) -> None:
-    """A forger who also brings the record up to date."""
-    jobdir = JobDir(folder)
-    made, target = jobdir.load(Card), jobdir.quantized / path
-    assert made is not None
-    target.write_bytes(content)
-    files = {file.path: file for file in made.files} | {path: describe_file(jobdir.quantized, path)}
-    jobdir.store(Card(files=tuple(sorted(files.values(), key=lambda file: file.path))))
-
-
 def test_code_of_a_stranger_is_refused_even_when_it_is_on_record(watch: Watch, copy: Path) -> None:
     rerecorded(copy, "modeling_evil.py", b"import os")
     refused(watch, copy, "'modeling_evil.py' is not what upstream has")
@@ -164,21 +156,54 @@ def test_an_edited_file_is_only_edited_as_the_bot_does_it(watch: Watch, copy: Pa
     refused(watch, copy, f"'{path}' is not what upstream has")
 
 
-def with_figures(folder: Path) -> JobDir:
-    jobdir = JobDir(folder)
-    report = jobdir.load(Report)
-    assert report is not None
-    jobdir.store(replace(report, kl_mean=9.0))
-    return jobdir
+@pytest.mark.parametrize("path", ["LICENSE", "tokenizer.json", "tokenizer_config.json", "generation_config.json"])
+def test_what_upstream_has_beside_its_weights_cannot_be_left_out(watch: Watch, copy: Path, path: str) -> None:
+    jobdir = JobDir(copy)
+    made = jobdir.load(Card)
+    assert made is not None
+    (jobdir.quantized / path).unlink()
+    jobdir.store(Card(files=tuple(file for file in made.files if file.path != path)))
+    refused(watch, copy, f"upstream's '{path}' is missing")
+
+
+ADVERTISEMENT = "x.png)\n\n# Buy [this](https://evil.example)\n\n![y](assets/error-by-layer.png"
+
+
+@pytest.mark.parametrize("pictures", [(ADVERTISEMENT,), ("https://evil.example/x.png",), ("assets/other.png",)])
+def test_a_picture_cannot_bring_words_of_its_own_onto_the_card(
+    watch: Watch, copy: Path, pictures: tuple[str, ...]
+) -> None:
+    forged = rendered(with_report(copy, pictures=("assets/error-by-layer.png", *pictures)))
+    assert pictures[0] in (forged / "card" / "README.md").read_text()
+    refused(watch, forged, "is no picture that it holds")
+
+
+@pytest.mark.parametrize("said", ["`\n\n# Buy [this](https://evil.example)\n\n`", "5E" * 32, "5e" * 31, ""])
+def test_a_hash_cannot_bring_words_of_its_own_onto_the_card(watch: Watch, copy: Path, said: str) -> None:
+    jobdir = JobDir(copy)
+    quantized = jobdir.load(QuantizedModel)
+    assert quantized is not None
+    jobdir.store(replace(quantized, calibration=replace(quantized.calibration, sha256=said)))
+    refused(watch, rendered(jobdir), "the sha256 of its calibration is none")
+
+
+def test_a_hash_cannot_bring_words_of_its_own_into_the_provenance(watch: Watch, copy: Path) -> None:
+    refused(watch, rendered(with_report(copy, text_sha256="any words")), "the sha256 of its text is none")
+
+
+def test_a_forger_who_forges_nothing_is_believed(watch: Watch, copy: Path) -> None:
+    originals = watch.runner.root / "plan" / "originals" / watch.job.job_id
+    forged = rendered(JobDir(copy))
+    assert accepted(watch.job, forged, originals).path == forged
 
 
 def test_a_card_with_other_figures_than_the_records_is_refused(watch: Watch, copy: Path) -> None:
-    with_figures(copy)
+    with_report(copy, kl_mean=9.0)
     refused(watch, copy, "its card does not follow from its records")
 
 
 def test_the_gate_is_judged_again_where_it_is_published(watch: Watch, copy: Path) -> None:
-    pipeline.card(with_figures(copy))
+    pipeline.card(with_report(copy, kl_mean=9.0))
     refused(watch, copy, "mean KL divergence 9 nats is above max_kl 0.3")
 
 
