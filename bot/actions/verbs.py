@@ -121,8 +121,8 @@ def quantize(
 ) -> None:
     """All of a release job but publishing: pull, quantize, evaluate, card. Needs the GPU, and no write token.
 
-    Ends well when somebody has published it already. The exit code is the error's; RESULTS/JOB_ID.json is written
-    either way.
+    Ends well when somebody has published it already. The exit code is the error's; its result is
+    written below RESULTS either way.
 
     Outputs: publish (true or false), artifact (the folder to pass on to `publish`).
 
@@ -176,7 +176,7 @@ def refresh(
 ) -> None:
     """A whole job that needs no GPU: upstream's changed small files, or a publication that was cut short.
 
-    Needs a write token. Like the other legs it writes RESULTS/JOB_ID.json, however it ends.
+    Needs a write token. Like the other legs it writes its result below RESULTS, however it ends.
 
     Example: [bold]awq-bot actions refresh --plan plan --job-id ID --work work --results results[/]
     """

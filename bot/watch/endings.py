@@ -61,13 +61,23 @@ def endings(
     jobs: Sequence[Job], results: Sequence[JobResult], running: Sequence[RunningJob] | None
 ) -> tuple[Ending, ...]:
     """One per planned job. results: believable ones. running: this run's jobs; None when the API did not say."""
-    legs = {(result.job_id, result.stage): result for result in results}
+    legs = {(result.job_id, result.stage): result for result in results if not _contradicted(result, running)}
     return tuple(_ending(job, legs, running) for job in jobs)
+
+
+def _contradicted(result: JobResult, running: Sequence[RunningJob] | None) -> bool:
+    """Whether GitHub saw that a leg did not end as well as it says: any job can name its artifact as another's."""
+    if result.status not in ("published", "unchanged"):
+        return False
+    # Publishing never begins where quantizing failed; on the GPU runner it is a step of the same job.
+    stages = ("quantize", "publish") if result.stage == "publish" else (result.stage,)
+    seen = [_seen(result.target, stage, running) for stage in stages]
+    return any(leg is not None and leg.status == "completed" and leg.conclusion != "success" for leg in seen)
 
 
 def _ending(job: Job, legs: Mapping[tuple[str, str], JobResult], running: Sequence[RunningJob] | None) -> Ending:
     stage = _last_stage(job, legs, running)
-    result, seen = legs.get((job.job_id, stage)), _seen(job, stage, running)
+    result, seen = legs.get((job.job_id, stage)), _seen(job.entry.target, stage, running)
     # What was quantized and goes no further was lost on its way.
     if result is None or result.status == "quantized":
         return _without_result(job, stage, seen, known=running is not None)
@@ -80,17 +90,17 @@ def _last_stage(job: Job, legs: Mapping[tuple[str, str], JobResult], running: Se
         return "refresh"
     if (job.job_id, "publish") in legs:
         return "publish"
-    quantized, sent = legs.get((job.job_id, "quantize")), _seen(job, "publish", running)
+    quantized, sent = legs.get((job.job_id, "quantize")), _seen(job.entry.target, "publish", running)
     began = sent is not None and sent.conclusion != "skipped"
     if quantized is None:
         return "publish" if began else "quantize"
-    made, by = quantized.status == "quantized", _seen(job, "quantize", running)
+    made, by = quantized.status == "quantized", _seen(job.entry.target, "quantize", running)
     lost = by is not None and by.conclusion not in (None, "success") and not began
     return "publish" if made and not lost else "quantize"
 
 
-def _seen(job: Job, stage: str, running: Sequence[RunningJob] | None) -> RunningJob | None:
-    mine = [item for item in running or () if (item.stage, item.target) == (stage, job.entry.target)]
+def _seen(target: str, stage: str, running: Sequence[RunningJob] | None) -> RunningJob | None:
+    mine = [item for item in running or () if (item.stage, item.target) == (stage, target)]
     return mine[-1] if mine else None
 
 

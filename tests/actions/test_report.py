@@ -256,7 +256,7 @@ def test_forged_and_damaged_results_are_named_and_not_believed(place: Workplace)
     place.leave(job, stage="quantize", status="published", publication=publication(), **good)
     place.leave(replace(job, job_id="quantized--Other-awq-01234567-89abcdef"), status="unchanged", **good)
     place.leave(job, stage="publish", target="quantized/Other-awq", status="published", **good)
-    results = place.root / "results"
+    results = place.root / "results" / f"result-quantize-{job.job_id}"
     (results / "broken.json").write_text("{")
     (results / "large.json").write_text(" " * 1_000_001)
     (results / "link.json").symlink_to("/etc/hostname")
@@ -266,6 +266,44 @@ def test_forged_and_damaged_results_are_named_and_not_believed(place: Workplace)
     assert len([item for item in ended.annotations if item[0] == "warning"]) == 6
     assert "✅" not in ended.summary
     assert place.api.issues == {}
+
+
+def test_a_result_speaks_for_the_leg_whose_artifact_it_is_and_no_other(place: Workplace) -> None:
+    place.seed("Tiny", "Other")
+    place.plan()
+    one, two = place.planned()
+    good = {"exit_code": 0, "message": "", "hint": ""}
+    published = place.leave(one, stage="publish", status="published", publication=publication(), **good)
+    quantize, deeper, flat = (
+        place.root / "results" / name
+        for name in (
+            f"result-quantize-{one.job_id}",
+            f"result-quantize-{two.job_id}/result-publish-{one.job_id}",
+            "",
+        )
+    )
+    for folder in (quantize, deeper, flat):
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(published, folder)
+    shutil.rmtree(published.parent)
+    ended = place.report()
+    assert "✅" not in ended.summary
+    assert [message.rpartition(": ")[2] for level, _, message in ended.annotations] == [
+        "speaks for another leg"
+    ] * 2
+
+
+def test_a_leg_that_failed_as_github_saw_it_has_published_nothing(place: Workplace) -> None:
+    planned(place)
+    [job] = place.planned()
+    good = {"exit_code": 0, "message": "", "hint": ""}
+    place.leave(job, stage="publish", status="published", publication=publication(), **good)
+    place.api.add_run(
+        1, Job(name=LEG, conclusion="failure"), Job(name=f"{TARGET} / publish {TARGET}", conclusion="skipped")
+    )
+    assert "✅" not in place.report().summary
+    [issue] = place.api.open_issues()
+    assert "the runner was lost" in issue.body
 
 
 def test_no_plan_is_nothing_to_report(place: Workplace) -> None:

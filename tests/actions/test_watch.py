@@ -44,7 +44,8 @@ class Watch:
         return self.runner.step_here("actions", "publish", *words, HF_WRITE_TOKEN=self.house.hub.token())
 
     def result(self, folder: str) -> JobResult:
-        return from_json(JobResult, (self.runner.root / folder / f"{self.job.job_id}.json").read_bytes())
+        [path] = (self.runner.root / folder).glob(f"result-*/{self.job.job_id}.json")
+        return from_json(JobResult, path.read_bytes())
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def watch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watch]:
         assert planned.code == 0, planned.err
         [row] = json.loads(planned.outputs["quantize"])["include"]
         job = from_json(Job, (house.root / "plan" / f"{row['job_id']}.json").read_bytes())
-        quantized = runner.step("actions", "quantize", "--job-id", job.job_id, "--results", "results-quantize")
+        quantized = runner.step("actions", "quantize", "--job-id", job.job_id, "--results", "results")
         assert quantized.code == 0, quantized.err
         yield Watch(house, runner, planned, quantized, job)
 
@@ -92,13 +93,13 @@ def test_the_quantize_leg_hands_over_the_model_and_nothing_of_the_source(watch: 
     there = {path.name for path in watch.artifact.iterdir()} - {".lock"}
     records = {"job.json", "weights.json", "quantized.json", "report.json", "card.json"}
     assert there == records | {"quantized", "card"}
-    result = watch.result("results-quantize")
+    result = watch.result("results")
     assert (result.status, result.stage, result.target) == ("quantized", "quantize", TARGET)
     assert result.report is not None
 
 
 def test_the_quantize_legs_page_has_the_figures_and_the_card(watch: Watch) -> None:
-    report = watch.result("results-quantize").report
+    report = watch.result("results").report
     assert report is not None
     page = watch.quantized.summary
     assert f"| {report.kl_mean:.4f} nats |" in page
@@ -258,18 +259,18 @@ def test_a_job_that_was_not_planned_is_refused(watch: Watch) -> None:
 
 def test_then_it_is_published_once_and_the_next_plan_is_empty(watch: Watch) -> None:
     hub = watch.house.hub
-    first = watch.publish(watch.artifact, results="results/publish")
+    first = watch.publish(watch.artifact, results="results-of-publish")
     assert first.code == 0, first.err
     refs = hub.refs(TARGET)
     assert refs[f"refs/tags/{watch.job.tag}"] == refs["refs/heads/main"]
-    assert watch.result("results/publish").status == "published"
+    assert watch.result("results-of-publish").status == "published"
     assert f"{hub.endpoint}/{TARGET}/resolve/{watch.job.tag}/assets/error-by-layer.png" in first.summary
 
     second = watch.publish(watch.artifact, results="results-again")
     assert (second.code, watch.result("results-again").status) == (0, "unchanged")
     assert hub.refs(TARGET) == refs
 
-    shutil.copytree(watch.runner.root / "results-quantize", watch.runner.root / "results" / "quantize")
+    shutil.copytree(watch.runner.root / "results-of-publish", watch.runner.root / "results", dirs_exist_ok=True)
     report = watch.runner.step_here("actions", "report")
     assert report.code == 0, report.err
     assert "1 published" in report.summary
@@ -297,7 +298,7 @@ def test_what_needs_no_gpu_is_one_leg(watch: Watch) -> None:
         [row] = json.loads(planned.outputs["refresh"])["include"]
         assert (row["kind"], row["runs_on"]) == (kind, ["ubuntu-latest"])
         assert reason in planned.summary.replace("\\", "")
-        words = ("--plan", f"plan-{kind}", "--job-id", row["job_id"], "--results", f"results-{kind}/a")
+        words = ("--plan", f"plan-{kind}", "--job-id", row["job_id"], "--results", f"results-{kind}")
         wrong = runner.step_here("actions", "quantize", *words)
         assert (wrong.code, f"is a {kind} job" in wrong.err) == (2, True)
         ended = runner.step("actions", "refresh", *words, **write)

@@ -205,7 +205,7 @@ def test_a_forged_result_is_reported_and_not_believed(deploy: Deploy) -> None:
     here.prepare()
 
     def forge() -> None:
-        [result] = here.repository.root.glob("run-*/*/work/results/*.json")
+        [result] = here.repository.root.glob("run-*/*/work/results/*/*.json")
         result.write_text(result.read_text().replace('"failed"', '"published"'))
 
     here.repository.before_step = at(leg("quantize", "one"), "Quantize / Hand on the result", forge)
