@@ -14,7 +14,7 @@ from bot.hub.session import Hub
 from bot.records import Job, JobKind, Plan, Skip, WatchEntry
 from bot.watch import watchlist as watchlists
 from bot.watch.attempts import hold_back
-from bot.watch.plan import matrices
+from bot.watch.plan import matrices, publishable
 from bot.watch.watchlist import InvalidWatchlistError
 
 
@@ -35,13 +35,15 @@ def plan_run(
     now: datetime,
     force: bool = False,
     by_identity: bool = False,
+    publish_on: str = "hosted",
 ) -> Plan:
     """What is new and may be done now. Issues about what was published meanwhile are closed.
 
     by_identity: a workflow's identity publishes, which creates no targets.
     """
     attempts, running = memory.attempts(), memory.running_elsewhere()
-    found = pipeline.plan(hub, entries, by_identity=by_identity)
+    listed = pipeline.plan(hub, entries, by_identity=by_identity)
+    found = publishable(listed, hosted=publish_on == "hosted", public=memory.actions.is_public is True)
     memory.close_settled(found)
     return hold_back(found, attempts=attempts, running=running, now=now, force=force)
 

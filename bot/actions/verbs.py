@@ -25,7 +25,6 @@ from bot.pipeline import Bench, Outcome
 from bot.records import Job, JobKind
 from bot.watch import watchlist as watchlists
 from bot.watch.endings import endings
-from bot.watch.plan import without_closed
 from bot.watch.watchlist import InvalidWatchlistError
 
 app = typer.Typer(
@@ -89,9 +88,7 @@ def plan(
         where, hub = publishing_place(publish_on, oidc=oidc), Hub.from_environment()
         with Memory(step.actions) as memory:
             entries = watchlists.select(watched(watchlist, memory), only or None, path=watchlist)
-            made = plan_run(hub, entries, memory, now=_now(), force=force, by_identity=oidc)
-        if where == "hosted" and step.actions.is_public:
-            made = without_closed(made)
+            made = plan_run(hub, entries, memory, now=_now(), force=force, by_identity=oidc, publish_on=where)
         if not dry_run:
             made = with_originals(hub, made, folder)
         store_plan(folder, made)

@@ -9,9 +9,13 @@ from typing import Any
 
 from bot.errors import EnvironmentProblem
 from bot.records import Job, JobKind, Plan, Skip
+from bot.text import size
 
 MATRIX_LIMIT = 256  # jobs that one matrix of GitHub Actions may hold
 HOSTED_RUNNER = "ubuntu-latest"  # what needs no GPU
+
+# A machine of GitHub's has 14 GB of disk at the least, for the artifact and all that publishes it.
+HOSTED_ARTIFACT_BYTES = 12 * 10**9
 
 # How long GitHub lets a job run, in minutes: on its own machines, and on ours.
 HOSTED_LIMIT = 6 * 60
@@ -36,14 +40,35 @@ def make_plan(decisions: Sequence[Job | Skip], *, max_jobs: int = MATRIX_LIMIT) 
     return Plan(jobs=tuple(jobs[:cap]), skipped=skipped, deferred=tuple(jobs[cap:]))
 
 
-def without_closed(plan: Plan) -> Plan:
-    """The plan without models that not everybody may have: for where everybody can fetch what jobs hand on."""
-    refused = {job.job_id: skip for job in (*plan.jobs, *plan.deferred) if (skip := _closed(job))}
+def publishable(plan: Plan, *, hosted: bool, public: bool) -> Plan:
+    """The plan without releases that cannot be handed on to where they would be published.
+
+    hosted: that is a machine of GitHub's. public: whatever jobs hand on, everybody can fetch.
+    """
+    if not hosted:
+        return plan
+    found = ((job, _too_large(job) or (_closed(job) if public else None)) for job in (*plan.jobs, *plan.deferred))
+    refused = {job.job_id: skip for job, skip in found if skip is not None}
     return replace(
         plan,
         jobs=tuple(job for job in plan.jobs if job.job_id not in refused),
         deferred=tuple(job for job in plan.deferred if job.job_id not in refused),
         skipped=(*refused.values(), *plan.skipped),
+    )
+
+
+def _too_large(job: Job) -> Skip | None:
+    output_bytes = job.estimate.output_bytes if job.estimate else 0
+    if job.kind is not JobKind.RELEASE or output_bytes <= HOSTED_ARTIFACT_BYTES:
+        return None
+    room = f"about {size(output_bytes)} to publish, room for {size(HOSTED_ARTIFACT_BYTES)}"
+    hint = "Set AWQ_BOT_PUBLISH_ON to `runner`: it is published from the GPU machine then."
+    return Skip(
+        entry=job.entry,
+        reason=f"too large for a hosted machine: {room}",
+        hint=hint,
+        blocked=True,
+        exit_code=EnvironmentProblem.exit_code,
     )
 
 
@@ -61,8 +86,8 @@ def _closed(job: Job) -> Skip | None:
 
 
 def _urgency(job: Job) -> tuple[int, int, int, int]:
-    size = job.estimate.download_bytes if job.estimate else 0
-    return _ORDER[job.kind], -job.entry.priority, size, job.entry.line
+    download_bytes = job.estimate.download_bytes if job.estimate else 0
+    return _ORDER[job.kind], -job.entry.priority, download_bytes, job.entry.line
 
 
 def matrix(plan: Plan) -> dict[str, list[dict[str, Any]]]:

@@ -8,7 +8,15 @@ from dataclasses import replace
 import pytest
 
 from bot.records import Job, JobKind, Skip
-from bot.watch.plan import HOSTED_RUNNER, MATRIX_LIMIT, make_plan, matrix, timeout_minutes
+from bot.watch.plan import (
+    HOSTED_ARTIFACT_BYTES,
+    HOSTED_RUNNER,
+    MATRIX_LIMIT,
+    make_plan,
+    matrix,
+    publishable,
+    timeout_minutes,
+)
 from tests.factories import entry, hub_file, job, needs
 
 
@@ -125,3 +133,22 @@ def test_a_job_without_a_gpu_has_time_to_read_the_weights_back(
         small("a", kind), source_files=(replace(hub_file("model.safetensors"), size_bytes=weights_bytes),)
     )
     assert timeout_minutes(made) == minutes
+
+
+@pytest.mark.parametrize(
+    ("of", "hosted", "planned"),
+    [
+        (job(estimate=needs(output_bytes=HOSTED_ARTIFACT_BYTES)), True, True),
+        (job(estimate=needs(output_bytes=HOSTED_ARTIFACT_BYTES + 1)), True, False),
+        (job(estimate=needs(output_bytes=HOSTED_ARTIFACT_BYTES + 1)), False, True),
+        (small("a", JobKind.REFRESH), True, True),
+    ],
+)
+def test_what_does_not_fit_a_hosted_machine_is_refused_before_it_is_made(
+    of: Job, hosted: bool, planned: bool
+) -> None:
+    for plan in (make_plan([of]), make_plan([of], max_jobs=0)):
+        found = publishable(plan, hosted=hosted, public=False)
+        assert len(found.jobs + found.deferred) == planned
+        assert [skip.exit_code for skip in found.skipped] == [8] * (not planned)
+        assert all("AWQ_BOT_PUBLISH_ON" in skip.hint and "12.0 GB" in skip.reason for skip in found.skipped)
