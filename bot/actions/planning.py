@@ -17,6 +17,9 @@ from bot.watch.attempts import hold_back
 from bot.watch.plan import matrices, publishable
 from bot.watch.watchlist import InvalidWatchlistError
 
+# A job that waits for a runner for a day is cancelled: no more are started than a few machines do in that time.
+MOST_RELEASES = 8
+
 
 def watched(watchlist: Path, memory: Memory) -> tuple[WatchEntry, ...]:
     """The watchlist's entries; an issue stands while it has mistakes."""
@@ -36,16 +39,17 @@ def plan_run(
     force: bool = False,
     by_identity: bool = False,
     publish_on: str = "hosted",
+    most_releases: int = MOST_RELEASES,
 ) -> Plan:
     """What is new and may be done now. Issues about what was published meanwhile are closed.
 
-    by_identity: a workflow's identity publishes, which creates no targets.
+    by_identity: a workflow's identity publishes, which creates no targets. most_releases: under way at once.
     """
     attempts, running = memory.attempts(), memory.running_elsewhere()
     listed = pipeline.plan(hub, entries, by_identity=by_identity)
     found = publishable(listed, hosted=publish_on == "hosted", public=memory.actions.is_public is True)
     memory.close_settled(found)
-    return hold_back(found, attempts=attempts, running=running, now=now, force=force)
+    return hold_back(found, attempts=attempts, running=running, now=now, force=force, most_releases=most_releases)
 
 
 def with_originals(hub: Hub, made: Plan, folder: Path) -> Plan:

@@ -16,7 +16,7 @@ from bot import pipeline, terminal
 from bot.actions.artifacts import originals_of, read_job, read_plan, read_results, store_plan
 from bot.actions.failures import Memory
 from bot.actions.pages import error_page, plan_page, report_page
-from bot.actions.planning import outputs, plan_run, publishing_place, watched, with_originals
+from bot.actions.planning import MOST_RELEASES, outputs, plan_run, publishing_place, watched, with_originals
 from bot.actions.steps import Step, causes, err, out, run_leg
 from bot.errors import WatchlistError
 from bot.github.heartbeat import beat
@@ -71,6 +71,12 @@ def plan(
     oidc: Annotated[
         bool, typer.Option("--oidc", envvar="AWQ_BOT_OIDC", help="Publishing uses Trusted Publishers.")
     ] = False,
+    most_jobs: Annotated[
+        int,
+        typer.Option(
+            min=1, envvar="AWQ_BOT_MOST_JOBS", help="Releases under way at once, those of other runs among them."
+        ),
+    ] = MOST_RELEASES,
     heartbeat_url: Annotated[
         str, typer.Option(envvar="AWQ_BOT_HEARTBEAT_URL", help="Asked for after a good plan, if given.")
     ] = "",
@@ -88,7 +94,16 @@ def plan(
         where, hub = publishing_place(publish_on, oidc=oidc), Hub.from_environment()
         with Memory(step.actions) as memory:
             entries = watchlists.select(watched(watchlist, memory), only or None, path=watchlist)
-            made = plan_run(hub, entries, memory, now=_now(), force=force, by_identity=oidc, publish_on=where)
+            made = plan_run(
+                hub,
+                entries,
+                memory,
+                now=_now(),
+                force=force,
+                by_identity=oidc,
+                publish_on=where,
+                most_releases=most_jobs,
+            )
         if not dry_run:
             made = with_originals(hub, made, folder)
         store_plan(folder, made)

@@ -51,11 +51,13 @@ def hold_back(
     running: Sequence[RunningJob] = (),
     now: datetime,
     force: bool = False,
+    most_releases: int = MATRIX_LIMIT,
 ) -> Plan:
     """The plan without what must wait, each with its reason.
 
     attempts: None when nobody could say what was tried; then only a few jobs are done. force: whatever failed
-    before is tried now; what is being worked on elsewhere is left alone all the same.
+    before is tried now; what is being worked on elsewhere is left alone all the same. most_releases: at once,
+    those of other runs among them.
     """
     busy = busy_targets(running)
     known = {item.target: item for item in attempts or ()}
@@ -64,7 +66,8 @@ def hold_back(
         wait = _busy(job, busy) or (None if force else _wait(job, known.get(job.entry.target), now))
         decisions.append(wait or job)
     cap = CAP_WITHOUT_ATTEMPTS if attempts is None else MATRIX_LIMIT
-    made = make_plan(decisions, max_jobs=cap)
+    elsewhere = busy_targets([leg for leg in running if leg.stage != "refresh"])
+    made = make_plan(decisions, max_jobs=cap, max_releases=most_releases - len(elsewhere))
     return replace(made, skipped=(*made.skipped, *plan.skipped))
 
 

@@ -29,12 +29,16 @@ _SPARE_S = 30 * 60.0  # to install the bot, to wait for the Hub, to start and to
 _ORDER = {JobKind.FINISH: 0, JobKind.REFRESH: 1, JobKind.RELEASE: 2}
 
 
-def make_plan(decisions: Sequence[Job | Skip], *, max_jobs: int = MATRIX_LIMIT) -> Plan:
+def make_plan(
+    decisions: Sequence[Job | Skip], *, max_jobs: int = MATRIX_LIMIT, max_releases: int = MATRIX_LIMIT
+) -> Plan:
     """Finish, then refresh, then releases by priority; the smaller first among equals.
 
-    max_jobs: never more than a matrix holds; the rest is deferred to the next run.
+    max_jobs: never more than a matrix holds. max_releases: of them, those that wait for a GPU, and come last. The
+    rest is deferred to the next run.
     """
-    cap = max(0, min(max_jobs, MATRIX_LIMIT))
+    small = sum(isinstance(item, Job) and item.kind is not JobKind.RELEASE for item in decisions)
+    cap = min(max(0, max_jobs), MATRIX_LIMIT, small + max(0, max_releases))
     jobs = sorted((item for item in decisions if isinstance(item, Job)), key=_urgency)
     skipped = tuple(item for item in decisions if isinstance(item, Skip))
     return Plan(jobs=tuple(jobs[:cap]), skipped=skipped, deferred=tuple(jobs[cap:]))

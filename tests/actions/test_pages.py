@@ -121,8 +121,8 @@ def test_a_full_matrix_says_what_is_left_for_the_next_run() -> None:
     plan = hold_back(make_plan(many(300)), attempts=(), now=NOW)
     text = plan_page(plan, endpoint=HUB)
     assert "**256 to quantize**, 44 waiting." in text
-    assert text.count("beyond what one run takes") == 20
-    assert "and 24 more that the next run takes" in text
+    assert text.count("beyond what is under way at once") == 20
+    assert "and 24 more that later runs take" in text
     assert len(text.encode()) < MOST_SUMMARY_BYTES
 
 

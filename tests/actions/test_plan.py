@@ -67,7 +67,7 @@ def test_variables_of_a_dispatch_say_what_the_options_say(place: Workplace) -> N
 
 def test_a_scheduled_run_has_all_of_them_empty(place: Workplace) -> None:
     place.seed("Tiny")
-    names = ("ONLY", "FORCE", "DRY_RUN", "PUBLISH_ON", "OIDC", "HEARTBEAT_URL")
+    names = ("ONLY", "FORCE", "DRY_RUN", "PUBLISH_ON", "OIDC", "HEARTBEAT_URL", "MOST_JOBS")
     ended = place.plan(**{f"AWQ_BOT_{name}": "" for name in names})
     assert ended.code == 0, ended.err
     assert ended.outputs["quantize_count"] == "1"
@@ -157,6 +157,18 @@ def test_without_an_answer_about_issues_only_four_jobs_are_started(place: Workpl
     assert ended.outputs["quantize_count"] == "4"
     assert "no more than 4 jobs are started" in ended.summary
     assert "GitHub keeps failing, after 4 tries" in ended.summary
+
+
+def test_no_more_releases_are_under_way_than_the_variable_says(place: Workplace) -> None:
+    place.seed(*(f"Tiny-{number}" for number in range(9)))
+    assert place.plan().outputs["quantize_count"] == "8"
+    job = Job(name="quantized/Tiny-8-awq / quantize quantized/Tiny-8-awq", status="queued")
+    place.api.add_run(2, job, status="in_progress")
+    ended = place.plan(AWQ_BOT_MOST_JOBS="3")
+    assert ended.outputs["quantize_count"] == "2"
+    assert "A later run takes it." in ended.summary
+    for wrong in ("0", "many"):
+        assert place.plan(AWQ_BOT_MOST_JOBS=wrong).code == 2
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,13 @@ def test_what_is_beyond_the_cap_is_deferred_not_dropped() -> None:
     assert [item.job_id for item in plan.deferred] == ["job-2", "job-3", "job-4"]
 
 
+def test_what_waits_for_a_gpu_is_capped_by_itself() -> None:
+    releases = [release(f"job-{number}", size=number) for number in range(5)]
+    plan = make_plan([*releases, small("refresh", JobKind.REFRESH)], max_releases=2)
+    assert [item.job_id for item in plan.jobs] == ["refresh", "job-0", "job-1"]
+    assert len(make_plan([*releases, small("finish", JobKind.FINISH)], max_releases=-3).jobs) == 1
+
+
 @pytest.mark.parametrize(("asked", "planned"), [(0, 0), (-1, 0), (10**6, MATRIX_LIMIT)])
 def test_the_cap_is_never_more_than_a_matrix_holds(asked: int, planned: int) -> None:
     plan = make_plan([release(f"job-{number}") for number in range(300)], max_jobs=asked)
