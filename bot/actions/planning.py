@@ -79,9 +79,9 @@ def publishing_place(where: str, *, oidc: bool) -> str:
     return where or "hosted"
 
 
-def outputs(made: Plan, *, publish_on: str) -> dict[str, object]:
+def outputs(made: Plan) -> dict[str, object]:
     """For the jobs that follow: a matrix and a count for what needs a GPU, and for what does not."""
     values: dict[str, object] = {}
-    for name, rows in matrices(made, publish_on=publish_on).items():
+    for name, rows in matrices(made).items():
         values |= {name: {"include": rows}, f"{name}_count": len(rows)}
     return values

@@ -85,8 +85,8 @@ def plan(
 
     Leaves out what another run works on and, unless forced, what failed and must wait.
 
-    Outputs: quantize, refresh (matrices of job_id, kind, repo_id, target, runs_on, timeout_minutes, publish_on),
-    quantize_count, refresh_count. A broken watchlist is exit code 2, with an annotation on each line.
+    Outputs: quantize, refresh (matrices of job_id, target, runs_on, timeout_minutes), quantize_count,
+    refresh_count. A broken watchlist is exit code 2, with an annotation on each line.
 
     Example: [bold]awq-bot actions plan --watchlist watchlist.yaml --out plan[/]
     """
@@ -107,7 +107,7 @@ def plan(
         if not dry_run:
             made = with_originals(hub, made, folder)
         store_plan(folder, made)
-        step.outputs(outputs(replace(made, jobs=()) if dry_run else made, publish_on=where))
+        step.outputs(outputs(replace(made, jobs=()) if dry_run else made))
         page = plan_page(
             made,
             endpoint=hub.endpoint,

@@ -99,20 +99,18 @@ def matrix(plan: Plan) -> dict[str, list[dict[str, Any]]]:
     return {"include": [matrix_row(job) for job in plan.jobs]}
 
 
-def matrices(plan: Plan, *, publish_on: str) -> dict[str, list[dict[str, Any]]]:
+def matrices(plan: Plan) -> dict[str, list[dict[str, Any]]]:
     """The rows of the workflow's two matrices: what needs a GPU, and what does not."""
     rows: dict[str, list[dict[str, Any]]] = {"quantize": [], "refresh": []}
     for job in plan.jobs:
         name = "quantize" if job.kind is JobKind.RELEASE else "refresh"
-        rows[name].append(matrix_row(job) | {"publish_on": publish_on})
+        rows[name].append(matrix_row(job))
     return rows
 
 
 def matrix_row(job: Job) -> dict[str, Any]:
     return {
         "job_id": job.job_id,
-        "kind": job.kind.value,
-        "repo_id": job.entry.repo_id,
         "target": job.entry.target,
         "runs_on": list(job.runner_labels) or [HOSTED_RUNNER],
         "timeout_minutes": timeout_minutes(job),

@@ -113,7 +113,7 @@ def test_a_pull_request_gets_one_comment_that_is_kept_up_to_date(place: Workplac
     ended = on_pull_request(place, pull)
     assert ended.code == 0, ended.err
     [text] = place.api.comments_on(pull)
-    assert text.startswith(COMMENT_MARK)
+    assert text.endswith(f"\n{COMMENT_MARK}\n")
     assert "**1 to quantize**" in text
     assert "lab/Tiny" in text
     assert "disk" in text
@@ -133,10 +133,10 @@ def test_the_same_comment_is_not_written_again(place: Workplace, pull: int) -> N
 
 
 def test_a_comment_that_only_looks_like_ours_is_left_alone(place: Workplace, pull: int) -> None:
-    theirs = place.api.add_comment(pull, "mallory", f"{COMMENT_MARK}\nhello")
+    theirs = place.api.add_comment(pull, "mallory", f"hello\n{COMMENT_MARK}")
     ours = place.api.add_comment(pull, ACTIONS, "something else that Actions said")
     on_pull_request(place, pull)
-    assert (theirs.body, ours.body) == (f"{COMMENT_MARK}\nhello", "something else that Actions said")
+    assert (theirs.body, ours.body) == (f"hello\n{COMMENT_MARK}", "something else that Actions said")
     assert len(place.api.comments_on(pull)) == 3
 
 
