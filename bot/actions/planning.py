@@ -41,14 +41,13 @@ def plan_run(
     publish_on: str = "hosted",
     most_releases: int = MOST_RELEASES,
 ) -> Plan:
-    """What is new and may be done now. Issues about what was published meanwhile are closed.
+    """What is new and may be done now.
 
     by_identity: a workflow's identity publishes, which creates no targets. most_releases: under way at once.
     """
     attempts, running = memory.attempts(), memory.running_elsewhere()
     listed = pipeline.plan(hub, entries, by_identity=by_identity)
     found = publishable(listed, hosted=publish_on == "hosted", public=memory.actions.is_public is True)
-    memory.close_settled(found)
     return hold_back(found, attempts=attempts, running=running, now=now, force=force, most_releases=most_releases)
 
 

@@ -22,8 +22,9 @@ from bot.errors import WatchlistError
 from bot.github.heartbeat import beat
 from bot.hub.session import Hub
 from bot.pipeline import Bench, Outcome
-from bot.records import Job, JobKind
+from bot.records import Job, JobKind, Plan
 from bot.watch import watchlist as watchlists
+from bot.watch.attempts import all_refused
 from bot.watch.endings import endings
 from bot.watch.watchlist import InvalidWatchlistError
 
@@ -90,24 +91,26 @@ def plan(
 
     Example: [bold]awq-bot actions plan --watchlist watchlist.yaml --out plan[/]
     """
-    with Step("The plan failed") as step:
+    with Step("The plan failed") as step, Memory(step.actions) as memory:
         where, hub = publishing_place(publish_on, oidc=oidc), Hub.from_environment()
-        with Memory(step.actions) as memory:
-            entries = watchlists.select(watched(watchlist, memory), only or None, path=watchlist)
-            made = plan_run(
-                hub,
-                entries,
-                memory,
-                now=_now(),
-                force=force,
-                by_identity=oidc,
-                publish_on=where,
-                most_releases=most_jobs,
-            )
+        entries = watchlists.select(watched(watchlist, memory), only or None, path=watchlist)
+        made = plan_run(
+            hub,
+            entries,
+            memory,
+            now=_now(),
+            force=force,
+            by_identity=oidc,
+            publish_on=where,
+            most_releases=most_jobs,
+        )
         if not dry_run:
             made = with_originals(hub, made, folder)
         store_plan(folder, made)
         step.outputs(outputs(replace(made, jobs=()) if dry_run else made))
+        memory.settle(made, whole=not only)
+        if not dry_run:
+            memory.tell_refusals(made, endpoint=hub.endpoint)
         page = plan_page(
             made,
             endpoint=hub.endpoint,
@@ -118,8 +121,7 @@ def plan(
         )
         step.page(page)
         out.print(terminal.plan_table(made))
-        if heartbeat_url and not beat(heartbeat_url):
-            step.annotate("warning", "the heartbeat URL did not answer")
+        _beat(step, heartbeat_url, made)
 
 
 @app.command()
@@ -304,6 +306,15 @@ def _job(folder: Path, job_id: str, *, release: bool) -> Job:
         verbs = "`refresh`" if release else "`quantize` and `publish`"
         raise WatchlistError(f"{job_id} is a {job.kind.value} job", hint=f"That is for {verbs}.")
     return job
+
+
+def _beat(step: Step, url: str, made: Plan) -> None:
+    if not url:
+        return
+    if all_refused(made):
+        step.annotate("warning", "every model was refused, so the heartbeat URL is not asked for")
+    elif not beat(url):
+        step.annotate("warning", "the heartbeat URL did not answer")
 
 
 def _bench(context: typer.Context, work: Path, files: Path) -> Bench:

@@ -7,7 +7,15 @@ from html.parser import HTMLParser
 import pytest
 from markdown_it import MarkdownIt
 
-from bot.actions.pages import card_preview, failure_text, job_page, plan_page, report_page, trouble_text
+from bot.actions.pages import (
+    card_preview,
+    failure_text,
+    job_page,
+    plan_page,
+    refusal_text,
+    report_page,
+    trouble_text,
+)
 from bot.github.environment import MOST_SUMMARY_BYTES
 from bot.records import Attempts, Job, JobResult, RunningJob, Skip
 from bot.text import quiet_code
@@ -86,6 +94,7 @@ def every_page(text: str) -> dict[str, str]:
         "job": job_page(made, result(made, text), endpoint=HUB),
         "report": report_page([ending], endpoint=HUB, issues={}, forged=[text], notes=[text]),
         "issue": failure_text(ending, Attempts(target="a/b", content="c", count=1), endpoint=HUB, run_url=""),
+        "refusal": refusal_text(skips[0], endpoint=HUB, run_url=""),
         "trouble": trouble_text("Nothing is watched.", [(text, text)], run_url=""),
     }
 

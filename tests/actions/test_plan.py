@@ -55,7 +55,6 @@ def test_an_empty_plan_starts_nothing(place: Workplace) -> None:
     assert rows(ended) == rows(ended, "refresh") == []
     assert "### Refused" in ended.summary
     assert "missing: no such repo" in ended.summary
-    assert place.api.open_issues() == []
 
 
 def test_variables_of_a_dispatch_say_what_the_options_say(place: Workplace) -> None:
@@ -257,6 +256,13 @@ def test_the_heartbeat_is_asked_for_after_a_good_plan_only(place: Workplace) -> 
     assert any(request.query == "limit=1" for request in place.hub.requests)
     [(level, _, message)] = place.plan(AWQ_BOT_HEARTBEAT_URL="http://127.0.0.1:9/").annotations
     assert (level, message) == ("warning", "the heartbeat URL did not answer")
+
+
+def test_a_plan_in_which_everything_was_refused_is_no_good_plan(place: Workplace) -> None:
+    place.watch("lab/missing", "lab/gone")
+    [(level, _, message)] = place.plan(AWQ_BOT_HEARTBEAT_URL=f"{place.hub.endpoint}/heartbeat").annotations
+    assert (level, message) == ("warning", "every model was refused, so the heartbeat URL is not asked for")
+    assert not [request for request in place.hub.requests if request.path == "/heartbeat"]
 
 
 def test_an_expired_hub_token_is_said_once_without_showing_it(place: Workplace) -> None:
