@@ -129,10 +129,10 @@ class Memory:
         from bot.github.runs import keep_enabled
 
         forge = self._forge
-        done = self._try(lambda: keep_enabled(forge, workflow), f"{workflow} could not be kept enabled.")
-        if done is False:
-            self.notes.append(f"GitHub did not enable {workflow}. Does the job have `actions: write`?")
-        return bool(done)
+        problem = self._try(lambda: keep_enabled(forge, workflow), f"{workflow} could not be kept enabled.")
+        if problem:
+            self.notes.append(problem)
+        return problem == ""
 
     def keep_comment(self, text: str) -> None:
         """On the pull request that started this run, where that is one of this repository."""

@@ -238,7 +238,8 @@ def report(
 def keepalive(workflow: WorkflowOption = "watch.yml") -> None:
     """Keep GitHub from switching the schedule off, as it does after 60 quiet days. Makes no commit.
 
-    Needs `actions: write`. When GitHub does not answer that is a warning: there is time until the next run.
+    Needs `actions: write`. When GitHub does not answer that is a warning: there is time until the next run. What a
+    person switched off stays off.
 
     Example: [bold]awq-bot actions keepalive --workflow watch.yml[/]
     """

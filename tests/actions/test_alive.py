@@ -21,6 +21,22 @@ def test_keepalive_enables_the_workflow_again(place: Workplace) -> None:
     assert place.api.enabled == ["watch.yml", "other.yml"]
 
 
+def test_keepalive_wakes_what_github_put_to_sleep(place: Workplace) -> None:
+    place.api.states["watch.yml"] = "disabled_inactivity"
+    ended = place.verb("keepalive")
+    assert (ended.annotations, place.api.enabled, place.api.states) == ([], ["watch.yml"], {})
+
+
+@pytest.mark.parametrize("state", ["disabled_manually", "disabled_fork"])
+def test_keepalive_leaves_alone_what_a_person_switched_off(place: Workplace, state: str) -> None:
+    place.api.states["watch.yml"] = state
+    ended = place.verb("keepalive")
+    assert (ended.code, place.api.enabled) == (0, [])
+    [(_, _, message)] = ended.annotations
+    assert message == f"watch.yml was switched off by somebody ({state}), and is left so."
+    assert "stays enabled" not in ended.out
+
+
 @pytest.mark.parametrize("status", [404, 503])
 def test_keepalive_that_fails_is_a_warning(place: Workplace, status: int) -> None:
     place.api.fail("/enable", status=status)
