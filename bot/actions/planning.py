@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -64,6 +65,17 @@ def with_originals(hub: Hub, made: Plan, folder: Path) -> Plan:
             skip = Skip(entry=job.entry, reason=error.message, hint=error.hint, blocked=True)
             lost.append(replace(skip, exit_code=error.exit_code))
     return replace(made, jobs=tuple(kept), skipped=(*made.skipped, *lost))
+
+
+def switched_on(name: str) -> bool:
+    """A variable of the repository that is on or off. Raises WatchlistError for what the workflows would misread.
+
+    They compare it with 'true', as GitHub does: whatever the case, and taking anything else for off.
+    """
+    value = os.environ.get(name, "")
+    if value.lower() not in ("", "true", "false"):
+        raise WatchlistError(f"{name} is {value!r}", hint="It is `true` or `false`, or not set.")
+    return value.lower() == "true"
 
 
 def publishing_place(where: str, *, oidc: bool) -> str:

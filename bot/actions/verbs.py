@@ -16,7 +16,15 @@ from bot import pipeline, terminal
 from bot.actions.artifacts import originals_of, read_job, read_plan, read_results, store_plan
 from bot.actions.failures import Memory
 from bot.actions.pages import error_page, plan_page, report_page
-from bot.actions.planning import MOST_RELEASES, outputs, plan_run, publishing_place, watched, with_originals
+from bot.actions.planning import (
+    MOST_RELEASES,
+    outputs,
+    plan_run,
+    publishing_place,
+    switched_on,
+    watched,
+    with_originals,
+)
 from bot.actions.steps import Step, causes, err, out, run_leg
 from bot.errors import WatchlistError
 from bot.github.heartbeat import beat
@@ -70,7 +78,7 @@ def plan(
         ),
     ] = "hosted",
     oidc: Annotated[
-        bool, typer.Option("--oidc", envvar="AWQ_BOT_OIDC", help="Publishing uses Trusted Publishers.")
+        bool, typer.Option("--oidc", help="Publishing uses Trusted Publishers. Or `AWQ_BOT_OIDC`: true.")
     ] = False,
     most_jobs: Annotated[
         int,
@@ -86,12 +94,18 @@ def plan(
 
     Leaves out what another run works on and, unless forced, what failed and must wait.
 
+    AWQ_BOT_PAUSED: true makes no plan at all.
+
     Outputs: quantize, refresh (matrices of job_id, target, runs_on, timeout_minutes), quantize_count,
     refresh_count. A broken watchlist is exit code 2, with an annotation on each line.
 
     Example: [bold]awq-bot actions plan --watchlist watchlist.yaml --out plan[/]
     """
     with Step("The plan failed") as step, Memory(step.actions) as memory:
+        if switched_on("AWQ_BOT_PAUSED"):
+            out.print("paused, so nothing is planned")
+            return
+        oidc = oidc or switched_on("AWQ_BOT_OIDC")
         where, hub = publishing_place(publish_on, oidc=oidc), Hub.from_environment()
         entries = watchlists.select(watched(watchlist, memory), only or None, path=watchlist)
         made = plan_run(
@@ -255,7 +269,7 @@ def deadman(
     workflow: WorkflowOption = "watch.yml",
     hours: Annotated[float, typer.Option(min=0.1, help="How old the last good plan may be.")] = 6.0,
     paused: Annotated[
-        bool, typer.Option("--paused", envvar="AWQ_BOT_PAUSED", help="The watch is switched off on purpose.")
+        bool, typer.Option("--paused", help="The watch is switched off on purpose. Or `AWQ_BOT_PAUSED`: true.")
     ] = False,
 ) -> None:
     """Open an issue when nobody watches any more, and close it when somebody does. Run by another workflow.
@@ -263,7 +277,7 @@ def deadman(
     Example: [bold]awq-bot actions deadman --workflow watch.yml --hours 6[/]
     """
     with Step("The dead-man check failed") as step, Memory(step.actions) as memory:
-        if paused:
+        if paused or switched_on("AWQ_BOT_PAUSED"):
             out.print("paused, so nobody has to watch")
             return
         problem = memory.overdue(workflow, now=_now(), limit=timedelta(hours=hours))

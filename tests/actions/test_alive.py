@@ -101,6 +101,12 @@ def test_a_watch_that_is_paused_is_not_dead(place: Workplace) -> None:
     assert len(place.api.open_issues()) == 1
 
 
+def test_a_pause_that_the_watch_would_not_see_is_refused(place: Workplace) -> None:
+    ended = place.verb("deadman", AWQ_BOT_PAUSED="yes")
+    assert ended.code == 2
+    assert ended.annotations[0][2] == "AWQ_BOT_PAUSED is 'yes'%0AIt is `true` or `false`, or not set."
+
+
 def test_when_github_does_not_answer_nobody_is_declared_dead(place: Workplace) -> None:
     place.api.fail("/actions/", status=500)
     ended = place.verb("deadman")

@@ -15,6 +15,7 @@ from tests.hub.models import source_files
 from tests.workplace import WEIGHTS, Workplace, rows
 
 TARGET = "quantized/Tiny-awq"
+SWITCHES = ("AWQ_BOT_PAUSED", "AWQ_BOT_OIDC")
 
 
 def remembered(place: Workplace, count: int, next_try: datetime | None, *, author: str = ACTIONS) -> int:
@@ -65,7 +66,7 @@ def test_variables_of_a_dispatch_say_what_the_options_say(place: Workplace) -> N
 
 def test_a_scheduled_run_has_all_of_them_empty(place: Workplace) -> None:
     place.seed("Tiny")
-    names = ("ONLY", "FORCE", "DRY_RUN", "PUBLISH_ON", "OIDC", "HEARTBEAT_URL", "MOST_JOBS")
+    names = ("ONLY", "FORCE", "DRY_RUN", "PUBLISH_ON", "OIDC", "HEARTBEAT_URL", "MOST_JOBS", "PAUSED")
     ended = place.plan(**{f"AWQ_BOT_{name}": "" for name in names})
     assert ended.code == 0, ended.err
     assert ended.outputs["quantize_count"] == "1"
@@ -76,6 +77,7 @@ def test_a_scheduled_run_has_all_of_them_empty(place: Workplace) -> None:
     [
         ({"AWQ_BOT_PUBLISH_ON": "moon"}, "AWQ_BOT_PUBLISH_ON is 'moon'"),
         ({"AWQ_BOT_PUBLISH_ON": "runner", "AWQ_BOT_OIDC": "true"}, "Trusted Publishers together"),
+        *(({name: said}, f"{name} is '{said}'") for name in SWITCHES for said in ("1", "yes", "on", " true")),
         ({"AWQ_BOT_ONLY": "lab/other"}, "lab/other is not on watchlist.yaml"),
         ({"AWQ_BOT_ONLY": "$(touch /tmp/x); `id` \n::set-output name=a::b"}, "is not on watchlist.yaml"),
     ],
@@ -90,6 +92,16 @@ def test_what_makes_no_sense_is_refused_with_an_annotation(
     assert level == "error"
     assert said in message
     assert ended.outputs == {}
+
+
+@pytest.mark.parametrize("said", ["true", "True"])
+def test_a_switch_is_on_as_the_workflows_read_it(place: Workplace, said: str) -> None:
+    place.seed("Tiny")
+    ended = place.plan(AWQ_BOT_PAUSED=said)
+    assert (ended.code, ended.outputs) == (0, {})
+    assert "paused" in ended.out
+    assert "workflow's identity cannot create it" in place.plan(AWQ_BOT_OIDC=said).summary
+    assert place.plan(AWQ_BOT_PAUSED="false", AWQ_BOT_OIDC="False").outputs["quantize_count"] == "1"
 
 
 def test_a_dry_run_starts_nothing_and_says_what_it_would(place: Workplace) -> None:
