@@ -183,3 +183,26 @@ def test_a_leg_is_given_the_time_by_which_the_report_judges_it(jobs: dict[tuple[
     assert list(expressions(jobs["watch.yml", "refresh"].timeout_minutes)) == ["matrix.timeout_minutes"]
     for file in ("model.yml", "model-on-runner.yml"):
         assert list(expressions(jobs[file, "quantize"].timeout_minutes)) == ["inputs.timeout_minutes"]
+
+
+def test_actions_of_this_repository_are_given_what_they_take(
+    steps: list[Step], actions: dict[str, CompositeAction]
+) -> None:
+    calls = [step for step in steps if (step.uses or "").startswith(SELF)]
+    assert len(calls) >= 10
+    for step in calls:
+        known = actions[str(step.uses).rpartition("/")[2]].inputs
+        assert step.inputs.keys() <= known.keys()
+        assert {name for name, each in known.items() if each.get("required")} <= step.inputs.keys()
+
+
+def test_cuda_is_installed_only_where_there_is_a_gpu(jobs: dict[tuple[str, str], Job]) -> None:
+    setups = {
+        name: step.inputs
+        for name, job in jobs.items()
+        for step in job.steps
+        if (step.uses or "").endswith("/setup") and step.inputs.get("extra") == "quantize"
+    }
+    on_hosted = {name for name, inputs in setups.items() if inputs.get("torch-index", "").endswith("/whl/cpu")}
+    assert on_hosted == {("watch.yml", "refresh")}
+    assert setups.keys() - on_hosted == {("model.yml", "quantize"), ("model-on-runner.yml", "quantize")}
