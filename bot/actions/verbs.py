@@ -6,16 +6,17 @@ Each says what happened in the log, on the step's summary page, and in outputs o
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from bot import pipeline, terminal
+from bot.actions.alive import WatchlistOption, comment, deadman, keepalive
 from bot.actions.artifacts import originals_of, read_job, read_plan, read_results, store_plan
 from bot.actions.failures import Memory
-from bot.actions.pages import error_page, plan_page, report_page
+from bot.actions.pages import plan_page, report_page
 from bot.actions.planning import (
     MOST_RELEASES,
     outputs,
@@ -25,7 +26,7 @@ from bot.actions.planning import (
     watched,
     with_originals,
 )
-from bot.actions.steps import Step, causes, err, out, run_leg
+from bot.actions.steps import Step, err, out, run_leg
 from bot.errors import WatchlistError
 from bot.github.heartbeat import beat
 from bot.hub.session import Hub
@@ -34,7 +35,6 @@ from bot.records import Job, JobKind, Plan
 from bot.watch import watchlist as watchlists
 from bot.watch.attempts import all_refused
 from bot.watch.endings import endings
-from bot.watch.watchlist import InvalidWatchlistError
 
 app = typer.Typer(
     name="actions",
@@ -46,12 +46,11 @@ app = typer.Typer(
     "[bold]awq-bot actions plan --out plan[/], then [bold]quantize[/] and [bold]publish[/] with"
     " [bold]--plan plan --job-id ID[/], then [bold]report[/].",
 )
-WatchlistOption = Annotated[Path, typer.Option("--watchlist", help="The list of models to watch.")]
+
 PlanOption = Annotated[Path, typer.Option("--plan", help="The folder that `plan` wrote.")]
 JobIdOption = Annotated[str, typer.Option("--job-id", help="Which of the plan's jobs.")]
 WorkOption = Annotated[Path, typer.Option("--work", help="Where jobs keep their files; a disk with room.")]
 ResultsOption = Annotated[Path, typer.Option("--results", help="Where legs write how they ended.")]
-WorkflowOption = Annotated[str, typer.Option("--workflow", help="The workflow's file name.")]
 
 
 # --- the legs of a watch ------------------------------------------------------------------------------------
@@ -245,71 +244,8 @@ def report(
         out.print(terminal.endings_table(ended))
 
 
-# --- keeping the watch alive --------------------------------------------------------------------------------
-
-
-@app.command()
-def keepalive(workflow: WorkflowOption = "watch.yml") -> None:
-    """Keep GitHub from switching the schedule off, as it does after 60 quiet days. Makes no commit.
-
-    Needs `actions: write`. When GitHub does not answer that is a warning: there is time until the next run. What a
-    person switched off stays off.
-
-    Example: [bold]awq-bot actions keepalive --workflow watch.yml[/]
-    """
-    with Step("Keeping alive failed") as step, Memory(step.actions) as memory:
-        if memory.keep_enabled(workflow):
-            out.print(f"{workflow} stays enabled", markup=False)
-        for note in memory.notes:
-            step.annotate("warning", note)
-
-
-@app.command()
-def deadman(
-    workflow: WorkflowOption = "watch.yml",
-    hours: Annotated[float, typer.Option(min=0.1, help="How old the last good plan may be.")] = 6.0,
-    paused: Annotated[
-        bool, typer.Option("--paused", help="The watch is switched off on purpose. Or `AWQ_BOT_PAUSED`: true.")
-    ] = False,
-) -> None:
-    """Open an issue when nobody watches any more, and close it when somebody does. Run by another workflow.
-
-    Example: [bold]awq-bot actions deadman --workflow watch.yml --hours 6[/]
-    """
-    with Step("The dead-man check failed") as step, Memory(step.actions) as memory:
-        if paused or switched_on("AWQ_BOT_PAUSED"):
-            out.print("paused, so nobody has to watch")
-            return
-        problem = memory.overdue(workflow, now=_now(), limit=timedelta(hours=hours))
-        for note in memory.notes:
-            step.annotate("warning", note)
-        if problem:
-            step.annotate("warning", problem, title="Nobody watches")
-        out.print(problem or f"{workflow} is well", markup=False)
-
-
-@app.command()
-def comment(watchlist: WatchlistOption = Path("watchlist.yaml")) -> None:
-    """What a pull request's watchlist would do: the step's page, and one comment where the token may write.
-
-    Every mistake is annotated on its line, with exit code 2. Downloads no weights and needs no secret; a fork's
-    pull request gets the page and the annotations.
-
-    Example: [bold]awq-bot actions comment --watchlist watchlist.yaml[/]
-    """
-    with Step("The watchlist has mistakes") as step, Memory(step.actions) as memory:
-        hub = Hub.from_environment()
-        try:
-            entries = watchlists.load(watchlist)
-        except InvalidWatchlistError as error:
-            memory.keep_comment(error_page("This watchlist has mistakes", causes(error)))
-            raise
-        found = pipeline.plan(hub, entries)
-        page = plan_page(found, endpoint=hub.endpoint, title="This watchlist", heading="Once it is merged")
-        memory.keep_comment(page)
-        step.page(page)
-        for note in memory.notes:
-            step.annotate("warning", note)
+for verb in (keepalive, deadman, comment):
+    app.command()(verb)
 
 
 # --- what the verbs share -----------------------------------------------------------------------------------
