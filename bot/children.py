@@ -22,10 +22,15 @@ _ALLOWED = re.compile(
     r"|MPLCONFIGDIR|COVERAGE_\w+"
 )
 
+# Of linux/prctl.h.
+_SET_PARENT_DEATH_SIGNAL = 1
+_SET_DUMPABLE = 4
+
 
 def run_child(verb: str, jobdir: JobDir, *, options: tuple[str, ...] = ()) -> None:
     """`python -m bot VERB --job DIR`, its stderr on ours. Raises what the child wrote down as its failure."""
     jobdir.forget(Failure)
+    close_environment()
     command = [sys.executable, "-m", "bot", *options, verb, "--job", str(jobdir.path)]
     child = subprocess.Popen(command, env=child_environment(jobdir), stdout=subprocess.DEVNULL)
     try:
@@ -42,6 +47,16 @@ def run_child(verb: str, jobdir: JobDir, *, options: tuple[str, ...] = ()) -> No
         raise KeyboardInterrupt
     if code != 0:
         raise _failure_of(verb, jobdir, code)
+
+
+def close_environment() -> None:
+    """Keep other processes of this account out of what this one was started with.
+
+    Otherwise a child, whose own environment is empty, reads our tokens in /proc/PID/environ. Linux lets nobody but
+    root look into a process that may not be dumped.
+    """
+    if sys.platform.startswith("linux"):
+        _prctl(_SET_DUMPABLE, 0)
 
 
 def child_environment(jobdir: JobDir) -> dict[str, str]:
@@ -61,12 +76,15 @@ def end_with_parent() -> None:
     parent = os.environ.get("AWQ_BOT_PARENT")
     if parent is None or not sys.platform.startswith("linux"):
         return
-    import ctypes  # noqa: PLC0415 - only a child needs it
-
-    set_parent_death_signal = 1
-    ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+    _prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
     if os.getppid() != int(parent):
         os._exit(1)
+
+
+def _prctl(option: int, value: int) -> None:
+    import ctypes  # noqa: PLC0415 - most verbs need none of it
+
+    ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
 def _failure_of(verb: str, jobdir: JobDir, code: int) -> BotError:

@@ -22,7 +22,10 @@ from bot.checkpoint.repo_files import (
     PROVENANCE,
     TOKENIZER_CONFIG,
     WEIGHT_INDEX,
+    is_code,
+    is_companion,
     is_safe_path,
+    is_vocabulary,
 )
 from bot.errors import PublishError
 from bot.evaluate.gate import judge
@@ -40,6 +43,7 @@ _FOLDERS = {"quantized", "card"}
 _RECORDS = {"job.json", "weights.json", "quantized.json", "report.json", "card.json", ".lock"}
 _SHARD = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
 _PICTURE = re.compile(r"assets/[a-z0-9-]+\.png")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +80,7 @@ def accepted(job: Job, folder: Path, originals: Path) -> JobDir:
         report=_record(job, jobdir, Report),
     )
     _check_files(handed, on_disk)
+    _check_words(handed)
     _check_asked(handed)
     _check_origin(handed, originals)
     _check_texts(handed)
@@ -137,6 +142,27 @@ def _check_files(handed: _Handed, on_disk: dict[str, Path]) -> None:
             raise _refused(handed.job, f"{path!r} is not the file that was recorded")
     if absent := {PROVENANCE, CARD, CONFIG} - recorded.keys():
         raise _refused(handed.job, f"{min(absent)!r} is missing")
+    if left_out := _carried(handed.job) - recorded.keys():
+        raise _refused(handed.job, f"upstream's {min(left_out)!r} is missing")
+
+
+def _carried(job: Job) -> set[str]:
+    """Upstream's files that every artifact takes over: vocabulary, templates, licence; code if it is trusted."""
+    paths = {file.path for file in _upstream_files(job)}
+    code = {path for path in paths if is_code(path)} if job.entry.trust_remote_code else set[str]()
+    return code | {path for path in paths if is_vocabulary(path) or is_companion(path)}
+
+
+def _check_words(handed: _Handed) -> None:
+    """What the card quotes of the records as it stands, and what could hence be a page of its own."""
+    hashes = {"calibration": handed.quantized.calibration.sha256, "text": handed.report.text_sha256}
+    for name, said in hashes.items():
+        if not _SHA256.fullmatch(said):
+            raise _refused(handed.job, f"the sha256 of its {name} is none")
+    recorded = {file.path for file in handed.made.files}
+    for path in handed.report.pictures:
+        if not _PICTURE.fullmatch(path) or path not in recorded:
+            raise _refused(handed.job, f"{path!r} is no picture that it holds")
 
 
 def _check_asked(handed: _Handed) -> None:
@@ -159,7 +185,7 @@ def _is_where_it_comes_from(handed: _Handed, path: str, originals: Path) -> bool
     in_card, in_model = handed.jobdir.card / path, handed.jobdir.quantized / path
     if path in (CARD, PROVENANCE):
         return in_card.is_file()  # made again and compared
-    if path in handed.report.pictures and _PICTURE.fullmatch(path):
+    if path in handed.report.pictures:
         return in_card.is_file()
     if path == WEIGHT_INDEX or _SHARD.fullmatch(path):
         return in_model.is_file()

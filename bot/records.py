@@ -505,13 +505,20 @@ class JobResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunningJob:
-    """A job of a workflow run, as the API tells. stage and target: taken from its name."""
+    """A job of a workflow run, as the API tells. stage and target: taken from its name.
+
+    runner: the machine that took it; empty while none has.
+    """
 
     stage: str
     target: str
     status: str
     conclusion: str | None = None
     url: str = ""
+    runner: str = ""
+    created: datetime | None = None
+    started: datetime | None = None
+    completed: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

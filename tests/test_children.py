@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -68,6 +70,56 @@ time.sleep(60)
         assert parent.stdout.readline().strip() == "up"
         parent.send_signal(signal.SIGKILL)
         assert _is_gone(pid)
+
+
+SPY = """\
+#!/bin/sh
+exec 2>"$TMPDIR/refused"
+cat /proc/$PPID/environ >"$TMPDIR/seen"
+exit 0
+"""
+PARENT = """
+import subprocess, sys
+from pathlib import Path
+from bot.children import run_child
+from bot.jobdir import JobDir
+folder = Path(sys.argv[1])
+spy, seen = str(folder / "python"), folder / "seen"
+subprocess.run([spy], check=True)
+print("secret" in seen.read_text())
+sys.executable = spy
+run_child("quantize", JobDir(folder))
+print("secret" in seen.read_text())
+"""
+
+
+@pytest.fixture
+def nobodys() -> Iterator[Path]:
+    """A folder that a process without rights may write to, wherever pytest keeps its own."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o777)
+        (folder / "python").write_text(SPY)
+        (folder / "python").chmod(0o755)
+        yield folder
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is Linux's")
+def test_a_child_cannot_read_what_its_parent_was_started_with(nobodys: Path) -> None:
+    # Root may read everything, so parent and child are nobody's where the tests run as root. By `setpriv`, for a
+    # process that changes its own account may not be dumped anyway.
+    as_nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] if os.geteuid() == 0 else []
+    environment = {"PATH": os.environ["PATH"], "TMPDIR": str(nobodys), "HF_WRITE_TOKEN": "secret"}
+    done = subprocess.run(
+        [*as_nobody, sys.executable, "-B", "-c", PARENT, str(nobodys)],
+        env=environment,
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout.split(), done.stderr) == (["True", "False"], "")
+    assert "Permission denied" in (nobodys / "refused").read_text()
 
 
 def _is_gone(pid: int) -> bool:

@@ -47,24 +47,34 @@ def read_job(folder: Path, job_id: str) -> Job:
 
 
 def store_result(folder: Path, result: JobResult) -> None:
-    _write(_file_of(folder, result.job_id), to_json(result))
+    _write(_file_of(folder / _result_name(result), result.job_id), to_json(result))
 
 
 def read_results(folder: Path, plan: Plan) -> tuple[tuple[JobResult, ...], tuple[str, ...]]:
-    """What the legs wrote, and a line for each file that is not believed: strangers' code ran beside some legs."""
+    """What the legs wrote, and a line for each file that is not believed: strangers' code ran beside some legs.
+
+    Each in the folder of its artifact, whose name says of which leg it is; what lies elsewhere is not looked at.
+    """
     jobs = {job.job_id: job for job in plan.jobs}
     results: list[JobResult] = []
     forged: list[str] = []
-    for path in sorted(folder.rglob("*.json"))[:_MOST_RESULTS]:
+    for path in sorted(folder.glob("result-*/**/*.json"))[:_MOST_RESULTS]:
         result = _result(path)
-        name = path.relative_to(folder).as_posix()
+        name = path.relative_to(folder)
         if result is None:
             forged.append(f"{name}: not a result")
         elif not believable(result, jobs):
             forged.append(f"{name}: speaks of what was not planned, or of what that job cannot have done")
+        elif name.parent != Path(_result_name(result)):
+            forged.append(f"{name}: speaks for another leg")
         else:
             results.append(result)
     return tuple(results), tuple(forged)
+
+
+def _result_name(result: JobResult) -> str:
+    """Of the artifact that hands a result on, as the workflows name it."""
+    return f"result-{result.stage}-{result.job_id}"
 
 
 def _result(path: Path) -> JobResult | None:

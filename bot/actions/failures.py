@@ -12,14 +12,22 @@ from importlib.util import find_spec
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
-from bot.actions.pages import failure_text, trouble_text
+from bot.actions.pages import failure_text, refusal_text, trouble_text
 from bot.errors import EnvironmentProblem, WatchlistError
 from bot.github.environment import Actions
 from bot.github.marks import title_of
 from bot.records import Attempts, Plan, RunningJob, sha256_of
-from bot.watch.attempts import CAP_WITHOUT_ATTEMPTS, after_failure, overdue, shown, tried_content
+from bot.watch.attempts import (
+    CAP_WITHOUT_ATTEMPTS,
+    after_failure,
+    needs_person,
+    overdue,
+    refusal_of,
+    settled,
+    shown,
+    tried_content,
+)
 from bot.watch.endings import Ending, Fate
-from bot.watch.release import UP_TO_DATE
 from bot.watch.watchlist import Mistake
 
 if TYPE_CHECKING:
@@ -121,10 +129,10 @@ class Memory:
         from bot.github.runs import keep_enabled
 
         forge = self._forge
-        done = self._try(lambda: keep_enabled(forge, workflow), f"{workflow} could not be kept enabled.")
-        if done is False:
-            self.notes.append(f"GitHub did not enable {workflow}. Does the job have `actions: write`?")
-        return bool(done)
+        problem = self._try(lambda: keep_enabled(forge, workflow), f"{workflow} could not be kept enabled.")
+        if problem:
+            self.notes.append(problem)
+        return problem == ""
 
     def keep_comment(self, text: str) -> None:
         """On the pull request that started this run, where that is one of this repository."""
@@ -151,17 +159,33 @@ class Memory:
                 self._close(issues, target, f"`{ending.job.tag}` is published.")
         return lines
 
-    def close_settled(self, plan: Plan) -> None:
-        """A plan was made, so the watchlist is well; and what is up to date was published, by whomever."""
+    def settle(self, plan: Plan, *, whole: bool) -> None:
+        """A plan was made, so the watchlist is well; and what it says of other issues closes them.
+
+        whole: the plan is of the whole watchlist.
+        """
         issues = self._issues
         if issues is None:
             return
-        open_targets = {item.target for item in self.known}
-        if WATCHLIST in open_targets:
-            self._close(issues, WATCHLIST, "The watchlist has no mistakes.")
+        for item in self.known:
+            if item.target == WATCHLIST:
+                self._close(issues, WATCHLIST, "The watchlist has no mistakes.")
+            elif why := settled(item.target, plan, whole=whole):
+                self._close(issues, item.target, why)
+
+    def tell_refusals(self, plan: Plan, *, endpoint: str) -> None:
+        """An issue for each refusal that does not pass by itself, and no word more while its reason stays."""
+        issues = self._issues
+        if issues is None:
+            return
+        told = {(item.target, item.content) for item in self.known}
         for skip in plan.skipped:
-            if skip.reason == UP_TO_DATE and skip.entry.target in open_targets:
-                self._close(issues, skip.entry.target, "It is published by now.")
+            name, content = refusal_of(skip.entry.target), sha256_of([skip.reason, skip.hint])
+            if needs_person(skip) and (name, content) not in told:
+                refusal = Attempts(target=name, content=content, waits_for_person=True)
+                title = title_of(skip.entry.target, skip.reason)
+                text = refusal_text(skip, endpoint=endpoint, run_url=self.actions.run_url)
+                self._tell(issues, refusal, title=title, exit_code=skip.exit_code, text=text)
 
     def tell_watchlist(self, mistakes: Sequence[Mistake]) -> None:
         """One issue while the watchlist is broken, whatever is wrong with it; the next good plan closes it."""
@@ -179,7 +203,10 @@ class Memory:
         trouble = Attempts(target=target, content=sha256_of(items), count=1, waits_for_person=True)
         text = trouble_text(headline, items, run_url=self.actions.run_url)
         code = WatchlistError.exit_code if target == WATCHLIST else EnvironmentProblem.exit_code
-        self._try(lambda: issues.tell(trouble, title=title, exit_code=code, text=text), _NOT_TOLD)
+        self._tell(issues, trouble, title=title, exit_code=code, text=text)
+
+    def _tell(self, issues: Issues, attempts: Attempts, *, title: str, exit_code: int, text: str) -> None:
+        self._try(lambda: issues.tell(attempts, title=title, exit_code=exit_code, text=text), _NOT_TOLD)
 
     def _tell_failure(self, issues: Issues, ending: Ending, endpoint: str, now: datetime) -> str:
         job, actions = ending.job, self.actions

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -14,8 +15,11 @@ from bot.hub.session import Hub
 from bot.records import Job, JobKind, Plan, Skip, WatchEntry
 from bot.watch import watchlist as watchlists
 from bot.watch.attempts import hold_back
-from bot.watch.plan import matrices
+from bot.watch.plan import matrices, publishable
 from bot.watch.watchlist import InvalidWatchlistError
+
+# A job that waits for a runner for a day is cancelled: no more are started than a few machines do in that time.
+MOST_RELEASES = 8
 
 
 def watched(watchlist: Path, memory: Memory) -> tuple[WatchEntry, ...]:
@@ -35,15 +39,17 @@ def plan_run(
     now: datetime,
     force: bool = False,
     by_identity: bool = False,
+    publish_on: str = "hosted",
+    most_releases: int = MOST_RELEASES,
 ) -> Plan:
-    """What is new and may be done now. Issues about what was published meanwhile are closed.
+    """What is new and may be done now.
 
-    by_identity: a workflow's identity publishes, which creates no targets.
+    by_identity: a workflow's identity publishes, which creates no targets. most_releases: under way at once.
     """
     attempts, running = memory.attempts(), memory.running_elsewhere()
-    found = pipeline.plan(hub, entries, by_identity=by_identity)
-    memory.close_settled(found)
-    return hold_back(found, attempts=attempts, running=running, now=now, force=force)
+    listed = pipeline.plan(hub, entries, by_identity=by_identity)
+    found = publishable(listed, hosted=publish_on == "hosted", public=memory.actions.is_public is True)
+    return hold_back(found, attempts=attempts, running=running, now=now, force=force, most_releases=most_releases)
 
 
 def with_originals(hub: Hub, made: Plan, folder: Path) -> Plan:
@@ -61,6 +67,17 @@ def with_originals(hub: Hub, made: Plan, folder: Path) -> Plan:
     return replace(made, jobs=tuple(kept), skipped=(*made.skipped, *lost))
 
 
+def switched_on(name: str) -> bool:
+    """A variable of the repository that is on or off. Raises WatchlistError for what the workflows would misread.
+
+    They compare it with 'true', as GitHub does: whatever the case, and taking anything else for off.
+    """
+    value = os.environ.get(name, "")
+    if value.lower() not in ("", "true", "false"):
+        raise WatchlistError(f"{name} is {value!r}", hint="It is `true` or `false`, or not set.")
+    return value.lower() == "true"
+
+
 def publishing_place(where: str, *, oidc: bool) -> str:
     """Where the publish leg runs. Raises WatchlistError for what there is not, or is unsafe together."""
     if where not in ("hosted", "runner", ""):
@@ -73,9 +90,9 @@ def publishing_place(where: str, *, oidc: bool) -> str:
     return where or "hosted"
 
 
-def outputs(made: Plan, *, publish_on: str) -> dict[str, object]:
+def outputs(made: Plan) -> dict[str, object]:
     """For the jobs that follow: a matrix and a count for what needs a GPU, and for what does not."""
     values: dict[str, object] = {}
-    for name, rows in matrices(made, publish_on=publish_on).items():
+    for name, rows in matrices(made).items():
         values |= {name: {"include": rows}, f"{name}_count": len(rows)}
     return values

@@ -6,27 +6,35 @@ Each says what happened in the log, on the step's summary page, and in outputs o
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from bot import pipeline, terminal
+from bot.actions.alive import WatchlistOption, comment, deadman, keepalive
 from bot.actions.artifacts import originals_of, read_job, read_plan, read_results, store_plan
 from bot.actions.failures import Memory
-from bot.actions.pages import error_page, plan_page, report_page
-from bot.actions.planning import outputs, plan_run, publishing_place, watched, with_originals
-from bot.actions.steps import Step, causes, err, out, run_leg
+from bot.actions.pages import plan_page, report_page
+from bot.actions.planning import (
+    MOST_RELEASES,
+    outputs,
+    plan_run,
+    publishing_place,
+    switched_on,
+    watched,
+    with_originals,
+)
+from bot.actions.steps import Step, err, out, run_leg
 from bot.errors import WatchlistError
 from bot.github.heartbeat import beat
 from bot.hub.session import Hub
 from bot.pipeline import Bench, Outcome
-from bot.records import Job, JobKind
+from bot.records import Job, JobKind, Plan
 from bot.watch import watchlist as watchlists
+from bot.watch.attempts import all_refused
 from bot.watch.endings import endings
-from bot.watch.plan import without_closed
-from bot.watch.watchlist import InvalidWatchlistError
 
 app = typer.Typer(
     name="actions",
@@ -38,12 +46,11 @@ app = typer.Typer(
     "[bold]awq-bot actions plan --out plan[/], then [bold]quantize[/] and [bold]publish[/] with"
     " [bold]--plan plan --job-id ID[/], then [bold]report[/].",
 )
-WatchlistOption = Annotated[Path, typer.Option("--watchlist", help="The list of models to watch.")]
+
 PlanOption = Annotated[Path, typer.Option("--plan", help="The folder that `plan` wrote.")]
 JobIdOption = Annotated[str, typer.Option("--job-id", help="Which of the plan's jobs.")]
 WorkOption = Annotated[Path, typer.Option("--work", help="Where jobs keep their files; a disk with room.")]
 ResultsOption = Annotated[Path, typer.Option("--results", help="Where legs write how they ended.")]
-WorkflowOption = Annotated[str, typer.Option("--workflow", help="The workflow's file name.")]
 
 
 # --- the legs of a watch ------------------------------------------------------------------------------------
@@ -70,8 +77,14 @@ def plan(
         ),
     ] = "hosted",
     oidc: Annotated[
-        bool, typer.Option("--oidc", envvar="AWQ_BOT_OIDC", help="Publishing uses Trusted Publishers.")
+        bool, typer.Option("--oidc", help="Publishing uses Trusted Publishers. Or `AWQ_BOT_OIDC`: true.")
     ] = False,
+    most_jobs: Annotated[
+        int,
+        typer.Option(
+            min=1, envvar="AWQ_BOT_MOST_JOBS", help="Releases under way at once, those of other runs among them."
+        ),
+    ] = MOST_RELEASES,
     heartbeat_url: Annotated[
         str, typer.Option(envvar="AWQ_BOT_HEARTBEAT_URL", help="Asked for after a good plan, if given.")
     ] = "",
@@ -80,22 +93,37 @@ def plan(
 
     Leaves out what another run works on and, unless forced, what failed and must wait.
 
-    Outputs: quantize, refresh (matrices of job_id, kind, repo_id, target, runs_on, timeout_minutes, publish_on),
-    quantize_count, refresh_count. A broken watchlist is exit code 2, with an annotation on each line.
+    AWQ_BOT_PAUSED: true makes no plan at all.
+
+    Outputs: quantize, refresh (matrices of job_id, target, runs_on, timeout_minutes), quantize_count,
+    refresh_count. A broken watchlist is exit code 2, with an annotation on each line.
 
     Example: [bold]awq-bot actions plan --watchlist watchlist.yaml --out plan[/]
     """
-    with Step("The plan failed") as step:
+    with Step("The plan failed") as step, Memory(step.actions) as memory:
+        if switched_on("AWQ_BOT_PAUSED"):
+            out.print("paused, so nothing is planned")
+            return
+        oidc = oidc or switched_on("AWQ_BOT_OIDC")
         where, hub = publishing_place(publish_on, oidc=oidc), Hub.from_environment()
-        with Memory(step.actions) as memory:
-            entries = watchlists.select(watched(watchlist, memory), only or None, path=watchlist)
-            made = plan_run(hub, entries, memory, now=_now(), force=force, by_identity=oidc)
-        if where == "hosted" and step.actions.is_public:
-            made = without_closed(made)
+        entries = watchlists.select(watched(watchlist, memory), only or None, path=watchlist)
+        made = plan_run(
+            hub,
+            entries,
+            memory,
+            now=_now(),
+            force=force,
+            by_identity=oidc,
+            publish_on=where,
+            most_releases=most_jobs,
+        )
         if not dry_run:
             made = with_originals(hub, made, folder)
         store_plan(folder, made)
-        step.outputs(outputs(replace(made, jobs=()) if dry_run else made, publish_on=where))
+        step.outputs(outputs(replace(made, jobs=()) if dry_run else made))
+        memory.settle(made, whole=not only)
+        if not dry_run:
+            memory.tell_refusals(made, endpoint=hub.endpoint)
         page = plan_page(
             made,
             endpoint=hub.endpoint,
@@ -106,8 +134,7 @@ def plan(
         )
         step.page(page)
         out.print(terminal.plan_table(made))
-        if heartbeat_url and not beat(heartbeat_url):
-            step.annotate("warning", "the heartbeat URL did not answer")
+        _beat(step, heartbeat_url, made)
 
 
 @app.command()
@@ -121,8 +148,8 @@ def quantize(
 ) -> None:
     """All of a release job but publishing: pull, quantize, evaluate, card. Needs the GPU, and no write token.
 
-    Ends well when somebody has published it already. The exit code is the error's; RESULTS/JOB_ID.json is written
-    either way.
+    Ends well when somebody has published it already. The exit code is the error's; its result is
+    written below RESULTS either way.
 
     Outputs: publish (true or false), artifact (the folder to pass on to `publish`).
 
@@ -176,7 +203,7 @@ def refresh(
 ) -> None:
     """A whole job that needs no GPU: upstream's changed small files, or a publication that was cut short.
 
-    Needs a write token. Like the other legs it writes RESULTS/JOB_ID.json, however it ends.
+    Needs a write token. Like the other legs it writes its result below RESULTS, however it ends.
 
     Example: [bold]awq-bot actions refresh --plan plan --job-id ID --work work --results results[/]
     """
@@ -196,7 +223,8 @@ def report(
 ) -> None:
     """How the run ended: one page, and the issues about what failed. Exits with 0, for the failed legs are red.
 
-    A leg that left no result is looked up at GitHub: a runner that died is a failure, what was cancelled is not.
+    A leg that left no result is looked up at GitHub: a runner that died, none that took the job, and a job that
+    took too long are failures; what a person cancelled is not.
 
     Example: [bold]awq-bot actions report --plan plan --results results[/]
     """
@@ -216,70 +244,8 @@ def report(
         out.print(terminal.endings_table(ended))
 
 
-# --- keeping the watch alive --------------------------------------------------------------------------------
-
-
-@app.command()
-def keepalive(workflow: WorkflowOption = "watch.yml") -> None:
-    """Keep GitHub from switching the schedule off, as it does after 60 quiet days. Makes no commit.
-
-    Needs `actions: write`. When GitHub does not answer that is a warning: there is time until the next run.
-
-    Example: [bold]awq-bot actions keepalive --workflow watch.yml[/]
-    """
-    with Step("Keeping alive failed") as step, Memory(step.actions) as memory:
-        if memory.keep_enabled(workflow):
-            out.print(f"{workflow} stays enabled", markup=False)
-        for note in memory.notes:
-            step.annotate("warning", note)
-
-
-@app.command()
-def deadman(
-    workflow: WorkflowOption = "watch.yml",
-    hours: Annotated[float, typer.Option(min=0.1, help="How old the last good plan may be.")] = 6.0,
-    paused: Annotated[
-        bool, typer.Option("--paused", envvar="AWQ_BOT_PAUSED", help="The watch is switched off on purpose.")
-    ] = False,
-) -> None:
-    """Open an issue when nobody watches any more, and close it when somebody does. Run by another workflow.
-
-    Example: [bold]awq-bot actions deadman --workflow watch.yml --hours 6[/]
-    """
-    with Step("The dead-man check failed") as step, Memory(step.actions) as memory:
-        if paused:
-            out.print("paused, so nobody has to watch")
-            return
-        problem = memory.overdue(workflow, now=_now(), limit=timedelta(hours=hours))
-        for note in memory.notes:
-            step.annotate("warning", note)
-        if problem:
-            step.annotate("warning", problem, title="Nobody watches")
-        out.print(problem or f"{workflow} is well", markup=False)
-
-
-@app.command()
-def comment(watchlist: WatchlistOption = Path("watchlist.yaml")) -> None:
-    """What a pull request's watchlist would do: the step's page, and one comment where the token may write.
-
-    Every mistake is annotated on its line, with exit code 2. Downloads no weights and needs no secret; a fork's
-    pull request gets the page and the annotations.
-
-    Example: [bold]awq-bot actions comment --watchlist watchlist.yaml[/]
-    """
-    with Step("The watchlist has mistakes") as step, Memory(step.actions) as memory:
-        hub = Hub.from_environment()
-        try:
-            entries = watchlists.load(watchlist)
-        except InvalidWatchlistError as error:
-            memory.keep_comment(error_page("This watchlist has mistakes", causes(error)))
-            raise
-        found = pipeline.plan(hub, entries)
-        page = plan_page(found, endpoint=hub.endpoint, title="This watchlist", heading="Once it is merged")
-        memory.keep_comment(page)
-        step.page(page)
-        for note in memory.notes:
-            step.annotate("warning", note)
+for verb in (keepalive, deadman, comment):
+    app.command()(verb)
 
 
 # --- what the verbs share -----------------------------------------------------------------------------------
@@ -291,6 +257,15 @@ def _job(folder: Path, job_id: str, *, release: bool) -> Job:
         verbs = "`refresh`" if release else "`quantize` and `publish`"
         raise WatchlistError(f"{job_id} is a {job.kind.value} job", hint=f"That is for {verbs}.")
     return job
+
+
+def _beat(step: Step, url: str, made: Plan) -> None:
+    if not url:
+        return
+    if all_refused(made):
+        step.annotate("warning", "every model was refused, so the heartbeat URL is not asked for")
+    elif not beat(url):
+        step.annotate("warning", "the heartbeat URL did not answer")
 
 
 def _bench(context: typer.Context, work: Path, files: Path) -> Bench:

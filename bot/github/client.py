@@ -81,11 +81,6 @@ class Forge:
         return str(((said.get("data") or {}).get("viewer") or {}).get("login") or ACTIONS_LOGIN)
 
 
-def connect(actions: Actions) -> Forge | None:
-    """None where nobody gave us a token or a repository: a person's terminal."""
-    return Forge(actions) if actions.token and actions.repository else None
-
-
 @contextmanager
 def answered(what: str) -> Iterator[None]:
     """Raises GitHubFailsError for whatever goes wrong inside. what: was asked for, in words."""

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from bot.github.client import Forge, answered
-from bot.github.environment import redacted
-from bot.github.marks import COMMENT_MARK
-
-_LONGEST_BODY = 60_000  # characters; GitHub takes 65,536
+from bot.github.marks import COMMENT_MARK, body_of
 
 
 def keep_comment(forge: Forge, number: int, text: str) -> None:
     """Raises GitHubFailsError."""
-    body = redacted(f"{COMMENT_MARK}\n{text[:_LONGEST_BODY].rstrip()}\n")
+    body = body_of(text, COMMENT_MARK)
     own = forge.login()
     with answered(f"the comment on pull request #{number}"):
         issue = forge.repository.get_issue(number)
         for comment in issue.get_comments():
-            if comment.user.login == own and comment.body.startswith(COMMENT_MARK):
+            if comment.user.login == own and comment.body.rstrip().endswith(COMMENT_MARK):
                 if comment.body != body:
                     comment.edit(body)
                 return

@@ -6,10 +6,8 @@ from github.Issue import Issue
 
 from bot.github.client import Forge, GitHubFailsError, answered
 from bot.github.environment import redacted
-from bot.github.marks import LABEL, label_of, mark, read_mark
+from bot.github.marks import LABEL, body_of, label_of, mark, read_mark
 from bot.records import Attempts
-
-_LONGEST_BODY = 60_000  # characters; GitHub takes 65,536
 
 
 class Issues:
@@ -33,7 +31,7 @@ class Issues:
 
         Raises GitHubFailsError.
         """
-        body = redacted(f"{text[:_LONGEST_BODY].rstrip()}\n\n{mark(attempts)}\n")
+        body = body_of(text, mark(attempts))
         labels = [LABEL, label_of(exit_code)]
         there = self._found().get(attempts.target)
         with answered(f"the issue about {attempts.target}"):

@@ -13,12 +13,14 @@ from bot.errors import (
     UpstreamError,
     WatchlistError,
 )
+from bot.github.environment import redacted
 from bot.records import Attempts
 from bot.text import one_line
 
 LABEL = "awq-bot"
 COMMENT_MARK = "<!-- awq-bot plan -->"
 _LONGEST_TITLE = 120
+_LONGEST_TEXT = 60_000  # characters; GitHub takes 65,536
 
 _NAMES = {
     WatchlistError.exit_code: "configuration",
@@ -46,6 +48,11 @@ def label_of(exit_code: int) -> str:
 
 def title_of(target: str, reason: str) -> str:
     return one_line(f"awq-bot: {target}: {reason}", _LONGEST_TITLE)
+
+
+def body_of(text: str, hidden: str) -> str:
+    """What an issue or a comment holds: a text, cut where GitHub would refuse it, and a hidden line. No token."""
+    return redacted(f"{text[:_LONGEST_TEXT].rstrip()}\n\n{hidden}\n")
 
 
 def mark(attempts: Attempts) -> str:

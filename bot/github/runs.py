@@ -17,6 +17,7 @@ _LEG = re.compile(r"(?:.* / )?(?:(quantize|publish|refresh) )?([\w.-]+/[\w.-]+)"
 _UNDER_WAY = ("in_progress", "queued", "waiting", "pending")
 _PLAN = re.compile(r"(?:.* / )?plan")
 _RUNS_LOOKED_AT = 50
+_OURS_TO_ENABLE = ("active", "disabled_inactivity")  # a person's `disabled_manually` is not
 
 
 def jobs_elsewhere(forge: Forge) -> tuple[RunningJob, ...]:
@@ -51,10 +52,17 @@ def plan_times(forge: Forge, workflow: str) -> PlanTimes:
     return PlanTimes(oldest_run=oldest)
 
 
-def keep_enabled(forge: Forge, workflow: str) -> bool:
-    """Enabling what is enabled already sets back the clock by which GitHub stops quiet repositories' schedules."""
+def keep_enabled(forge: Forge, workflow: str) -> str:
+    """Enabling what is enabled already sets back the clock by which GitHub stops quiet repositories' schedules.
+
+    What else it was, which is left so, or what GitHub did not do; nothing when it is enabled.
+    """
     with answered(f"enabling {workflow}"):
-        return forge.repository.get_workflow(workflow).enable()
+        found = forge.repository.get_workflow(workflow)
+        if found.state not in _OURS_TO_ENABLE:
+            return f"{workflow} was switched off by somebody ({found.state}), and is left so."
+        done = found.enable()
+    return "" if done else f"GitHub did not enable {workflow}. Does the job have `actions: write`?"
 
 
 def _legs(jobs: Iterable[WorkflowJob]) -> Iterator[RunningJob]:
@@ -67,4 +75,8 @@ def _legs(jobs: Iterable[WorkflowJob]) -> Iterator[RunningJob]:
                 status=job.status,
                 conclusion=job.conclusion,
                 url=job.html_url or "",
+                runner=job.runner_name or "",
+                created=job.created_at,
+                started=job.started_at,
+                completed=job.completed_at,
             )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from bot.records import Attempts, Job, Plan, PlanTimes, RunningJob, Skip, sha256_of
 from bot.watch.plan import MATRIX_LIMIT, make_plan
+from bot.watch.release import UP_TO_DATE
 
 # After the first, the second and the third failure. What failed four times fails again: a person has to look.
 DELAYS = (timedelta(hours=1), timedelta(hours=6), timedelta(hours=24))
@@ -15,6 +17,10 @@ MOST_ATTEMPTS = len(DELAYS) + 1
 
 # Jobs of a run that does not know what failed before: enough to go on, too few to burn a pool of GPUs.
 CAP_WITHOUT_ATTEMPTS = 4
+
+_REFUSAL = "refused:"
+# As plans say it: somebody is uploading, or the Hub is out of order.
+_PASSES = re.compile(r"upload incomplete|the Hub( at \S+)? (answers 5|cannot be reached)")
 
 
 def tried_content(job: Job) -> str:
@@ -51,11 +57,13 @@ def hold_back(
     running: Sequence[RunningJob] = (),
     now: datetime,
     force: bool = False,
+    most_releases: int = MATRIX_LIMIT,
 ) -> Plan:
     """The plan without what must wait, each with its reason.
 
     attempts: None when nobody could say what was tried; then only a few jobs are done. force: whatever failed
-    before is tried now; what is being worked on elsewhere is left alone all the same.
+    before is tried now; what is being worked on elsewhere is left alone all the same. most_releases: at once,
+    those of other runs among them.
     """
     busy = busy_targets(running)
     known = {item.target: item for item in attempts or ()}
@@ -64,8 +72,41 @@ def hold_back(
         wait = _busy(job, busy) or (None if force else _wait(job, known.get(job.entry.target), now))
         decisions.append(wait or job)
     cap = CAP_WITHOUT_ATTEMPTS if attempts is None else MATRIX_LIMIT
-    made = make_plan(decisions, max_jobs=cap)
+    elsewhere = busy_targets([leg for leg in running if leg.stage != "refresh"])
+    made = make_plan(decisions, max_jobs=cap, max_releases=most_releases - len(elsewhere))
     return replace(made, skipped=(*made.skipped, *plan.skipped))
+
+
+def refusal_of(target: str) -> str:
+    """The name of the issue about a refusal, which counts no attempts. No target has a colon in it."""
+    return f"{_REFUSAL}{target}"
+
+
+def needs_person(skip: Skip) -> bool:
+    """Whether it was refused for a reason that does not pass by itself."""
+    return skip.exit_code != 0 and not _PASSES.match(skip.reason)
+
+
+def all_refused(plan: Plan) -> bool:
+    """Whether something is watched, and not one model of it can be had."""
+    return (
+        bool(plan.skipped) and not plan.jobs and not plan.deferred and all(item.exit_code for item in plan.skipped)
+    )
+
+
+def settled(about: str, plan: Plan, *, whole: bool) -> str:
+    """Why the issue of this name is closed, or nothing while it stands. whole: nothing watched was left out."""
+    target = about.removeprefix(_REFUSAL)
+    skip = next((item for item in plan.skipped if item.entry.target == target), None)
+    if "/" not in target:
+        return ""  # about the watch itself
+    if skip is None and all(job.entry.target != target for job in (*plan.jobs, *plan.deferred)):
+        return "The watchlist does not name it any more." if whole else ""
+    if skip is not None and skip.entry.hold:
+        return "The watchlist puts it on hold."
+    if about != target:
+        return "It is no longer refused." if skip is None or not skip.exit_code else ""
+    return "It is published by now." if skip is not None and skip.reason == UP_TO_DATE else ""
 
 
 def busy_targets(jobs: Sequence[RunningJob]) -> frozenset[str]:

@@ -8,8 +8,12 @@ from typing import Any
 
 from bot.records import Details, Estimate, Recipe, TensorInfo, WatchEntry
 
-# Classes of GPU that people rent, by memory. A job gets the smallest that fits, as the label `gpu-24gb`.
-RUNNER_VRAM_GIB = (16, 24, 48, 80, 141)
+# Classes of GPU that people rent, by memory in decimal gigabytes: an L4 of "24 GB" has 23,034 MiB. A job gets the
+# smallest that fits, as the label `gpu-24gb`.
+RUNNER_VRAM_GB = (16, 24, 48, 80, 141)
+RUNNER_VRAM_GIB = RUNNER_VRAM_GB  # as `release` still calls it
+
+_GB = 10**9
 
 _GIB = 2**30
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
@@ -52,8 +56,8 @@ def estimate(details: Details, entry: WatchEntry, *, download_bytes: int) -> Est
 
 def runner_labels(needs: Estimate) -> tuple[str, ...] | None:
     """Labels of the smallest class of runner that fits, or None when none does."""
-    for size in RUNNER_VRAM_GIB:
-        if needs.vram_bytes <= size * _GIB:
+    for size in RUNNER_VRAM_GB:
+        if needs.vram_bytes <= size * _GB:
             return ("self-hosted", "gpu", f"gpu-{size}gb")
     return None
 

@@ -21,6 +21,22 @@ def test_keepalive_enables_the_workflow_again(place: Workplace) -> None:
     assert place.api.enabled == ["watch.yml", "other.yml"]
 
 
+def test_keepalive_wakes_what_github_put_to_sleep(place: Workplace) -> None:
+    place.api.states["watch.yml"] = "disabled_inactivity"
+    ended = place.verb("keepalive")
+    assert (ended.annotations, place.api.enabled, place.api.states) == ([], ["watch.yml"], {})
+
+
+@pytest.mark.parametrize("state", ["disabled_manually", "disabled_fork"])
+def test_keepalive_leaves_alone_what_a_person_switched_off(place: Workplace, state: str) -> None:
+    place.api.states["watch.yml"] = state
+    ended = place.verb("keepalive")
+    assert (ended.code, place.api.enabled) == (0, [])
+    [(_, _, message)] = ended.annotations
+    assert message == f"watch.yml was switched off by somebody ({state}), and is left so."
+    assert "stays enabled" not in ended.out
+
+
 @pytest.mark.parametrize("status", [404, 503])
 def test_keepalive_that_fails_is_a_warning(place: Workplace, status: int) -> None:
     place.api.fail("/enable", status=status)
@@ -85,6 +101,12 @@ def test_a_watch_that_is_paused_is_not_dead(place: Workplace) -> None:
     assert len(place.api.open_issues()) == 1
 
 
+def test_a_pause_that_the_watch_would_not_see_is_refused(place: Workplace) -> None:
+    ended = place.verb("deadman", AWQ_BOT_PAUSED="yes")
+    assert ended.code == 2
+    assert ended.annotations[0][2] == "AWQ_BOT_PAUSED is 'yes'%0AIt is `true` or `false`, or not set."
+
+
 def test_when_github_does_not_answer_nobody_is_declared_dead(place: Workplace) -> None:
     place.api.fail("/actions/", status=500)
     ended = place.verb("deadman")
@@ -113,7 +135,7 @@ def test_a_pull_request_gets_one_comment_that_is_kept_up_to_date(place: Workplac
     ended = on_pull_request(place, pull)
     assert ended.code == 0, ended.err
     [text] = place.api.comments_on(pull)
-    assert text.startswith(COMMENT_MARK)
+    assert text.endswith(f"\n{COMMENT_MARK}\n")
     assert "**1 to quantize**" in text
     assert "lab/Tiny" in text
     assert "disk" in text
@@ -133,10 +155,10 @@ def test_the_same_comment_is_not_written_again(place: Workplace, pull: int) -> N
 
 
 def test_a_comment_that_only_looks_like_ours_is_left_alone(place: Workplace, pull: int) -> None:
-    theirs = place.api.add_comment(pull, "mallory", f"{COMMENT_MARK}\nhello")
+    theirs = place.api.add_comment(pull, "mallory", f"hello\n{COMMENT_MARK}")
     ours = place.api.add_comment(pull, ACTIONS, "something else that Actions said")
     on_pull_request(place, pull)
-    assert (theirs.body, ours.body) == (f"{COMMENT_MARK}\nhello", "something else that Actions said")
+    assert (theirs.body, ours.body) == (f"hello\n{COMMENT_MARK}", "something else that Actions said")
     assert len(place.api.comments_on(pull)) == 3
 
 

@@ -24,7 +24,8 @@ def quantize(place: Workplace, job: Job, **more: str) -> Ended:
 
 
 def result_of(place: Workplace, job: Job) -> JobResult:
-    return from_json(JobResult, (place.root / "results" / f"{job.job_id}.json").read_bytes())
+    [path] = (place.root / "results").glob(f"result-*-{job.job_id}/{job.job_id}.json")
+    return from_json(JobResult, path.read_bytes())
 
 
 def test_an_upstream_that_went_away_is_said_everywhere(place: Workplace, planned: Job) -> None:

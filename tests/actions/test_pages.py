@@ -7,7 +7,15 @@ from html.parser import HTMLParser
 import pytest
 from markdown_it import MarkdownIt
 
-from bot.actions.pages import card_preview, failure_text, job_page, plan_page, report_page, trouble_text
+from bot.actions.pages import (
+    card_preview,
+    failure_text,
+    job_page,
+    plan_page,
+    refusal_text,
+    report_page,
+    trouble_text,
+)
 from bot.github.environment import MOST_SUMMARY_BYTES
 from bot.records import Attempts, Job, JobResult, RunningJob, Skip
 from bot.text import quiet_code
@@ -86,6 +94,7 @@ def every_page(text: str) -> dict[str, str]:
         "job": job_page(made, result(made, text), endpoint=HUB),
         "report": report_page([ending], endpoint=HUB, issues={}, forged=[text], notes=[text]),
         "issue": failure_text(ending, Attempts(target="a/b", content="c", count=1), endpoint=HUB, run_url=""),
+        "refusal": refusal_text(skips[0], endpoint=HUB, run_url=""),
         "trouble": trouble_text("Nothing is watched.", [(text, text)], run_url=""),
     }
 
@@ -121,8 +130,8 @@ def test_a_full_matrix_says_what_is_left_for_the_next_run() -> None:
     plan = hold_back(make_plan(many(300)), attempts=(), now=NOW)
     text = plan_page(plan, endpoint=HUB)
     assert "**256 to quantize**, 44 waiting." in text
-    assert text.count("beyond what one run takes") == 20
-    assert "and 24 more that the next run takes" in text
+    assert text.count("beyond what is under way at once") == 20
+    assert "and 24 more that later runs take" in text
     assert len(text.encode()) < MOST_SUMMARY_BYTES
 
 

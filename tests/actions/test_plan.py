@@ -15,6 +15,7 @@ from tests.hub.models import source_files
 from tests.workplace import WEIGHTS, Workplace, rows
 
 TARGET = "quantized/Tiny-awq"
+SWITCHES = ("AWQ_BOT_PAUSED", "AWQ_BOT_OIDC")
 
 
 def remembered(place: Workplace, count: int, next_try: datetime | None, *, author: str = ACTIONS) -> int:
@@ -55,23 +56,20 @@ def test_an_empty_plan_starts_nothing(place: Workplace) -> None:
     assert rows(ended) == rows(ended, "refresh") == []
     assert "### Refused" in ended.summary
     assert "missing: no such repo" in ended.summary
-    assert place.api.open_issues() == []
 
 
 def test_variables_of_a_dispatch_say_what_the_options_say(place: Workplace) -> None:
     place.seed("Tiny", "Other")
     ended = place.plan(AWQ_BOT_ONLY="lab/Tiny", AWQ_BOT_FORCE="true", AWQ_BOT_PUBLISH_ON="runner")
-    assert [row["repo_id"] for row in rows(ended)] == ["lab/Tiny"]
-    assert rows(ended)[0]["publish_on"] == "runner"
+    assert [row["target"] for row in rows(ended)] == [TARGET]
 
 
 def test_a_scheduled_run_has_all_of_them_empty(place: Workplace) -> None:
     place.seed("Tiny")
-    names = ("ONLY", "FORCE", "DRY_RUN", "PUBLISH_ON", "OIDC", "HEARTBEAT_URL")
+    names = ("ONLY", "FORCE", "DRY_RUN", "PUBLISH_ON", "OIDC", "HEARTBEAT_URL", "MOST_JOBS", "PAUSED")
     ended = place.plan(**{f"AWQ_BOT_{name}": "" for name in names})
     assert ended.code == 0, ended.err
     assert ended.outputs["quantize_count"] == "1"
-    assert rows(ended)[0]["publish_on"] == "hosted"
 
 
 @pytest.mark.parametrize(
@@ -79,6 +77,7 @@ def test_a_scheduled_run_has_all_of_them_empty(place: Workplace) -> None:
     [
         ({"AWQ_BOT_PUBLISH_ON": "moon"}, "AWQ_BOT_PUBLISH_ON is 'moon'"),
         ({"AWQ_BOT_PUBLISH_ON": "runner", "AWQ_BOT_OIDC": "true"}, "Trusted Publishers together"),
+        *(({name: said}, f"{name} is '{said}'") for name in SWITCHES for said in ("1", "yes", "on", " true")),
         ({"AWQ_BOT_ONLY": "lab/other"}, "lab/other is not on watchlist.yaml"),
         ({"AWQ_BOT_ONLY": "$(touch /tmp/x); `id` \n::set-output name=a::b"}, "is not on watchlist.yaml"),
     ],
@@ -93,6 +92,16 @@ def test_what_makes_no_sense_is_refused_with_an_annotation(
     assert level == "error"
     assert said in message
     assert ended.outputs == {}
+
+
+@pytest.mark.parametrize("said", ["true", "True"])
+def test_a_switch_is_on_as_the_workflows_read_it(place: Workplace, said: str) -> None:
+    place.seed("Tiny")
+    ended = place.plan(AWQ_BOT_PAUSED=said)
+    assert (ended.code, ended.outputs) == (0, {})
+    assert "paused" in ended.out
+    assert "workflow's identity cannot create it" in place.plan(AWQ_BOT_OIDC=said).summary
+    assert place.plan(AWQ_BOT_PAUSED="false", AWQ_BOT_OIDC="False").outputs["quantize_count"] == "1"
 
 
 def test_a_dry_run_starts_nothing_and_says_what_it_would(place: Workplace) -> None:
@@ -157,6 +166,18 @@ def test_without_an_answer_about_issues_only_four_jobs_are_started(place: Workpl
     assert ended.outputs["quantize_count"] == "4"
     assert "no more than 4 jobs are started" in ended.summary
     assert "GitHub keeps failing, after 4 tries" in ended.summary
+
+
+def test_no_more_releases_are_under_way_than_the_variable_says(place: Workplace) -> None:
+    place.seed(*(f"Tiny-{number}" for number in range(9)))
+    assert place.plan().outputs["quantize_count"] == "8"
+    job = Job(name="quantized/Tiny-8-awq / quantize quantized/Tiny-8-awq", status="queued")
+    place.api.add_run(2, job, status="in_progress")
+    ended = place.plan(AWQ_BOT_MOST_JOBS="3")
+    assert ended.outputs["quantize_count"] == "2"
+    assert "A later run takes it." in ended.summary
+    for wrong in ("0", "many"):
+        assert place.plan(AWQ_BOT_MOST_JOBS=wrong).code == 2
 
 
 @pytest.mark.parametrize(
@@ -247,6 +268,13 @@ def test_the_heartbeat_is_asked_for_after_a_good_plan_only(place: Workplace) -> 
     assert any(request.query == "limit=1" for request in place.hub.requests)
     [(level, _, message)] = place.plan(AWQ_BOT_HEARTBEAT_URL="http://127.0.0.1:9/").annotations
     assert (level, message) == ("warning", "the heartbeat URL did not answer")
+
+
+def test_a_plan_in_which_everything_was_refused_is_no_good_plan(place: Workplace) -> None:
+    place.watch("lab/missing", "lab/gone")
+    [(level, _, message)] = place.plan(AWQ_BOT_HEARTBEAT_URL=f"{place.hub.endpoint}/heartbeat").annotations
+    assert (level, message) == ("warning", "every model was refused, so the heartbeat URL is not asked for")
+    assert not [request for request in place.hub.requests if request.path == "/heartbeat"]
 
 
 def test_an_expired_hub_token_is_said_once_without_showing_it(place: Workplace) -> None:

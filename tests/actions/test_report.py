@@ -13,7 +13,7 @@ from bot.github.marks import code_name, mark, read_mark
 from bot.records import Attempts, Publication
 from bot.watch.attempts import tried_content
 from tests.factories import HEAD, report
-from tests.github_api.server import ACTIONS, Issue, Job
+from tests.github_api.server import ACTIONS, Issue
 from tests.workplace import Workplace
 
 TARGET = "quantized/Tiny-awq"
@@ -166,83 +166,6 @@ def test_labels_that_people_added_stay(place: Workplace) -> None:
     issue = failed(place, 1)
     issue.labels = [*issue.labels, "help wanted"]
     assert failed(place, 2, exit_code=8).labels == ["help wanted", "awq-bot", "awq-bot: environment"]
-
-
-@pytest.mark.parametrize(
-    ("conclusion", "said"),
-    [
-        ("failure", "the runner was lost"),
-        ("timed_out", "it took longer than the workflow allows"),
-        ("success", "the job ended well and left no result"),
-    ],
-)
-def test_a_leg_that_left_no_result_failed(place: Workplace, conclusion: str, said: str) -> None:
-    planned(place)
-    place.api.add_run(1, Job(name="plan"), Job(name=LEG, conclusion=conclusion))
-    ended = place.report()
-    [issue] = place.api.open_issues()
-    assert said in issue.body
-    assert said in ended.summary
-    assert issue.labels == ["awq-bot", "awq-bot: environment"]
-
-
-@pytest.mark.parametrize("conclusion", ["cancelled", "skipped"])
-def test_what_was_cancelled_has_not_failed(place: Workplace, conclusion: str) -> None:
-    planned(place)
-    place.api.add_run(1, Job(name=LEG, conclusion=conclusion))
-    ended = place.report()
-    assert place.api.issues == {}
-    assert f"it was {conclusion}" in ended.summary
-    assert "❌" not in ended.summary
-
-
-def test_a_publish_leg_that_died_failed_though_quantizing_went_well(place: Workplace) -> None:
-    planned(place)
-    [job] = place.planned()
-    place.leave(job, status="quantized", exit_code=0, message="", hint="", report=report())
-    place.api.add_run(1, Job(name=LEG), Job(name=f"{TARGET} / publish {TARGET}", conclusion="failure"))
-    place.report()
-    [issue] = place.api.open_issues()
-    assert "publish: the runner was lost" in issue.body.replace("\\", "")
-
-
-def test_when_github_does_not_answer_nothing_is_counted(place: Workplace) -> None:
-    planned(place)
-    place.api.fail("/actions/", status=503)
-    ended = place.report()
-    assert ended.code == 0
-    assert place.api.issues == {}
-    assert "❔ unknown" in ended.summary
-    assert "What became of lost jobs is not known." in ended.summary
-
-
-def test_an_issue_that_cannot_be_written_is_noted_and_the_page_is_whole(place: Workplace) -> None:
-    planned(place)
-    [job] = place.planned()
-    place.leave(job)
-    ended = place.report(GITHUB_TOKEN=place.api.token(may_write=False))
-    assert ended.code == 0
-    assert "An issue could not be written." in ended.summary
-    assert "layer 3: not finite" in ended.summary
-
-
-def test_forged_and_damaged_results_are_named_and_not_believed(place: Workplace) -> None:
-    planned(place)
-    [job] = place.planned()
-    good = {"exit_code": 0, "message": "", "hint": ""}
-    place.leave(job, stage="quantize", status="published", publication=publication(), **good)
-    place.leave(replace(job, job_id="quantized--Other-awq-01234567-89abcdef"), status="unchanged", **good)
-    place.leave(job, stage="publish", target="quantized/Other-awq", status="published", **good)
-    results = place.root / "results"
-    (results / "broken.json").write_text("{")
-    (results / "large.json").write_text(" " * 1_000_001)
-    (results / "link.json").symlink_to("/etc/hostname")
-    ended = place.report()
-    assert ended.summary.count("- ") >= 6
-    assert "### Results that were not believed" in ended.summary
-    assert len([item for item in ended.annotations if item[0] == "warning"]) == 6
-    assert "✅" not in ended.summary
-    assert place.api.issues == {}
 
 
 def test_no_plan_is_nothing_to_report(place: Workplace) -> None:

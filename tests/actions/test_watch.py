@@ -13,9 +13,12 @@ import pytest
 from huggingface_hub import HfApi
 
 from bot import pipeline
+from bot.handover import accepted
 from bot.hub.local import HubError
 from bot.jobdir import JobDir, describe_file
-from bot.records import Card, Job, JobResult, PublishedFile, QuantizedModel, Recipe, Report, from_json
+from bot.records import Card, Job, JobResult, PublishedFile, QuantizedModel, Recipe, from_json
+from bot.watch.plan import timeout_minutes
+from tests.actions.forging import rendered, rerecorded, with_report
 from tests.house import House, build_house
 from tests.steps import Ended, Runner
 
@@ -41,7 +44,8 @@ class Watch:
         return self.runner.step_here("actions", "publish", *words, HF_WRITE_TOKEN=self.house.hub.token())
 
     def result(self, folder: str) -> JobResult:
-        return from_json(JobResult, (self.runner.root / folder / f"{self.job.job_id}.json").read_bytes())
+        [path] = (self.runner.root / folder).glob(f"result-*/{self.job.job_id}.json")
+        return from_json(JobResult, path.read_bytes())
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +58,7 @@ def watch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watch]:
         assert planned.code == 0, planned.err
         [row] = json.loads(planned.outputs["quantize"])["include"]
         job = from_json(Job, (house.root / "plan" / f"{row['job_id']}.json").read_bytes())
-        quantized = runner.step("actions", "quantize", "--job-id", job.job_id, "--results", "results-quantize")
+        quantized = runner.step("actions", "quantize", "--job-id", job.job_id, "--results", "results")
         assert quantized.code == 0, quantized.err
         yield Watch(house, runner, planned, quantized, job)
 
@@ -72,12 +76,9 @@ def test_the_plan_is_a_matrix_row_per_job_and_a_file_per_job(watch: Watch) -> No
     assert json.loads(outputs["quantize"])["include"] == [
         {
             "job_id": watch.job.job_id,
-            "kind": "release",
-            "repo_id": MODEL,
             "target": TARGET,
             "runs_on": ["self-hosted", "gpu", "gpu-16gb"],
-            "timeout_minutes": 30,
-            "publish_on": "hosted",
+            "timeout_minutes": timeout_minutes(watch.job),
         }
     ]
     assert "first release" in watch.planned.summary
@@ -89,13 +90,13 @@ def test_the_quantize_leg_hands_over_the_model_and_nothing_of_the_source(watch: 
     there = {path.name for path in watch.artifact.iterdir()} - {".lock"}
     records = {"job.json", "weights.json", "quantized.json", "report.json", "card.json"}
     assert there == records | {"quantized", "card"}
-    result = watch.result("results-quantize")
+    result = watch.result("results")
     assert (result.status, result.stage, result.target) == ("quantized", "quantize", TARGET)
     assert result.report is not None
 
 
 def test_the_quantize_legs_page_has_the_figures_and_the_card(watch: Watch) -> None:
-    report = watch.result("results-quantize").report
+    report = watch.result("results").report
     assert report is not None
     page = watch.quantized.summary
     assert f"| {report.kl_mean:.4f} nats |" in page
@@ -135,16 +136,6 @@ def refused(watch: Watch, artifact: Path, said: str) -> None:
         watch.house.hub.repo(TARGET)
 
 
-def rerecorded(folder: Path, path: str, content: bytes) -> None:
-    """A forger who also brings the record up to date."""
-    jobdir = JobDir(folder)
-    made, target = jobdir.load(Card), jobdir.quantized / path
-    assert made is not None
-    target.write_bytes(content)
-    files = {file.path: file for file in made.files} | {path: describe_file(jobdir.quantized, path)}
-    jobdir.store(Card(files=tuple(sorted(files.values(), key=lambda file: file.path))))
-
-
 def test_code_of_a_stranger_is_refused_even_when_it_is_on_record(watch: Watch, copy: Path) -> None:
     rerecorded(copy, "modeling_evil.py", b"import os")
     refused(watch, copy, "'modeling_evil.py' is not what upstream has")
@@ -163,21 +154,54 @@ def test_an_edited_file_is_only_edited_as_the_bot_does_it(watch: Watch, copy: Pa
     refused(watch, copy, f"'{path}' is not what upstream has")
 
 
-def with_figures(folder: Path) -> JobDir:
-    jobdir = JobDir(folder)
-    report = jobdir.load(Report)
-    assert report is not None
-    jobdir.store(replace(report, kl_mean=9.0))
-    return jobdir
+@pytest.mark.parametrize("path", ["LICENSE", "tokenizer.json", "tokenizer_config.json", "generation_config.json"])
+def test_what_upstream_has_beside_its_weights_cannot_be_left_out(watch: Watch, copy: Path, path: str) -> None:
+    jobdir = JobDir(copy)
+    made = jobdir.load(Card)
+    assert made is not None
+    (jobdir.quantized / path).unlink()
+    jobdir.store(Card(files=tuple(file for file in made.files if file.path != path)))
+    refused(watch, copy, f"upstream's '{path}' is missing")
+
+
+ADVERTISEMENT = "x.png)\n\n# Buy [this](https://evil.example)\n\n![y](assets/error-by-layer.png"
+
+
+@pytest.mark.parametrize("pictures", [(ADVERTISEMENT,), ("https://evil.example/x.png",), ("assets/other.png",)])
+def test_a_picture_cannot_bring_words_of_its_own_onto_the_card(
+    watch: Watch, copy: Path, pictures: tuple[str, ...]
+) -> None:
+    forged = rendered(with_report(copy, pictures=("assets/error-by-layer.png", *pictures)))
+    assert pictures[0] in (forged / "card" / "README.md").read_text()
+    refused(watch, forged, "is no picture that it holds")
+
+
+@pytest.mark.parametrize("said", ["`\n\n# Buy [this](https://evil.example)\n\n`", "5E" * 32, "5e" * 31, ""])
+def test_a_hash_cannot_bring_words_of_its_own_onto_the_card(watch: Watch, copy: Path, said: str) -> None:
+    jobdir = JobDir(copy)
+    quantized = jobdir.load(QuantizedModel)
+    assert quantized is not None
+    jobdir.store(replace(quantized, calibration=replace(quantized.calibration, sha256=said)))
+    refused(watch, rendered(jobdir), "the sha256 of its calibration is none")
+
+
+def test_a_hash_cannot_bring_words_of_its_own_into_the_provenance(watch: Watch, copy: Path) -> None:
+    refused(watch, rendered(with_report(copy, text_sha256="any words")), "the sha256 of its text is none")
+
+
+def test_a_forger_who_forges_nothing_is_believed(watch: Watch, copy: Path) -> None:
+    originals = watch.runner.root / "plan" / "originals" / watch.job.job_id
+    forged = rendered(JobDir(copy))
+    assert accepted(watch.job, forged, originals).path == forged
 
 
 def test_a_card_with_other_figures_than_the_records_is_refused(watch: Watch, copy: Path) -> None:
-    with_figures(copy)
+    with_report(copy, kl_mean=9.0)
     refused(watch, copy, "its card does not follow from its records")
 
 
 def test_the_gate_is_judged_again_where_it_is_published(watch: Watch, copy: Path) -> None:
-    pipeline.card(with_figures(copy))
+    pipeline.card(with_report(copy, kl_mean=9.0))
     refused(watch, copy, "mean KL divergence 9 nats is above max_kl 0.3")
 
 
@@ -232,18 +256,18 @@ def test_a_job_that_was_not_planned_is_refused(watch: Watch) -> None:
 
 def test_then_it_is_published_once_and_the_next_plan_is_empty(watch: Watch) -> None:
     hub = watch.house.hub
-    first = watch.publish(watch.artifact, results="results/publish")
+    first = watch.publish(watch.artifact, results="results-of-publish")
     assert first.code == 0, first.err
     refs = hub.refs(TARGET)
     assert refs[f"refs/tags/{watch.job.tag}"] == refs["refs/heads/main"]
-    assert watch.result("results/publish").status == "published"
+    assert watch.result("results-of-publish").status == "published"
     assert f"{hub.endpoint}/{TARGET}/resolve/{watch.job.tag}/assets/error-by-layer.png" in first.summary
 
     second = watch.publish(watch.artifact, results="results-again")
     assert (second.code, watch.result("results-again").status) == (0, "unchanged")
     assert hub.refs(TARGET) == refs
 
-    shutil.copytree(watch.runner.root / "results-quantize", watch.runner.root / "results" / "quantize")
+    shutil.copytree(watch.runner.root / "results-of-publish", watch.runner.root / "results", dirs_exist_ok=True)
     report = watch.runner.step_here("actions", "report")
     assert report.code == 0, report.err
     assert "1 published" in report.summary
@@ -269,9 +293,9 @@ def test_what_needs_no_gpu_is_one_leg(watch: Watch) -> None:
         planned = runner.step_here("actions", "plan", "--out", f"plan-{kind}")
         assert (planned.outputs["quantize_count"], planned.outputs["refresh_count"]) == ("0", "1")
         [row] = json.loads(planned.outputs["refresh"])["include"]
-        assert (row["kind"], row["runs_on"]) == (kind, ["ubuntu-latest"])
+        assert row["runs_on"] == ["ubuntu-latest"]
         assert reason in planned.summary.replace("\\", "")
-        words = ("--plan", f"plan-{kind}", "--job-id", row["job_id"], "--results", f"results-{kind}/a")
+        words = ("--plan", f"plan-{kind}", "--job-id", row["job_id"], "--results", f"results-{kind}")
         wrong = runner.step_here("actions", "quantize", *words)
         assert (wrong.code, f"is a {kind} job" in wrong.err) == (2, True)
         ended = runner.step("actions", "refresh", *words, **write)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from bot.github.marks import mark, read_mark, title_of
+from bot.github.marks import body_of, mark, read_mark, title_of
 from bot.records import Attempts
 
 TRIED = Attempts(
@@ -51,3 +51,9 @@ def test_the_last_mark_counts() -> None:
 def test_a_title_is_one_short_line() -> None:
     assert title_of("a/b", "boom\n\tat\x00 once") == "awq-bot: a/b: boom at once"
     assert len(title_of("a/b", "long " * 100)) == 120
+
+
+def test_a_text_is_cut_and_its_mark_is_not() -> None:
+    body = body_of("long " * 20_000, mark(TRIED))
+    assert len(body) < 65_536
+    assert read_mark(body, issue=1) == replace(TRIED, issue=1)

@@ -76,7 +76,10 @@ class Job:
     name: str
     status: str = "completed"
     conclusion: str | None = "success"
+    created_at: datetime | None = None
+    started_at: datetime | None = None
     completed_at: datetime | None = None
+    runner: str | None = "GitHub Actions 1"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -89,13 +92,17 @@ class Run:
 
 
 class GitHubApi:
-    """Use as a context manager. What tests look at and set up: issues, comments, runs, faults, requests."""
+    """Use as a context manager. What tests look at and set up: issues, comments, runs, faults, requests.
+
+    states: of workflows, by file; `active` if nothing else is said.
+    """
 
     def __init__(self, routes: Sequence[BaseRoute] = ()) -> None:
         self.issues: dict[int, Issue] = {}
         self.comments: dict[int, Comment] = {}
         self.runs: dict[int, Run] = {}
         self.enabled: list[str] = []
+        self.states: dict[str, str] = {}
         self.faults = Faults()
         self.requests: list[Asked] = []
         self.page_size = 100
@@ -180,6 +187,7 @@ class GitHubApi:
                 Route(f"{_REPO}/issues/comments/{{number:int}}", self._edit_comment, methods=["PATCH"]),
                 Route(f"{_REPO}/issues/{{number:int}}", self._issue, methods=["GET", "PATCH"]),
                 Route(f"{_REPO}/issues/{{number:int}}/comments", self._comments, methods=["GET", "POST"]),
+                Route(f"{_REPO}/actions/workflows/{{file}}", self._workflow),
                 Route(f"{_REPO}/actions/workflows/{{file}}/runs", self._runs),
                 Route(f"{_REPO}/actions/workflows/{{file}}/enable", self._enable, methods=["PUT"]),
                 Route(f"{_REPO}/actions/runs/{{number:int}}", self._run),
@@ -285,8 +293,14 @@ class GitHubApi:
         runs.sort(key=lambda run: run.created_at, reverse=True)
         return self._page(request, [self._run_json(run) for run in runs], key="workflow_runs")
 
+    async def _workflow(self, request: Request) -> Response:
+        file = request.path_params["file"]
+        url = f"{self.url}{_REPO}/actions/workflows/{file}"
+        return JSONResponse({"id": 1, "url": url, "state": self.states.get(file, "active")})
+
     async def _enable(self, request: Request) -> Response:
         self.enabled.append(request.path_params["file"])
+        self.states.pop(request.path_params["file"], None)
         return Response(status_code=204)
 
     async def _run(self, request: Request) -> Response:
@@ -367,7 +381,10 @@ def _job_json(run: Run, job: Job) -> dict[str, Any]:
         "name": job.name,
         "status": job.status,
         "conclusion": job.conclusion if job.status == "completed" else None,
+        "created_at": _time(job.created_at or run.created_at),
+        "started_at": _time(job.started_at or job.created_at or run.created_at),
         "completed_at": _time(job.completed_at) if job.completed_at else None,
+        "runner_name": job.runner,
         "html_url": f"https://github.com/{REPOSITORY}/actions/runs/{run.number}/job/1",
     }
 

@@ -15,7 +15,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from bot.watch.sizing import RUNNER_VRAM_GIB
+from bot.watch.sizing import RUNNER_VRAM_GB
 
 FOLDER = Path(__file__).parents[2] / ".github" / "runner"
 KUBERNETES = ("1.33", "1.37")  # the oldest and the newest that the values are checked against
@@ -84,14 +84,24 @@ def test_pods_have_one_gpu_a_disk_of_their_own_and_no_rights() -> None:
     assert "secret" not in json.dumps(spec).lower()
 
 
-def test_labels_are_those_that_plans_ask_for() -> None:
-    known = {"self-hosted", "gpu", *(f"gpu-{size}gb" for size in RUNNER_VRAM_GIB)}
+SIZES = tuple(f"gpu-{size}gb" for size in RUNNER_VRAM_GB)
+
+
+def test_labels_are_those_that_plans_ask_for_each_size_up_to_the_cards_own() -> None:
     example = re.search(r"^RUNNER_LABELS=(.*)$", read("runner.env.example"), re.MULTILINE)
     assert example is not None
-    assert set(example[1].split(",")) < known
-    assert set(values()["scaleSetLabels"]) < known
-    for size in RUNNER_VRAM_GIB:
-        assert f"gpu-{size}gb" in read("runner.env.example")
+    assert example[1].split(",") == values()["scaleSetLabels"] == ["self-hosted", "gpu", *SIZES[:2]]
+    for size in SIZES:
+        assert size in read("runner.env.example")
+
+
+@pytest.mark.parametrize("count", range(1, len(SIZES) + 1))
+def test_a_scale_set_that_leaves_a_size_out_is_refused(count: int) -> None:
+    labels = ["self-hosted", "gpu", *SIZES[:count]]
+    check_values(values() | {"scaleSetLabels": labels})
+    for size in SIZES[: count - 1] or SIZES[:1]:
+        with pytest.raises(jsonschema.ValidationError):
+            check_values(values() | {"scaleSetLabels": [label for label in labels if label != size]})
 
 
 # --- the image ----------------------------------------------------------------------------------------------

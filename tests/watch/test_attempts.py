@@ -119,6 +119,19 @@ def test_who_waits_makes_room_for_others_in_a_full_matrix() -> None:
     assert plan.jobs[0].job_id == "m1"
 
 
+def test_releases_of_other_runs_count_among_those_under_way() -> None:
+    others = [
+        leg("", "pending", target="quantized/a-awq"),
+        leg("quantize", "in_progress", target="quantized/b-awq"),
+        leg("quantize", conclusion="success", target="quantized/c-awq"),
+        leg("quantize", conclusion="failure", target="quantized/d-awq"),
+        leg("refresh", "in_progress", target="quantized/e-awq"),
+    ]
+    assert len(held(many(9), running=others, most_releases=5).jobs) == 2
+    assert held(many(9), running=others, most_releases=2).jobs == ()
+    assert len(held(many(9), most_releases=5).deferred) == 4
+
+
 def test_what_the_plan_skipped_stays_skipped() -> None:
     skip = Skip(entry=entry(), reason="up to date")
     plan = hold_back(make_plan([skip, job()]), attempts=(), now=NOW)

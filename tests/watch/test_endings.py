@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -9,7 +10,9 @@ import pytest
 from bot.records import Job, JobKind, JobResult, RunningJob
 from bot.watch.attempts import tried_content
 from bot.watch.endings import Fate, believable, endings
+from bot.watch.plan import timeout_minutes
 from tests.factories import job
+from tests.watch.test_attempts import NOW
 
 TARGET = "quantized/Tiny-awq"
 REFRESH = job(job_id="refresh", kind=JobKind.REFRESH, estimate=None)
@@ -28,8 +31,16 @@ def result(of: Job | None = None, **fields: Any) -> JobResult:
     return JobResult(**standard | fields)
 
 
-def leg(stage: str, conclusion: str | None, status: str = "completed") -> RunningJob:
-    return RunningJob(stage=stage, target=TARGET, status=status, conclusion=conclusion, url="https://log")
+def leg(stage: str, conclusion: str | None, status: str = "completed", **fields: Any) -> RunningJob:
+    standard: dict[str, Any] = {"url": "https://log", "runner": "awq-1"}
+    return RunningJob(stage=stage, target=TARGET, status=status, conclusion=conclusion, **standard | fields)
+
+
+def cancelled(stage: str, *, queued: timedelta = timedelta(), ran: timedelta | None) -> RunningJob:
+    """ran: None when no runner ever took it."""
+    started = NOW + queued
+    times: dict[str, Any] = {"created": NOW, "started": started, "completed": started + (ran or timedelta())}
+    return leg(stage, "cancelled", **times, runner="" if ran is None else "awq-1")
 
 
 @pytest.mark.parametrize(
@@ -55,6 +66,29 @@ def leg(stage: str, conclusion: str | None, status: str = "completed") -> Runnin
         ),
         ([], [leg("quantize", "success"), leg("publish", "success")], Fate.FAILED, "publish"),
         ([], [leg("quantize", "failure"), leg("publish", "skipped")], Fate.FAILED, "quantize"),
+        # Nobody who has a machine of ours can say more than GitHub has seen.
+        (
+            [result(), result(stage="publish", status="published")],
+            [leg("quantize", "failure")],
+            Fate.FAILED,
+            "quantize",
+        ),
+        (
+            [result(stage="publish", status="published")],
+            [leg("quantize", "failure"), leg("publish", "skipped")],
+            Fate.FAILED,
+            "quantize",
+        ),
+        (
+            [result(stage="publish", status="unchanged")],
+            [leg("quantize", "success"), leg("publish", "failure")],
+            Fate.FAILED,
+            "publish",
+        ),
+        ([result(status="unchanged")], [leg("quantize", "failure")], Fate.FAILED, "quantize"),
+        ([result(stage="publish", status="published")], [leg("quantize", "success")], Fate.PUBLISHED, "publish"),
+        ([result(stage="publish", status="published")], [leg("publish", "success")], Fate.PUBLISHED, "publish"),
+        ([result(stage="publish", status="published")], None, Fate.PUBLISHED, "publish"),
         ([result()], None, Fate.UNKNOWN, "publish"),
         ([], None, Fate.UNKNOWN, "quantize"),
         ([], [], Fate.STOPPED, "quantize"),
@@ -100,6 +134,51 @@ def test_a_runner_that_died_is_an_environment_problem_with_a_fix() -> None:
     assert ending.exit_code == 8
     assert "the runner was lost" in ending.message
     assert "out of memory" in ending.hint
+
+
+ALLOWED = timedelta(minutes=timeout_minutes(job()))
+MINUTE = timedelta(minutes=1)
+
+
+@pytest.mark.parametrize(
+    ("of", "seen", "said"),
+    [
+        (job(), cancelled("quantize", ran=ALLOWED + MINUTE), "it took longer than the workflow allows"),
+        (job(), cancelled("quantize", ran=ALLOWED - MINUTE), "it took longer than the workflow allows"),
+        (job(), cancelled("publish", ran=timedelta(minutes=350)), "publish: it took longer"),
+        (
+            REFRESH,
+            cancelled("refresh", ran=timedelta(minutes=timeout_minutes(REFRESH))),
+            "refresh: it took longer",
+        ),
+        (
+            job(),
+            cancelled("quantize", queued=timedelta(hours=24), ran=None),
+            "no runner with the labels self-hosted, gpu, gpu-16gb took it within a day",
+        ),
+    ],
+)
+def test_what_github_cancelled_by_itself_has_failed(of: Job, seen: RunningJob, said: str) -> None:
+    [ending] = endings([of], [result(of)] if seen.stage == "publish" else [], [leg("quantize", "success"), seen])
+    assert (ending.fate, ending.stage, ending.exit_code) == (Fate.FAILED, seen.stage, 8)
+    assert said in ending.message
+    assert ending.hint
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        cancelled("quantize", ran=MINUTE),
+        cancelled("quantize", ran=ALLOWED - 5 * MINUTE),
+        cancelled("quantize", queued=timedelta(hours=23.9), ran=MINUTE),
+        cancelled("quantize", queued=timedelta(hours=3), ran=None),
+        leg("quantize", "cancelled"),
+        leg("quantize", "cancelled", runner="", completed=NOW),
+    ],
+)
+def test_what_a_person_cancelled_was_stopped(seen: RunningJob) -> None:
+    [ending] = endings([job()], [], [seen])
+    assert (ending.fate, ending.message, ending.exit_code) == (Fate.STOPPED, "it was cancelled", 0)
 
 
 @pytest.mark.parametrize(

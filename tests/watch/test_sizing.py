@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bot.records import Calibration, Estimate, Recipe, TensorInfo
-from bot.watch.sizing import RUNNER_VRAM_GIB, estimate, linears_to_quantize, output_bytes, runner_labels
+from bot.watch.sizing import RUNNER_VRAM_GB, estimate, linears_to_quantize, output_bytes, runner_labels
 from tests.factories import CONFIG, details, entry, layer_tensors, needs
 
 QWEN3_4B: dict[str, Any] = {
@@ -158,7 +158,7 @@ def test_more_calibration_never_takes_less(search: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("gib", "label"),
+    ("gigabytes", "label"),
     [
         (1, "gpu-16gb"),
         (16, "gpu-16gb"),
@@ -168,12 +168,23 @@ def test_more_calibration_never_takes_less(search: str) -> None:
         (141, "gpu-141gb"),
     ],
 )
-def test_a_job_gets_the_smallest_class_of_card_that_fits(gib: float, label: str) -> None:
-    assert runner_labels(needs(vram_bytes=int(gib * 2**30))) == ("self-hosted", "gpu", label)
+def test_a_job_gets_the_smallest_class_of_card_that_fits(gigabytes: float, label: str) -> None:
+    assert runner_labels(needs(vram_bytes=int(gigabytes * 10**9))) == ("self-hosted", "gpu", label)
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "mebibytes"),
+    # As nvidia-smi says it of a T4, an L4, an L40S, an A100 and an H200.
+    list(zip(RUNNER_VRAM_GB, (15_360, 23_034, 46_068, 81_920, 143_771), strict=True)),
+)
+def test_a_job_that_fills_its_class_fits_a_card_of_it(gigabytes: int, mebibytes: int) -> None:
+    full = needs(vram_bytes=gigabytes * 10**9)
+    assert runner_labels(full) == ("self-hosted", "gpu", f"gpu-{gigabytes}gb")
+    assert full.vram_bytes < mebibytes * 2**20
 
 
 def test_no_class_fits_what_is_larger_than_the_largest() -> None:
-    assert runner_labels(needs(vram_bytes=RUNNER_VRAM_GIB[-1] * 2**30 + 1)) is None
+    assert runner_labels(needs(vram_bytes=RUNNER_VRAM_GB[-1] * 10**9 + 1)) is None
 
 
 @pytest.mark.parametrize("size", [-1, 0, "256", None, 2.5, 10**12, [1]])

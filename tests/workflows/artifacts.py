@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -61,7 +62,10 @@ class Artifacts:
         shutil.copytree(self._by_id[artifact_id].folder, destination, dirs_exist_ok=True)
 
     def download_pattern(self, pattern: str, destination: Path) -> None:
-        """Each into a folder of its own name; that none matches is no error."""
-        for artifact in self._by_id.values():
-            if fnmatchcase(artifact.name, pattern):
-                shutil.copytree(artifact.folder, destination / artifact.name, dirs_exist_ok=True)
+        """Each into a folder of its own name, one alone right into the folder; none is no error."""
+        braces = re.fullmatch(r"\{(.*)\}", pattern)
+        globs = braces[1].split(",") if braces else [pattern]
+        found = [one for one in self._by_id.values() if any(fnmatchcase(one.name, glob) for glob in globs)]
+        for artifact in found:
+            folder = destination / artifact.name if len(found) > 1 else destination
+            shutil.copytree(artifact.folder, folder, dirs_exist_ok=True)

@@ -80,6 +80,13 @@ def test_the_watchdog_says_when_nobody_watches_and_when_somebody_does_again(here
     assert here.api.enabled[:2] == ["watch.yml", "ci.yml"]
 
 
+def test_a_repository_that_is_minutes_old_is_not_dead(here: Deployment) -> None:
+    run = start(here.repository, "ci.yml", "push")
+    assert run.job("watchdog").result == "success"
+    assert here.api.enabled == ["watch.yml", "ci.yml"]
+    assert not here.api.issues
+
+
 def test_the_watchdog_sleeps_while_the_watch_is_paused(here: Deployment) -> None:
     planned(here, hours_ago=700)
     here.repository.variables["AWQ_BOT_PAUSED"] = "true"

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from bot.watch.plan import PUBLISH_MINUTES
 from tests.workflows.documents import ROOT, SELF, CompositeAction, Job, Step, Workflow, load_action, load_workflow
 from tests.workflows.reading import Reading
 
@@ -94,7 +95,9 @@ def test_scripts_hold_no_expression_so_nobodys_text_becomes_code(steps: list[Ste
 
 def test_scripts_are_one_call_each(steps: list[Step]) -> None:
     calls = [" ".join(str(step.run).replace("\\\n", " ").split()) for step in steps if step.run is not None]
-    assert {call.split()[0] for call in calls} == {"awq-bot", "make", "python3"}
+    assert {call.split()[0] for call in calls} == {"exec", "make", "python3"}
+    # Otherwise a bash waits beside it, whose environment every process of this account can read.
+    assert {call.split()[1] for call in calls if call.startswith("exec")} == {"awq-bot"}
     assert [call for call in calls if re.search(r"[;|&\n]|\bif\b", call)] == []
 
 
@@ -173,3 +176,33 @@ def test_no_leg_of_a_matrix_stops_another(jobs: dict[tuple[str, str], Job]) -> N
 def test_the_lock_of_what_reads_workflows_names_no_registry_of_ones_own() -> None:
     lock = json.loads((ROOT / "tests" / "workflows" / "node" / "package-lock.json").read_text())
     assert {package.get("resolved") for package in lock["packages"].values()} == {None}
+
+
+def test_a_leg_is_given_the_time_by_which_the_report_judges_it(jobs: dict[tuple[str, str], Job]) -> None:
+    assert jobs["model.yml", "publish"].timeout_minutes == PUBLISH_MINUTES
+    assert list(expressions(jobs["watch.yml", "refresh"].timeout_minutes)) == ["matrix.timeout_minutes"]
+    for file in ("model.yml", "model-on-runner.yml"):
+        assert list(expressions(jobs[file, "quantize"].timeout_minutes)) == ["inputs.timeout_minutes"]
+
+
+def test_actions_of_this_repository_are_given_what_they_take(
+    steps: list[Step], actions: dict[str, CompositeAction]
+) -> None:
+    calls = [step for step in steps if (step.uses or "").startswith(SELF)]
+    assert len(calls) >= 10
+    for step in calls:
+        known = actions[str(step.uses).rpartition("/")[2]].inputs
+        assert step.inputs.keys() <= known.keys()
+        assert {name for name, each in known.items() if each.get("required")} <= step.inputs.keys()
+
+
+def test_cuda_is_installed_only_where_there_is_a_gpu(jobs: dict[tuple[str, str], Job]) -> None:
+    setups = {
+        name: step.inputs
+        for name, job in jobs.items()
+        for step in job.steps
+        if (step.uses or "").endswith("/setup") and step.inputs.get("extra") == "quantize"
+    }
+    on_hosted = {name for name, inputs in setups.items() if inputs.get("torch-index", "").endswith("/whl/cpu")}
+    assert on_hosted == {("watch.yml", "refresh")}
+    assert setups.keys() - on_hosted == {("model.yml", "quantize"), ("model-on-runner.yml", "quantize")}
