@@ -338,9 +338,11 @@ def publish(job: JobOption, dry_run: DryRunOption = False) -> None:
     with terminal.Bars(err) as bars:
         bench = _bench(job.parent, Path(), bars)
         if dry_run:
-            artifact = pipeline.artifact_of(JobDir(job))
-            for file in artifact.files:
+            files = pipeline.to_be_published(JobDir(job))
+            for file in files:
                 out.print(f"{size(file.size_bytes):>10}  {file.path}", markup=False)
+            if not files:
+                out.print("nothing: it is published already")
             return
         publication = pipeline.publish(bench, JobDir(job))
     out.print(_published_line(publication), markup=False)

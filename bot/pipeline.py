@@ -19,6 +19,7 @@ from bot.evaluate.gate import judge
 from bot.handover import TOOL, accepted, edited_files, has_chat_template
 from bot.hub import client
 from bot.hub import publish as hub_publish
+from bot.hub.access import check_may_publish
 from bot.hub.create import PreparedTarget, check_token, create_target
 from bot.hub.oidc import exchange
 from bot.hub.pull import Pinned, dataset_files, pull_files, pull_source
@@ -44,6 +45,7 @@ from bot.records import (
     Progress,
     Provenance,
     Publication,
+    PublishedFile,
     QuantizedModel,
     Report,
     SmallFiles,
@@ -178,11 +180,10 @@ def _outcome(job: Job, jobdir: JobDir, work: Callable[[], Publication | None]) -
 
 def _run_stages(bench: Bench, jobdir: JobDir, job: Job, *, dry_run: bool) -> Publication | None:
     if not dry_run:
-        # Before hours of work: whether its result may be published at all.
-        exchange(bench.hub, job.entry.target)
+        check_may_publish(bench.hub, job.entry.target)
     if jobdir.load(Job) != job:
         jobdir.store(job)
-    publication = _already_published(bench.hub, job)
+    publication = already_published(bench.hub, job)
     if publication is None and job.kind is JobKind.RELEASE:
         if not _is_measured(jobdir):
             pull(bench, jobdir)
@@ -208,7 +209,7 @@ def _is_measured(jobdir: JobDir) -> bool:
     return quantized is not None and jobdir.load(Report, inputs=evaluate_inputs(quantized)) is not None
 
 
-def _already_published(hub: Hub, job: Job) -> Publication | None:
+def already_published(hub: Hub, job: Job) -> Publication | None:
     """Somebody else's publication of just this content, made since the plan was.
 
     Raises PublishError when they published other content, which this job's must not replace.
@@ -355,11 +356,22 @@ def refresh(bench: Bench, jobdir: JobDir) -> Card:
 
 
 def publish(bench: Bench, jobdir: JobDir) -> Publication:
-    """The artifact and its card onto the Hub; for a finish job, what is there already is completed."""
+    """The artifact and its card onto the Hub; for a finish job, what is there already is completed.
+
+    Of what is published already nothing is looked for in the job's folder, which has given its space back.
+    """
     job = jobdir.job
     if job.kind is JobKind.FINISH:
         return hub_publish.finish(bench.hub, job, bench.progress)
+    if (there := already_published(bench.hub, job)) is not None:
+        return there
     return hub_publish.publish(bench.hub, job, artifact_of(jobdir), bench.progress)
+
+
+def to_be_published(jobdir: JobDir) -> tuple[PublishedFile, ...]:
+    """As `publish` would; nothing where the job's folder has given its space back after that."""
+    published = jobdir.load(Publication) is not None and not jobdir.quantized.exists()
+    return () if published else artifact_of(jobdir).files
 
 
 def artifact_of(jobdir: JobDir) -> hub_publish.Artifact:

@@ -15,6 +15,7 @@ from bot import pipeline
 from bot.demo import nudged
 from bot.hub.local import HubError, LocalHub
 from bot.hub.publish import publish
+from bot.hub.session import Hub
 from bot.jobdir import JobDir, evaluate_inputs, pull_inputs, quantize_inputs
 from bot.pipeline import Bench
 from bot.records import no_progress
@@ -225,6 +226,35 @@ def test_a_job_that_was_overtaken_ends_before_anything_is_pulled(hub: LocalHub, 
     assert outcome.error.exit_code == 7
     assert "somebody else published there meanwhile" in outcome.error.message
     assert requests(hub, "HEAD", SOURCE) == []
+
+
+def test_a_job_that_may_not_be_published_ends_before_anything_is_pulled(hub: LocalHub, tmp_path: Path) -> None:
+    hub.seed(SOURCE, source_files())
+    job = release_job(hub)
+    forget_requests(hub)
+    for_nothing = {
+        Hub(hub.endpoint): "no token to publish with",
+        Hub(hub.endpoint, None, hub.token("bot", role="read")): "the token may only read",
+        Hub(hub.endpoint, None, hub.add_token("newcomer")): "newcomer does not belong to quantized",
+    }
+    for caller, problem in for_nothing.items():
+        outcome = pipeline.run_job(replace(bench(hub, tmp_path), hub=caller), job)
+        assert outcome.error is not None
+        assert outcome.error.exit_code == 7
+        assert problem in outcome.error.message
+    assert requests(hub, "HEAD", SOURCE) == []
+
+
+def test_publishing_once_more_needs_nothing_of_the_jobs_folder(hub: LocalHub, tmp_path: Path) -> None:
+    hub.seed(SOURCE, source_files())
+    job = release_job(hub)
+    made = publish(as_bot(hub), job, make_artifact(tmp_path / "job", job), no_progress)
+    jobdir = JobDir(tmp_path / "work" / job.job_id)
+    jobdir.store(job)
+    again = pipeline.publish(bench(hub, tmp_path), jobdir)
+    assert (again.sha, again.tag, again.new) == (made.sha, made.tag, False)
+    jobdir.store(again)
+    assert pipeline.to_be_published(jobdir) == ()
 
 
 def test_a_job_that_was_prepared_pulls_nothing_when_it_is_prepared_again(hub: LocalHub, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
-from bot.errors import BotError
+from bot.errors import BotError, PublishError
 from bot.hub.oidc import exchange
 from bot.hub.session import Hub, call, status_of
 from bot.records import Check
@@ -30,6 +30,34 @@ def check_access(hub: Hub, namespaces: tuple[str, ...], *, runner: bool = False)
         yield Check(name="write token", status="ok", found="none here: publishing happens elsewhere")
     else:
         yield from _check_writing(hub, namespaces, runner=runner)
+
+
+def check_may_publish(hub: Hub, target: str) -> None:
+    """Before hours of work for nothing. What only the publication itself can find out is left to it.
+
+    Raises PublishError when our credentials cannot write to the target, EnvironmentProblem when they are none.
+    """
+    exchange(hub, target)
+    if hub.by_identity:
+        return
+    demand_write_token(hub)
+    namespace = target.split("/", maxsplit=1)[0]
+    try:
+        account = call(hub.writer.whoami)
+    except HfHubHTTPError:
+        return
+    if _role(account) == "read":
+        raise PublishError(
+            f"{target}: the token may only read", hint="Set HF_WRITE_TOKEN to a token with the role write."
+        )
+    if _role(account) != "fineGrained" and namespace not in _namespaces(account):
+        name = account["name"]
+        raise PublishError(f"{target}: {name} does not belong to {namespace}", hint=_join(name, namespace))
+
+
+def demand_write_token(hub: Hub) -> None:
+    if not (hub.by_identity or hub.write_token):
+        raise PublishError("no token to publish with", hint="Set HF_WRITE_TOKEN, or HF_TOKEN with write access.")
 
 
 def _check_reading(hub: Hub, namespaces: tuple[str, ...], *, runner: bool) -> Iterator[Check]:
@@ -112,7 +140,7 @@ def _check_sight(account: dict[str, Any], namespace: str) -> Check:
     if _role(account) == "fineGrained":
         fix = "Its rights are listed on the Hub's settings page; it must read private repos there."
         return Check(name=name, status="unknown", found="a fine-grained token", fix=fix)
-    if namespace == account["name"] or namespace in {item.get("name") for item in account.get("orgs", [])}:
+    if namespace in _namespaces(account):
         return Check(name=name, status="ok", found=f"{account['name']} sees private repos there")
     fix = f"Use a token of a member of {namespace}: targets are private at first, and would seem to be missing."
     return Check(name=name, status="warning", found=f"{account['name']} sees only public repos there", fix=fix)
@@ -130,5 +158,13 @@ def _check_namespace(account: dict[str, Any], namespace: str) -> Check:
     organisations = {str(item.get("name")): item.get("roleInOrg") for item in account.get("orgs", [])}
     if namespace == account["name"] or organisations.get(namespace) in ("admin", "write", "contributor"):
         return Check(name=name, status="ok", found=f"{account['name']} may write there")
-    fix = f"Let {account['name']} join {namespace} with write access, or change publish_to."
+    fix = _join(account["name"], namespace)
     return Check(name=name, status="failed", found=f"{account['name']} may not write there", fix=fix)
+
+
+def _namespaces(account: dict[str, Any]) -> set[str]:
+    return {str(account["name"]), *(str(item.get("name")) for item in account.get("orgs", []))}
+
+
+def _join(name: str, namespace: str) -> str:
+    return f"Let {name} join {namespace} with write access, or change publish_to."

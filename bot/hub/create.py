@@ -65,6 +65,11 @@ def _prepare(api: HfApi, entry: WatchEntry, source: Upstream, barred: str) -> tu
     state = target_state(api, entry.target)
     publisher = f"to publish with the workflow's identity: {api.endpoint}/{entry.target}/settings"
     if state.state is TargetState.ABSENT:
+        if source.problem:
+            raise PublishError(
+                f"{entry.repo_id}: {source.problem}, so no target was created for it",
+                hint="Check its name on the watchlist, and whether HF_TOKEN may read it.",
+            )
         _create(api, entry.target)
         return ("created, private",), publisher
     if state.state is TargetState.EMPTY:

@@ -18,6 +18,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
 from bot.errors import EnvironmentProblem, PublishError
+from bot.hub.access import demand_write_token
 from bot.hub.client import GITATTRIBUTES
 from bot.hub.fetch import files_at
 from bot.hub.oidc import exchange
@@ -118,8 +119,7 @@ def _complete(hub: Hub, api: HfApi, job: Job, progress: Progress, started: float
 
 def _writer(hub: Hub, job: Job) -> HfApi:
     exchange(hub, job.entry.target)
-    if not (hub.by_identity or hub.write_token):
-        raise PublishError("no token to publish with", hint="Set HF_WRITE_TOKEN, or HF_TOKEN with write access.")
+    demand_write_token(hub)
     return hub.writer
 
 

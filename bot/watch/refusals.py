@@ -63,12 +63,17 @@ def license_refusal(entry: WatchEntry, upstream: Upstream) -> Skip | None:
         hint = "Take it off `licenses: deny` if you may redistribute it."
         return refuse(entry, f"licence refused: {shown} is denied", UpstreamError, hint)
     if not stated and UNSTATED_LICENSE not in allow:
-        hint = f"If you know that it may be redistributed, add {UNSTATED_LICENSE} to `licenses: allow`."
+        hint = f"If you know that it may be redistributed, {_allowing(UNSTATED_LICENSE)}"
         return refuse(entry, "licence absent: the repo states none", UpstreamError, hint)
     if allow and not counting & allow:
-        hint = "Add it to `licenses: allow` if you may redistribute it."
+        hint = f"If you may redistribute it, {_allowing(license_id)}"
         return refuse(entry, f"licence refused: {shown} is not allowed", UpstreamError, hint)
     return None
+
+
+def _allowing(license_id: str) -> str:
+    """Under `defaults` it would refuse every other model, for nothing is allowed then but what is named."""
+    return f"add `licenses: {{allow: [{license_id}]}}` to this entry, not to `defaults`."
 
 
 def weights_refusal(entry: WatchEntry, upstream: Upstream, details: Details) -> Skip | None:

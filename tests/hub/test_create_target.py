@@ -11,7 +11,7 @@ from bot import pipeline
 from bot.errors import EnvironmentProblem, PublishError
 from bot.hub import client
 from bot.hub.create import PreparedTarget
-from bot.hub.local import Fault, LocalHub
+from bot.hub.local import Fault, HubError, LocalHub
 from bot.hub.publish import publish
 from bot.hub.session import Hub
 from bot.records import TargetState, WatchEntry, no_progress
@@ -67,6 +67,15 @@ def test_one_that_is_refused_does_not_stop_the_others(hub: LocalHub) -> None:
     assert "may not create the repo" in refused.problem
     assert "HF_CREATE_TOKEN needs write access to 'lab'" in refused.hint
     assert created.done == ("created, private",)
+
+
+def test_none_is_created_for_a_source_that_is_not_there(hub: LocalHub) -> None:
+    refused = create(hub, factories.entry(repo_id="lab/Tinny"))[0]
+    assert (refused.done, refused.exit_code) == ((), 7)
+    assert "lab/Tinny: " in refused.problem
+    assert "no target was created" in refused.problem
+    with pytest.raises(HubError):
+        hub.refs(refused.target)
 
 
 def test_its_own_token_is_the_one_that_is_used(hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
