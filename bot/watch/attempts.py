@@ -19,8 +19,8 @@ MOST_ATTEMPTS = len(DELAYS) + 1
 CAP_WITHOUT_ATTEMPTS = 4
 
 _REFUSAL = "refused:"
-# As plans say it: somebody is uploading, or the Hub is out of order.
-_PASSES = re.compile(r"upload incomplete|the Hub( at \S+)? (answers 5|cannot be reached)")
+# As plans say it: somebody is uploading, or the Hub is busy or out of order.
+_PASSES = re.compile(r"^upload incomplete|\banswers 5\d\d\b|\bthe Hub( at \S+)? (limits|cannot be reached)")
 
 
 def tried_content(job: Job) -> str:
@@ -84,7 +84,7 @@ def refusal_of(target: str) -> str:
 
 def needs_person(skip: Skip) -> bool:
     """Whether it was refused for a reason that does not pass by itself."""
-    return skip.exit_code != 0 and not _PASSES.match(skip.reason)
+    return skip.exit_code != 0 and not _PASSES.search(skip.reason)
 
 
 def all_refused(plan: Plan) -> bool:

@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 
 from bot.records import Attempts, Job, Plan, PlanTimes, RunningJob, Skip, Thresholds
-from bot.watch.attempts import after_failure, busy_targets, hold_back, iso, overdue, tried_content
+from bot.watch.attempts import (
+    after_failure,
+    busy_targets,
+    hold_back,
+    iso,
+    needs_person,
+    overdue,
+    tried_content,
+)
 from bot.watch.plan import make_plan
 from tests.factories import digests, entry, job
 
@@ -183,3 +191,20 @@ def test_a_target_is_busy_until_what_was_made_is_published(legs: list[RunningJob
 )
 def test_a_watch_is_dead_when_its_last_good_plan_is_old(times: PlanTimes, said: str | None) -> None:
     assert overdue(times, now=NOW, limit=6 * HOUR) == said
+
+
+@pytest.mark.parametrize(
+    ("reason", "needed"),
+    [
+        ("gated: our token has no access", True),
+        ("the target answers 403", True),
+        ("the Hub answers 503, after 6 tries", False),
+        ("the Hub limits our requests, after 6 tries", False),
+        ("the Hub at huggingface.co cannot be reached: timed out", False),
+        ("lab/Tiny at 01234567: config.json answers 502", False),
+        ("upload incomplete: model-00002-of-00002.safetensors is named in the index and not there", False),
+    ],
+)
+def test_what_time_mends_needs_nobody(reason: str, needed: bool) -> None:
+    assert needs_person(Skip(entry=entry(), reason=reason, blocked=True, exit_code=3)) == needed
+    assert not needs_person(Skip(entry=entry(), reason=reason, blocked=True))
