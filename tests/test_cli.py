@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from bot import cli
 from bot.errors import ERRORS_BY_EXIT_CODE
 from bot.hub.local import LocalHub
 from bot.manual import with_commands
+from tests.workplace import Workplace
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -223,6 +225,61 @@ def test_a_log_file_is_written_with_times(run: Run, tmp_path: Path) -> None:
     (tmp_path / "watchlist.yaml").write_text(WATCHLIST)
     assert run("--log-file", "bot.log", "check")[0] == 0
     assert (tmp_path / "bot.log").exists()
+
+
+@pytest.mark.parametrize(("name", "word"), [("nowhere/bot.log", "No such file"), (".", "Is a directory")])
+def test_a_log_file_that_cannot_be_written_is_a_mistake_of_the_command_line(
+    run: Run, name: str, word: str
+) -> None:
+    code, _, err = run("--log-file", name, "check")
+    assert code == 2
+    assert f"--log-file {name}: {word}" in err
+    assert "hint:" in err
+
+
+def test_a_file_that_fails_where_nobody_expected_it_is_told_with_its_name(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    code, _, err = run("demo", "--root", "file/demo")
+    assert code == 8
+    assert "file/demo: Not a directory" in err
+    assert "hint:" in err
+    assert "Traceback" not in err
+    assert "Traceback" in run("--verbose", "demo", "--root", "file/demo")[2]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("quantize", "--source", "model", "--out", "made"),
+        ("evaluate", "--source", "model", "--quantized", "made"),
+        ("demo",),
+    ],
+)
+def test_a_verb_that_needs_torch_says_so_where_there_is_none(
+    run: Run, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    without("torch", monkeypatch)
+    code, _, err = run(*words)
+    assert code == 8
+    assert "torch is not installed" in err
+    assert "[quantize]" in err
+
+
+def test_run_looks_for_torch_before_it_downloads(
+    run: Run, place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.seed("small")
+    monkeypatch.setenv("HF_ENDPOINT", place.hub.endpoint)
+    monkeypatch.setenv("HF_TOKEN", place.hub.token())
+    without("torch", monkeypatch)
+    code, _, err = run("run", "--watchlist", str(place.root / "watchlist.yaml"))
+    assert code == 8
+    assert "torch is not installed" in err
+    assert not (place.root / "work").exists()
+
+
+def without(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "find_spec", lambda name: None if name == module else find_spec(name))
 
 
 def test_no_colours_when_nobody_looks(tmp_path: Path) -> None:
