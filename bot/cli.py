@@ -534,7 +534,8 @@ class _child:  # noqa: N801 - used as a with statement's verb
         problem = _problem_of(error) if isinstance(error, OSError) else error
         if not isinstance(problem, BotError):
             return
-        if self._job is not None:
+        # A folder without a job is one that somebody mistyped.
+        if self._job is not None and (self._job / "job.json").is_file():
             code, message, hint = problem.exit_code, problem.message, problem.hint
             JobDir(self._job).store(Failure(stage=self._stage, exit_code=code, message=message, hint=hint))
             if "AWQ_BOT_PARENT" in os.environ:

@@ -282,6 +282,14 @@ def without(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli, "find_spec", lambda name: None if name == module else find_spec(name))
 
 
+@pytest.mark.parametrize("verb", ["quantize", "evaluate", "refresh"])
+def test_a_job_that_is_not_there_leaves_no_folder(run: Run, tmp_path: Path, verb: str) -> None:
+    code, _, err = run(verb, "--job", "nope")
+    assert code == 2
+    assert "nope: no job.json" in err
+    assert not (tmp_path / "nope").exists()
+
+
 def test_no_colours_when_nobody_looks(tmp_path: Path) -> None:
     (tmp_path / "watchlist.yaml").write_text("nonsense: 1\n")
     command = [sys.executable, "-m", "bot", "check", "--watchlist", str(tmp_path / "watchlist.yaml")]
