@@ -152,11 +152,14 @@ def options(
         raise typer.Exit
     log.setLevel(logging.DEBUG if verbose else logging.INFO)
     log.propagate = False
+    for handler in tuple(log.handlers):  # of an earlier call in this process
+        log.removeHandler(handler)
+        handler.close()
+    log.addHandler(terminal.LogLines(err, logging.DEBUG if verbose else logging.WARNING))
     if log_file is not None:
         log.addHandler(_log_file_handler(log_file))
         child_options.extend(("--log-file", str(log_file.resolve())))
     if verbose:
-        log.addHandler(logging.StreamHandler())
         child_options.append("--verbose")
 
 

@@ -77,8 +77,21 @@ class Bars:
         self._last[what] = now
         line = f"{what}: {amount(done, total, unit)}"
         _log.info(line)
-        if not self._console.is_terminal:
+        # With --verbose the log's own line is on the console already.
+        if not self._console.is_terminal and not _log.isEnabledFor(logging.DEBUG):
             self._console.print(escape(line), highlight=False, soft_wrap=True)
+
+
+class LogLines(logging.Handler):
+    """Log records as lines of a console: above its bars, which a plain stream would write across."""
+
+    def __init__(self, console: Console, level: int) -> None:
+        super().__init__(level)
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        style = "yellow" if record.levelno >= logging.WARNING else "dim"
+        self._console.print(self.format(record), style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 class _Amount(ProgressColumn):

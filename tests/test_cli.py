@@ -13,7 +13,7 @@ import pytest
 
 from bot import cli
 from bot.errors import ERRORS_BY_EXIT_CODE
-from bot.hub.local import LocalHub
+from bot.hub.local import Fault, LocalHub
 from bot.manual import with_commands
 from tests.workplace import Workplace
 
@@ -276,6 +276,18 @@ def test_run_looks_for_torch_before_it_downloads(
     assert code == 8
     assert "torch is not installed" in err
     assert not (place.root / "work").exists()
+
+
+@pytest.mark.parametrize("words", [(), ("--verbose",), ("--log-file", "bot.log")])
+def test_a_busy_hub_is_told_once_on_stderr(
+    run: Run, tmp_path: Path, with_hub: LocalHub, words: tuple[str, ...]
+) -> None:
+    (tmp_path / "watchlist.yaml").write_text(WATCHLIST)
+    with_hub.faults.add(Fault(path="lab/small", status=503))
+    code, out, err = run(*words, "plan")
+    assert code == 0
+    assert err.count("was answered with 503; the Hub is asked again in") == 1
+    assert "503" not in out
 
 
 def without(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
