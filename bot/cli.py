@@ -270,7 +270,12 @@ def pull(job: JobOption, watchlist: WatchlistOption = Path("watchlist.yaml")) ->
 def quantize(
     job: MaybeJobOption = None,
     source: Annotated[Path | None, typer.Option(help="A model folder, as downloaded from the Hub.")] = None,
-    destination: Annotated[Path | None, typer.Option("--out", help="The AWQ folder to write.")] = None,
+    destination: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", help="The AWQ folder to write. Replaces an earlier one of the same model, and nothing else."
+        ),
+    ] = None,
     calibration: Annotated[
         Path | None, typer.Option(help="Text to calibrate on: txt, jsonl or parquet. Default: built-in text.")
     ] = None,
