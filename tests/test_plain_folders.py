@@ -251,11 +251,16 @@ def test_a_tokenizer_that_does_not_load_is_named(quantize: Run, source: Path) ->
     failed(quantize(), 5, f"the tokenizer in {source} does not load")
 
 
-def test_chats_need_a_chat_template(quantize: Run, source: Path, tmp_path: Path) -> None:
+def test_chats_for_a_model_without_a_template_are_read_as_texts(
+    quantize: Run, source: Path, tmp_path: Path
+) -> None:
     (source / "chat_template.jinja").unlink()
     chats = tmp_path / "chats.jsonl"
-    chats.write_text(json.dumps({"messages": [{"role": "user", "content": "Hello?"}]}) + "\n")
-    failed(quantize("--calibration", chats), 5, f"{chats}:1: chat messages", "no chat template")
+    line = json.dumps({"messages": [{"role": "user", "content": "Hello? " * 50}]})
+    chats.write_text(f"{line}\n")
+    failed(quantize("--calibration", chats), 5, f"{chats}: ", "tokens; 1,024 are needed")
+    chats.write_text("".join(f"{line.replace('Hello', f'Hello {number}')}\n" for number in range(50)))
+    assert quantize("--calibration", chats).returncode == 0
 
 
 @pytest.mark.parametrize(
