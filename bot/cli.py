@@ -495,12 +495,18 @@ def hub(
 ) -> None:
     """Serve a Hub of your own from a folder, on this machine only: to rehearse a watchlist.
 
+    Prints what to export so that the other verbs and `hf` use it, and how to put a model in.
+
     Example: [bold]awq-bot hub --root demo/hub --port 8765[/]
     """
     _needs_extra("hub")
-    from bot.hub.local import serve
+    from bot.hub.local import LocalHub, serve
 
-    serve(root, port)
+    def announce(running: LocalHub) -> None:
+        _print_raw(terminal.hub_text(running.endpoint, running.token(), root))
+        sys.stdout.flush()
+
+    serve(root, port, on_start=announce)
 
 
 @app.command()

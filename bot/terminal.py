@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
@@ -248,6 +249,29 @@ def checks_table(checks: tuple[Check, ...]) -> Table:
         fix = f"\n[dim]{escape(check.fix)}[/]" if check.fix and check.status != "ok" else ""
         table.add_row(words[check.status], escape(check.name), escape(check.found) + fix)
     return table
+
+
+def hub_text(endpoint: str, token: str, root: Path) -> str:
+    """What to type elsewhere to use a local Hub. Plain text, so that it can be copied as it is."""
+    return f"""\
+A Hub of your own: {endpoint}, its repos in {root}. Ctrl-C ends it.
+
+In another terminal, for awq-bot and for hf (there is no Xet storage here):
+
+  export HF_ENDPOINT={endpoint}
+  export HF_TOKEN={token}
+  export HF_HUB_DISABLE_XET=1
+
+Put a model folder in:
+
+  hf upload bot/my-model ./my-model
+
+and watch it:
+
+  publish_to: quantized
+  models:
+    - bot/my-model
+"""
 
 
 def error_text(error: BotError) -> str:
