@@ -571,7 +571,8 @@ def _loading_torch() -> Iterator[None]:
 def _needs_extra(extra: str) -> None:
     for module in _EXTRAS[extra]:
         if find_spec(module) is None:
-            raise EnvironmentProblem(f"{module} is not installed", hint=f"pip install 'awq-bot[{extra}]'")
+            hint = f"In a checkout of awq-bot: pip install -c constraints.txt '.[{extra}]'"
+            raise EnvironmentProblem(f"{module} is not installed", hint=hint)
 
 
 def _print_raw(text: str) -> None:

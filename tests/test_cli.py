@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +21,8 @@ from bot.manual import with_commands
 from tests.workplace import Workplace
 
 Run = Callable[..., tuple[int, str, str]]
+
+ROOT = Path(__file__).parent.parent
 
 WATCHLIST = "publish_to: quantized\nmodels:\n  - lab/small\n"
 CONFIG = b'{"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"]}'
@@ -335,10 +339,26 @@ def test_no_colours_when_nobody_looks(tmp_path: Path) -> None:
     assert "\x1b[" not in done.stdout + done.stderr
 
 
+def test_the_readme_installs_every_extra_before_it_types_a_command() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    steps = (ROOT / "README.md").read_text().partition("## Use it for real")[2]
+    installed, extras = steps.partition("$ pip install -c constraints.txt '.[")[::2]
+    assert "$ awq-bot" not in installed
+    assert set(extras.partition("]")[0].split(",")) == set(project["optional-dependencies"])
+
+
+def test_hints_install_from_a_checkout_and_name_extras_that_there_are() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    source = "".join(path.read_text() for path in (ROOT / "bot").rglob("*.py"))
+    assert "awq-bot[" not in source
+    assert {"quantize", "actions"} <= set(re.findall(r"constraints\.txt '\.\[(\w+)\]", source)) <= set(extras)
+    assert cli._EXTRAS.keys() <= set(extras)
+
+
 def test_every_exit_code_of_the_readme_has_an_error() -> None:
     assert sorted(ERRORS_BY_EXIT_CODE) == [2, 3, 4, 5, 6, 7, 8]
 
 
 def test_the_readmes_commands_are_those_of_the_command_line() -> None:
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text()
     assert with_commands(readme) == readme, "run `make readme`"
