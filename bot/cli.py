@@ -7,6 +7,8 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
@@ -36,6 +38,7 @@ from bot.records import (
     Check,
     Failure,
     Job,
+    JobKind,
     Plan,
     Publication,
     Recipe,
@@ -61,6 +64,11 @@ err = Console(stderr=True, highlight=False)
 log = logging.getLogger("awq_bot")
 child_options: list[str] = []
 INTERRUPTED = 130
+# What tells that an extra is installed, by the names that are imported.
+_EXTRAS = {
+    "hub": ("starlette", "uvicorn", "jwt"),
+    "quantize": ("torch", "transformers", "awq", "safetensors", "matplotlib"),
+}
 
 WatchlistOption = Annotated[Path, typer.Option("--watchlist", help="The list of models to watch.")]
 WorkOption = Annotated[Path, typer.Option("--work", help="Where jobs keep their files; a disk with room.")]
@@ -90,6 +98,10 @@ def main() -> None:
         # The reader of our output went away; what is left to flush would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
+    except OSError as error:
+        problem = _problem_of(error)
+        err.print(terminal.error_text(problem), soft_wrap=True)
+        code = problem.exit_code
     if code == INTERRUPTED:
         err.print("interrupted; run it again and it goes on from here")
         sys.stdout.flush()
@@ -100,6 +112,16 @@ def main() -> None:
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
+
+
+def _problem_of(error: OSError) -> EnvironmentProblem:
+    """A file or a line that failed where nothing better is known of it. Where it came up goes to the log."""
+    log.info("%s", error, exc_info=error)
+    said = error.strerror or next(iter(str(error).splitlines()), type(error).__name__)
+    return EnvironmentProblem(
+        f"{error.filename}: {said}" if error.filename else said,
+        hint="Check the path, its disk and who may use it; `awq-bot --verbose VERB` shows where it came up.",
+    )
 
 
 def _version(asked: bool) -> None:
@@ -131,14 +153,26 @@ def options(
         raise typer.Exit
     log.setLevel(logging.DEBUG if verbose else logging.INFO)
     log.propagate = False
+    for handler in tuple(log.handlers):  # of an earlier call in this process
+        log.removeHandler(handler)
+        handler.close()
+    log.addHandler(terminal.LogLines(err, logging.DEBUG if verbose else logging.WARNING))
     if log_file is not None:
-        handler = logging.FileHandler(log_file)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)s %(message)s"))
-        log.addHandler(handler)
+        log.addHandler(_log_file_handler(log_file))
         child_options.extend(("--log-file", str(log_file.resolve())))
     if verbose:
-        log.addHandler(logging.StreamHandler())
         child_options.append("--verbose")
+
+
+def _log_file_handler(path: Path) -> logging.Handler:
+    try:
+        handler = logging.FileHandler(path)
+    except OSError as error:
+        raise WatchlistError(
+            f"--log-file {path}: {error.strerror}", hint="Name a file, in a folder that is there."
+        ) from None
+    handler.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)s %(message)s"))
+    return handler
 
 
 # --- the chain ----------------------------------------------------------------------------------------------
@@ -193,6 +227,9 @@ def run(
     """
     made = _plan(watchlist, only=only)
     err.print(terminal.plan_table(made))
+    if any(job.kind is not JobKind.FINISH for job in made.jobs):
+        # Before gigabytes are pulled for a child process that could not start.
+        _needs_extra("quantize")
     outcomes = []
     for number, job in enumerate(made.jobs, 1):
         err.rule(f"[bold]{number} of {len(made.jobs)}[/]  {job.entry.repo_id} → {job.entry.target}", align="left")
@@ -245,7 +282,12 @@ def pull(job: JobOption, watchlist: WatchlistOption = Path("watchlist.yaml")) ->
 def quantize(
     job: MaybeJobOption = None,
     source: Annotated[Path | None, typer.Option(help="A model folder, as downloaded from the Hub.")] = None,
-    destination: Annotated[Path | None, typer.Option("--out", help="The AWQ folder to write.")] = None,
+    destination: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", help="The AWQ folder to write. Replaces an earlier one of the same model, and nothing else."
+        ),
+    ] = None,
     calibration: Annotated[
         Path | None, typer.Option(help="Text to calibrate on: txt, jsonl or parquet. Default: built-in text.")
     ] = None,
@@ -260,31 +302,31 @@ def quantize(
 
     Example: [bold]awq-bot quantize --source ./Qwen3-4B --out ./Qwen3-4B-awq[/]
     """
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    with ended_by_ctrl_c():
-        from bot import torch_stages
-
-    if job is not None:
-        with _child(job, "quantize"), terminal.Bars(err) as bars:
-            made = torch_stages.quantize_job(JobDir(job), bars)
-    elif source is not None and destination is not None:
-        if group_size not in (32, 64, 128):
-            raise WatchlistError(f"--group-size {group_size}", hint="Servers read 32, 64 and 128.")
-        if search not in ("gram", "awq"):
-            raise WatchlistError(f"--search {search}", hint="It is gram or awq.")
-        text = TextSource(builtin="stdlib") if calibration is None else TextSource(file=str(calibration.resolve()))
-        with terminal.Bars(err) as bars:
-            made = torch_stages.quantize_folder(
-                source,
-                destination,
-                recipe=Recipe(group_size=group_size, search=search),
-                calibration=Calibration(samples=samples, seq_len=seq_len, seed=seed, sources=(text,)),
-                texts=Path(),
-                trust_remote_code=False,
-                progress=bars,
-            )
-    else:
+    if job is None and (source is None or destination is None):
         raise WatchlistError("quantize what?", hint="Give --source and --out, or --job.")
+    if group_size not in (32, 64, 128):
+        raise WatchlistError(f"--group-size {group_size}", hint="Servers read 32, 64 and 128.")
+    if search not in ("gram", "awq"):
+        raise WatchlistError(f"--search {search}", hint="It is gram or awq.")
+    text = TextSource(builtin="stdlib") if calibration is None else TextSource(file=str(calibration.resolve()))
+    with _child(job, "quantize"):
+        with _loading_torch():
+            from bot import torch_stages
+        with terminal.Bars(err) as bars:
+            if job is not None:
+                made = torch_stages.quantize_job(JobDir(job), bars)
+            else:
+                assert source is not None
+                assert destination is not None
+                made = torch_stages.quantize_folder(
+                    source,
+                    destination,
+                    recipe=Recipe(group_size=group_size, search=search),
+                    calibration=Calibration(samples=samples, seq_len=seq_len, seed=seed, sources=(text,)),
+                    texts=Path(),
+                    trust_remote_code=False,
+                    progress=bars,
+                )
     if as_json:
         _print_raw(to_json(made))
     else:
@@ -305,20 +347,20 @@ def evaluate(
 
     Example: [bold]awq-bot evaluate --source ./Qwen3-4B --quantized ./Qwen3-4B-awq --json[/]
     """
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    with ended_by_ctrl_c():
-        from bot import torch_stages
-
-    if job is not None:
-        with _child(job, "evaluate"), terminal.Bars(err) as bars:
-            report = torch_stages.evaluate_job(JobDir(job), bars)
-    elif source is not None and quantized is not None:
-        with terminal.Bars(err) as bars:
-            report = torch_stages.evaluate_folder(
-                source, quantized, text=text, trust_remote_code=False, progress=bars
-            )
-    else:
+    if job is None and (source is None or quantized is None):
         raise WatchlistError("evaluate what?", hint="Give --source and --quantized, or --job.")
+    with _child(job, "evaluate"):
+        with _loading_torch():
+            from bot import torch_stages
+        with terminal.Bars(err) as bars:
+            if job is not None:
+                report = torch_stages.evaluate_job(JobDir(job), bars)
+            else:
+                assert source is not None
+                assert quantized is not None
+                report = torch_stages.evaluate_folder(
+                    source, quantized, text=text, trust_remote_code=False, progress=bars
+                )
     if as_json:
         _print_raw(to_json(report))
     else:
@@ -353,10 +395,9 @@ def publish(job: JobOption, dry_run: DryRunOption = False) -> None:
 @app.command(hidden=True)
 def refresh(job: JobOption) -> None:
     """What a refresh job runs as a child: upstream's small files, tried and put as they are published."""
-    with ended_by_ctrl_c():
-        from bot import torch_stages
-
     with _child(job, "refresh"):
+        with _loading_torch():
+            from bot import torch_stages
         torch_stages.refresh_job(JobDir(job))
 
 
@@ -468,13 +509,18 @@ def hub(
 ) -> None:
     """Serve a Hub of your own from a folder, on this machine only: to rehearse a watchlist.
 
+    Prints what to export so that the other verbs and `hf` use it, and how to put a model in.
+
     Example: [bold]awq-bot hub --root demo/hub --port 8765[/]
     """
-    _needs_extra("starlette", "hub")
-    _needs_extra("jwt", "hub")
-    from bot.hub.local import serve
+    _needs_extra("hub")
+    from bot.hub.local import LocalHub, serve
 
-    serve(root, port)
+    def announce(running: LocalHub) -> None:
+        _print_raw(terminal.hub_text(running.endpoint, running.token(), root))
+        sys.stdout.flush()
+
+    serve(root, port, on_start=announce)
 
 
 @app.command()
@@ -482,9 +528,8 @@ def demo(
     root: Annotated[Path, typer.Option(help="Where the demo keeps its Hub and its jobs.")] = Path("demo"),
 ) -> None:
     """The whole chain on this machine, with two tiny trained models and a Hub of its own. A few minutes."""
-    _needs_extra("starlette", "hub")
-    _needs_extra("jwt", "hub")
-    _needs_extra("torch", "quantize")
+    _needs_extra("hub")
+    _needs_extra("quantize")
     from bot.demo import run_demo
 
     run_demo(root, out)
@@ -505,26 +550,43 @@ def _bench(work: Path, files: Path, bars: terminal.Bars) -> Bench:
 
 
 class _child:  # noqa: N801 - used as a with statement's verb
-    """What fails in a child process is written down for the one that started it."""
+    """What fails in a child process is written down for the one that started it. On plain folders nothing is."""
 
-    def __init__(self, job: Path, stage: str) -> None:
-        self._jobdir, self._stage = JobDir(job), stage
+    def __init__(self, job: Path | None, stage: str) -> None:
+        self._job, self._stage = job, stage
 
     def __enter__(self) -> None:
         end_with_parent()
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, BotError):
-            failure = Failure(stage=self._stage, exit_code=error.exit_code, message=error.message, hint=error.hint)
-            self._jobdir.store(failure)
+        problem = _problem_of(error) if isinstance(error, OSError) else error
+        if not isinstance(problem, BotError):
+            return
+        # A folder without a job is one that somebody mistyped.
+        if self._job is not None and (self._job / "job.json").is_file():
+            code, message, hint = problem.exit_code, problem.message, problem.hint
+            JobDir(self._job).store(Failure(stage=self._stage, exit_code=code, message=message, hint=hint))
             if "AWQ_BOT_PARENT" in os.environ:
                 # The one that started us says it, once.
-                raise typer.Exit(error.exit_code) from None
+                raise typer.Exit(code) from None
+        raise problem from None
 
 
-def _needs_extra(module: str, extra: str) -> None:
-    if find_spec(module) is None:
-        raise EnvironmentProblem(f"{module} is not installed", hint=f"pip install 'awq-bot[{extra}]'")
+@contextmanager
+def _loading_torch() -> Iterator[None]:
+    """Around the import of what needs torch. Raises EnvironmentProblem where it is not installed."""
+    # transformers asks the Hub for what it misses in a folder.
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    _needs_extra("quantize")
+    with ended_by_ctrl_c():
+        yield
+
+
+def _needs_extra(extra: str) -> None:
+    for module in _EXTRAS[extra]:
+        if find_spec(module) is None:
+            hint = f"In a checkout of awq-bot: pip install -c constraints.txt '.[{extra}]'"
+            raise EnvironmentProblem(f"{module} is not installed", hint=hint)
 
 
 def _print_raw(text: str) -> None:

@@ -20,12 +20,14 @@ from typing import Any
 from rich.console import Console
 from rich.markdown import Markdown
 
-from bot.errors import BotError, EnvironmentProblem
+from bot.errors import BotError, EnvironmentProblem, WatchlistError
 from bot.hub.local import LocalHub
 
 ASSETS = Path(__file__).parent.parent / "tests" / "assets"
 MODELS = ("qwen3-tiny", "llama-tiny")
 UPSTREAM, NAMESPACE = "tinylab", "quantized"
+_MARKER = ".awq-bot-demo"
+_MADE = ("hub", "work", "watchlist.yaml", "card.md")
 
 _WATCHLIST = f"""\
 publish_to: {NAMESPACE}
@@ -58,13 +60,15 @@ class Stage:
 
 
 def run_demo(root: Path, console: Console) -> None:
-    """Raises DemoError when a step did not do what it says, EnvironmentProblem without the tiny models."""
+    """Raises DemoError when a step did not do what it says, EnvironmentProblem without the tiny models.
+
+    Raises WatchlistError when root holds anything that no demo put there.
+    """
     if not (ASSETS / MODELS[0]).is_dir():
         raise EnvironmentProblem(
             "the demo's models are not here", hint="Run it in a checkout of the repository: `make demo`."
         )
-    shutil.rmtree(root, ignore_errors=True)
-    root.mkdir(parents=True)
+    clear_stage(root)
     with LocalHub(root / "hub") as hub:
         stage = Stage(hub, root, hub.token(), console)
         _first_release(stage)
@@ -74,6 +78,24 @@ def run_demo(root: Path, console: Console) -> None:
         _changed_generation_config(stage)
         _verified(stage)
     _goodbye(stage)
+
+
+def clear_stage(root: Path) -> None:
+    """A folder without what an earlier demo made. Raises WatchlistError for one that no demo made."""
+    if root.exists() and not root.is_dir():
+        raise WatchlistError(f"{root}: is a file", hint="Name a folder with --root.")
+    marker = root / _MARKER
+    if root.is_dir() and any(root.iterdir()) and not marker.is_file():
+        raise WatchlistError(
+            f"{root}: is there already, and no demo made it", hint="Name another folder with --root, or empty it."
+        )
+    root.mkdir(parents=True, exist_ok=True)
+    marker.write_text(f"`awq-bot demo` made this folder, and makes these anew each time: {', '.join(_MADE)}\n")
+    for path in (root / name for name in _MADE):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _first_release(stage: Stage) -> None:

@@ -99,6 +99,6 @@ def _check_versions() -> Check:
         if found.split("+")[0] != pinned:
             wrong.append(f"{name} {found} (pinned {pinned})")
     if wrong:
-        fix = "pip install -c constraints.txt 'awq-bot[quantize]'"
+        fix = "In a checkout of awq-bot: pip install -c constraints.txt '.[quantize]'"
         return _failed("versions", ", ".join(wrong), fix)
     return Check(name="versions", status="ok", found=f"{len(pins)} pins hold")

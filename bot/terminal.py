@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
@@ -77,8 +78,21 @@ class Bars:
         self._last[what] = now
         line = f"{what}: {amount(done, total, unit)}"
         _log.info(line)
-        if not self._console.is_terminal:
+        # With --verbose the log's own line is on the console already.
+        if not self._console.is_terminal and not _log.isEnabledFor(logging.DEBUG):
             self._console.print(escape(line), highlight=False, soft_wrap=True)
+
+
+class LogLines(logging.Handler):
+    """Log records as lines of a console: above its bars, which a plain stream would write across."""
+
+    def __init__(self, console: Console, level: int) -> None:
+        super().__init__(level)
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        style = "yellow" if record.levelno >= logging.WARNING else "dim"
+        self._console.print(self.format(record), style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 class _Amount(ProgressColumn):
@@ -235,6 +249,29 @@ def checks_table(checks: tuple[Check, ...]) -> Table:
         fix = f"\n[dim]{escape(check.fix)}[/]" if check.fix and check.status != "ok" else ""
         table.add_row(words[check.status], escape(check.name), escape(check.found) + fix)
     return table
+
+
+def hub_text(endpoint: str, token: str, root: Path) -> str:
+    """What to type elsewhere to use a local Hub. Plain text, so that it can be copied as it is."""
+    return f"""\
+A Hub of your own: {endpoint}, its repos in {root}. Ctrl-C ends it.
+
+In another terminal, for awq-bot and for hf (there is no Xet storage here):
+
+  export HF_ENDPOINT={endpoint}
+  export HF_TOKEN={token}
+  export HF_HUB_DISABLE_XET=1
+
+Put a model folder in:
+
+  hf upload bot/my-model ./my-model
+
+and watch it:
+
+  publish_to: quantized
+  models:
+    - bot/my-model
+"""
 
 
 def error_text(error: BotError) -> str:

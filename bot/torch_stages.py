@@ -58,10 +58,12 @@ def quantize_folder(
 ) -> QuantizedModel:
     """A model folder in, a complete AWQ folder out.
 
-    texts: where the calibration's files lie. layers: keeps one file per layer; beside `out` and removed if None.
+    texts: where the calibration's files lie. layers: keeps one file per layer. If None, they lie beside `out` and
+    are removed, and `out` is a person's own: replaced only where nothing is lost.
     """
+    own = layers is None
     # transformers would blame the tokenizer for a broken config.json, or look for the folder on the Hub.
-    check_folders(source, out, recipe=recipe, trust_remote_code=trust_remote_code)
+    check_folders(source, out, recipe=recipe, trust_remote_code=trust_remote_code, on_record=own)
     blocks, used = build(calibration, tokenizer_folder=source, folder=texts, trust_remote_code=trust_remote_code)
     parts = layers or out.with_name(f".{out.name}.layers")
     made = make_artifact(
@@ -73,8 +75,9 @@ def quantize_folder(
         calibration=used,
         trust_remote_code=trust_remote_code,
         progress=progress,
+        on_record=own,
     )
-    if layers is None:
+    if own:
         shutil.rmtree(parts)
     return made
 

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from bot import cli
 from bot.errors import ERRORS_BY_EXIT_CODE
-from bot.hub.local import LocalHub
+from bot.hub.local import Fault, LocalHub
 from bot.manual import with_commands
 from tests.hub.models import source_files
-from tests.workplace import WEIGHTS
+from tests.workplace import WEIGHTS, Workplace
 
 Run = Callable[..., tuple[int, str, str]]
+
+ROOT = Path(__file__).parent.parent
 
 WATCHLIST = "publish_to: quantized\nmodels:\n  - lab/small\n"
 CONFIG = b'{"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"]}'
@@ -248,6 +254,105 @@ def test_a_log_file_is_written_with_times(run: Run, tmp_path: Path) -> None:
     assert (tmp_path / "bot.log").exists()
 
 
+@pytest.mark.parametrize(("name", "word"), [("nowhere/bot.log", "No such file"), (".", "Is a directory")])
+def test_a_log_file_that_cannot_be_written_is_a_mistake_of_the_command_line(
+    run: Run, name: str, word: str
+) -> None:
+    code, _, err = run("--log-file", name, "check")
+    assert code == 2
+    assert f"--log-file {name}: {word}" in err
+    assert "hint:" in err
+
+
+def test_a_file_that_fails_where_nobody_expected_it_is_told_with_its_name(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    code, _, err = run("demo", "--root", "file/demo")
+    assert code == 8
+    assert "file/demo: Not a directory" in err
+    assert "hint:" in err
+    assert "Traceback" not in err
+    assert "Traceback" in run("--verbose", "demo", "--root", "file/demo")[2]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("quantize", "--source", "model", "--out", "made"),
+        ("evaluate", "--source", "model", "--quantized", "made"),
+        ("demo",),
+    ],
+)
+def test_a_verb_that_needs_torch_says_so_where_there_is_none(
+    run: Run, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    without("torch", monkeypatch)
+    code, _, err = run(*words)
+    assert code == 8
+    assert "torch is not installed" in err
+    assert "[quantize]" in err
+
+
+def test_run_looks_for_torch_before_it_downloads(
+    run: Run, place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.seed("small")
+    monkeypatch.setenv("HF_ENDPOINT", place.hub.endpoint)
+    monkeypatch.setenv("HF_TOKEN", place.hub.token())
+    without("torch", monkeypatch)
+    code, _, err = run("run", "--watchlist", str(place.root / "watchlist.yaml"))
+    assert code == 8
+    assert "torch is not installed" in err
+    assert not (place.root / "work").exists()
+
+
+@pytest.mark.parametrize("words", [(), ("--verbose",), ("--log-file", "bot.log")])
+def test_a_busy_hub_is_told_once_on_stderr(
+    run: Run, tmp_path: Path, with_hub: LocalHub, words: tuple[str, ...]
+) -> None:
+    (tmp_path / "watchlist.yaml").write_text(WATCHLIST)
+    with_hub.faults.add(Fault(path="lab/small", status=503))
+    code, out, err = run(*words, "plan")
+    assert code == 0
+    assert err.count("was answered with 503; the Hub is asked again in") == 1
+    assert "503" not in out
+
+
+def without(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "find_spec", lambda name: None if name == module else find_spec(name))
+
+
+@pytest.mark.parametrize("verb", ["quantize", "evaluate", "refresh"])
+def test_a_job_that_is_not_there_leaves_no_folder(run: Run, tmp_path: Path, verb: str) -> None:
+    code, _, err = run(verb, "--job", "nope")
+    assert code == 2
+    assert "nope: no job.json" in err
+    assert not (tmp_path / "nope").exists()
+
+
+def test_what_the_hub_prints_is_enough_to_put_a_model_in_with_the_stock_client(tmp_path: Path) -> None:
+    model = tmp_path / "my-model"
+    model.mkdir()
+    (model / "config.json").write_bytes(CONFIG)
+    (model / "model.safetensors").write_bytes(b"weights")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    command = [sys.executable, "-m", "bot", "hub", "--root", "hub", "--port", "0"]
+    serving = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
+    with serving as hub:
+        assert hub.stdout is not None
+        printed = "".join(iter(hub.stdout.readline, "    - bot/my-model\n"))
+        lines = [line.strip() for line in printed.splitlines()]
+        exports = dict(line.removeprefix("export ").split("=") for line in lines if line.startswith("export "))
+        (upload,) = (line for line in lines if line.startswith("hf upload "))
+        client = Path(sys.executable).parent / "hf"
+        subprocess.run(
+            [client, *upload.split()[1:]], cwd=tmp_path, env=environment | exports, check=True, capture_output=True
+        )
+        second = subprocess.run([*command], cwd=tmp_path, capture_output=True, text=True, check=False)
+        hub.terminate()
+    assert (second.returncode, second.stderr.count("another process serves this folder")) == (8, 1)
+    assert LocalHub(tmp_path / "hub").files("bot/my-model")["config.json"] == CONFIG
+
+
 def test_no_colours_when_nobody_looks(tmp_path: Path) -> None:
     (tmp_path / "watchlist.yaml").write_text("nonsense: 1\n")
     command = [sys.executable, "-m", "bot", "check", "--watchlist", str(tmp_path / "watchlist.yaml")]
@@ -256,10 +361,26 @@ def test_no_colours_when_nobody_looks(tmp_path: Path) -> None:
     assert "\x1b[" not in done.stdout + done.stderr
 
 
+def test_the_readme_installs_every_extra_before_it_types_a_command() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    steps = (ROOT / "README.md").read_text().partition("## Use it for real")[2]
+    installed, extras = steps.partition("$ pip install -c constraints.txt '.[")[::2]
+    assert "$ awq-bot" not in installed
+    assert set(extras.partition("]")[0].split(",")) == set(project["optional-dependencies"])
+
+
+def test_hints_install_from_a_checkout_and_name_extras_that_there_are() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    source = "".join(path.read_text() for path in (ROOT / "bot").rglob("*.py"))
+    assert "awq-bot[" not in source
+    assert {"quantize", "actions"} <= set(re.findall(r"constraints\.txt '\.\[(\w+)\]", source)) <= set(extras)
+    assert cli._EXTRAS.keys() <= set(extras)
+
+
 def test_every_exit_code_of_the_readme_has_an_error() -> None:
     assert sorted(ERRORS_BY_EXIT_CODE) == [2, 3, 4, 5, 6, 7, 8]
 
 
 def test_the_readmes_commands_are_those_of_the_command_line() -> None:
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text()
     assert with_commands(readme) == readme, "run `make readme`"

@@ -21,6 +21,7 @@ from safetensors.numpy import load, save
 from bot import cli
 from bot.calibration import stdlib
 from bot.calibration.blocks import evaluation_tokens
+from bot.quantize.destination import RECORD
 from tests.house import ASSETS, MODELS
 from tests.test_bad_input import CONFIG, WEIGHTS, failed, small_model, small_weights
 
@@ -105,7 +106,8 @@ def test_the_figures_are_numbers_that_can_be(made: Made) -> None:
 def test_the_folder_is_whole_and_nothing_is_left_beside_it(made: Made) -> None:
     assert {path.name for path in made.out.parent.iterdir()} == {"out", "unseen.txt"}
     listed = {file["path"] for file in json.loads(made.quantized.stdout)["files"]}
-    assert listed == {path.relative_to(made.out).as_posix() for path in made.out.rglob("*") if path.is_file()}
+    there = {path.relative_to(made.out).as_posix() for path in made.out.rglob("*") if path.is_file()}
+    assert there == listed | {RECORD}
     assert {"config.json", "tokenizer.json", "generation_config.json", "LICENSE"} <= listed
 
 
@@ -249,11 +251,16 @@ def test_a_tokenizer_that_does_not_load_is_named(quantize: Run, source: Path) ->
     failed(quantize(), 5, f"the tokenizer in {source} does not load")
 
 
-def test_chats_need_a_chat_template(quantize: Run, source: Path, tmp_path: Path) -> None:
+def test_chats_for_a_model_without_a_template_are_read_as_texts(
+    quantize: Run, source: Path, tmp_path: Path
+) -> None:
     (source / "chat_template.jinja").unlink()
     chats = tmp_path / "chats.jsonl"
-    chats.write_text(json.dumps({"messages": [{"role": "user", "content": "Hello?"}]}) + "\n")
-    failed(quantize("--calibration", chats), 5, f"{chats}:1: chat messages", "no chat template")
+    line = json.dumps({"messages": [{"role": "user", "content": "Hello? " * 50}]})
+    chats.write_text(f"{line}\n")
+    failed(quantize("--calibration", chats), 5, f"{chats}: ", "tokens; 1,024 are needed")
+    chats.write_text("".join(f"{line.replace('Hello', f'Hello {number}')}\n" for number in range(50)))
+    assert quantize("--calibration", chats).returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -305,6 +312,49 @@ def test_what_is_no_awq_folder_is_neither_measured_nor_overwritten(
     assert (tmp_path / "thesis" / "chapter.txt").read_text() == "years of work"
     below = tmp_path / "thesis" / "chapter.txt" / "out"
     failed(quantize(out=below), 2, "chapter.txt is no folder")
+
+
+def test_a_folder_is_replaced_only_while_nothing_in_it_would_be_lost(
+    quantize: Run, run: Run, source: Path, tmp_path: Path
+) -> None:
+    out, kept = tmp_path / "out", tmp_path / "kept"
+    assert quantize().returncode == 0
+    assert quantize("--group-size", "64").returncode == 0
+    assert json.loads((out / "config.json").read_text())["quantization_config"]["group_size"] == 64
+    out.rename(kept)
+
+    def not_after(change: Callable[[], object], word: str) -> None:
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.copytree(kept, out)
+        change()
+        before = {path: path.read_bytes() for path in out.iterdir()}
+        failed(run("quantize", "--source", source, "--out", out), 2, f"{out}: ", word)
+        assert {path: path.read_bytes() for path in out.iterdir()} == before
+
+    template = out / "tokenizer_config.json"
+    not_after(lambda: (out / "notes.md").write_text("what I found out"), "holds notes.md, which")
+    not_after(lambda: template.write_text(template.read_text() + " "), "holds tokenizer_config.json, which")
+    not_after((out / RECORD).unlink, "that `awq-bot quantize` did not write")
+    weights = load((source / WEIGHTS).read_bytes())
+    weights["model.layers.0.mlp.up_proj.weight"][3, 7] += 1
+    not_after(lambda: (source / WEIGHTS).write_bytes(save(weights)), "was made from another model")
+
+
+def test_an_out_that_cannot_be_swapped_is_refused_before_any_work(
+    run: Run, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    failed(run("quantize", "--source", source, "--out", tmp_path / "link"), 2, "cannot be replaced as a whole")
+    monkeypatch.chdir(tmp_path / "real")
+    failed(run("quantize", "--source", source, "--out", "."), 2, "cannot be replaced as a whole")
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no /proc")
+def test_an_out_that_nobody_can_make_is_refused_before_any_work(run: Run, source: Path) -> None:
+    result = run("quantize", "--source", source, "--out", "/proc/made/out")
+    failed(result, 8, "/proc/made/out: cannot be written")
+    assert "loading" not in result.stderr
 
 
 def test_a_full_disk_is_said_with_the_file_and_room_made_goes_on(

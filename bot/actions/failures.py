@@ -58,7 +58,8 @@ class Memory:
     def __enter__(self) -> Memory:
         if self.actions.token and self.actions.repository:
             if find_spec("github") is None:
-                raise EnvironmentProblem("PyGithub is not installed", hint="pip install 'awq-bot[actions]'")
+                hint = "In a checkout of awq-bot: pip install -c constraints.txt '.[actions]'"
+                raise EnvironmentProblem("PyGithub is not installed", hint=hint)
             from bot.github.client import Forge
             from bot.github.issues import Issues
 

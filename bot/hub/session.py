@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
@@ -25,6 +26,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import parse_ratelimit_headers
 from huggingface_hub.utils._http import default_client_factory
+from stamina.instrumentation import RetryDetails, set_on_retry_hooks
 
 from bot.errors import BotError, EnvironmentProblem
 from bot.hub.transfers import TransferError, told_plainly
@@ -277,3 +279,17 @@ def _problem_of_everything(error: HfHubHTTPError, tries: str) -> BotError | None
     if status >= 500:
         return HubFailsError(f"the Hub answers {status}{tries}", hint=_LATER)
     return None
+
+
+def _tell_retry(details: RetryDetails) -> None:
+    """One line for each wait, which may take minutes. Never a query: links to files are signed there."""
+    error = details.caused_by
+    said = str(error).partition("\n")[0] or type(error).__name__
+    if isinstance(error, HfHubHTTPError):
+        asked = error.response.request
+        path = asked.url.raw_path.decode().partition("?")[0]
+        said = f"{asked.method} {path} was answered with {status_of(error)}"
+    logging.getLogger("awq_bot").warning("%s; the Hub is asked again in %.1f s", said, details.wait_for)
+
+
+set_on_retry_hooks([_tell_retry])

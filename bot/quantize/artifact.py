@@ -20,7 +20,7 @@ from bot.checkpoint.skeleton import Skeleton, build_skeleton, source_names, unre
 from bot.checkpoint.small_files import carry_small_files
 from bot.checkpoint.writer import replacing, write_checkpoint, writing
 from bot.errors import EnvironmentProblem, UnsupportedModelError, UpstreamError, WatchlistError
-from bot.quantize import assemble, selection
+from bot.quantize import assemble, destination, selection
 from bot.quantize.autoawq import LayerwiseQuantizer, decoder_layers, quantize_layers
 from bot.quantize.gram import GramQuantizer
 from bot.quantize.layerfile import FinishedLayer
@@ -66,29 +66,36 @@ def quantize(
     calibration: CalibrationSet,
     trust_remote_code: bool,
     progress: Progress,
+    on_record: bool = False,
 ) -> QuantizedModel:
     """Quantize the model in source and write a complete AWQ folder; out appears only when it is whole.
 
     layers: where each finished layer's file goes; those of an earlier run with the same input are used again.
-    blocks: token ids, int64 [samples, seq_len]; calibration: where they come from. The same input gives the same
-    bytes on the same machine. Raises UpstreamError, UnsupportedModelError and WatchlistError for what cannot be
-    done, QuantizationError for broken numbers, EnvironmentProblem for a full disk or memory.
+    blocks: token ids, int64 [samples, seq_len]; calibration: where they come from. on_record: out tells what was
+    written there, so that it may be replaced later. The same input gives the same bytes on the same machine.
+    Raises UpstreamError, UnsupportedModelError and WatchlistError for what cannot be done, QuantizationError for
+    broken numbers, EnvironmentProblem for a full disk or memory.
     """
     started, device = time.monotonic(), best_device()
-    assemble.check_replaceable(out)
+    destination.check_replaceable(out)
     opened = _open(source, recipe, trust_remote_code)
-    key = _key(opened, recipe, calibration, device)
+    weights = _weight_hashes(opened)
+    key = _key(opened, weights, recipe, calibration, device)
     done = _quantize_layers(
         opened, layers, recipe=recipe, blocks=blocks, key=key, device=device, progress=progress
     )
     dtype = assemble.artifact_dtype(opened.dtype, done.layers)
-    with assemble.appearing(out) as folder:
+    with destination.appearing(out) as folder:
         artifact = _write(folder, opened, done, recipe, dtype)
+        files = assemble.described_files(folder)
+        if on_record:
+            written = destination.Written(source_sha256=_source_sha256(opened, weights), files=files)
+            destination.leave_record(folder, written)
     tensors = opened.checkpoint.tensors
     quantized_parameters = sum(prod(tensors[f"{linear}.weight"].shape) for linear in done.linears)
     return QuantizedModel(
         folder=out.name,
-        files=assemble.described_files(out),
+        files=files,
         recipe=recipe,
         calibration=calibration,
         artifact_dtype=dtype,
@@ -104,10 +111,17 @@ def quantize(
     )
 
 
-def check_folders(source: Path, out: Path, *, recipe: Recipe, trust_remote_code: bool) -> None:
-    """Raises what quantize() would raise at once, before anybody spends time on calibration text."""
-    assemble.check_replaceable(out)
-    _open(source, recipe, trust_remote_code)
+def check_folders(
+    source: Path, out: Path, *, recipe: Recipe, trust_remote_code: bool, on_record: bool = False
+) -> None:
+    """Raises what quantize() would raise at once, before anybody spends time on calibration text.
+
+    on_record: also when out is there and its record does not tell that it may be replaced.
+    """
+    destination.check_replaceable(out)
+    opened = _open(source, recipe, trust_remote_code)
+    if on_record:
+        destination.check_ours(out, lambda: _source_sha256(opened, _weight_hashes(opened)))
 
 
 def tool_versions() -> dict[str, str]:
@@ -194,9 +208,18 @@ def _quantize_layers(
         ) from error
 
 
-def _key(source: Source, recipe: Recipe, calibration: CalibrationSet, device: torch.device) -> str:
+def _weight_hashes(source: Source) -> list[str]:
+    return [assemble.file_sha256(source.folder / name) for name in source.checkpoint.weight_files]
+
+
+def _source_sha256(source: Source, weights: list[str]) -> str:
+    return sha256_of([weights, source.config.decode()])
+
+
+def _key(
+    source: Source, weights: list[str], recipe: Recipe, calibration: CalibrationSet, device: torch.device
+) -> str:
     """What must be the same for a finished layer to be used again."""
-    weights = [assemble.file_sha256(source.folder / name) for name in source.checkpoint.weight_files]
     config = source.config.decode()
     # The hash of the calibration is over its tokens in a row: other blocks may hold the same ones.
     text = [calibration.sha256, calibration.samples, calibration.seq_len]

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -13,8 +11,7 @@ import torch
 
 from bot.checkpoint.parts import Part, copy_of, part_of
 from bot.checkpoint.reader import Checkpoint, TensorFile
-from bot.checkpoint.writer import sync_folder, writing
-from bot.errors import QuantizationError, WatchlistError
+from bot.errors import QuantizationError
 from bot.quantize.layerfile import FinishedLayer
 from bot.records import PublishedFile
 
@@ -76,34 +73,3 @@ def described_files(folder: Path) -> tuple[PublishedFile, ...]:
 def file_sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def check_replaceable(out: Path) -> None:
-    """Raises WatchlistError when out is there and is no artifact that may be replaced, or lies below a file."""
-    if blocking := next((parent for parent in out.parents if parent.exists() and not parent.is_dir()), None):
-        raise WatchlistError(f"{out}: {blocking} is no folder", hint="Give another folder.")
-    if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or _is_artifact(out))):
-        raise WatchlistError(f"{out}: is there already, and is no AWQ folder", hint="Give another folder.")
-
-
-@contextmanager
-def appearing(out: Path) -> Iterator[Path]:
-    """A folder beside out that takes its place when everything in it is written; on an error it goes away."""
-    folder = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(folder, ignore_errors=True)
-    with writing(folder):
-        folder.mkdir(parents=True)
-    try:
-        yield folder
-        if out.exists():
-            shutil.rmtree(out)
-        with writing(out):
-            folder.replace(out)
-            sync_folder(out.parent)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_artifact(folder: Path) -> bool:
-    config = folder / "config.json"
-    return config.is_file() and b'"quantization_config"' in config.read_bytes()

@@ -14,13 +14,13 @@ from pydantic import BaseModel, ValidationError
 from bot.errors import WatchlistError
 from bot.records import Calibration, Licenses, Recipe, TextSource, Thresholds, WatchEntry
 from bot.watch.schema import MAX_REPO_ID, CalibrationSpec, DefaultsSpec, ModelSpec, WatchlistSpec
+from bot.watch.targets import default_target, target_mistakes
 from bot.watch.wording import describe
 from bot.watch.yaml_lines import Lines, YamlMistake, load_with_lines
 
 _MAX_BYTES = 500_000
 _MOST_MISTAKES = 100  # more than anybody mends at once
 _SHA = re.compile(r"[0-9a-f]{40}")
-_EXAMPLE = "your-namespace"  # in the file that the template brings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,13 +59,12 @@ def load(path: Path) -> tuple[WatchEntry, ...]:
     except YamlMistake as error:
         raise _invalid(path, error.line, error.message, error.hint) from None
     mistakes: list[Mistake] = []
+    raw = _long_form(path, raw)
     spec = _validated(path, raw, lines, mistakes)
     entries = [] if spec is None else list(_entries(path, spec, lines, mistakes))
-    mistakes.extend(_clashes(path, entries))
-    if any(entry.target.startswith(f"{_EXAMPLE}/") for entry in entries):
-        message = f"publishes to {_EXAMPLE}, which is only the example"
-        hint = "Set `publish_to` to your user or organisation on the Hub."
-        mistakes.append(Mistake(file=str(path), line=lines.of(("publish_to",)), message=message, hint=hint))
+    # Also where another key is wrong, so that nobody mends a list twice.
+    for loc, message, hint in target_mistakes(raw, lines):
+        mistakes.append(Mistake(file=str(path), line=lines.of(loc), message=message, hint=hint))
     if mistakes:
         raise InvalidWatchlistError(tuple(sorted(mistakes, key=lambda mistake: mistake.line)))
     return tuple(entries)
@@ -101,15 +100,19 @@ def _invalid(path: Path, line: int, message: str, hint: str) -> InvalidWatchlist
     return InvalidWatchlistError((Mistake(file=str(path), line=line, message=message, hint=hint),))
 
 
-def _validated(path: Path, raw: Any, lines: Lines, mistakes: list[Mistake]) -> WatchlistSpec | None:
+def _long_form(path: Path, raw: Any) -> dict[str, Any]:
+    """The short form `- owner/name` is the long form with one key."""
     if not isinstance(raw, dict):
         found = "nothing" if raw is None else "a list" if isinstance(raw, list) else "text without keys"
         hint = "At the top stand the keys `publish_to:`, `defaults:` and `models:`."
         raise _invalid(path, 1, f"expected keys and values, found {found}", hint)
-    # The short form `- owner/name` is the long form with one key.
     models = raw.get("models")
-    if isinstance(models, list):
-        raw = raw | {"models": [{"repo_id": item} if isinstance(item, str) else item for item in models]}
+    if not isinstance(models, list):
+        return raw
+    return raw | {"models": [{"repo_id": item} if isinstance(item, str) else item for item in models]}
+
+
+def _validated(path: Path, raw: dict[str, Any], lines: Lines, mistakes: list[Mistake]) -> WatchlistSpec | None:
     try:
         return WatchlistSpec.model_validate(raw)
     except ValidationError as error:
@@ -129,7 +132,7 @@ def _entries(path: Path, spec: WatchlistSpec, lines: Lines, mistakes: list[Mista
     contents = _file_contents(path.parent, spec)
     for number, model in enumerate(spec.models):
         settings = _merged(spec.defaults, model)
-        target = model.target or _default_target(spec, model)
+        target = model.target or default_target(spec.publish_to, model)
         wrong = list(_wrong(path, model, settings, target, contents))
         for item in wrong:
             mistake = _located(path, lines, number, item)
@@ -223,10 +226,6 @@ def _present(spec: BaseModel) -> dict[str, Any]:
     return spec.model_dump(exclude_unset=True)
 
 
-def _default_target(spec: WatchlistSpec, model: ModelSpec) -> str | None:
-    return None if spec.publish_to is None else f"{spec.publish_to}/{model.repo_id.split('/')[1]}-awq"
-
-
 def _calibration(spec: CalibrationSpec, contents: dict[str, _FileContent]) -> Calibration:
     sources = tuple(
         TextSource(**_present(source), sha256=contents[source.file].sha256 if source.file else None)
@@ -254,17 +253,3 @@ def _file_content(folder: Path, name: str) -> _FileContent:
     except ValueError:
         # A name that no file can have, such as one with a null character.
         return _FileContent(problem="no such name")
-
-
-def _clashes(path: Path, entries: list[WatchEntry]) -> Iterator[Mistake]:
-    """Targets that two entries share, or that are themselves watched, differing in case or not."""
-    sources = {entry.repo_id.lower() for entry in entries}
-    first: dict[str, WatchEntry] = {}
-    for entry in entries:
-        other = first.setdefault(entry.target.lower(), entry)
-        if other is not entry:
-            message = f"{entry.repo_id}: publishes to {entry.target}, and so does line {other.line}"
-            yield Mistake(file=str(path), line=entry.line, message=message, hint="Give one of them a `target`.")
-        if entry.target.lower() in sources:
-            message = f"{entry.repo_id}: the target {entry.target} is itself on the watchlist"
-            yield Mistake(file=str(path), line=entry.line, message=message, hint="Choose another `target`.")

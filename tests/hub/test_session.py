@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import re
 import socket
 import time
+from logging.handlers import BufferingHandler
 
 import httpx2
 import pytest
@@ -67,6 +69,25 @@ def test_busy_hub_is_asked_again(hub: LocalHub) -> None:
     hub.faults.add(Fault(path="whoami", status=503, times=2))
     assert call(as_bot(hub).writer.whoami)["name"] == "bot"
     assert [record.status for record in hub.requests] == [503, 503, 200]
+
+
+def test_each_wait_is_told_with_what_failed_and_how_long_it_takes(
+    hub: LocalHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = BufferingHandler(100)
+    monkeypatch.setattr(logging.getLogger("awq_bot"), "handlers", [log])
+    hub.faults.add(Fault(path="whoami", status=503))
+    call(as_bot(hub).writer.whoami)
+    line = log.buffer.pop().getMessage()
+    assert re.fullmatch(r"GET /api/whoami-v2 was answered with 503; the Hub is asked again in \d\.\d s", line), (
+        line
+    )
+    with stamina.set_testing(True, attempts=2), pytest.raises(EnvironmentProblem):
+        call(Hub("http://127.0.0.1:9", "hf_secret").reader.whoami)
+    line = log.buffer.pop().getMessage()
+    assert log.buffer == []
+    assert "Connection refused" in line
+    assert "hf_secret" not in line
 
 
 def test_lost_answer_is_asked_for_again(hub: LocalHub) -> None:

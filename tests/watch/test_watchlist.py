@@ -204,6 +204,26 @@ models: [a/b, a/c, a/d]
     assert [item.line for item in mistakes(tmp_path, text)] == [5]
 
 
+def test_the_examples_namespace_is_told_where_it_stands(tmp_path: Path) -> None:
+    text = TOP + "  - repo_id: lab/A\n    priority: 1\n    target: your-namespace/A-awq\n  - lab/B\n"
+    (found,) = mistakes(tmp_path, text)
+    assert (found.line, found.message.partition(":")[0]) == (5, "lab/A")
+    assert "only the example" in found.message
+    assert "`target`" in found.hint
+    both = mistakes(tmp_path, text.replace("publish_to: me", "publish_to: your-namespace") + "  - lab/C\n")
+    assert [item.line for item in both] == [1, 5]
+
+
+def test_targets_are_compared_also_where_other_keys_are_wrong(tmp_path: Path) -> None:
+    found = mistakes(tmp_path, TOP + "  - lab/A\n  - {repo_id: lab/B, colour: red}\n  - other/A\n")
+    assert [(item.line, item.message.split(":")[0]) for item in found] == [
+        (4, "unknown key 'colour'"),
+        (5, "other/A"),
+    ]
+    found = mistakes(tmp_path, "publish: me\nmodels: [lab/A, {repo_id: lab/B, target: lab/a}]\n")
+    assert [item.message.split(" ")[0] for item in found] == ["unknown", "lab/B:"]
+
+
 def test_a_flood_of_mistakes_is_cut_and_counted(tmp_path: Path) -> None:
     text = TOP + "".join(f"  - repo_id: a/b{number}\n    colour: red\n" for number in range(500))
     found = mistakes(tmp_path, text)

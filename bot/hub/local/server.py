@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
 import socket
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
+from bot.errors import EnvironmentProblem
 from bot.hub.local import seeding
 from bot.hub.local.accounts import Accounts, Role
 from bot.hub.local.app import files_app, hub_app
@@ -26,18 +28,23 @@ from bot.hub.local.signing import Signer
 from bot.hub.local.store import Store
 from bot.hub.local.trust import Publisher, Trust
 
+TOKENS = "tokens.json"
+_OTHER_ROOT = "Name another folder with --root."
+
 
 class LocalHub:
     """The Hub's HTTP API over a folder. Use as a context manager, or call start() and stop().
 
-    port, files_port: 0 takes a free one. Raises BlockingIOError when another process serves the same folder.
+    port, files_port: 0 takes a free one. Raises EnvironmentProblem when the folder holds other things, another
+    process serves it, or a port is taken.
     """
 
     def __init__(self, root: Path, *, port: int = 0, files_port: int = 0, limits: Limits | None = None) -> None:
+        _check_root(root)
         root.mkdir(parents=True, exist_ok=True)
         self.root = root.resolve()
         self.store = Store(self.root)
-        self.accounts = Accounts(self.root / "tokens.json")
+        self.accounts = Accounts(self.root / TOKENS)
         self.faults = Faults()
         self._log = RequestLog(self.root / "requests.jsonl")
         self._limits = limits or Limits()
@@ -212,16 +219,29 @@ def serve(root: Path, port: int = 0, *, on_start: Callable[[LocalHub], None] | N
     LocalHub(root, port=port).run(on_start=on_start)
 
 
+def _check_root(root: Path) -> None:
+    if root.exists() and not root.is_dir():
+        raise EnvironmentProblem(f"{root}: is a file", hint=_OTHER_ROOT)
+    # What an earlier process left in its folder `tmp` is deleted.
+    if root.is_dir() and any(root.iterdir()) and not (root / TOKENS).is_file():
+        raise EnvironmentProblem(f"{root}: is there already, and holds no Hub", hint=_OTHER_ROOT)
+
+
 def _own(lock: BinaryIO) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise BlockingIOError(f"{lock.name}: another process serves this folder") from None
+        folder = Path(lock.name).parent
+        raise EnvironmentProblem(f"{folder}: another process serves this folder", hint=_OTHER_ROOT) from None
 
 
 def _listen(stack: contextlib.ExitStack, port: int) -> list[socket.socket]:
     """On 127.0.0.1, and on ::1 with the same port where there is one: `localhost` may mean either."""
-    first = stack.enter_context(socket.create_server(("127.0.0.1", port), backlog=512))
+    try:
+        first = stack.enter_context(socket.create_server(("127.0.0.1", port), backlog=512))
+    except OSError as error:
+        problem = os.strerror(error.errno) if error.errno else str(error)
+        raise EnvironmentProblem(f"port {port}: {problem}", hint="`--port 0` takes a free one.") from None
     sockets = [first]
     with contextlib.suppress(OSError):
         second = socket.create_server(("::1", first.getsockname()[1]), family=socket.AF_INET6, backlog=512)

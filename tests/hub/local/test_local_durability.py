@@ -21,6 +21,7 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import get_session
 
+from bot.errors import EnvironmentProblem
 from bot.hub.local import LocalHub
 from bot.hub.local.repo import Repo
 
@@ -66,14 +67,24 @@ def test_restart_keeps_everything(tmp_path: Path) -> None:
 
 
 def test_one_folder_is_served_once(hub: LocalHub) -> None:
-    with pytest.raises(BlockingIOError, match="another process serves this folder"):
+    with pytest.raises(EnvironmentProblem, match="another process serves this folder"):
         LocalHub(hub.root).start()
+
+
+def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "tmp").mkdir()
+    (tmp_path / "tmp" / "notes.txt").write_text("mine")
+    with pytest.raises(EnvironmentProblem, match="holds no Hub"):
+        LocalHub(tmp_path)
+    with pytest.raises(EnvironmentProblem, match="is a file"):
+        LocalHub(tmp_path / "tmp" / "notes.txt")
+    assert [path.name for path in tmp_path.rglob("*")] == ["tmp", "notes.txt"]
 
 
 def test_given_ports_are_taken(tmp_path: Path) -> None:
     with LocalHub(tmp_path / "first") as hub:
         port = int(hub.endpoint.rpartition(":")[2])
-        with pytest.raises(OSError, match="in use"):
+        with pytest.raises(EnvironmentProblem, match=f"port {port}: Address already in use"):
             LocalHub(tmp_path / "second", port=port).start()
     with LocalHub(tmp_path / "second", port=port) as hub:
         assert hub.endpoint == f"http://127.0.0.1:{port}"

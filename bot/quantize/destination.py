@@ -1,0 +1,123 @@
+"""Where an artifact goes: what may be replaced there, and how it appears whole.
+
+A folder that a person named is replaced only when nothing in it would be lost. Nothing else tells what we wrote
+there, so its artifact brings a record. A job's folder is ours anyhow; what is made there and published has none.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from bot.checkpoint.writer import replacing, sync_folder, writing
+from bot.errors import EnvironmentProblem, WatchlistError
+from bot.quantize.assemble import file_sha256
+from bot.records import PublishedFile, from_json, to_json
+
+RECORD = ".awq-bot.json"
+_HINT = "Name another folder with --out, or delete this one first."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """What was written into a folder, and of which model. source_sha256: of its weights and config.json."""
+
+    source_sha256: str
+    files: tuple[PublishedFile, ...]
+
+
+def check_replaceable(out: Path) -> None:
+    """Raises WatchlistError when out is there and is no artifact that may be replaced, or lies below a file."""
+    if blocking := next((parent for parent in out.parents if parent.exists() and not parent.is_dir()), None):
+        raise WatchlistError(f"{out}: {blocking} is no folder", hint="Give another folder.")
+    if out.is_symlink() or out.is_mount() or out.resolve() == Path.cwd():
+        hint = "It is a link, a mount point or the folder you are in: name one inside it."
+        raise WatchlistError(f"{out}: cannot be replaced as a whole", hint=hint)
+    if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or _is_artifact(out))):
+        raise WatchlistError(f"{out}: is there already, and is no AWQ folder", hint="Give another folder.")
+
+
+def check_ours(out: Path, source_sha256: Callable[[], str]) -> None:
+    """Raises WatchlistError when out holds anything but an artifact of this source, as it was written.
+
+    source_sha256: called only where there is something to lose. Raises EnvironmentProblem where nobody can write.
+    """
+    _check_writable(out)
+    if not out.exists() or not any(out.iterdir()):
+        return
+    written = _record_in(out)
+    if written is None:
+        problem = "holds a quantized model that `awq-bot quantize` did not write"
+    elif changed := _changed(out, written):
+        problem = f"holds {changed}, which `awq-bot quantize` did not write"
+    elif written.source_sha256 != source_sha256():
+        problem = "was made from another model"
+    else:
+        return
+    raise WatchlistError(f"{out}: {problem}", hint=_HINT)
+
+
+def leave_record(folder: Path, written: Written) -> None:
+    with replacing(folder / RECORD) as file:
+        file.write(to_json(written).encode())
+
+
+@contextmanager
+def appearing(out: Path) -> Iterator[Path]:
+    """A folder beside out that takes its place when everything in it is written; on an error it goes away."""
+    folder = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(folder, ignore_errors=True)
+    with writing(folder):
+        folder.mkdir(parents=True)
+    try:
+        yield folder
+        if out.exists():
+            shutil.rmtree(out)
+        with writing(out):
+            folder.replace(out)
+            sync_folder(out.parent)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_artifact(folder: Path) -> bool:
+    config = folder / "config.json"
+    return config.is_file() and b'"quantization_config"' in config.read_bytes()
+
+
+def _check_writable(out: Path) -> None:
+    """Before hours of work, not after them."""
+    place = next(parent for parent in out.absolute().parents if parent.exists())
+    try:
+        tempfile.TemporaryFile(dir=place).close()
+    except OSError as error:
+        raise EnvironmentProblem(
+            f"{out}: cannot be written: {error.strerror}", hint="Name a folder where you may write, with --out."
+        ) from None
+
+
+def _record_in(folder: Path) -> Written | None:
+    try:
+        return from_json(Written, (folder / RECORD).read_text())
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _changed(folder: Path, written: Written) -> str:
+    """A file that is not on record, or not as it was written; empty if there is none."""
+    known = {file.path: file for file in written.files}
+    for path in sorted(path for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()):
+        name = path.relative_to(folder).as_posix()
+        if name != RECORD and (name not in known or not _is(path, known[name])):
+            return name
+    return ""
+
+
+def _is(path: Path, file: PublishedFile) -> bool:
+    # Nobody edits weights by hand, and hashing them takes minutes.
+    same_size = not path.is_symlink() and path.stat().st_size == file.size_bytes
+    return same_size and (path.suffix == ".safetensors" or file_sha256(path) == file.sha256)
