@@ -18,6 +18,9 @@ os.environ.pop("HF_OIDC_ID_TOKEN", None)
 os.environ.pop("HF_HUB_OFFLINE", None)
 # Typer takes it for a terminal with colours.
 os.environ.pop("GITHUB_ACTIONS", None)
+# Read when torch is imported: test processes run side by side, and on models this small threads only wait for each
+# other, which costs most of the time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from collections.abc import Iterator
 from pathlib import Path
