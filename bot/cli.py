@@ -240,11 +240,11 @@ def quantize(
     """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     with ended_by_ctrl_c():
-        from bot import torch_stages
+        from bot.torch_stages import quantizing
 
     if job is not None:
         with _child(job, "quantize"), terminal.Bars(err) as bars:
-            made = torch_stages.quantize_job(JobDir(job), bars)
+            made = quantizing.quantize_job(JobDir(job), bars)
     elif source is not None and destination is not None:
         if group_size not in (32, 64, 128):
             raise WatchlistError(f"--group-size {group_size}", hint="Servers read 32, 64 and 128.")
@@ -252,7 +252,7 @@ def quantize(
             raise WatchlistError(f"--search {search}", hint="It is gram or awq.")
         text = TextSource(builtin="stdlib") if calibration is None else TextSource(file=str(calibration.resolve()))
         with terminal.Bars(err) as bars:
-            made = torch_stages.quantize_folder(
+            made = quantizing.quantize_folder(
                 source,
                 destination,
                 recipe=Recipe(group_size=group_size, search=search),
@@ -285,14 +285,14 @@ def evaluate(
     """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     with ended_by_ctrl_c():
-        from bot import torch_stages
+        from bot.torch_stages import evaluating
 
     if job is not None:
         with _child(job, "evaluate"), terminal.Bars(err) as bars:
-            report = torch_stages.evaluate_job(JobDir(job), bars)
+            report = evaluating.evaluate_job(JobDir(job), bars)
     elif source is not None and quantized is not None:
         with terminal.Bars(err) as bars:
-            report = torch_stages.evaluate_folder(
+            report = evaluating.evaluate_folder(
                 source, quantized, text=text, trust_remote_code=False, progress=bars
             )
     else:
@@ -330,10 +330,10 @@ def publish(job: JobOption, dry_run: DryRunOption = False) -> None:
 def refresh(job: JobOption) -> None:
     """What a refresh job runs as a child: upstream's small files, tried and put as they are published."""
     with ended_by_ctrl_c():
-        from bot import torch_stages
+        from bot.torch_stages import refreshing
 
     with _child(job, "refresh"):
-        torch_stages.refresh_job(JobDir(job))
+        refreshing.refresh_job(JobDir(job))
 
 
 def _published_line(publication: Publication) -> str:
