@@ -26,10 +26,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from huggingface_hub import HfApi
 from huggingface_hub.utils import close_session
 
 from bot.hub.local import LocalHub
+from tests.house import Quantized, quantize_once
 from tests.workplace import Workplace, open_workplace
 
 
@@ -38,6 +40,19 @@ def closed_connections() -> Iterator[None]:
     """huggingface_hub keeps its connections while the process lives; a test's Hub does not live as long."""
     yield
     close_session()
+
+
+@pytest.fixture(scope="session")
+def quantized(tmp_path_factory: pytest.TempPathFactory) -> Quantized:
+    """Trained models, quantized and measured once for all tests of what comes after, whichever worker asks."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def made(name: str) -> Path:
+        with FileLock(shared / f"quantized-{name}.lock"):
+            return quantize_once(name, shared / f"quantized-{name}")
+
+    return made
 
 
 @pytest.fixture
