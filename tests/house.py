@@ -14,7 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bot import pipeline
 from bot.hub.local import LocalHub
+from bot.hub.session import Hub
+from bot.records import to_json
+from bot.watch import watchlist as watchlists
 
 ASSETS = Path(__file__).parent / "assets"
 MODELS = ("qwen3-tiny", "llama-tiny")
@@ -66,9 +70,9 @@ class House:
         return subprocess.CompletedProcess(words, process.returncode, out, err)
 
     def plan(self) -> dict[str, Any]:
-        result = self.call("plan", "--json")
-        assert result.returncode == 0, result.stderr
-        return dict(json.loads(result.stdout))
+        """What `plan --json` prints; made in this process, which is quicker."""
+        hub = Hub(self.hub.endpoint, self.hub.token(), self.hub.token())
+        return dict(json.loads(to_json(pipeline.plan(hub, watchlists.load(self.root / "watchlist.yaml")))))
 
     def stop_when(
         self, happened: Callable[[], bool], number: signal.Signals, *words: str
