@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from bot.hub.local import Fault, HubError
-from tests.house import House, build_house, wait_for
+from tests.house import House, Quantized, build_house, recorded_files, wait_for
+from tests.small_model import TARGET, build_small_house
 
-MODEL = "qwen3-tiny"
-TARGET = f"quantized/{MODEL}-awq"
+TRAINED = "qwen3-tiny"
 # Which records, and which folder, are not there yet when the stage of the name has not run.
 UNDONE = {
     "pull": ("weights.json", "source"),
@@ -29,7 +29,7 @@ Tree = dict[str, bytes]
 @pytest.fixture(scope="module")
 def ready(tmp_path_factory: pytest.TempPathFactory) -> House:
     """A house whose job is done but for publishing. Its Hub is at rest."""
-    house = build_house(tmp_path_factory.mktemp("ready") / "house", models=(MODEL,))
+    house = build_small_house(tmp_path_factory.mktemp("ready") / "house")
     with house.hub:
         result = house.call("run", "--dry-run")
     assert result.returncode == 0, result.stderr
@@ -66,6 +66,14 @@ def before(ready: House, tmp_path: Path) -> Iterator[Callable[[str], House]]:
         house.hub.stop()
 
 
+@pytest.fixture
+def trained(tmp_path: Path) -> Iterator[House]:
+    """A house of a trained model, whose layers take long enough to be stopped in the middle; its Hub is up."""
+    house = build_house(tmp_path / "trained", models=(TRAINED,))
+    with house.hub:
+        yield house
+
+
 def _order(stage: str) -> int:
     return [*UNDONE, "publish"].index(stage)
 
@@ -83,8 +91,11 @@ def _finish(house: House, expected: Tree) -> None:
     assert house.hub.files(TARGET) == expected
     assert _is_public(house)
     assert house.plan()["jobs"] == []
-    left = [path.name for path in house.jobs[0].rglob(".*") if path.is_file() and path.name != ".lock"]
-    assert left == []
+    assert _left_behind(house) == []
+
+
+def _left_behind(house: House) -> list[str]:
+    return [path.name for path in house.jobs[0].rglob(".*") if path.is_file() and path.name != ".lock"]
 
 
 @pytest.mark.parametrize(
@@ -125,16 +136,17 @@ def test_killed_inside_pull_it_fetches_the_rest(before: Callable[[str], House], 
 
 
 def test_killed_inside_quantize_it_loses_at_most_a_layer_and_makes_the_same_bytes(
-    before: Callable[[str], House], ready: House, expected: Tree
+    trained: House, quantized: Quantized
 ) -> None:
-    house = before("quantize")
-    layers = house.jobs[0] / "layers"
-    house.stop_when(lambda: any(layers.glob("*.safetensors")), signal.SIGKILL, "run")
-    done = {path.name: path.stat().st_mtime_ns for path in layers.glob("*.safetensors")}
-    result = house.call("run", "--dry-run")
+    trained.stop_when(lambda: any(trained.root.glob("work/*/layers/*.safetensors")), signal.SIGKILL, "run")
+    [job] = trained.jobs
+    done = {path: path.stat().st_mtime_ns for path in (job / "layers").glob("*.safetensors")}
+    assert not (job / "quantized.json").exists()
+    result = trained.call("quantize", "--job", str(job))
     assert result.returncode == 0, result.stderr
-    assert {name: (layers / name).stat().st_mtime_ns for name in done} == done
-    _finish(house, expected)
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+    assert recorded_files(job) == recorded_files(quantized(TRAINED))
+    assert _left_behind(trained) == []
 
 
 @pytest.mark.parametrize(
@@ -179,18 +191,23 @@ def test_ctrl_c_ends_with_130_and_one_line(before: Callable[[str], House], stage
     assert "Traceback" not in result.stderr
 
 
-@pytest.mark.parametrize("stage", ["quantize", "evaluate"])
-def test_ctrl_c_in_a_child_ends_both_and_leaves_no_half_folder(
-    before: Callable[[str], House], expected: Tree, stage: str
-) -> None:
-    house = before(stage)
-    wait = (house.jobs[0] / "layers").exists if stage == "quantize" else partial(_is_measuring, house)
-    result = house.stop_when(wait, signal.SIGINT, "run")
+def test_ctrl_c_while_quantizing_ends_both_and_leaves_no_half_folder(trained: House) -> None:
+    result = trained.stop_when(lambda: any(trained.root.glob("work/*/layers")), signal.SIGINT, "run")
     assert result.returncode == 130, result.stderr
     assert "Traceback" not in result.stderr
-    assert not (house.jobs[0] / UNDONE[stage][0]).exists()
-    if stage == "evaluate":
-        _finish(house, expected)
+    assert not (trained.jobs[0] / "quantized.json").exists()
+    assert not (trained.jobs[0] / "quantized").exists()
+
+
+def test_ctrl_c_while_evaluating_ends_both_and_the_next_run_goes_on(
+    before: Callable[[str], House], expected: Tree
+) -> None:
+    house = before("evaluate")
+    result = house.stop_when(partial(_is_measuring, house), signal.SIGINT, "run")
+    assert result.returncode == 130, result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (house.jobs[0] / "report.json").exists()
+    _finish(house, expected)
 
 
 def test_ctrl_c_while_modules_are_loaded_ends_in_silence(before: Callable[[str], House]) -> None:
