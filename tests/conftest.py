@@ -31,7 +31,8 @@ from huggingface_hub import HfApi
 from huggingface_hub.utils import close_session
 
 from bot.hub.local import LocalHub
-from tests.house import Quantized, quantize_once
+from tests.house import House, Quantized, quantize_once
+from tests.small_model import prepare_once
 from tests.workplace import Workplace, open_workplace
 
 
@@ -43,16 +44,28 @@ def closed_connections() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def quantized(tmp_path_factory: pytest.TempPathFactory) -> Quantized:
-    """Trained models, quantized and measured once for all tests of what comes after, whichever worker asks."""
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of all of pytest's workers."""
     base = tmp_path_factory.getbasetemp()
-    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def quantized(shared: Path) -> Quantized:
+    """Trained models, quantized and measured once for all tests of what comes after."""
 
     def made(name: str) -> Path:
         with FileLock(shared / f"quantized-{name}.lock"):
             return quantize_once(name, shared / f"quantized-{name}")
 
     return made
+
+
+@pytest.fixture(scope="session")
+def small_house(shared: Path) -> House:
+    """A small model's house, done but for publishing; to be copied. Its Hub is at rest."""
+    with FileLock(shared / "small.lock"):
+        return prepare_once(shared / "small")
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 
 from bot.hub.local import Fault, HubError
 from tests.house import House, Quantized, build_house, recorded_files, wait_for
-from tests.small_model import TARGET, build_small_house
+from tests.small_model import TARGET
 
 TRAINED = "qwen3-tiny"
 # Which records, and which folder, are not there yet when the stage of the name has not run.
@@ -27,19 +27,9 @@ Tree = dict[str, bytes]
 
 
 @pytest.fixture(scope="module")
-def ready(tmp_path_factory: pytest.TempPathFactory) -> House:
-    """A house whose job is done but for publishing. Its Hub is at rest."""
-    house = build_small_house(tmp_path_factory.mktemp("ready") / "house")
-    with house.hub:
-        result = house.call("run", "--dry-run")
-    assert result.returncode == 0, result.stderr
-    return house
-
-
-@pytest.fixture(scope="module")
-def expected(ready: House, tmp_path_factory: pytest.TempPathFactory) -> Tree:
+def expected(small_house: House, tmp_path_factory: pytest.TempPathFactory) -> Tree:
     """What is published when nothing interrupts."""
-    house = ready.copy_to(tmp_path_factory.mktemp("expected") / "house")
+    house = small_house.copy_to(tmp_path_factory.mktemp("expected") / "house")
     with house.hub:
         result = house.call("run")
         assert result.returncode == 0, result.stderr
@@ -47,12 +37,12 @@ def expected(ready: House, tmp_path_factory: pytest.TempPathFactory) -> Tree:
 
 
 @pytest.fixture
-def before(ready: House, tmp_path: Path) -> Iterator[Callable[[str], House]]:
+def before(small_house: House, tmp_path: Path) -> Iterator[Callable[[str], House]]:
     """A house in which the stage of the given name, and those after it, have not run; its Hub is up."""
     houses: list[House] = []
 
     def make(stage: str) -> House:
-        house = ready.copy_to(tmp_path / stage)
+        house = small_house.copy_to(tmp_path / stage)
         names = [name for key, names in UNDONE.items() if _order(key) >= _order(stage) for name in names]
         for name in names:
             path = house.jobs[0] / name
@@ -125,14 +115,14 @@ def test_killed_at_the_end_of_a_stage_it_goes_on_from_there(
     _finish(house, expected)
 
 
-def test_killed_inside_pull_it_fetches_the_rest(before: Callable[[str], House], ready: House) -> None:
+def test_killed_inside_pull_it_fetches_the_rest(before: Callable[[str], House], small_house: House) -> None:
     house = before("pull")
     house.hub.faults.add(Fault(path=r"/objects/.*/model", delay_s=60))
     house.stop_when(lambda: not house.hub.faults.pending, signal.SIGKILL, "pull", "--job", str(house.jobs[0]))
     assert not (house.jobs[0] / "weights.json").exists()
     result = house.call("pull", "--job", str(house.jobs[0]))
     assert result.returncode == 0, result.stderr
-    assert _tree(house.jobs[0] / "source") == _tree(ready.jobs[0] / "source")
+    assert _tree(house.jobs[0] / "source") == _tree(small_house.jobs[0] / "source")
 
 
 def test_killed_inside_quantize_it_loses_at_most_a_layer_and_makes_the_same_bytes(

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from bot.demo import nudged
-from bot.hub.local import HubError
-from tests.house import MODELS, WATCHLIST, House, build_house
+from tests.house import MODELS, House, build_house
+from tests.small_model import SOURCE, TARGET, WEIGHTS
 
 
 @pytest.fixture(scope="module")
@@ -108,27 +108,18 @@ def test_a_readme_only_commit_is_not_a_release(house: House) -> None:
     assert house.plan()["jobs"] == []
 
 
-def test_changed_weights_are_one_new_release_with_a_second_tag(house: House) -> None:
-    weights = house.hub.files("lab/qwen3-tiny")["model.safetensors"]
-    house.hub.seed("lab/qwen3-tiny", {"model.safetensors": nudged(weights)})
-    [job] = house.plan()["jobs"]
-    assert job["reason"] == "upstream changed: model.safetensors"
-    result = house.call("run")
-    assert result.returncode == 0, result.stderr
-    refs = house.hub.refs("quantized/qwen3-tiny-awq")
-    assert sum(ref.startswith("refs/tags/") for ref in refs) == 2
-    assert house.plan()["jobs"] == []
-
-
-def test_a_gate_that_is_missed_publishes_nothing_and_names_the_figure(house: House) -> None:
-    strict = WATCHLIST.replace("max_kl: 0.3", "max_kl: 0.000001").replace("quantized", "bot")
-    (house.root / "strict.yaml").write_text(strict)
-    result = house.call("run", "--only", "lab/llama-tiny", "--watchlist", "strict.yaml")
-    assert result.returncode == 6
-    assert "KL" in result.stderr
-    assert "hint:" in result.stderr
-    with pytest.raises(HubError):
-        house.hub.repo("bot/llama-tiny-awq")
+def test_changed_weights_are_one_new_release_with_a_second_tag(small_house: House, tmp_path: Path) -> None:
+    house = small_house.copy_to(tmp_path / "house")
+    with house.hub:
+        first = house.call("run")
+        assert first.returncode == 0, first.stderr
+        house.hub.seed(SOURCE, {WEIGHTS: nudged(house.hub.files(SOURCE)[WEIGHTS])})
+        [job] = house.plan()["jobs"]
+        assert job["reason"] == "upstream changed: model.safetensors"
+        second = house.call("run")
+        assert second.returncode == 0, second.stderr
+        assert sum(ref.startswith("refs/tags/") for ref in house.hub.refs(TARGET)) == 2
+        assert house.plan()["jobs"] == []
 
 
 def test_a_changed_generation_config_is_a_refresh_that_leaves_the_weights_alone(house: House) -> None:
