@@ -311,14 +311,14 @@ def quantize(
     text = TextSource(builtin="stdlib") if calibration is None else TextSource(file=str(calibration.resolve()))
     with _child(job, "quantize"):
         with _loading_torch():
-            from bot import torch_stages
+            from bot.torch_stages import quantizing
         with terminal.Bars(err) as bars:
             if job is not None:
-                made = torch_stages.quantize_job(JobDir(job), bars)
+                made = quantizing.quantize_job(JobDir(job), bars)
             else:
                 assert source is not None
                 assert destination is not None
-                made = torch_stages.quantize_folder(
+                made = quantizing.quantize_folder(
                     source,
                     destination,
                     recipe=Recipe(group_size=group_size, search=search),
@@ -351,14 +351,14 @@ def evaluate(
         raise WatchlistError("evaluate what?", hint="Give --source and --quantized, or --job.")
     with _child(job, "evaluate"):
         with _loading_torch():
-            from bot import torch_stages
+            from bot.torch_stages import evaluating
         with terminal.Bars(err) as bars:
             if job is not None:
-                report = torch_stages.evaluate_job(JobDir(job), bars)
+                report = evaluating.evaluate_job(JobDir(job), bars)
             else:
                 assert source is not None
                 assert quantized is not None
-                report = torch_stages.evaluate_folder(
+                report = evaluating.evaluate_folder(
                     source, quantized, text=text, trust_remote_code=False, progress=bars
                 )
     if as_json:
@@ -397,8 +397,8 @@ def refresh(job: JobOption) -> None:
     """What a refresh job runs as a child: upstream's small files, tried and put as they are published."""
     with _child(job, "refresh"):
         with _loading_torch():
-            from bot import torch_stages
-        torch_stages.refresh_job(JobDir(job))
+            from bot.torch_stages import refreshing
+        refreshing.refresh_job(JobDir(job))
 
 
 def _published_line(publication: Publication) -> str:

@@ -18,15 +18,21 @@ os.environ.pop("HF_OIDC_ID_TOKEN", None)
 os.environ.pop("HF_HUB_OFFLINE", None)
 # Typer takes it for a terminal with colours.
 os.environ.pop("GITHUB_ACTIONS", None)
+# Read when torch is imported: test processes run side by side, and on models this small threads only wait for each
+# other, which costs most of the time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from huggingface_hub import HfApi
 from huggingface_hub.utils import close_session
 
 from bot.hub.local import LocalHub
+from tests.house import House, Quantized, quantize_once
+from tests.small_model import prepare_once
 from tests.workplace import Workplace, open_workplace
 
 
@@ -37,6 +43,31 @@ def closed_connections() -> Iterator[None]:
     close_session()
 
 
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of all of pytest's workers."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def quantized(shared: Path) -> Quantized:
+    """Trained models, quantized and measured once for all tests of what comes after."""
+
+    def made(name: str) -> Path:
+        with FileLock(shared / f"quantized-{name}.lock"):
+            return quantize_once(name, shared / f"quantized-{name}")
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def small_house(shared: Path) -> House:
+    """A small model's house, done but for publishing; to be copied. Its Hub is at rest."""
+    with FileLock(shared / "small.lock"):
+        return prepare_once(shared / "small")
+
+
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[LocalHub]:
     with LocalHub(tmp_path / "hub") as running:
@@ -44,8 +75,10 @@ def hub(tmp_path: Path) -> Iterator[LocalHub]:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Workplace]:
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workplace]:
     """A repository with a watchlist, a Hub and GitHub's API, for the verbs that workflows call."""
+    # GitHub asks for pauses between writes; its stand-in does not.
+    monkeypatch.setattr("bot.github.client.WRITE_PAUSE_S", 0.0)
     with open_workplace(tmp_path) as place:
         yield place
 

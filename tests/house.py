@@ -14,7 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bot import pipeline
 from bot.hub.local import LocalHub
+from bot.hub.session import Hub
+from bot.records import to_json
+from bot.watch import watchlist as watchlists
 
 ASSETS = Path(__file__).parent / "assets"
 MODELS = ("qwen3-tiny", "llama-tiny")
@@ -28,6 +32,10 @@ models:
   - lab/llama-tiny
 """
 PATIENCE_S = 240.0
+_KEPT = {"quantized", "quantized.json", "report.json", "card"}
+
+# A trained model's name -> its folder, made by `quantize_once`.
+Quantized = Callable[[str], Path]
 
 
 @dataclass(frozen=True)
@@ -62,9 +70,9 @@ class House:
         return subprocess.CompletedProcess(words, process.returncode, out, err)
 
     def plan(self) -> dict[str, Any]:
-        result = self.call("plan", "--json")
-        assert result.returncode == 0, result.stderr
-        return dict(json.loads(result.stdout))
+        """What `plan --json` prints; made in this process, which is quicker."""
+        hub = Hub(self.hub.endpoint, self.hub.token(), self.hub.token())
+        return dict(json.loads(to_json(pipeline.plan(hub, watchlists.load(self.root / "watchlist.yaml")))))
 
     def stop_when(
         self, happened: Callable[[], bool], number: signal.Signals, *words: str
@@ -92,6 +100,25 @@ def build_house(root: Path, *, models: tuple[str, ...] = MODELS) -> House:
     for name in models:
         house.hub.seed(f"lab/{name}", ASSETS / name)
     return house
+
+
+def quantize_once(name: str, root: Path) -> Path:
+    """A trained model's job as quantizing and measuring leave its folder. Made for the first who asks."""
+    made = root / "made"
+    if not made.exists():
+        house = build_house(root / "house", models=(name,))
+        with house.hub:
+            done = house.call("run", "--dry-run")
+            assert done.returncode == 0, done.stderr
+        [folder] = house.jobs
+        keep = shutil.ignore_patterns(*{path.name for path in folder.iterdir()} - _KEPT)
+        shutil.copytree(folder, made, ignore=keep)
+    return made
+
+
+def recorded_files(job: Path) -> Any:
+    """Path, size and hash of all that quantizing made, as a job's folder records them."""
+    return json.loads((job / "quantized.json").read_text())["record"]["files"]
 
 
 def wait_for(happened: Callable[[], bool]) -> None:

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from bot.hub.local import Fault, HubError
-from tests.house import House, build_house, wait_for
+from tests.house import House, Quantized, build_house, recorded_files, wait_for
+from tests.small_model import TARGET
 
-MODEL = "qwen3-tiny"
-TARGET = f"quantized/{MODEL}-awq"
+TRAINED = "qwen3-tiny"
 # Which records, and which folder, are not there yet when the stage of the name has not run.
 UNDONE = {
     "pull": ("weights.json", "source"),
@@ -27,19 +27,9 @@ Tree = dict[str, bytes]
 
 
 @pytest.fixture(scope="module")
-def ready(tmp_path_factory: pytest.TempPathFactory) -> House:
-    """A house whose job is done but for publishing. Its Hub is at rest."""
-    house = build_house(tmp_path_factory.mktemp("ready") / "house", models=(MODEL,))
-    with house.hub:
-        result = house.call("run", "--dry-run")
-    assert result.returncode == 0, result.stderr
-    return house
-
-
-@pytest.fixture(scope="module")
-def expected(ready: House, tmp_path_factory: pytest.TempPathFactory) -> Tree:
+def expected(small_house: House, tmp_path_factory: pytest.TempPathFactory) -> Tree:
     """What is published when nothing interrupts."""
-    house = ready.copy_to(tmp_path_factory.mktemp("expected") / "house")
+    house = small_house.copy_to(tmp_path_factory.mktemp("expected") / "house")
     with house.hub:
         result = house.call("run")
         assert result.returncode == 0, result.stderr
@@ -47,12 +37,12 @@ def expected(ready: House, tmp_path_factory: pytest.TempPathFactory) -> Tree:
 
 
 @pytest.fixture
-def before(ready: House, tmp_path: Path) -> Iterator[Callable[[str], House]]:
+def before(small_house: House, tmp_path: Path) -> Iterator[Callable[[str], House]]:
     """A house in which the stage of the given name, and those after it, have not run; its Hub is up."""
     houses: list[House] = []
 
     def make(stage: str) -> House:
-        house = ready.copy_to(tmp_path / stage)
+        house = small_house.copy_to(tmp_path / stage)
         names = [name for key, names in UNDONE.items() if _order(key) >= _order(stage) for name in names]
         for name in names:
             path = house.jobs[0] / name
@@ -64,6 +54,14 @@ def before(ready: House, tmp_path: Path) -> Iterator[Callable[[str], House]]:
     yield make
     for house in houses:
         house.hub.stop()
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Iterator[House]:
+    """A house of a trained model, whose layers take long enough to be stopped in the middle; its Hub is up."""
+    house = build_house(tmp_path / "trained", models=(TRAINED,))
+    with house.hub:
+        yield house
 
 
 def _order(stage: str) -> int:
@@ -83,8 +81,11 @@ def _finish(house: House, expected: Tree) -> None:
     assert house.hub.files(TARGET) == expected
     assert _is_public(house)
     assert house.plan()["jobs"] == []
-    left = [path.name for path in house.jobs[0].rglob(".*") if path.is_file() and path.name != ".lock"]
-    assert left == []
+    assert _left_behind(house) == []
+
+
+def _left_behind(house: House) -> list[str]:
+    return [path.name for path in house.jobs[0].rglob(".*") if path.is_file() and path.name != ".lock"]
 
 
 @pytest.mark.parametrize(
@@ -114,27 +115,28 @@ def test_killed_at_the_end_of_a_stage_it_goes_on_from_there(
     _finish(house, expected)
 
 
-def test_killed_inside_pull_it_fetches_the_rest(before: Callable[[str], House], ready: House) -> None:
+def test_killed_inside_pull_it_fetches_the_rest(before: Callable[[str], House], small_house: House) -> None:
     house = before("pull")
     house.hub.faults.add(Fault(path=r"/objects/.*/model", delay_s=60))
     house.stop_when(lambda: not house.hub.faults.pending, signal.SIGKILL, "pull", "--job", str(house.jobs[0]))
     assert not (house.jobs[0] / "weights.json").exists()
     result = house.call("pull", "--job", str(house.jobs[0]))
     assert result.returncode == 0, result.stderr
-    assert _tree(house.jobs[0] / "source") == _tree(ready.jobs[0] / "source")
+    assert _tree(house.jobs[0] / "source") == _tree(small_house.jobs[0] / "source")
 
 
 def test_killed_inside_quantize_it_loses_at_most_a_layer_and_makes_the_same_bytes(
-    before: Callable[[str], House], ready: House, expected: Tree
+    trained: House, quantized: Quantized
 ) -> None:
-    house = before("quantize")
-    layers = house.jobs[0] / "layers"
-    house.stop_when(lambda: any(layers.glob("*.safetensors")), signal.SIGKILL, "run")
-    done = {path.name: path.stat().st_mtime_ns for path in layers.glob("*.safetensors")}
-    result = house.call("run", "--dry-run")
+    trained.stop_when(lambda: any(trained.root.glob("work/*/layers/*.safetensors")), signal.SIGKILL, "run")
+    [job] = trained.jobs
+    done = {path: path.stat().st_mtime_ns for path in (job / "layers").glob("*.safetensors")}
+    assert not (job / "quantized.json").exists()
+    result = trained.call("quantize", "--job", str(job))
     assert result.returncode == 0, result.stderr
-    assert {name: (layers / name).stat().st_mtime_ns for name in done} == done
-    _finish(house, expected)
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+    assert recorded_files(job) == recorded_files(quantized(TRAINED))
+    assert _left_behind(trained) == []
 
 
 @pytest.mark.parametrize(
@@ -179,18 +181,23 @@ def test_ctrl_c_ends_with_130_and_one_line(before: Callable[[str], House], stage
     assert "Traceback" not in result.stderr
 
 
-@pytest.mark.parametrize("stage", ["quantize", "evaluate"])
-def test_ctrl_c_in_a_child_ends_both_and_leaves_no_half_folder(
-    before: Callable[[str], House], expected: Tree, stage: str
-) -> None:
-    house = before(stage)
-    wait = (house.jobs[0] / "layers").exists if stage == "quantize" else partial(_is_measuring, house)
-    result = house.stop_when(wait, signal.SIGINT, "run")
+def test_ctrl_c_while_quantizing_ends_both_and_leaves_no_half_folder(trained: House) -> None:
+    result = trained.stop_when(lambda: any(trained.root.glob("work/*/layers")), signal.SIGINT, "run")
     assert result.returncode == 130, result.stderr
     assert "Traceback" not in result.stderr
-    assert not (house.jobs[0] / UNDONE[stage][0]).exists()
-    if stage == "evaluate":
-        _finish(house, expected)
+    assert not (trained.jobs[0] / "quantized.json").exists()
+    assert not (trained.jobs[0] / "quantized").exists()
+
+
+def test_ctrl_c_while_evaluating_ends_both_and_the_next_run_goes_on(
+    before: Callable[[str], House], expected: Tree
+) -> None:
+    house = before("evaluate")
+    result = house.stop_when(partial(_is_measuring, house), signal.SIGINT, "run")
+    assert result.returncode == 130, result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (house.jobs[0] / "report.json").exists()
+    _finish(house, expected)
 
 
 def test_ctrl_c_while_modules_are_loaded_ends_in_silence(before: Callable[[str], House]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,19 +12,22 @@ from pathlib import Path
 import pytest
 
 from tests.github_api.id_token import ISSUER, IdTokens, public_key
-from tests.house import PATIENCE_S, House, build_house
+from tests.house import PATIENCE_S, House, Quantized, build_house
 from tests.hub.workflows import trust
 
-MODEL, TARGET = "lab/llama-tiny", "quantized/llama-tiny-awq"
+ASSET = "qwen3-tiny"
+MODEL, TARGET = f"lab/{ASSET}", f"quantized/{ASSET}-awq"
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+def house(tmp_path_factory: pytest.TempPathFactory, quantized: Quantized) -> Iterator[House]:
     """One model that was planned, quantized and measured, and not published."""
-    house = build_house(tmp_path_factory.mktemp("oidc") / "house", models=("llama-tiny",))
+    house = build_house(tmp_path_factory.mktemp("oidc") / "house", models=(ASSET,))
     with house.hub:
         _worked(house, "plan", "--out", "plan")
         [job] = json.loads((house.root / "plan" / "plan.json").read_text())["jobs"]
+        # As on a runner that was stopped right after measuring.
+        shutil.copytree(quantized(ASSET), house.root / "work" / job["job_id"])
         _worked(house, "quantize", "--plan", "plan", "--job-id", job["job_id"])
         yield house
 

@@ -3,8 +3,10 @@
 `builtin: stdlib` in a watchlist calibrates on the `calibrate` split; `test` is the default evaluation text.
 """
 
+import os
 import platform
 import sysconfig
+from collections.abc import Iterator
 from functools import cache
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
@@ -48,8 +50,16 @@ def documents(split: Split) -> tuple[str, ...]:
 def modules(split: Split) -> tuple[Path, ...]:
     """The absolute paths of a split's modules, sorted by their path relative to the standard library."""
     root = Path(sysconfig.get_path("stdlib"))
-    names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.py"))
-    return tuple(root / name for name in names if is_selected(name) and split_of(name) == split)
+    return tuple(root / name for name in sorted(_names(root)) if is_selected(name) and split_of(name) == split)
+
+
+def _names(root: Path) -> Iterator[str]:
+    """Modules below root, posix and relative, from folders that may hold any that takes part."""
+    for folder, below, files in os.walk(root):
+        # In site-packages alone there may be fifty times as many files as in the library itself.
+        below[:] = [name for name in below if name not in _LEFT_OUT_FOLDERS]
+        parent = Path(folder).relative_to(root)
+        yield from ((parent / file).as_posix() for file in files if file.endswith(".py"))
 
 
 def is_selected(name: str) -> bool:

@@ -110,6 +110,18 @@ def test_bytes_that_are_not_utf8_do_not_stop_reading(tmp_path: Path, monkeypatch
         stdlib.modules.cache_clear()
 
 
+def test_modules_are_all_that_take_part_and_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["a.py", "json/b.py", "json/deep/er/c.py", "json/deep-er.py", "test.py"]
+    others = ["test/d.py", "json/tests/e.py", "site-packages/f/g.py", "config-3.11/h.py", "json/i.pyc", "token.py"]
+    for name in (*names, *others):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path))
+    for split in stdlib.SPLITS:
+        expected = [tmp_path / name for name in sorted(names) if stdlib.split_of(name) == split]
+        assert list(stdlib.modules.__wrapped__(split)) == expected
+
+
 def test_version_names_rule_and_python() -> None:
     name, _, python = stdlib.BUILTIN_VERSION.partition("+")
     assert name == f"stdlib/{stdlib.SELECTION_VERSION}"

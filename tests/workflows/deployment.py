@@ -14,7 +14,7 @@ from bot import pipeline
 from bot.hub.local import HubError, LocalHub
 from bot.hub.session import Hub
 from bot.watch import watchlist as watchlists
-from tests.house import ASSETS, WATCHLIST, build_house
+from tests.house import ASSETS, WATCHLIST
 from tests.workflows.api import RunsApi
 from tests.workflows.reading import Reading
 from tests.workflows.repository import Repository
@@ -22,7 +22,6 @@ from tests.workflows.runs import Run, start
 
 ASSET = "qwen3-tiny"
 NAMESPACE = "quantized"
-_KEPT = {"quantized", "quantized.json", "report.json", "card"}
 NVIDIA_SMI = """\
 #!/bin/sh
 echo "NVIDIA L4, 570.86.15, 23034"
@@ -125,20 +124,6 @@ def deployment(reading: Reading, root: Path, *names: str, quantized: Path | None
         if quantized is not None:
             made.prepare()
         yield made
-
-
-def quantize_once(root: Path) -> Path:
-    """A job's folder as quantizing leaves it, if it is stopped right after. Made for the first who asks."""
-    made = root / "made"
-    if not made.exists():
-        house = build_house(root / "house", models=(ASSET,))
-        with house.hub:
-            done = house.call("run", "--dry-run")
-            assert done.returncode == 0, done.stderr
-        [folder] = house.jobs
-        keep = shutil.ignore_patterns(*{path.name for path in folder.iterdir()} - _KEPT)
-        shutil.copytree(folder, made, ignore=keep)
-    return made
 
 
 def hosted_machine(hub: LocalHub, root: Path) -> dict[str, str]:
