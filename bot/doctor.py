@@ -53,9 +53,9 @@ def _check_gpu(needs: list[Estimate], *, runner: bool) -> Check:
         fix = "Install the NVIDIA driver and check with nvidia-smi. Without a GPU only tiny models make sense."
         return Check(name="GPU", status="failed" if runner else "warning", found="none", fix=fix)
     name, driver, mebibytes = (part.strip() for part in listed[0].split(","))
-    found = f"{name}, {int(mebibytes) / 1024:.0f} GiB, driver {driver}"
+    found = f"{name}, {int(mebibytes) * 2**20 / 1e9:.1f} GB, driver {driver}"
     if int(mebibytes) * 2**20 < wanted:
-        fix = f"The largest job needs {wanted / 2**30:.0f} GiB: lower calibration.samples, or use another GPU."
+        fix = f"The largest job needs {wanted / 1e9:.1f} GB: use a larger GPU, or put that model on `hold:`."
         return Check(name="GPU", status="failed", found=found, fix=fix)
     return Check(name="GPU", status="ok", found=found)
 

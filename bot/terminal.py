@@ -143,7 +143,7 @@ def _skip_word(skip: Skip) -> str:
 
 def _needs(job: Job, needs: Estimate) -> str:
     sizes = f"{size(needs.download_bytes)} → {size(needs.output_bytes)}"
-    machine = f"GPU {needs.vram_bytes / 2**30:.0f} GiB, RAM {size(needs.ram_bytes)}, disk {size(needs.disk_bytes)}"
+    machine = f"GPU {size(needs.vram_bytes)}, RAM {size(needs.ram_bytes)}, disk {size(needs.disk_bytes)}"
     return f"{sizes}, {machine}, about {duration(needs.duration_s)}, {' '.join(job.runner_labels[2:])}"
 
 

@@ -40,10 +40,6 @@ def gib(size_bytes: int) -> str:
     return f"{value:.2f} GiB" if value >= 0.1 else f"{size_bytes / 2**20:.2f} MiB"
 
 
-def whole_gib(size_bytes: int) -> str:
-    return f"{size_bytes / 2**30:.0f} GiB"
-
-
 def percent(share: float, digits: int = 1) -> str:
     return f"{100 * share:.{digits}f} %"
 
@@ -92,7 +88,7 @@ def _environment() -> ImmutableSandboxedEnvironment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    filters = (gib, whole_gib, percent, plain, quiet, quiet_code, rounded, size, duration)
+    filters = (gib, percent, plain, quiet, quiet_code, rounded, size, duration)
     environment.filters.update({item.__name__: item for item in filters})
     return environment
 

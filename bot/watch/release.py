@@ -41,7 +41,7 @@ from bot.watch.refusals import (
     refused_at_sight,
     weights_refusal,
 )
-from bot.watch.sizing import RUNNER_VRAM_GIB, estimate, runner_labels
+from bot.watch.sizing import RUNNER_VRAM_GB, estimate, runner_labels
 from bot.watch.support import legal_tensor_parallel, unsupported_reason
 
 # Goes up when the same recipe would give other numbers. Entries with `requantize: outdated` are then done again.
@@ -129,8 +129,8 @@ def decide(candidate: Candidate, details: Details) -> Skip | Job:
     needs = estimate(details, entry, download_bytes=download_bytes)
     labels = runner_labels(needs)
     if labels is None:
-        size, largest = needs.vram_bytes / 2**30, RUNNER_VRAM_GIB[-1]
-        reason = f"too large for any runner: needs about {size:.0f} GiB of GPU memory, the largest has {largest}"
+        size, largest = needs.vram_bytes / 1e9, RUNNER_VRAM_GB[-1]
+        reason = f"too large for any runner: needs about {size:.0f} GB of GPU memory, the largest has {largest}"
         lower = "Lower calibration.samples or seq_len, or take `search: gram`."
         hint = lower if entry.recipe.search == "awq" else "Put it on `hold:` to silence this."
         return refuse(entry, reason, UnsupportedModelError, hint)

@@ -11,7 +11,6 @@ from bot.records import Details, Estimate, Recipe, TensorInfo, WatchEntry
 # Classes of GPU that people rent, by memory in decimal gigabytes: an L4 of "24 GB" has 23,034 MiB. A job gets the
 # smallest that fits, as the label `gpu-24gb`.
 RUNNER_VRAM_GB = (16, 24, 48, 80, 141)
-RUNNER_VRAM_GIB = RUNNER_VRAM_GB  # as `release` still calls it
 
 _GB = 10**9
 
