@@ -92,7 +92,9 @@ class LogLines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         style = "yellow" if record.levelno >= logging.WARNING else "dim"
-        self._console.print(self.format(record), style=style, markup=False, highlight=False, soft_wrap=True)
+        # A trace is for those who asked for everything.
+        text = self.format(record) if self.level <= logging.DEBUG else record.getMessage()
+        self._console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 class _Amount(ProgressColumn):

@@ -18,6 +18,7 @@ from bot import cli
 from bot.errors import ERRORS_BY_EXIT_CODE
 from bot.hub.local import Fault, LocalHub
 from bot.manual import with_commands
+from bot.verbs import shared
 from tests.hub.models import source_files
 from tests.workplace import WEIGHTS, Workplace
 
@@ -34,8 +35,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
     """Calls the command line in this process; returns exit code, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
     # They asked for the terminal's width when they were made, wherever that was.
-    monkeypatch.setattr(cli.out, "width", 200)
-    monkeypatch.setattr(cli.err, "width", 200)
+    monkeypatch.setattr(shared.out, "width", 200)
+    monkeypatch.setattr(shared.err, "width", 200)
     monkeypatch.setattr("signal.signal", lambda *args: None)
 
     def call(*words: str) -> tuple[int, str, str]:
@@ -318,7 +319,7 @@ def test_a_busy_hub_is_told_once_on_stderr(
 
 
 def without(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "find_spec", lambda name: None if name == module else find_spec(name))
+    monkeypatch.setattr(shared, "find_spec", lambda name: None if name == module else find_spec(name))
 
 
 @pytest.mark.parametrize("verb", ["quantize", "evaluate", "refresh"])
@@ -374,7 +375,7 @@ def test_hints_install_from_a_checkout_and_name_extras_that_there_are() -> None:
     source = "".join(path.read_text() for path in (ROOT / "bot").rglob("*.py"))
     assert "awq-bot[" not in source
     assert {"quantize", "actions"} <= set(re.findall(r"constraints\.txt '\.\[(\w+)\]", source)) <= set(extras)
-    assert cli._EXTRAS.keys() <= set(extras)
+    assert shared.EXTRAS.keys() <= set(extras)
 
 
 def test_every_exit_code_of_the_readme_has_an_error() -> None:
