@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 # Read when huggingface_hub is imported: without it the client insists on a protocol that the local Hub lacks.
 os.environ["HF_HUB_DISABLE_XET"] = "1"
@@ -21,6 +22,10 @@ os.environ.pop("GITHUB_ACTIONS", None)
 # Read when torch is imported: test processes run side by side, and on models this small threads only wait for each
 # other, which costs most of the time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Under nohup, and in the background of some shells, Ctrl-C is ignored. Children inherit that, and some of them are
+# started to be interrupted.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -23,7 +23,7 @@ from bot.calibration import stdlib
 from bot.calibration.blocks import evaluation_tokens
 from bot.quantize.destination import RECORD
 from tests.house import ASSETS, MODELS
-from tests.small_model import CONFIG, WEIGHTS, conversations, small_model, small_weights
+from tests.small_model import CONFIG, WEIGHTS, small_model, small_weights
 from tests.test_bad_input import failed
 
 Result = subprocess.CompletedProcess[str]
@@ -252,15 +252,16 @@ def test_a_tokenizer_that_does_not_load_is_named(quantize: Run, source: Path) ->
     failed(quantize(), 5, f"the tokenizer in {source} does not load")
 
 
-def test_chats_that_the_template_refuses_are_named_by_line(quantize: Run, source: Path, tmp_path: Path) -> None:
-    (source / "chat_template.jinja").write_text("{{ raise_exception('no such role') }}")
-    path = tmp_path / "chats.jsonl"
-    path.write_bytes(conversations().splitlines()[0])
-    failed(quantize("--calibration", path), 5, f"{path}:1: the model's chat template refuses it", "no such role")
-    # A base model has none, and reads what was said.
+def test_chats_for_a_model_without_a_template_are_read_as_texts(
+    quantize: Run, source: Path, tmp_path: Path
+) -> None:
     (source / "chat_template.jinja").unlink()
-    path.write_bytes(conversations())
-    assert quantize("--calibration", path).returncode == 0
+    chats = tmp_path / "chats.jsonl"
+    line = json.dumps({"messages": [{"role": "user", "content": "Hello? " * 50}]})
+    chats.write_text(f"{line}\n")
+    failed(quantize("--calibration", chats), 5, f"{chats}: ", "tokens; 1,024 are needed")
+    chats.write_text("".join(f"{line.replace('Hello', f'Hello {number}')}\n" for number in range(50)))
+    assert quantize("--calibration", chats).returncode == 0
 
 
 @pytest.mark.parametrize(
