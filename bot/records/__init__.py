@@ -1,0 +1,86 @@
+"""The frozen records that flow between the rooms, and their JSON.
+
+watchlist.yaml -> WatchEntry; Hub -> Upstream, Published; together -> Skip | Candidate -> Job -> Plan;
+Job -> Weights -> CalibrationSet -> QuantizedModel -> Report -> Verdict -> Publication. On GitHub Actions every leg
+leaves a JobResult, and what failed leaves Attempts.
+"""
+
+from __future__ import annotations
+
+from bot.records.as_json import canonical_json, from_json, sha256_of, to_json
+from bot.records.asked import Calibration, Licenses, Recipe, TextSource, Thresholds, WatchEntry
+from bot.records.decided import Digests, Estimate, Job, JobKind, Plan, Skip
+from bot.records.ended import Attempts, Failure, JobResult, PlanTimes, RunningJob
+from bot.records.found import (
+    Details,
+    HubFile,
+    PublishedFile,
+    SourceProvenance,
+    Tag,
+    TargetState,
+    TensorInfo,
+    Upstream,
+)
+from bot.records.made import (
+    CalibrationSet,
+    Card,
+    Check,
+    ModuleError,
+    Provenance,
+    Publication,
+    Published,
+    QuantizedModel,
+    Report,
+    SmallFiles,
+    SourceCount,
+    Verdict,
+    Weights,
+)
+from bot.records.progress import Progress, no_progress
+
+__all__ = [
+    "Attempts",
+    "Calibration",
+    "CalibrationSet",
+    "Card",
+    "Check",
+    "Details",
+    "Digests",
+    "Estimate",
+    "Failure",
+    "HubFile",
+    "Job",
+    "JobKind",
+    "JobResult",
+    "Licenses",
+    "ModuleError",
+    "Plan",
+    "PlanTimes",
+    "Progress",
+    "Provenance",
+    "Publication",
+    "Published",
+    "PublishedFile",
+    "QuantizedModel",
+    "Recipe",
+    "Report",
+    "RunningJob",
+    "Skip",
+    "SmallFiles",
+    "SourceCount",
+    "SourceProvenance",
+    "Tag",
+    "TargetState",
+    "TensorInfo",
+    "TextSource",
+    "Thresholds",
+    "Upstream",
+    "Verdict",
+    "WatchEntry",
+    "Weights",
+    "canonical_json",
+    "from_json",
+    "no_progress",
+    "sha256_of",
+    "to_json",
+]

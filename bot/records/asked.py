@@ -1,0 +1,87 @@
+"""What a person asked for, as the watchlist says it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """How to quantize. group_size in input channels; modules by full path: `model.layers.3.mlp.gate`."""
+
+    bits: int = 4
+    group_size: int = 128
+    zero_point: bool = True
+    version: Literal["gemm"] = "gemm"
+    search: str = "gram"
+    modules_to_not_convert: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextSource:
+    """One source of calibration text; exactly one of builtin, file and dataset is set.
+
+    sha256: the file's content, so that an edited file is a changed recipe. weight: relative share of tokens.
+    """
+
+    builtin: str | None = None
+    file: str | None = None
+    sha256: str | None = None
+    dataset: str | None = None
+    revision: str | None = None
+    split: str | None = None
+    column: str | None = None
+    weight: float = 1.0
+
+    @property
+    def label(self) -> str:
+        if self.dataset:
+            return f"{self.dataset}@{(self.revision or '')[:8]}"
+        return self.file or f"builtin:{self.builtin}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """What to calibrate on: `samples` blocks of exactly `seq_len` tokens, drawn by `seed`."""
+
+    samples: int = 128
+    seq_len: int = 512
+    seed: int = 0
+    sources: tuple[TextSource, ...] = (TextSource(builtin="stdlib"),)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Thresholds:
+    """What may be lost at most. max_kl in nats per predicted token; min_top1 as a share of 1."""
+
+    max_kl: float = 0.10
+    min_top1: float = 0.85
+    max_perplexity_ratio: float = 1.10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Licenses:
+    """Licence ids as the Hub writes them. allow empty: any that is stated; deny wins."""
+
+    allow: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchEntry:
+    """One validated model of the watchlist."""
+
+    repo_id: str
+    revision: str = "main"
+    target: str
+    recipe: Recipe = field(default_factory=Recipe)
+    calibration: Calibration = field(default_factory=Calibration)
+    gate: Thresholds = field(default_factory=Thresholds)
+    licenses: Licenses = field(default_factory=Licenses)
+    hold: str | None = None
+    priority: int = 0
+    private: bool = False
+    requantize: Literal["changed", "outdated"] = "changed"
+    trust_remote_code: bool = False
+    line: int = 0
