@@ -135,7 +135,7 @@ def test_a_fault_of_the_bot_stops_no_other_model(
     def broken(*_: object) -> None:
         raise KeyError("layers")
 
-    monkeypatch.setattr("bot.pipeline.pull", broken)
+    monkeypatch.setattr("bot.stages.pull", broken)
     code, out, err = run("--log-file", "bot.log", "run")
     assert code == 1
     for name in ("lab/small", "lab/other"):

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from bot import pipeline
+from bot import pipeline, stages
 from bot.hub.local import LocalHub
 from bot.hub.publish import publish
 from bot.hub.session import Hub
 from bot.jobdir import JobDir, evaluate_inputs, pull_inputs, quantize_inputs
-from bot.pipeline import Bench
 from bot.records import no_progress
+from bot.stages import Bench
 from tests import factories
 from tests.hub.models import (
     SOURCE,
@@ -82,10 +82,10 @@ def test_publishing_once_more_needs_nothing_of_the_jobs_folder(hub: LocalHub, tm
     made = publish(as_bot(hub), job, make_artifact(tmp_path / "job", job), no_progress)
     jobdir = JobDir(tmp_path / "work" / job.job_id)
     jobdir.store(job)
-    again = pipeline.publish(bench(hub, tmp_path), jobdir)
+    again = stages.publish(bench(hub, tmp_path), jobdir)
     assert (again.sha, again.tag, again.new) == (made.sha, made.tag, False)
     jobdir.store(again)
-    assert pipeline.to_be_published(jobdir) == ()
+    assert stages.to_be_published(jobdir) == ()
 
 
 def test_a_job_that_was_prepared_pulls_nothing_when_it_is_prepared_again(hub: LocalHub, tmp_path: Path) -> None:

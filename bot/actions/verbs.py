@@ -30,8 +30,9 @@ from bot.actions.steps import Step, err, out, run_leg
 from bot.errors import WatchlistError
 from bot.github.heartbeat import beat
 from bot.hub.session import Hub
-from bot.pipeline import Bench, Outcome
+from bot.pipeline import Outcome
 from bot.records import Job, JobKind, Plan
+from bot.stages import Bench
 from bot.watch import watchlist as watchlists
 from bot.watch.attempts import all_refused
 from bot.watch.endings import endings

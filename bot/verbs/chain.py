@@ -11,8 +11,9 @@ import typer
 from bot import pipeline, terminal
 from bot.errors import BotError
 from bot.hub.session import Hub
-from bot.pipeline import Bench, Outcome
+from bot.pipeline import Outcome
 from bot.records import Job, JobKind, Plan, to_json
+from bot.stages import Bench
 from bot.verbs.shared import (
     DryRunOption,
     JsonOption,

@@ -14,7 +14,7 @@ from rich.console import Console
 from bot import terminal
 from bot.errors import EnvironmentProblem
 from bot.hub.session import Hub
-from bot.pipeline import Bench
+from bot.stages import Bench
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)

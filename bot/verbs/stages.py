@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bot import pipeline, terminal
+from bot import stages, terminal
 from bot.children import end_with_parent
 from bot.errors import BotError, WatchlistError
 from bot.hub.publish import opening_note
@@ -39,7 +39,7 @@ app = typer.Typer(rich_markup_mode="rich")
 def pull(job: JobOption, watchlist: WatchlistOption = Path("watchlist.yaml")) -> None:
     """Stage 1 of a job: fetch the source at its pinned commit, and the calibration files."""
     with terminal.Bars(err) as bars:
-        weights = pipeline.pull(bench_for(job.parent, watchlist.parent, bars), JobDir(job))
+        weights = stages.pull(bench_for(job.parent, watchlist.parent, bars), JobDir(job))
     out.print(f"{len(weights.files)} files of {weights.sha[:8]} in {job / weights.folder}", markup=False)
 
 
@@ -135,7 +135,7 @@ def evaluate(
 @app.command()
 def card(job: JobOption) -> None:
     """Stage 4 of a job: write its model card and provenance."""
-    pipeline.card(JobDir(job))
+    stages.card(JobDir(job))
     out.print(str(job / "card" / "README.md"), markup=False)
 
 
@@ -145,13 +145,13 @@ def publish(job: JobOption, dry_run: DryRunOption = False) -> None:
     with terminal.Bars(err) as bars:
         bench = bench_for(job.parent, Path(), bars)
         if dry_run:
-            files = pipeline.to_be_published(JobDir(job))
+            files = stages.to_be_published(JobDir(job))
             for file in files:
                 out.print(f"{size(file.size_bytes):>10}  {file.path}", markup=False)
             if not files:
                 out.print("nothing: it is published already")
             return
-        publication = pipeline.publish(bench, JobDir(job))
+        publication = stages.publish(bench, JobDir(job))
     out.print(_published_line(publication), markup=False)
     if note := opening_note(JobDir(job).job, publication):
         err.print(note, markup=False)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from huggingface_hub import HfApi
 
-from bot import pipeline
+from bot import stages
 from bot.handover import accepted
 from bot.hub.local import HubError
 from bot.jobdir import JobDir, describe_file
@@ -201,7 +201,7 @@ def test_a_card_with_other_figures_than_the_records_is_refused(watch: Watch, cop
 
 
 def test_the_gate_is_judged_again_where_it_is_published(watch: Watch, copy: Path) -> None:
-    pipeline.card(with_report(copy, kl_mean=9.0))
+    stages.card(with_report(copy, kl_mean=9.0))
     refused(watch, copy, "mean KL divergence 9 nats is above max_kl 0.3")
 
 
