@@ -28,6 +28,7 @@ from bot.watch import watchlist as watchlists
 from tests import factories
 from tests.house import ASSETS, House, wait_for
 from tests.hub.models import as_bot, requests
+from tests.small_disk import mounted
 from tests.small_model import (
     CARD,
     CONFIG,
@@ -470,14 +471,8 @@ def test_a_disk_that_is_full_when_the_card_is_written_is_said_so(before: Before)
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], check=False)
-    if mounted.returncode != 0:
-        pytest.skip("mounting is not permitted here")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+    with mounted(tmp_path / "disk", options="size=1m") as folder:
+        yield folder
 
 
 def _with_small_files_only(house: House, *words: str, limit_kib: int = 64) -> Result:

@@ -20,6 +20,7 @@ from bot.hub.local import Fault, LocalHub
 from bot.manual import with_commands
 from bot.verbs import shared
 from tests.hub.models import source_files
+from tests.test_doctor import only_nvidia_smi
 from tests.workplace import WEIGHTS, Workplace
 
 Run = Callable[..., tuple[int, str, str]]
@@ -242,17 +243,15 @@ def test_doctor_finds_a_token_that_may_only_read(
     assert checks["versions"]["status"] == "ok", checks["versions"]
 
 
-def test_doctor_is_content_with_a_machine_that_fits(run: Run, tmp_path: Path, with_hub: LocalHub) -> None:
+@pytest.mark.parametrize(("gpu", "code"), [("NVIDIA L4, 570.86.15, 23034", 0), (None, 8)], ids=["L4", "no GPU"])
+def test_doctor_exits_with_8_on_a_runner_without_a_gpu_alone(
+    run: Run, tmp_path: Path, with_hub: LocalHub, monkeypatch: pytest.MonkeyPatch, gpu: str | None, code: int
+) -> None:
     (tmp_path / "watchlist.yaml").write_text(WATCHLIST)
-    code, out, _ = run("doctor")
-    assert code == 0, out
-    assert run("doctor", "--runner")[0] == (8 if "warning" in out else 0)
-
-
-def test_a_log_file_is_written_with_times(run: Run, tmp_path: Path) -> None:
-    (tmp_path / "watchlist.yaml").write_text(WATCHLIST)
-    assert run("--log-file", "bot.log", "check")[0] == 0
-    assert (tmp_path / "bot.log").exists()
+    only_nvidia_smi(tmp_path / "tools", monkeypatch, gpu)
+    ended, out, _ = run("doctor", "--json")
+    assert (ended, {check["status"] for check in json.loads(out)} <= {"ok", "warning"}) == (0, True), out
+    assert run("doctor", "--runner")[0] == code
 
 
 @pytest.mark.parametrize(("name", "word"), [("nowhere/bot.log", "No such file"), (".", "Is a directory")])
@@ -380,6 +379,17 @@ def test_hints_install_from_a_checkout_and_name_extras_that_there_are() -> None:
 
 def test_every_exit_code_of_the_readme_has_an_error() -> None:
     assert sorted(ERRORS_BY_EXIT_CODE) == [2, 3, 4, 5, 6, 7, 8]
+
+
+def test_every_exit_code_of_the_readme_is_one_of_ours_and_the_other_way_round() -> None:
+    lines = (Path(__file__).parent.parent / "README.md").read_text().splitlines()
+    row = next(number for number, line in enumerate(lines) if line.startswith("| exit code |"))
+    codes, meanings = (
+        [cell.strip() for cell in line.strip("|").split("|")][1:] for line in (lines[row], lines[row + 2])
+    )
+    assert [int(code) for code in codes] == [0, *sorted(ERRORS_BY_EXIT_CODE), cli.INTERRUPTED]
+    assert len(meanings) == len(codes)
+    assert all(meanings)
 
 
 def test_the_readmes_commands_are_those_of_the_command_line() -> None:

@@ -1,9 +1,10 @@
-"""What a job on a machine of ours could be used for, as `doctor --runner` sees it."""
+"""Whether a machine is fit for its jobs, and what one there could be used for, as `doctor` sees it."""
 
 from __future__ import annotations
 
 import json
 import os
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from bot.doctor import check_machine
 from bot.github.environment import Actions
 from bot.github.exposure import check_exposure
 from bot.records import Check
+from bot.watch.plan import make_plan
+from tests import factories
 
 
 def exposure(
@@ -82,3 +85,65 @@ def test_docker_within_reach_is_warned_of(tmp_path: Path, monkeypatch: pytest.Mo
     assert "docker" not in isolation(tmp_path)
     (tmp_path / "docker.sock").touch()
     assert isolation(tmp_path)["docker"].status == "warning"
+
+
+def only_nvidia_smi(folder: Path, monkeypatch: pytest.MonkeyPatch, answer: str | None) -> None:
+    """The one tool that is found. answer: what it prints; there is none, if None."""
+    folder.mkdir()
+    if answer is not None:
+        tool = folder / "nvidia-smi"
+        tool.write_text(f"#!/bin/sh\necho '{answer}'\n")
+        tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder))
+
+
+L4 = "NVIDIA L4, 570.86.15, 23034"
+
+
+@pytest.mark.parametrize(
+    ("answer", "needs_gib", "runner", "status", "found"),
+    [
+        (L4, 16, True, "ok", "NVIDIA L4, 22 GiB, driver 570.86.15"),
+        (L4, 16, False, "ok", "NVIDIA L4, 22 GiB, driver 570.86.15"),
+        (L4, 40, True, "failed", "NVIDIA L4, 22 GiB, driver 570.86.15"),
+        (L4, 40, False, "failed", "NVIDIA L4, 22 GiB, driver 570.86.15"),
+        ("No devices were found", 16, True, "failed", "none"),
+        (None, 16, True, "failed", "none"),
+        (None, 16, False, "warning", "none"),
+    ],
+    ids=["fits", "fits here", "too small", "too small here", "driver alone", "none on a runner", "none here"],
+)
+def test_gpu_is_held_against_the_largest_job(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    answer: str | None,
+    needs_gib: int,
+    runner: bool,
+    status: str,
+    found: str,
+) -> None:
+    only_nvidia_smi(tmp_path / "tools", monkeypatch, answer)
+    jobs = [factories.job(estimate=factories.needs(vram_bytes=size * 2**30)) for size in (2, needs_gib)]
+    plan = make_plan(jobs, max_jobs=2)
+    check = {check.name: check for check in check_machine(plan, tmp_path, runner=runner)}["GPU"]
+    assert (check.status, check.found) == (status, found)
+    assert ("40 GiB" in check.fix) == (needs_gib == 40)
+    assert (check.fix == "") == (status == "ok")
+
+
+@pytest.mark.parametrize(
+    ("pins", "status", "found"),
+    [
+        (["pytest=={pytest}; extra == 'quantize'", "rich>=1"], "ok", "1 pins hold"),
+        (["pytest==0.1"], "failed", "pytest {pytest} (pinned 0.1)"),
+        (["no-such-package==1.0"], "failed", "no-such-package missing (pinned 1.0)"),
+    ],
+    ids=["as pinned", "another version", "missing"],
+)
+def test_versions_are_held_against_the_pins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pins: list[str], status: str, found: str
+) -> None:
+    here = metadata.version("pytest")
+    monkeypatch.setattr(metadata, "requires", lambda _: [pin.format(pytest=here) for pin in pins])
+    check = {check.name: check for check in check_machine(None, tmp_path, runner=False)}["versions"]
+    assert (check.status, check.found) == (status, found.format(pytest=here))

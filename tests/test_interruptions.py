@@ -210,14 +210,20 @@ def test_ctrl_c_while_modules_are_loaded_ends_in_silence(before: Callable[[str],
 
 
 def _is_measuring(house: House) -> bool:
-    """Whether a child of this house's run, and not of another test's, is evaluating by now."""
+    """Whether a child of this house's run, and not of another test's, has come as far as loading torch.
+
+    Before that it may be Python itself that is interrupted while it starts, and that has its own words for it.
+    """
     wanted = b"\0evaluate\0--job\0"
     name = house.jobs[0].name.encode()
-    commands = [_command(path) for path in Path("/proc").glob("[0-9]*/cmdline")]
-    return any(wanted in command and name in command for command in commands)
+    for process in Path("/proc").glob("[0-9]*"):
+        command = _read(process / "cmdline")
+        if wanted in command and name in command and b"libtorch" in _read(process / "maps"):
+            return True
+    return False
 
 
-def _command(path: Path) -> bytes:
+def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError:  # it ended meanwhile

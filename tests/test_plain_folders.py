@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from bot.calibration import stdlib
 from bot.calibration.blocks import evaluation_tokens
 from bot.quantize.destination import RECORD
 from tests.house import ASSETS, MODELS
+from tests.small_disk import mounted
 from tests.small_model import CONFIG, WEIGHTS, small_model, small_weights
 from tests.test_bad_input import failed
 
@@ -358,29 +361,31 @@ def test_an_out_that_nobody_can_make_is_refused_before_any_work(run: Run, source
     assert "loading" not in result.stderr
 
 
-def test_a_full_disk_is_said_with_the_file_and_room_made_goes_on(
-    quantize: Run, small_disk: Path, tmp_path: Path
-) -> None:
-    out = small_disk / "out"
-    failed(quantize(out=out), 8, str(small_disk), "cannot be written: No space left on device")
-    assert not out.exists()
-    subprocess.run(["mount", "-o", "remount,size=8m", small_disk], check=True)
-    assert quantize(out=out).returncode == 0
-    assert {path.name for path in small_disk.iterdir()} == {"out"}
-
-
-def test_a_disk_that_must_not_be_written_is_said_so(quantize: Run, small_disk: Path) -> None:
-    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
-    failed(quantize(out=small_disk / "out"), 8, "cannot be written: Read-only file system")
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system on which a layer fits, and the artifact does not."""
+def test_a_full_disk_is_said_with_the_file_and_room_made_goes_on(quantize: Run, tmp_path: Path) -> None:
+    assert quantize(out=tmp_path / "whole").returncode == 0
+    largest = (tmp_path / "whole" / WEIGHTS).stat().st_size
     folder = tmp_path / "disk"
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], check=False)
-    if mounted.returncode != 0:
-        pytest.skip("mounting is not permitted here")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+    with files_smaller_than(largest):
+        result = quantize(out=folder / "out")
+    failed(result, 8, str(folder), WEIGHTS, "cannot be written: File too large")
+    assert not (folder / "out").exists()
+    assert quantize(out=folder / "out").returncode == 0
+    assert {path.name for path in folder.iterdir()} == {"out"}
+    assert (folder / "out" / WEIGHTS).read_bytes() == (tmp_path / "whole" / WEIGHTS).read_bytes()
+
+
+@contextmanager
+def files_smaller_than(size_bytes: int) -> Iterator[None]:
+    """A limit that a write meets as it meets a full disk; needs no right to mount one."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes - 1, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_disk_that_must_not_be_written_is_said_so(quantize: Run, tmp_path: Path) -> None:
+    with mounted(tmp_path / "disk", options="ro") as folder:
+        failed(quantize(out=folder / "out"), 8, "cannot be written: Read-only file system")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
+import stamina
 from huggingface_hub import HfApi
 
 from bot.hub.access import check_access, check_endpoint
@@ -112,3 +114,63 @@ def test_identity_that_cannot_be_exchanged_says_nothing_about_the_endpoint(
     check = looked_at(alone)["trusted publisher"]
     assert (check.status, "id-token: write" in check.fix) == ("failed", True)
     assert workflow.asked == 0
+
+
+@pytest.mark.parametrize(("status", "found"), [(404, "answers 404"), (403, "answers 403")])
+def test_endpoint_that_refuses_is_a_failure_with_its_address(hub: LocalHub, status: int, found: str) -> None:
+    hub.faults.add(Fault(path="/api/models", status=status, times=None))
+    check = check_endpoint(as_bot(hub))
+    assert check.status == "failed"
+    assert hub.endpoint in check.found
+    assert found in check.found
+    assert check.fix
+
+
+def test_endpoint_that_cannot_be_reached_is_a_failure(hub: LocalHub) -> None:
+    nowhere = Hub(hub.endpoint)
+    hub.stop()
+    with stamina.set_testing(True, attempts=1):
+        check = check_endpoint(nowhere)
+    assert (check.status, "cannot be reached" in check.found) == ("failed", True)
+
+
+def test_rights_of_a_fine_grained_token_are_not_guessed(hub: LocalHub) -> None:
+    """The Hub tells neither what it may see nor where it may write; `bot` could do both."""
+    orgs = [{"type": "org", "name": "quantized", "roleInOrg": "admin"}]
+    answer = {"type": "user", "name": "bot", "orgs": orgs, "auth": {"accessToken": {"role": "fineGrained"}}}
+    hub.faults.add(Fault(path="whoami", status=200, body=json.dumps(answer), times=None))
+    found = looked_at(as_bot(hub))
+    assert statuses(found) == {
+        "read token": "ok",
+        "see quantized": "unknown",
+        "write token": "ok",
+        "write to quantized": "unknown",
+    }
+    assert "settings page" in found["write to quantized"].fix
+
+
+@pytest.mark.parametrize(
+    ("orgs", "sees", "writes"),
+    [
+        ({"quantized": "admin"}, "ok", "ok"),
+        ({"quantized": "write"}, "ok", "ok"),
+        ({"quantized": "contributor"}, "ok", "ok"),
+        ({"quantized": "read"}, "ok", "failed"),
+        ({"elsewhere": "admin"}, "warning", "failed"),
+        ({}, "warning", "failed"),
+    ],
+    ids=["admin", "write", "contributor", "read", "of another organisation", "of none"],
+)
+def test_members_write_as_their_role_in_the_organisation_lets_them(
+    hub: LocalHub, orgs: dict[str, str], sees: str, writes: str
+) -> None:
+    token = hub.add_token("member", orgs=orgs)
+    found = looked_at(Hub(hub.endpoint, token, token))
+    assert (found["see quantized"].status, found["write to quantized"].status) == (sees, writes)
+    assert ("join quantized with write access" in found["write to quantized"].fix) == (writes == "failed")
+
+
+def test_anybody_writes_to_their_own_namespace(hub: LocalHub) -> None:
+    token = hub.add_token("member")
+    found = looked_at(Hub(hub.endpoint, token, token), namespaces=("member",))
+    assert (found["see member"].status, found["write to member"].status) == ("ok", "ok")
