@@ -188,6 +188,8 @@ def test_create_target_takes_sources_and_targets_and_prints_what_it_did(
     run: Run, tmp_path: Path, with_hub: LocalHub
 ) -> None:
     (tmp_path / "watchlist.yaml").write_text(WATCHLIST + "  - lab/other\n")
+    for name in ("lab/small", "lab/other"):
+        with_hub.seed(name, source_files())
     code, out, _ = run("create-target", "lab/small")
     assert code == 0
     assert "quantized/small-awq" in out
@@ -211,6 +213,7 @@ def test_create_target_exits_with_the_code_of_what_failed(
     run: Run, tmp_path: Path, with_hub: LocalHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "watchlist.yaml").write_text(WATCHLIST)
+    with_hub.seed("lab/small", source_files())
     monkeypatch.setenv("HF_TOKEN", with_hub.token(role="read"))
     code, out, _ = run("create-target")
     assert code == 7

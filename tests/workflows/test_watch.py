@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
-from tests.workflows.deployment import Deployment, deployment, leg, target
+from tests.house import Quantized
+from tests.workflows.deployment import ASSET, Deployment, deployment, leg, target
 from tests.workflows.reading import Reading
 from tests.workflows.runs import Run, seeing
 
@@ -27,8 +27,9 @@ class Watched:
 
 
 @pytest.fixture(scope="module")
-def first(reading: Reading, quantized: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
-    with deployment(reading, tmp_path_factory.mktemp("watch") / "d", "one", "two", quantized=quantized) as here:
+def first(reading: Reading, quantized: Quantized, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    root, made = tmp_path_factory.mktemp("watch") / "d", quantized(ASSET)
+    with deployment(reading, root, "one", "two", quantized=made) as here:
         yield Watched(here, here.watch())
 
 
