@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -69,12 +70,12 @@ def build_small_house(root: Path) -> House:
     return house
 
 
-def prepare_once(root: Path) -> House:
-    """A small house whose job is done but for publishing. Its Hub is at rest. Made for the first who asks."""
+def prepare_once(root: Path, build: Callable[[Path], House] = build_small_house) -> House:
+    """A house whose job is done but for publishing. Its Hub is at rest. Made for the first who asks."""
     done = root / "done"
     if done.exists():
         return House(LocalHub(root / "house" / "hub"), root / "house")
-    house = build_small_house(root / "house")
+    house = build(root / "house")
     with house.hub:
         result = house.call("run", "--dry-run")
     assert result.returncode == 0, result.stderr

@@ -14,6 +14,9 @@ from bot.hub.local import Fault, HubError
 from tests.house import House, Quantized, build_house, recorded_files, wait_for
 from tests.small_model import TARGET
 
+# Whoever asks first quantizes the trained model, which takes its time on a busy machine.
+pytestmark = pytest.mark.timeout(900)
+
 TRAINED = "qwen3-tiny"
 # Which records, and which folder, are not there yet when the stage of the name has not run.
 UNDONE = {

@@ -24,10 +24,10 @@ from bot import cli
 from bot.calibration import stdlib
 from bot.calibration.blocks import evaluation_tokens
 from bot.quantize.destination import RECORD
+from tests.endings import failed
 from tests.house import ASSETS, MODELS
 from tests.small_disk import mounted
 from tests.small_model import CONFIG, WEIGHTS, small_model, small_weights
-from tests.test_bad_input import failed
 
 Result = subprocess.CompletedProcess[str]
 Run = Callable[..., Result]

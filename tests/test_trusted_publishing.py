@@ -15,6 +15,9 @@ from tests.github_api.id_token import ISSUER, IdTokens, public_key
 from tests.house import PATIENCE_S, House, Quantized, build_house
 from tests.hub.workflows import trust
 
+# Whoever asks first quantizes the model, which takes its time on a busy machine.
+pytestmark = pytest.mark.timeout(900)
+
 ASSET = "qwen3-tiny"
 MODEL, TARGET = f"lab/{ASSET}", f"quantized/{ASSET}-awq"
 

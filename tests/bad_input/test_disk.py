@@ -1,0 +1,76 @@
+"""Disks that are too small, or become so.
+
+Each ends with its exit code, one line of what happened where, what to do next, and nothing half-published; and
+where a person can mend it, the next run goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.bad_input.houses import Before
+from tests.endings import Result, assert_nothing_published, assert_published, failed, quantized_again
+from tests.house import House
+from tests.small_disk import mounted
+
+
+def test_a_disk_that_is_too_small_is_said_before_pulling(before: Before, small_disk: Path) -> None:
+    house = before("publish")
+    result = house.call("run", "--work", str(small_disk))
+    failed(result, 8, str(small_disk), "GB free, the job needs")
+    assert "--work" in result.stderr
+    assert not list(small_disk.rglob("*.safetensors"))
+    assert_published(house, house.call("run"))
+
+
+def test_a_disk_that_fills_up_while_pulling_keeps_what_is_whole(before: Before) -> None:
+    house = before("pull")
+    failed(_with_small_files_only(house, "run"), 8, "/source: cannot write")
+    assert_nothing_published(house)
+    result = house.call("run")
+    assert_published(house, result)
+    assert not quantized_again(result)
+
+
+def test_a_disk_that_fills_up_while_quantizing_names_the_file_and_leaves_no_half_of_it(
+    before: Before, ready: House
+) -> None:
+    house = before("quantize")
+    failed(_with_small_files_only(house, "run"), 8, "layers/hidden-00000.bin: cannot be written")
+    job = house.jobs[0]
+    assert not list((job / "layers").iterdir())
+    assert not (job / "quantized").exists()
+    assert_nothing_published(house)
+    result = house.call("quantize", "--job", str(job))
+    assert result.returncode == 0, result.stderr
+    made = json.loads((job / "quantized.json").read_text())["record"]
+    assert made["files"] == json.loads((ready.jobs[0] / "quantized.json").read_text())["record"]["files"]
+    assert_published(house, house.call("run"))
+
+
+def test_a_disk_that_is_full_when_the_card_is_written_is_said_so(before: Before) -> None:
+    house = before("publish")
+    job = house.jobs[0]
+    (job / "card.json").unlink()
+    failed(_with_small_files_only(house, "card", "--job", str(job), limit_kib=1), 8, str(job), "cannot write")
+    assert_published(house, house.call("run"))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    with mounted(tmp_path / "disk", options="size=1m") as folder:
+        yield folder
+
+
+def _with_small_files_only(house: House, *words: str, limit_kib: int = 64) -> Result:
+    """The command under a limit on file size, which a write meets as it meets a full disk."""
+    limited = ["bash", "-c", f'ulimit -f {limit_kib}; exec "$@"', "bash", sys.executable, "-m", "bot", *words]
+    return subprocess.run(
+        limited, env=house.environment(), cwd=house.root, capture_output=True, text=True, check=False, timeout=120
+    )

@@ -1,0 +1,123 @@
+"""What people type into the watchlist and the files that it names, and what they ask for.
+
+Each ends with its exit code, one line of what happened where, what to do next, and nothing half-published; and
+where a person can mend it, the next run goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from tests import factories
+from tests.bad_input.houses import Before, edit_watchlist, write_watchlist
+from tests.endings import assert_nothing_published, assert_published, failed, mended, quantized_again
+from tests.house import ASSETS, House
+from tests.hub.models import requests
+from tests.small_model import SOURCE, TARGET, WEIGHTS, small_model
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "word"),
+    [
+        (b"publish_to: quantized\nmodels:\n  - lab/sm\xe4ll\n", 3, "not UTF-8"),
+        (b"- lab/small\n- lab/other\n", 1, "found a list"),
+        (b"", 1, "found nothing"),
+        (b"publish_to: quantized\nmodels:\n\t- lab/small\n", 3, "a tab in the indentation"),
+    ],
+    ids=["not UTF-8", "a list", "empty", "tabs"],
+)
+def test_a_watchlist_that_cannot_be_read_is_told_by_line(
+    house: House, content: bytes, line: int, word: str
+) -> None:
+    write_watchlist(house, content)
+    failed(house.call("run"), 2, f"watchlist.yaml:{line}:", word)
+    assert not house.hub.requests
+    write_watchlist(house, "publish_to: quantized\nmodels:\n  - lab/small\n")
+    assert house.call("check").returncode == 0
+
+
+def test_a_mix_of_sources_is_counted_by_source(ready: House) -> None:
+    record = json.loads((ready.jobs[0] / "quantized.json").read_text())["record"]["calibration"]
+    counts = {source["label"].partition("@")[0]: source for source in record["sources"]}
+    assert {label: source["tokens"] for label, source in counts.items()} == {
+        "builtin:stdlib": 2 * 64,
+        "notes.txt": 4 * 64,
+        "lab/chats": 4 * 64,
+        "lab/texts": 6 * 64,
+    }
+    assert all(source["documents"] > 0 for source in counts.values())
+    assert counts["lab/texts"]["languages"] == ["en"]
+    assert sum(source["share"] for source in counts.values()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "code", "words"),
+    [
+        ("split: en/train", "split: de/train", 2, ("lab/texts", "no parquet or jsonl file of split 'de/train'")),
+        ("{chats}", factories.SHA, 3, (f"lab/chats@{factories.SHA[:8]} answers 404",)),
+        ("dataset: lab/texts", "dataset: lab/nowhere", 3, ("lab/nowhere", "answers 404")),
+    ],
+    ids=["no such split", "no such commit", "no such data set"],
+)
+def test_a_data_set_that_is_not_there_is_an_error_before_any_weights_are_pulled(
+    before: Before, old: str, new: str, code: int, words: tuple[str, ...]
+) -> None:
+    house = before("publish")
+    chats = house.hub.refs("lab/chats", repo_type="dataset")["refs/heads/main"]
+    was = edit_watchlist(house, old.format(chats=chats), new)
+    house.hub.clear_requests()
+    failed(house.call("run"), code, *words)
+    assert not requests(house.hub, "HEAD", WEIGHTS)
+    assert_nothing_published(house)
+    write_watchlist(house, was)
+    assert_published(house, house.call("run"))
+
+
+def test_a_calibration_file_that_is_gone_is_named_and_missed_by_the_pull_too(before: Before) -> None:
+    house = before("pull")
+    notes = (house.root / "notes.txt").read_bytes()
+    (house.root / "notes.txt").unlink()
+    failed(house.call("run"), 2, "watchlist.yaml:8:", "notes.txt")
+    failed(house.call("pull", "--job", str(house.jobs[0])), 2, "notes.txt: cannot be read")
+    assert_nothing_published(house)
+    (house.root / "notes.txt").write_bytes(notes)
+    result = house.call("run")
+    assert_published(house, result)
+    assert not quantized_again(result)
+
+
+def test_pulled_files_that_somebody_deleted_are_pulled_again(before: Before) -> None:
+    house = before("quantize")
+    shutil.rmtree(house.jobs[0] / "calibration")
+    (house.jobs[0] / "source" / "tokenizer.json").unlink()
+    result = house.call("pull", "--job", str(house.jobs[0]))
+    assert result.returncode == 0, result.stderr
+    assert (house.jobs[0] / "source" / "tokenizer.json").is_file()
+    assert len(list((house.jobs[0] / "calibration").iterdir())) == 3
+
+
+def test_a_tokenizer_that_does_not_load_ends_the_job_with_one_error(house: House) -> None:
+    house.hub.seed(SOURCE, small_model(tokenizer__json='{"version": "1.0", "model": {"type": "None"}}'))
+    edit_watchlist(house, "models:", "defaults: {calibration: {sources: [{builtin: stdlib}]}}\nmodels:")
+    result = house.call("run")
+    failed(result, 5, "the tokenizer in", "does not load")
+    assert "tokenizer.json" in result.stderr
+    assert_nothing_published(house)
+    house.hub.seed(SOURCE, {"tokenizer.json": ASSETS / "qwen3-tiny" / "tokenizer.json"})
+    mended(house)
+
+
+def test_good_weights_that_miss_the_gate_are_published_once_it_is_loosened(before: Before) -> None:
+    house = before("publish")
+    was = edit_watchlist(house, "max_kl: 100", "max_kl: 0.0000001")
+    result = house.call("run")
+    failed(result, 6, SOURCE, "mean KL divergence", "is above max_kl 1e-07")
+    assert "gate" in result.stderr
+    assert not house.hub.store.exists(TARGET)
+    write_watchlist(house, was)
+    result = house.call("run")
+    assert_published(house, result)
+    assert not quantized_again(result)
