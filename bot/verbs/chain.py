@@ -39,7 +39,7 @@ def check(watchlist: WatchlistOption = Path("watchlist.yaml")) -> None:
     Example: [bold]awq-bot check --watchlist watchlist.yaml[/]
     """
     entries = watchlists.load(watchlist)
-    out.print(f"{watchlist}: {len(entries)} models, no mistakes")
+    out.print(f"{watchlist}: {len(entries)} {'model' if len(entries) == 1 else 'models'}, no mistakes")
     for entry in entries:
         out.print(f"  {entry.repo_id} → {entry.target}", markup=False)
 
