@@ -37,7 +37,6 @@ from huggingface_hub.utils import close_session
 
 from bot.hub.local import LocalHub
 from tests.house import House, Quantized, quantize_once
-from tests.small_model import prepare_once
 from tests.workplace import Workplace, open_workplace
 
 
@@ -69,6 +68,8 @@ def quantized(shared: Path) -> Quantized:
 @pytest.fixture(scope="session")
 def small_house(shared: Path) -> House:
     """A small model's house, done but for publishing; to be copied. Its Hub is at rest."""
+    from tests.small_model import prepare_once  # noqa: PLC0415 - there is no numpy where only planning is tested
+
     with FileLock(shared / "small.lock"):
         return prepare_once(shared / "small")
 
