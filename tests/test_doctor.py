@@ -103,10 +103,10 @@ L4 = "NVIDIA L4, 570.86.15, 23034"
 @pytest.mark.parametrize(
     ("answer", "needs_gib", "runner", "status", "found"),
     [
-        (L4, 16, True, "ok", "NVIDIA L4, 22 GiB, driver 570.86.15"),
-        (L4, 16, False, "ok", "NVIDIA L4, 22 GiB, driver 570.86.15"),
-        (L4, 40, True, "failed", "NVIDIA L4, 22 GiB, driver 570.86.15"),
-        (L4, 40, False, "failed", "NVIDIA L4, 22 GiB, driver 570.86.15"),
+        (L4, 16, True, "ok", "NVIDIA L4, 24.2 GB, driver 570.86.15"),
+        (L4, 16, False, "ok", "NVIDIA L4, 24.2 GB, driver 570.86.15"),
+        (L4, 40, True, "failed", "NVIDIA L4, 24.2 GB, driver 570.86.15"),
+        (L4, 40, False, "failed", "NVIDIA L4, 24.2 GB, driver 570.86.15"),
         ("No devices were found", 16, True, "failed", "none"),
         (None, 16, True, "failed", "none"),
         (None, 16, False, "warning", "none"),
@@ -127,7 +127,7 @@ def test_gpu_is_held_against_the_largest_job(
     plan = make_plan(jobs, max_jobs=2)
     check = {check.name: check for check in check_machine(plan, tmp_path, runner=runner)}["GPU"]
     assert (check.status, check.found) == (status, found)
-    assert ("40 GiB" in check.fix) == (needs_gib == 40)
+    assert ("needs 42.9 GB" in check.fix) == (needs_gib == 40)
     assert (check.fix == "") == (status == "ok")
 
 
