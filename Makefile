@@ -19,7 +19,7 @@ SCALE_SET := $(wildcard .github/runner/scale-set.yaml)
 # A second environment, without torch: what runs where nothing is quantized.
 BASE := .venv-base
 # test_support.py holds the table against real models of transformers.
-BASE_TESTS := tests/watch tests/publish tests/hub --ignore tests/watch/test_support.py
+BASE_TESTS := tests/watch tests/card tests/hub tests/localhub --ignore tests/watch/test_support.py
 
 .PHONY: help demo test test-all test-base bench-quantize check check-workflows format schema readme clean
 
@@ -70,7 +70,7 @@ schema: $(INSTALLED)  ## write the watchlist's JSON Schema anew
 	$(BIN)/python -c "from bot.watch.schema import SCHEMA_FILE, json_schema; SCHEMA_FILE.write_text(json_schema())"
 
 readme: $(INSTALLED)  ## write the README's section of commands anew
-	$(BIN)/python -m bot.manual README.md
+	$(BIN)/python -m bot.cli.manual README.md
 
 clean:  ## remove the environment and what the demo made
 	rm -rf $(VENV) $(BASE) $(NODE)/node_modules demo build *.egg-info .mypy_cache .ruff_cache .import_linter_cache

@@ -35,9 +35,9 @@ from filelock import FileLock
 from huggingface_hub import HfApi
 from huggingface_hub.utils import close_session
 
-from bot.hub.local import LocalHub
-from tests.house import House, Quantized, quantize_once
-from tests.workplace import Workplace, open_workplace
+from bot.localhub import LocalHub
+from tests.support.sandbox import House, Quantized, quantize_once
+from tests.support.workspace import Workplace, open_workplace
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +68,7 @@ def quantized(shared: Path) -> Quantized:
 @pytest.fixture(scope="session")
 def small_house(shared: Path) -> House:
     """A small model's house, done but for publishing; to be copied. Its Hub is at rest."""
-    from tests.small_model import prepare_once  # noqa: PLC0415 - there is no numpy where only planning is tested
+    from tests.support.small_model import prepare_once  # noqa: PLC0415 - there is no numpy where only planning is tested
 
     with FileLock(shared / "small.lock"):
         return prepare_once(shared / "small")

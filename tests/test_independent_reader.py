@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import save_file
 
 from bot.calibration.blocks import evaluation_tokens
-from tests.house import MODELS, build_house
+from tests.support.sandbox import MODELS, build_house
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 ENVIRONMENT = ROOT / ".venv-reader"
 PINS = ("torch==2.13.0", "transformers==5.23.0", "gptqmodel>=7.6,<7.7")
 
@@ -48,7 +48,7 @@ def test_gptqmodel_reads_the_published_repos_and_agrees_to_one_percent(reader: P
             environment = {"PATH": os.environ["PATH"], "HF_HOME": str(tmp_path / "home")}
             environment |= {"HF_ENDPOINT": house.hub.endpoint, "HF_HUB_DISABLE_XET": "1"}
             done = subprocess.run(
-                [str(reader), str(ROOT / "tests" / "readers.py"), *words],
+                [str(reader), str(ROOT / "tests" / "support" / "independent_reader.py"), *words],
                 env=environment,
                 capture_output=True,
                 text=True,

@@ -1,4 +1,7 @@
-"""Documents -> token blocks [samples, seq_len], drawn by seed, with the real counts on record."""
+"""Documents -> token blocks [samples, seq_len], drawn by seed, with the real counts on record.
+
+Near-duplicate documents are left out: a small sketch of each is compared with those that were kept before.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,54 @@ from math import floor
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from bot.calibration.documents import PASSAGE_CHARACTERS, Document, read, read_file
-from bot.calibration.duplicates import is_duplicate, sketch_of
 from bot.calibration.encoding import Encoder, load_encoder
 from bot.errors import QuantizationError
 from bot.records import Calibration, CalibrationSet, SourceCount, TextSource
+
+RUN_CHARACTERS: Final = 24
+SKETCH_SIZE: Final = 64
+DUPLICATE_SHARE: Final = 0.8
+
+Sketch = frozenset[int]
+
+
+def is_duplicate(sketch: Sketch, seen: set[int]) -> bool:
+    """Whether at least DUPLICATE_SHARE of the sketch was seen before; an empty sketch says nothing new."""
+    return len(sketch & seen) >= DUPLICATE_SHARE * len(sketch)
+
+
+def sketch_of(text: str) -> Sketch:
+    """The SKETCH_SIZE smallest 64-bit hashes of the text's character runs; empty for blank text."""
+    normalised = " ".join(text.casefold().split())
+    if not normalised:
+        return frozenset()
+    characters = np.frombuffer(normalised.encode("utf-32-le", errors="replace"), dtype="<u4").astype(np.uint64)
+    hashes = np.unique(_mixed(_run_hashes(characters)))
+    return frozenset(int(value) for value in hashes[:SKETCH_SIZE])
+
+
+def _run_hashes(
+    characters: np.ndarray[tuple[int], np.dtype[np.uint64]],
+) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+    """A polynomial hash modulo 2^64 of each run, by Horner's rule over all runs at once."""
+    runs = max(1, len(characters) - RUN_CHARACTERS + 1)
+    hashes = np.zeros(runs, dtype=np.uint64)
+    for offset in range(min(RUN_CHARACTERS, len(characters))):
+        hashes = hashes * np.uint64(0x100000001B3) + characters[offset : offset + runs]
+    return hashes
+
+
+def _mixed(hashes: np.ndarray[tuple[int], np.dtype[np.uint64]]) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+    """splitmix64's finaliser: without it the smallest hashes would favour certain characters."""
+    hashes = (hashes ^ (hashes >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    hashes = (hashes ^ (hashes >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return hashes ^ (hashes >> np.uint64(31))
+
 
 SAMPLES: Final = (16, 4096)
 MIN_SEQ_LEN: Final = 16

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ import pyarrow.parquet as pq
 from bot.calibration import stdlib
 from bot.calibration.sources import ROW_SUFFIXES, TEXT_SUFFIXES, local_path, split_files, suffix_of
 from bot.errors import QuantizationError
+from bot.files import file_sha256
 from bot.records import TextSource
 
 # A long text is drawn in passages of about this many characters, some 1,000 tokens: 64k tokens of calibration then
@@ -107,8 +107,7 @@ def _read_dataset(source: TextSource, folder: Path) -> Iterator[Document]:
 def _check_pin(source: TextSource, path: Path) -> None:
     if source.sha256 is None:
         return
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = file_sha256(path)
     if found != source.sha256:
         raise QuantizationError(
             f"{source.label}: sha256 {found[:12]}… is not the planned {source.sha256[:12]}…",

@@ -7,7 +7,7 @@ from math import prod
 
 from bot.checkpoint.gemm import PER_INT32, Packed
 from bot.checkpoint.header import ITEM_BYTES
-from bot.checkpoint.parts import FLOATS
+from bot.checkpoint.writer import FLOATS
 from bot.errors import QuantizationError
 from bot.records import TensorInfo
 

@@ -12,8 +12,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 import torch
 from torch import Tensor
 
+from bot.checkpoint.config import parse_object
 from bot.checkpoint.header import LENGTH_BYTES, Header, header_length, parse_header
-from bot.checkpoint.jsontext import parse_object
 from bot.errors import UpstreamError
 from bot.records import TensorInfo
 

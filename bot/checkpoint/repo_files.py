@@ -6,7 +6,12 @@ files that a model needs to be loaded, prompted and licensed make a refresh; eve
 
 from __future__ import annotations
 
+import shutil
 from fnmatch import fnmatchcase
+from pathlib import Path
+
+from bot.checkpoint.config import with_chat_template
+from bot.files import atomic_file, disk_errors
 
 CONFIG = "config.json"
 SINGLE_WEIGHTS = "model.safetensors"
@@ -73,3 +78,41 @@ def is_safe_path(path: str) -> bool:
 def _matches(path: str, patterns: tuple[str, ...]) -> bool:
     # fnmatch lets `*` cross slashes; a pattern without one means the top folder only.
     return any(fnmatchcase(path, pattern) and path.count("/") == pattern.count("/") for pattern in patterns)
+
+
+def is_carried(path: str, *, trust_remote_code: bool) -> bool:
+    """Whether an artifact takes over the file with this path in the model's folder. config.json is edited."""
+    return is_vocabulary(path) or is_companion(path) or (trust_remote_code and is_code(path))
+
+
+def carry_small_files(source: Path, out: Path, *, trust_remote_code: bool) -> tuple[str, ...]:
+    """Copy them into out and return their paths. Python files only when the entry trusts them.
+
+    Where upstream has `chat_template.jinja` and no `chat_template` in tokenizer_config.json, that one key is
+    inserted: some servers read only it. Raises UpstreamError when that file is not valid JSON.
+    """
+    paths = tuple(
+        sorted(
+            path.relative_to(source).as_posix()
+            for path in [*source.glob("*"), *source.glob("additional_chat_templates/*")]
+            if path.is_file()
+            and is_carried(path.relative_to(source).as_posix(), trust_remote_code=trust_remote_code)
+        )
+    )
+    for path in paths:
+        target = out / path
+        with disk_errors(target.parent):
+            target.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(target) as file, (source / path).open("rb") as original:
+            shutil.copyfileobj(original, file)
+    _insert_chat_template(source, out)
+    return paths
+
+
+def _insert_chat_template(source: Path, out: Path) -> None:
+    template, config = source / CHAT_TEMPLATE, source / TOKENIZER_CONFIG
+    if not template.is_file() or not config.is_file():
+        return
+    edited = with_chat_template(config.read_bytes(), template.read_bytes(), where=str(config))
+    with atomic_file(out / TOKENIZER_CONFIG) as file:
+        file.write(edited)

@@ -1,27 +1,87 @@
-"""safetensors files written safely: to a temporary file, fsync, rename. The same tensors give the same bytes."""
+"""safetensors files written safely, a chunk of a tensor at a time. The same tensors give the same bytes."""
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
 from pathlib import Path
-from typing import BinaryIO
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from bot.checkpoint.header import ITEM_BYTES, LENGTH_BYTES
-from bot.checkpoint.parts import Part
-from bot.checkpoint.reader import DTYPE_NAMES, INDEX_FILE, SINGLE_FILE
-from bot.errors import EnvironmentProblem, QuantizationError
+from bot.checkpoint.reader import DTYPE_NAMES, INDEX_FILE, SINGLE_FILE, TORCH_DTYPES
+from bot.errors import QuantizationError
+from bot.files import atomic_file
 from bot.records import TensorInfo
 
+FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
+
+
+class Chunked(Protocol):
+    """A TensorFile or a Checkpoint."""
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]: ...
+
+    def chunks(self, name: str, *, chunk_bytes: int = ...) -> Iterator[bytearray]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """info: as it will be written; content: opens its bytes anew at every call."""
+
+    info: TensorInfo
+    content: Callable[[], Iterator[bytes | bytearray | memoryview]]
+
+    @property
+    def size_bytes(self) -> int:
+        return prod(self.info.shape) * ITEM_BYTES[self.info.dtype]
+
+
+def copy_of(source: Chunked, name: str) -> Part:
+    """The tensor's bytes, whatever they mean."""
+    return Part(info=source.tensors[name], content=lambda: source.chunks(name))
+
+
+def part_of(source: Chunked, name: str, *, dtype: str | None = None) -> Part:
+    """The tensor's bytes, its floats converted to dtype (F16 or BF16); integers and dtype=None: unchanged.
+
+    While it is written it raises QuantizationError for a value that is not finite, or not in dtype any more.
+    """
+    info = source.tensors[name]
+    if info.dtype not in FLOATS:
+        return copy_of(source, name)
+    target = dtype or info.dtype
+    return Part(
+        info=TensorInfo(name=name, dtype=target, shape=info.shape),
+        content=lambda: _converted(source, name, info.dtype, target),
+    )
+
+
+def _converted(source: Chunked, name: str, dtype: str, target: str) -> Iterator[bytes | bytearray | memoryview]:
+    for chunk in source.chunks(name):
+        values = torch.frombuffer(chunk, dtype=TORCH_DTYPES[dtype])
+        _check_finite(values, name, "holds values that are not finite")
+        if dtype == target:
+            yield chunk
+            continue
+        converted = values.to(TORCH_DTYPES[target])
+        _check_finite(converted, name, f"reaches {values.abs().max().item():.4g}, which {target} cannot hold")
+        yield converted.view(torch.uint8).numpy().data
+
+
+def _check_finite(values: Tensor, name: str, problem: str) -> None:
+    if not bool(torch.isfinite(values).all()):
+        hint = "Is the upload broken? A value that only float16 cannot hold needs a bfloat16 source."
+        raise QuantizationError(f"tensor {name} {problem}", hint=hint)
+
+
 SHARD_BYTES = 5_000_000_000
-_NOT_OUR_FAULT = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str]) -> None:
@@ -48,52 +108,9 @@ def write_checkpoint(folder: Path, parts: Iterable[Part], *, shard_bytes: int = 
     weight_map = {part.info.name: name for name, shard in zip(names, shards, strict=True) for part in shard}
     total = sum(part.size_bytes for shard in shards for part in shard)
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-    with replacing(folder / INDEX_FILE) as file:
+    with atomic_file(folder / INDEX_FILE) as file:
         file.write((json.dumps(index, indent=2, ensure_ascii=False) + "\n").encode())
     return (*names, INDEX_FILE)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes its name only when it is complete and on the disk; mode 0644, whatever the umask.
-
-    Raises EnvironmentProblem when the disk is full or must not be written.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with writing(path):
-            with temporary.open("wb") as file:
-                yield file
-                file.flush()
-                os.fchmod(file.fileno(), 0o644)
-                os.fsync(file.fileno())
-            temporary.replace(path)
-            sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Raises EnvironmentProblem when what is done inside meets a disk that is full or must not be written."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _NOT_OUR_FAULT:
-            raise
-        raise EnvironmentProblem(
-            f"{path}: cannot be written: {error.strerror}",
-            hint="Free some space, or put the work directory on a larger volume; finished layers are kept.",
-        ) from error
-
-
-def sync_folder(folder: Path) -> None:
-    """A rename survives a power cut only when the folder was synced too."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _split(parts: Iterable[Part], shard_bytes: int) -> list[list[Part]]:
@@ -111,7 +128,7 @@ def _split(parts: Iterable[Part], shard_bytes: int) -> list[list[Part]]:
 def _write_file(path: Path, parts: Sequence[Part], metadata: Mapping[str, str]) -> None:
     # Like the safetensors library: wide items first, so that every tensor is aligned.
     ordered = sorted(parts, key=lambda part: (-ITEM_BYTES[part.info.dtype], part.info.name))
-    with replacing(path) as file:
+    with atomic_file(path) as file:
         file.write(_header(ordered, metadata))
         for part in ordered:
             written = sum(file.write(chunk) for chunk in part.content())

@@ -19,8 +19,7 @@ from bot.checkpoint.inventory import bits_per_weight, bits_per_weight_file, main
 from bot.checkpoint.reader import TORCH_DTYPES, Checkpoint
 from bot.checkpoint.skeleton import Skeleton, unread_tensors
 from bot.errors import QuantizationError
-from bot.evaluate.artifact import open_artifact, restored, size_bytes
-from bot.evaluate.walk import Walked, skeleton_of, walk
+from bot.evaluate.models import Walked, open_artifact, restored, size_bytes, skeleton_of, walk
 from bot.records import Progress, Report
 
 # Logits held at a time: 2^25 float32 are 128 MiB per model, and a few times that while they are compared.

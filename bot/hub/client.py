@@ -15,8 +15,8 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.hf_api import ModelInfo, RepoSibling
 
+from bot.checkpoint.config import parse_object
 from bot.checkpoint.header import LENGTH_BYTES, header_length, parse_header
-from bot.checkpoint.jsontext import parse_object
 from bot.checkpoint.repo_files import (
     CARD,
     CHAT_TEMPLATE,

@@ -18,12 +18,10 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
 from bot.errors import EnvironmentProblem, PublishError
-from bot.hub.access import demand_write_token
+from bot.hub.access import demand_write_token, exchange
 from bot.hub.client import GITATTRIBUTES
 from bot.hub.fetch import files_at
-from bot.hub.oidc import exchange
-from bot.hub.readback import read_back, restore_previous
-from bot.hub.session import Hub, status_of, wait_before_retry
+from bot.hub.session import Hub, TransferError, status_of, told_plainly, wait_before_retry
 from bot.hub.settings import carry_gating, check_settings, set_visibility, settings_of, stays_private
 from bot.hub.target import (
     allowed,
@@ -36,7 +34,7 @@ from bot.hub.target import (
     target_state,
     write_hint,
 )
-from bot.hub.transfers import TransferError, told_plainly
+from bot.hub.verify import read_back, restore_previous
 from bot.records import Job, Progress, Provenance, Publication, Published, PublishedFile, TargetState
 
 _COMMIT_TRIES = 4

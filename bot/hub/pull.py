@@ -15,9 +15,9 @@ from tqdm import tqdm
 
 from bot.checkpoint.repo_files import is_safe_path
 from bot.errors import BotError, EnvironmentProblem, UpstreamError
+from bot.files import cannot_write, found_as_listed
 from bot.hub.fetch import files_at
 from bot.hub.session import Hub, call, status_of, workers
-from bot.jobdir import found_as_listed
 from bot.records import HubFile, Job, Progress, PublishedFile, Weights
 
 _DOWNLOADS = 4
@@ -46,7 +46,7 @@ def pull_source(hub: Hub, job: Job, folder: Path, progress: Progress) -> Weights
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _cannot_write(folder, error) from None
+        raise cannot_write(folder, error) from None
     _check_space(folder, job, files)
     pulled = pull_files(hub, Pinned(job.entry.repo_id, job.upstream.sha), files, folder, progress)
     _remove_strays(folder, files)
@@ -125,17 +125,10 @@ def _download_problem(error: Exception, origin: Pinned, path: str, folder: Path)
             hint="The repo was removed, moved or gated since the plan was made. Plan again.",
         )
     if isinstance(error, OSError) and error.errno is not None:
-        return _cannot_write(folder, error)
+        return cannot_write(folder, error)
     # huggingface_hub's own, such as an endpoint that is no Hub.
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     return UpstreamError(f"{origin}: {path}: {reason}", hint="Run it again; the file is fetched anew.")
-
-
-def _cannot_write(folder: Path, error: OSError) -> EnvironmentProblem:
-    return EnvironmentProblem(
-        f"{folder}: cannot write: {error.strerror or error}",
-        hint="Free some space or name another folder with --work, then run it again; whole files are kept.",
-    )
 
 
 def _download_all(hub: Hub, origin: Pinned, files: list[HubFile], folder: Path, progress: Progress) -> None:

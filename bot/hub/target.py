@@ -10,8 +10,8 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
 from bot.errors import PublishError
+from bot.hub.access import is_exchange, not_trusted
 from bot.hub.client import published_state
-from bot.hub.oidc import is_exchange, not_trusted
 from bot.hub.session import call, status_of
 from bot.records import Job, Published, Tag, TargetState
 

@@ -1,13 +1,15 @@
-"""The whole way from a source folder to a complete AWQ folder."""
+"""From a source folder to a complete AWQ folder."""
 
 from __future__ import annotations
 
 import platform
 import time
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from math import prod
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,18 +17,70 @@ from torch import Tensor
 import bot
 from bot.checkpoint.config import artifact_config, parse_config
 from bot.checkpoint.inventory import bits_per_weight, bits_per_weight_file, check_inventory, main_dtype
-from bot.checkpoint.reader import TORCH_DTYPES, Checkpoint
+from bot.checkpoint.reader import TORCH_DTYPES, Checkpoint, TensorFile
+from bot.checkpoint.repo_files import carry_small_files
 from bot.checkpoint.skeleton import Skeleton, build_skeleton, source_names, unread_tensors
-from bot.checkpoint.small_files import carry_small_files
-from bot.checkpoint.writer import replacing, write_checkpoint, writing
-from bot.errors import EnvironmentProblem, UnsupportedModelError, UpstreamError, WatchlistError
-from bot.quantize import assemble, destination, selection
-from bot.quantize.autoawq import LayerwiseQuantizer, decoder_layers, quantize_layers
-from bot.quantize.gram import GramQuantizer
+from bot.checkpoint.writer import Part, copy_of, part_of, write_checkpoint
+from bot.errors import EnvironmentProblem, QuantizationError, UnsupportedModelError, UpstreamError, WatchlistError
+from bot.files import atomic_folder, describe_folder, disk_errors, file_sha256, write_atomic
+from bot.quantize import architectures, destination
+from bot.quantize.autoawq import GramQuantizer, LayerwiseQuantizer, decoder_layers, quantize_layers
 from bot.quantize.layerfile import FinishedLayer
-from bot.quantize.loading import best_device, device_name
 from bot.quantize.walk import Work
 from bot.records import CalibrationSet, Progress, QuantizedModel, Recipe, sha256_of
+
+
+def best_device() -> torch.device:
+    return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+
+
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+ArtifactDtype = Literal["float16", "bfloat16"]
+SAFETENSORS_NAMES: dict[ArtifactDtype, str] = {"float16": "F16", "bfloat16": "BF16"}
+
+# Half of what float16 holds: other text will reach further than the calibration blocks did.
+FP16_PEAK = torch.finfo(torch.float16).max / 2
+
+
+def artifact_dtype(source_dtype: str, layers: Sequence[FinishedLayer]) -> ArtifactDtype:
+    """float16, which every reader takes; bfloat16 where the source has it and the activations need it.
+
+    Raises QuantizationError when the activations need it and the source does not have it.
+    """
+    index, peak = max(enumerate(layer.measured.peak for layer in layers), key=lambda item: item[1])
+    if peak <= FP16_PEAK:
+        return "float16"
+    if source_dtype == "BF16":
+        return "bfloat16"
+    raise QuantizationError(
+        f"layer {index}: activations reach {peak:.4g}, too close to what float16 holds, in a {source_dtype} model",
+        hint="Readers would print rubbish. Only a bfloat16 source can be published as bfloat16.",
+    )
+
+
+def artifact_parts(
+    source: Checkpoint, layers: Sequence[FinishedLayer], *, dtype: str, unread: Collection[str]
+) -> Iterator[Part]:
+    """Every tensor of the artifact in the source's order, each from the file that holds it.
+
+    unread: what the model does not read, and dtype may not hold; its bytes are copied.
+    """
+    made: dict[str, TensorFile] = {name: layer.file for layer in layers for name in layer.file.tensors}
+    for name in source.tensors:
+        stem = name.removesuffix(".weight")
+        if name in unread:
+            yield copy_of(source, name)
+        elif name in made:
+            yield part_of(made[name], name, dtype=dtype)
+        elif stem != name and f"{stem}.qweight" in made:
+            for part in ("qweight", "qzeros", "scales"):
+                yield part_of(made[f"{stem}.{part}"], f"{stem}.{part}")
+        else:
+            yield part_of(source, name, dtype=dtype)
+
 
 SEARCHES: dict[str, type[LayerwiseQuantizer]] = {"gram": GramQuantizer, "awq": LayerwiseQuantizer}
 TOOLS = ("torch", "transformers", "autoawq", "safetensors")
@@ -84,10 +138,10 @@ def quantize(
     done = _quantize_layers(
         opened, layers, recipe=recipe, blocks=blocks, key=key, device=device, progress=progress
     )
-    dtype = assemble.artifact_dtype(opened.dtype, done.layers)
-    with destination.appearing(out) as folder:
+    dtype = artifact_dtype(opened.dtype, done.layers)
+    with atomic_folder(out) as folder:
         artifact = _write(folder, opened, done, recipe, dtype)
-        files = assemble.described_files(folder)
+        files = describe_folder(folder)
         if on_record:
             written = destination.Written(source_sha256=_source_sha256(opened, weights), files=files)
             destination.leave_record(folder, written)
@@ -175,12 +229,12 @@ def _quantize_layers(
     model = build_skeleton(source.folder, dtype=dtype, trust_remote_code=source.trust_remote_code)
     path, layers = decoder_layers(model)
     names = source_names(model, source.checkpoint.tensors, where=source.folder)
-    chosen = selection.select_linears(selection.linears_inside(layers, path), recipe=recipe)
+    chosen = architectures.select_linears(architectures.linears_inside(layers, path), recipe=recipe)
     linears = tuple(names[f"{name}.weight"].removesuffix(".weight") for name in chosen)
-    selection.check_dtypes({name: source.checkpoint.tensors[f"{name}.weight"] for name in linears})
-    selection.check_blocks(blocks, model)
+    architectures.check_dtypes({name: source.checkpoint.tensors[f"{name}.weight"] for name in linears})
+    architectures.check_blocks(blocks, model)
     progress("loading", 1, 1, "model")
-    with writing(folder):
+    with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     work = Work(
         skeleton=Skeleton(
@@ -209,7 +263,7 @@ def _quantize_layers(
 
 
 def _weight_hashes(source: Source) -> list[str]:
-    return [assemble.file_sha256(source.folder / name) for name in source.checkpoint.weight_files]
+    return [file_sha256(source.folder / name) for name in source.checkpoint.weight_files]
 
 
 def _source_sha256(source: Source, weights: list[str]) -> str:
@@ -228,15 +282,14 @@ def _key(
 
 
 def _write(
-    folder: Path, source: Source, done: QuantizedLayers, recipe: Recipe, dtype: assemble.ArtifactDtype
+    folder: Path, source: Source, done: QuantizedLayers, recipe: Recipe, dtype: ArtifactDtype
 ) -> Checkpoint:
     """Every file of the artifact, and the inventory of what was really written."""
-    name = assemble.SAFETENSORS_NAMES[dtype]
-    parts = assemble.artifact_parts(source.checkpoint, done.layers, dtype=name, unread=done.unread)
+    name = SAFETENSORS_NAMES[dtype]
+    parts = artifact_parts(source.checkpoint, done.layers, dtype=name, unread=done.unread)
     write_checkpoint(folder, parts)
     carry_small_files(source.folder, folder, trust_remote_code=source.trust_remote_code)
-    with replacing(folder / "config.json") as file:
-        file.write(artifact_config(source.config, recipe=recipe, artifact_dtype=dtype))
+    write_atomic(folder / "config.json", artifact_config(source.config, recipe=recipe, artifact_dtype=dtype))
     artifact = Checkpoint(folder)
     check_inventory(
         source.checkpoint.tensors,

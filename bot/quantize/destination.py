@@ -6,16 +6,13 @@ there, so its artifact brings a record. A job's folder is ours anyhow; what is m
 
 from __future__ import annotations
 
-import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bot.checkpoint.writer import replacing, sync_folder, writing
-from bot.errors import EnvironmentProblem, WatchlistError
-from bot.quantize.assemble import file_sha256
+from bot.errors import WatchlistError
+from bot.files import disk_errors, file_sha256, write_atomic
 from bot.records import PublishedFile, from_json, to_json
 
 RECORD = ".awq-bot.json"
@@ -62,26 +59,7 @@ def check_ours(out: Path, source_sha256: Callable[[], str]) -> None:
 
 
 def leave_record(folder: Path, written: Written) -> None:
-    with replacing(folder / RECORD) as file:
-        file.write(to_json(written).encode())
-
-
-@contextmanager
-def appearing(out: Path) -> Iterator[Path]:
-    """A folder beside out that takes its place when everything in it is written; on an error it goes away."""
-    folder = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(folder, ignore_errors=True)
-    with writing(folder):
-        folder.mkdir(parents=True)
-    try:
-        yield folder
-        if out.exists():
-            shutil.rmtree(out)
-        with writing(out):
-            folder.replace(out)
-            sync_folder(out.parent)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    write_atomic(folder / RECORD, to_json(written).encode())
 
 
 def _is_artifact(folder: Path) -> bool:
@@ -92,12 +70,8 @@ def _is_artifact(folder: Path) -> bool:
 def _check_writable(out: Path) -> None:
     """Before hours of work, not after them."""
     place = next(parent for parent in out.absolute().parents if parent.exists())
-    try:
+    with disk_errors(out, hint="Name a folder where you may write, with --out."):
         tempfile.TemporaryFile(dir=place).close()
-    except OSError as error:
-        raise EnvironmentProblem(
-            f"{out}: cannot be written: {error.strerror}", hint="Name a folder where you may write, with --out."
-        ) from None
 
 
 def _record_in(folder: Path) -> Written | None:

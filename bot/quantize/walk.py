@@ -19,8 +19,17 @@ from torch import Tensor, nn
 
 from bot.checkpoint.layerwise import LayerInputs, capture_layer_inputs, moved, run_layer
 from bot.checkpoint.skeleton import Skeleton, drop, fill, read_ahead
-from bot.quantize.hidden import HiddenStates, hidden_path, write_hidden
-from bot.quantize.layerfile import FinishedLayer, Measured, finished_layer, layer_path, open_layer, write_layer
+from bot.quantize.layerfile import (
+    FinishedLayer,
+    HiddenStates,
+    Measured,
+    finished_layer,
+    hidden_path,
+    layer_path,
+    open_layer,
+    write_hidden,
+    write_layer,
+)
 from bot.records import ModuleError, Progress, Recipe
 
 _log = logging.getLogger("awq_bot")

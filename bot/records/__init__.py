@@ -7,21 +7,7 @@ leaves a JobResult, and what failed leaves Attempts.
 
 from __future__ import annotations
 
-from bot.records.as_json import canonical_json, from_json, sha256_of, to_json
-from bot.records.asked import Calibration, Licenses, Recipe, TextSource, Thresholds, WatchEntry
-from bot.records.decided import Digests, Estimate, Job, JobKind, Plan, Skip
-from bot.records.ended import Attempts, Failure, JobResult, PlanTimes, RunningJob
-from bot.records.found import (
-    Details,
-    HubFile,
-    PublishedFile,
-    SourceProvenance,
-    Tag,
-    TargetState,
-    TensorInfo,
-    Upstream,
-)
-from bot.records.made import (
+from bot.records.artifact import (
     CalibrationSet,
     Card,
     Check,
@@ -36,7 +22,21 @@ from bot.records.made import (
     Verdict,
     Weights,
 )
+from bot.records.config import Calibration, Licenses, Recipe, TextSource, Thresholds, WatchEntry
+from bot.records.hub import (
+    Details,
+    HubFile,
+    PublishedFile,
+    SourceProvenance,
+    Tag,
+    TargetState,
+    TensorInfo,
+    Upstream,
+)
+from bot.records.plan import Digests, Estimate, Job, JobKind, Plan, Skip
 from bot.records.progress import Progress, no_progress
+from bot.records.result import Attempts, Failure, JobResult, PlanTimes, RunningJob
+from bot.records.serialization import canonical_json, from_json, sha256_of, to_json
 
 __all__ = [
     "Attempts",

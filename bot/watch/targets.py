@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from bot.watch.messages import Lines, Loc
 from bot.watch.schema import ModelSpec, WatchlistSpec
-from bot.watch.yaml_lines import Lines, Loc
 
 Spec = TypeVar("Spec", bound=BaseModel)
 Wrong = tuple[Loc, str, str]

@@ -13,10 +13,9 @@ from pydantic import BaseModel, ValidationError
 
 from bot.errors import WatchlistError
 from bot.records import Calibration, Licenses, Recipe, TextSource, Thresholds, WatchEntry
+from bot.watch.messages import Lines, YamlMistake, describe, load_with_lines
 from bot.watch.schema import MAX_REPO_ID, CalibrationSpec, DefaultsSpec, ModelSpec, WatchlistSpec
 from bot.watch.targets import default_target, target_mistakes
-from bot.watch.wording import describe
-from bot.watch.yaml_lines import Lines, YamlMistake, load_with_lines
 
 _MAX_BYTES = 500_000
 _MOST_MISTAKES = 100  # more than anybody mends at once

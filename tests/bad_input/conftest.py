@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from bot.hub.local import LocalHub
-from tests.bad_input.houses import Before, build_mixed_house, write_watchlist
-from tests.house import House
-from tests.small_model import prepare_once
+from bot.localhub import LocalHub
+from tests.support.mixed_sandbox import Before, build_mixed_house, write_watchlist
+from tests.support.sandbox import House
+from tests.support.small_model import prepare_once
 
 
 @pytest.fixture

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.bad_input.houses import Before
-from tests.endings import Result, assert_nothing_published, assert_published, failed, quantized_again
-from tests.house import House
-from tests.small_disk import mounted
+from tests.support.mixed_sandbox import Before
+from tests.support.outcomes import Result, assert_nothing_published, assert_published, failed, quantized_again
+from tests.support.sandbox import House
+from tests.support.small_disk import mounted
 
 
 def test_a_disk_that_is_too_small_is_said_before_pulling(before: Before, small_disk: Path) -> None:

@@ -8,10 +8,17 @@ from __future__ import annotations
 
 from safetensors.numpy import save
 
-from tests.bad_input.houses import AT_PULL, Before, meanwhile
-from tests.endings import assert_nothing_published, assert_published, failed, mended, quantized_again, refused
-from tests.house import House
-from tests.small_model import SOURCE, TARGET, WEIGHTS, small_model, small_weights
+from tests.support.mixed_sandbox import AT_PULL, Before, meanwhile
+from tests.support.outcomes import (
+    assert_nothing_published,
+    assert_published,
+    failed,
+    mended,
+    quantized_again,
+    refused,
+)
+from tests.support.sandbox import House
+from tests.support.small_model import SOURCE, TARGET, WEIGHTS, small_model, small_weights
 
 
 def test_a_revoked_token_stops_the_plan_and_a_new_one_goes_on(house: House) -> None:

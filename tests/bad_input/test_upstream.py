@@ -12,15 +12,15 @@ import pytest
 from safetensors.numpy import save
 
 from bot.hub import client
-from bot.hub.local.seeding import Content
+from bot.localhub.store import Content
 from bot.records import to_json
 from bot.watch import watchlist as watchlists
-from tests import factories
-from tests.bad_input.houses import edit_watchlist, write_watchlist
-from tests.endings import mended, refused
-from tests.house import House
-from tests.hub.models import as_bot, requests
-from tests.small_model import CARD, CONFIG, SOURCE, TARGET, WEIGHTS, small_model, small_weights
+from tests.support import factories
+from tests.support.mixed_sandbox import edit_watchlist, write_watchlist
+from tests.support.outcomes import mended, refused
+from tests.support.repos import as_bot, requests
+from tests.support.sandbox import House
+from tests.support.small_model import CARD, CONFIG, SOURCE, TARGET, WEIGHTS, small_model, small_weights
 
 
 def test_a_repo_that_is_not_there_is_named_and_taken_once_it_is(house: House) -> None:

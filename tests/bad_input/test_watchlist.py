@@ -11,12 +11,12 @@ import shutil
 
 import pytest
 
-from tests import factories
-from tests.bad_input.houses import Before, edit_watchlist, write_watchlist
-from tests.endings import assert_nothing_published, assert_published, failed, mended, quantized_again
-from tests.house import ASSETS, House
-from tests.hub.models import requests
-from tests.small_model import SOURCE, TARGET, WEIGHTS, small_model
+from tests.support import factories
+from tests.support.mixed_sandbox import Before, edit_watchlist, write_watchlist
+from tests.support.outcomes import assert_nothing_published, assert_published, failed, mended, quantized_again
+from tests.support.repos import requests
+from tests.support.sandbox import ASSETS, House
+from tests.support.small_model import SOURCE, TARGET, WEIGHTS, small_model
 
 
 @pytest.mark.parametrize(

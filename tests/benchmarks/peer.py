@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bot.checkpoint.config import artifact_config
 from bot.checkpoint.reader import Checkpoint
-from bot.checkpoint.small_files import carry_small_files
+from bot.checkpoint.repo_files import carry_small_files
 from bot.records import Recipe
 
 with warnings.catch_warnings(record=True):  # it says goodbye when it is imported

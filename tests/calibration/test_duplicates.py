@@ -3,7 +3,7 @@
 import pytest
 
 from bot.calibration import stdlib
-from bot.calibration.duplicates import RUN_CHARACTERS, SKETCH_SIZE, is_duplicate, sketch_of
+from bot.calibration.blocks import RUN_CHARACTERS, SKETCH_SIZE, is_duplicate, sketch_of
 
 TEXT = stdlib.documents("calibrate")[3][:4000]
 MASK = (1 << 64) - 1

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot.checkpoint.config import artifact_config
-from bot.checkpoint.jsontext import parse_object, set_key
+from bot.checkpoint.config import artifact_config, parse_object, set_key
 from bot.errors import UnsupportedModelError, UpstreamError
 from bot.records import Recipe
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from bot.checkpoint.layerwise import capture_layer_inputs, first, logits_after, outputs_of, run_layer
 from bot.checkpoint.skeleton import decoder_layers
-from tests.quantize import tiny_models
+from tests.support import tiny_models
 
 # gemma2's layers alternate between two masks, which differ as the blocks are longer than its window; bloom's and
 # mpt's return tuples and take an ALiBi bias; opt and gpt2's kind add positions before the layers.

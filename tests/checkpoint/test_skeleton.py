@@ -14,17 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from bot.checkpoint.reader import Checkpoint
-from bot.checkpoint.skeleton import (
-    Skeleton,
-    build_skeleton,
-    decoder_layers,
-    drop,
-    fill,
-    read_ahead,
-    source_names,
-)
+from bot.checkpoint.skeleton import Skeleton, build_skeleton, decoder_layers, drop, fill, read_ahead, source_names
 from bot.errors import UnsupportedModelError, UpstreamError
-from tests.quantize import tiny_models
+from tests.support import tiny_models
 
 CPU = torch.device("cpu")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bot.checkpoint.small_files import carry_small_files
+from bot.checkpoint.repo_files import carry_small_files
 from bot.errors import UpstreamError
 
 CARRIED = {

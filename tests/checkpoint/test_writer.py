@@ -13,9 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bot.checkpoint.parts import Part, part_of
 from bot.checkpoint.reader import Checkpoint, TensorFile
-from bot.checkpoint.writer import write_checkpoint, write_tensors
+from bot.checkpoint.writer import Part, part_of, write_checkpoint, write_tensors
 from bot.errors import EnvironmentProblem, QuantizationError
 from bot.records import TensorInfo
 

@@ -18,7 +18,7 @@ from bot.calibration.blocks import evaluation_tokens
 from bot.errors import QuantizationError, UnsupportedModelError, UpstreamError
 from bot.evaluate.metrics import evaluate, percentile, perplexity, token_figures
 from bot.records import Report, no_progress
-from tests.evaluate.tiny_models import (
+from tests.support.artifact_pairs import (
     MODELS,
     VOCABULARY,
     Pair,

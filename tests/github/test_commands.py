@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bot.github.commands import Commands, annotation
-from bot.github.environment import Actions
-from tests.steps import obeyed
+from bot.github.environment import Actions, Commands, annotation
+from tests.support.workflow_steps import obeyed
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from bot.github.marks import body_of, mark, read_mark, title_of
+from bot.github.issues import body_of, mark, read_mark, title_of
 from bot.records import Attempts
 
 TRIED = Attempts(

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from bot.hub.local import LocalHub
 from bot.hub.publish import Artifact
+from bot.localhub import LocalHub
 from bot.records import Job
-from tests.hub.models import make_artifact, release_job
+from tests.support.repos import make_artifact, release_job
 
 
 @pytest.fixture

@@ -10,12 +10,12 @@ import stamina
 from huggingface_hub import HfApi
 
 from bot.hub.access import check_access, check_endpoint
-from bot.hub.local import Fault, LocalHub
 from bot.hub.session import Hub
+from bot.localhub import Fault, LocalHub
 from bot.records import Check
-from tests.github_api.id_token import IdTokens
-from tests.hub.models import TARGET, all_requests, as_bot, forget_requests
-from tests.hub.workflows import running_workflow, trust
+from tests.support.github_api.id_token import IdTokens
+from tests.support.repos import TARGET, all_requests, as_bot, forget_requests
+from tests.support.workflow_identity import running_workflow, trust
 
 
 @pytest.fixture

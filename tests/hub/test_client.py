@@ -12,11 +12,11 @@ from huggingface_hub import CommitOperationAdd, HfApi
 
 from bot.errors import EnvironmentProblem
 from bot.hub import client, fetch
-from bot.hub.local import Fault, LocalHub
 from bot.hub.session import Hub
+from bot.localhub import Fault, LocalHub
 from bot.records import Published, TargetState, Upstream, to_json
-from tests import factories
-from tests.hub.models import SOURCE, TARGET, as_bot, forget_requests, source_files
+from tests.support import factories
+from tests.support.repos import SOURCE, TARGET, as_bot, forget_requests, source_files
 
 Files = dict[str, bytes | str]
 INDEX = "model.safetensors.index.json"

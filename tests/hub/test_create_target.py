@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 from huggingface_hub import HfApi
 
-from bot import pipeline
 from bot.errors import EnvironmentProblem, PublishError
 from bot.hub import client
-from bot.hub.create import PreparedTarget
-from bot.hub.local import Fault, HubError, LocalHub
 from bot.hub.publish import publish
 from bot.hub.session import Hub
+from bot.hub.settings import PreparedTarget
+from bot.jobs import pipeline
+from bot.localhub import Fault, HubError, LocalHub
 from bot.records import TargetState, WatchEntry, no_progress
-from tests import factories
-from tests.hub.models import (
+from tests.support import factories
+from tests.support.repos import (
     SOURCE,
     TARGET,
     all_requests,

@@ -9,10 +9,10 @@ import stamina
 from huggingface_hub import HfApi
 
 from bot.hub import client, fetch
-from bot.hub.local import Fault, LocalHub
+from bot.localhub import Fault, LocalHub
 from bot.records import Details
-from tests import factories
-from tests.hub.models import SOURCE, as_bot, requests, safetensors, source_files, upstream_of
+from tests.support import factories
+from tests.support.repos import SOURCE, as_bot, requests, safetensors, source_files, upstream_of
 
 Files = dict[str, bytes | str]
 INDEX = "model.safetensors.index.json"

@@ -12,10 +12,10 @@ from huggingface_hub import HfApi
 
 from bot.errors import PublishError
 from bot.hub import client
-from bot.hub.local import Fault, LocalHub
 from bot.hub.publish import Artifact, finish, publish
+from bot.localhub import Fault, LocalHub
 from bot.records import Job, TargetState, no_progress
-from tests.hub.models import (
+from tests.support.repos import (
     CARD,
     SOURCE,
     TARGET,

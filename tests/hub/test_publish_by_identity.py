@@ -11,15 +11,15 @@ import stamina
 from huggingface_hub import HfApi
 from huggingface_hub.utils import _auth
 
-from bot import pipeline
 from bot.errors import EnvironmentProblem, PublishError
 from bot.hub import client
-from bot.hub.local import Fault, Limits, LocalHub
 from bot.hub.publish import Artifact, finish, opening_note, publish
 from bot.hub.session import Hub
+from bot.jobs import pipeline
+from bot.localhub import Fault, Limits, LocalHub
 from bot.records import Job, no_progress
-from tests.github_api.id_token import CLAIMS, IdTokens
-from tests.hub.models import (
+from tests.support.github_api.id_token import CLAIMS, IdTokens
+from tests.support.repos import (
     SOURCE,
     TARGET,
     all_requests,
@@ -31,7 +31,7 @@ from tests.hub.models import (
     source_files,
     writes,
 )
-from tests.hub.workflows import running_workflow, trust
+from tests.support.workflow_identity import running_workflow, trust
 
 
 @pytest.fixture

@@ -14,10 +14,10 @@ import pytest
 
 from bot.errors import PublishError
 from bot.hub import client
-from bot.hub.local import Fault, LocalHub
 from bot.hub.publish import Artifact, publish
+from bot.localhub import Fault, LocalHub
 from bot.records import Job, Publication, no_progress, to_json
-from tests.hub.models import SOURCE, TARGET, as_bot, make_artifact, release_job, requests
+from tests.support.repos import SOURCE, TARGET, as_bot, make_artifact, release_job, requests
 
 PUBLISH = """
 import sys

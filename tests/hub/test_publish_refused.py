@@ -8,11 +8,20 @@ import pytest
 from huggingface_hub import CommitOperationAdd, HfApi
 
 from bot.errors import EnvironmentProblem, PublishError
-from bot.hub.local import Fault, LocalHub
 from bot.hub.publish import Artifact, finish, publish
 from bot.hub.session import Hub
+from bot.localhub import Fault, LocalHub
 from bot.records import Job, no_progress
-from tests.hub.models import SOURCE, TARGET, as_bot, forget_requests, make_artifact, release_job, requests, writes
+from tests.support.repos import (
+    SOURCE,
+    TARGET,
+    as_bot,
+    forget_requests,
+    make_artifact,
+    release_job,
+    requests,
+    writes,
+)
 
 
 def is_private(hub: LocalHub) -> bool:

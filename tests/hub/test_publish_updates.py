@@ -10,10 +10,10 @@ from huggingface_hub import HfApi
 
 from bot.errors import PublishError
 from bot.hub import client
-from bot.hub.local import Fault, LocalHub
 from bot.hub.publish import Artifact, publish
+from bot.localhub import Fault, LocalHub
 from bot.records import Job, Published, no_progress
-from tests.hub.models import (
+from tests.support.repos import (
     SOURCE,
     TARGET,
     all_requests,

@@ -22,11 +22,11 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.utils._xet_progress_reporting import XetDownloadProgressReporter
 
 from bot.errors import EnvironmentProblem, UpstreamError
-from bot.hub.local import Fault, LocalHub
 from bot.hub.pull import Pinned, bytes_reporter, dataset_files, pull_files, pull_source
 from bot.hub.session import WORKER, Hub
+from bot.localhub import Fault, LocalHub
 from bot.records import HubFile, no_progress, to_json
-from tests.hub.models import SOURCE, as_bot, forget_requests, release_job, requests, source_files
+from tests.support.repos import SOURCE, as_bot, forget_requests, release_job, requests, source_files
 
 DATASET = "lab/Texts"
 WEIGHTS = bytes(range(256)) * 2000

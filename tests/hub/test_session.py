@@ -17,11 +17,11 @@ from huggingface_hub.utils import close_session, get_session
 
 from bot.errors import EnvironmentProblem
 from bot.hub import is_loopback, session
-from bot.hub.local import Fault, LocalHub
 from bot.hub.publish import Artifact, publish
 from bot.hub.session import DEFAULT_ENDPOINT, Hub, HubFailsError, call
+from bot.localhub import Fault, LocalHub
 from bot.records import Job, no_progress
-from tests.hub.models import as_bot, requests
+from tests.support.repos import as_bot, requests
 
 
 def test_endpoint_and_tokens_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

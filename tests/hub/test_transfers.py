@@ -12,12 +12,12 @@ from huggingface_hub import file_download
 from huggingface_hub.utils import _http
 
 from bot.errors import BotError, EnvironmentProblem, PublishError
-from bot.hub.local import Fault, LocalHub
 from bot.hub.publish import Artifact, publish
 from bot.hub.pull import pull_source
 from bot.hub.session import HubFailsError
+from bot.localhub import Fault, LocalHub
 from bot.records import Job, no_progress
-from tests.hub.models import SOURCE, TARGET, as_bot, release_job, requests, source_files
+from tests.support.repos import SOURCE, TARGET, as_bot, release_job, requests, source_files
 
 # As hf_xet 1.8 words them; the local Hub does not speak its protocol.
 WORDS = [

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from bot.errors import BotError, PublishError, UpstreamError
-from bot.hub.local import Fault, LocalHub
 from bot.hub.publish import Artifact, publish
 from bot.hub.session import Hub
 from bot.hub.verify import verify
+from bot.localhub import Fault, LocalHub
 from bot.records import Check, Job, no_progress
-from tests.hub.models import TARGET, as_bot
+from tests.support.repos import TARGET, as_bot
 
 
 @pytest.fixture

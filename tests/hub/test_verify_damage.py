@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from bot.errors import BotError, PublishError
-from bot.hub.local import LocalHub
 from bot.hub.publish import Artifact, publish
 from bot.hub.session import Hub
 from bot.hub.verify import verify
+from bot.localhub import LocalHub
 from bot.records import Check, Job, Provenance, from_json, no_progress, to_json
-from tests.hub.models import SOURCE, TARGET, as_bot, make_artifact, release_job
+from tests.support.repos import SOURCE, TARGET, as_bot, make_artifact, release_job
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import nn
 
 from bot.quantize.architectures import SHARED_INPUTS, merged_with, shared_inputs
 from bot.quantize.autoawq import decoder_layers
-from tests.quantize.tiny_models import CONFIGS
+from tests.support.tiny_models import CONFIGS
 
 with warnings.catch_warnings(record=True):
     from awq.models.auto import AWQ_CAUSAL_LM_MODEL_MAP

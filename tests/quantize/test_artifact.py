@@ -22,7 +22,7 @@ from bot.checkpoint.reader import Checkpoint
 from bot.errors import BotError, QuantizationError, UnsupportedModelError, UpstreamError, WatchlistError
 from bot.quantize.artifact import quantize
 from bot.records import Progress, QuantizedModel, Recipe, no_progress
-from tests.quantize import tiny_models
+from tests.support import tiny_models
 
 with warnings.catch_warnings(record=True):
     from awq.models.auto import AWQ_CAUSAL_LM_MODEL_MAP

@@ -15,13 +15,13 @@ from bot.checkpoint.reader import Checkpoint
 from bot.checkpoint.skeleton import Skeleton, build_skeleton, source_names
 from bot.errors import QuantizationError, UnsupportedModelError
 from bot.quantize import search as search_room
+from bot.quantize.architectures import linears_inside
 from bot.quantize.artifact import SEARCHES
 from bot.quantize.autoawq import LayerwiseQuantizer, decoder_layers, quantize_layers
 from bot.quantize.layer import Scales, unscaled
-from bot.quantize.selection import linears_inside
 from bot.quantize.walk import Work
 from bot.records import Recipe, no_progress
-from tests.quantize import tiny_models
+from tests.support import tiny_models
 
 with warnings.catch_warnings(record=True):
     from awq.quantize.quantizer import AwqQuantizer

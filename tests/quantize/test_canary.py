@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from bot.watch.support import support_table
-from tests.quantize import tiny_models
-from tests.quantize.canary import canary
+from bot.watch.refusals import support_table
+from tests.support import tiny_models
+from tests.support.canary import canary
 
 QUICK = ("gemma2", "phi3", "starcoder2")  # qwen3 and llama are quantized in test_artifact.py
 

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from bot.errors import QuantizationError
 from bot.quantize.autoawq import LayerwiseQuantizer
-from bot.quantize.inputs import watched
 from bot.quantize.rounding import nearest_steps
 from bot.quantize.search import (
     add_upper_gram,
@@ -23,9 +22,10 @@ from bot.quantize.search import (
     output_energy,
     relative_errors,
     rounded_under,
+    watched,
     whole,
 )
-from tests.quantize.tiny_models import rounded
+from tests.support.tiny_models import rounded
 
 with warnings.catch_warnings(record=True):
     from awq.quantize.quantizer import AwqQuantizer

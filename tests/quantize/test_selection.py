@@ -8,7 +8,7 @@ from torch import nn
 
 from bot.checkpoint.inventory import main_dtype
 from bot.errors import QuantizationError, UnsupportedModelError, WatchlistError
-from bot.quantize.selection import check_blocks, check_dtypes, select_linears
+from bot.quantize.architectures import check_blocks, check_dtypes, select_linears
 from bot.records import Recipe, TensorInfo
 
 LINEARS = {

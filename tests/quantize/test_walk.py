@@ -9,12 +9,11 @@ import pytest
 import torch
 
 from bot.quantize.artifact import quantize
-from bot.quantize.hidden import hidden_path
-from bot.quantize.layerfile import layer_path
+from bot.quantize.layerfile import hidden_path, layer_path
 from bot.quantize.walk import Turn
 from bot.records import Recipe
-from tests.quantize import tiny_models
-from tests.quantize.canary import losses
+from tests.support import tiny_models
+from tests.support.canary import losses
 
 LAYERS = 4
 Bytes = dict[str, bytes]

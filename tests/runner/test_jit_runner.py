@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.github_api.jit_runners import JitRunners, jit_config
-from tests.github_api.serving import served
+from tests.support.github_api.jit_runners import JitRunners, jit_config
+from tests.support.github_api.serving import served
 
 SCRIPT = Path(__file__).parents[2] / ".github" / "runner" / "jit-runner.sh"
 PATIENCE_S = 30

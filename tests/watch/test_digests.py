@@ -6,8 +6,8 @@ import hashlib
 from typing import Any
 
 from bot.records import Calibration, Digests, Recipe, TextSource
-from bot.watch.digests import files_digest, job_id, recipe_digest, refresh_digest, refresh_files, tag_name
-from tests.factories import entry, hub_file, upstream
+from bot.watch.release import files_digest, job_id, recipe_digest, refresh_digest, refresh_files, tag_name
+from tests.support.factories import entry, hub_file, upstream
 
 
 def sha256(text: str) -> str:

@@ -17,7 +17,7 @@ from bot.watch.plan import (
     publishable,
     timeout_minutes,
 )
-from tests.factories import entry, hub_file, job, needs
+from tests.support.factories import entry, hub_file, job, needs
 
 
 def release(name: str, *, size: int = 1000, priority: int = 0, line: int = 1) -> Job:

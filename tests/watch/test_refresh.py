@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from bot.records import (
-    JobKind,
-    Tag,
-    Upstream,
-)
+from bot.records import JobKind, Tag, Upstream
 from bot.watch.release import Candidate, triage
-from tests.factories import (
+from tests.support.decisions import candidate, job, skip
+from tests.support.factories import (
     HEAD,
     SHA,
     absent,
@@ -21,7 +18,6 @@ from tests.factories import (
     with_file,
     without_file,
 )
-from tests.watch.deciding import candidate, job, skip
 
 
 @pytest.mark.parametrize(

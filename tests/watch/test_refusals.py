@@ -5,19 +5,10 @@ from __future__ import annotations
 import pytest
 
 from bot.errors import PublishError, UnsupportedModelError, UpstreamError
-from bot.records import (
-    Calibration,
-    Details,
-    Job,
-    Licenses,
-    Published,
-    Recipe,
-    TargetState,
-    Upstream,
-    WatchEntry,
-)
+from bot.records import Calibration, Details, Job, Licenses, Published, Recipe, TargetState, Upstream, WatchEntry
 from bot.watch.release import Candidate, decide, on_hold, triage
-from tests.factories import (
+from tests.support.decisions import candidate, skip
+from tests.support.factories import (
     CONFIG,
     absent,
     details,
@@ -29,7 +20,6 @@ from tests.factories import (
     with_file,
     without_file,
 )
-from tests.watch.deciding import candidate, skip
 
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
 

@@ -21,9 +21,9 @@ from bot.records import (
     Upstream,
     WatchEntry,
 )
-from bot.watch.digests import recipe_digest, source_files
-from bot.watch.release import QUANTIZER_VERSION, decide, triage
-from tests.factories import (
+from bot.watch.release import QUANTIZER_VERSION, decide, recipe_digest, source_files, triage
+from tests.support.decisions import candidate, job, skip
+from tests.support.factories import (
     HEAD,
     OTHER_SHA,
     SHA,
@@ -39,7 +39,6 @@ from tests.factories import (
     with_file,
     without_file,
 )
-from tests.watch.deciding import candidate, job, skip
 
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
 

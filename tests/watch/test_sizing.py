@@ -11,7 +11,7 @@ import pytest
 
 from bot.records import Calibration, Estimate, Recipe, TensorInfo
 from bot.watch.sizing import RUNNER_VRAM_GB, estimate, linears_to_quantize, output_bytes, runner_labels
-from tests.factories import CONFIG, details, entry, layer_tensors, needs
+from tests.support.factories import CONFIG, details, entry, layer_tensors, needs
 
 QWEN3_4B: dict[str, Any] = {
     "hidden_size": 2560,

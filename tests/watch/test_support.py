@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from bot.records import Recipe, TensorInfo
-from bot.watch.support import legal_tensor_parallel, support_table, unsupported_reason
-from tests.quantize.tiny_models import CONFIGS, VARIANTS
+from bot.watch.refusals import legal_tensor_parallel, support_table, unsupported_reason
+from tests.support.tiny_models import CONFIGS, VARIANTS
 
 QWEN3_4B = {
     "architectures": ["Qwen3ForCausalLM"],

@@ -11,8 +11,8 @@ from types import TracebackType
 from starlette.requests import Request
 from starlette.routing import BaseRoute
 
-from tests.github_api.id_token import IdTokens
-from tests.github_api.server import Account, GitHubApi, Issue, Job
+from tests.support.github_api.id_token import IdTokens
+from tests.support.github_api.server import Account, GitHubApi, Issue, Job
 
 _SCOPES = {"/issues": "issues", "/actions": "actions"}
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.house import Quantized
+from tests.support.sandbox import Quantized
 from tests.workflows.deployment import ASSET, Deploy, Deployment, deployment
 from tests.workflows.reading import Reading
 

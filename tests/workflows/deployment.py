@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from bot import pipeline
-from bot.hub.local import HubError, LocalHub
 from bot.hub.session import Hub
+from bot.jobs import pipeline
+from bot.localhub import HubError, LocalHub
 from bot.watch import watchlist as watchlists
-from tests.house import ASSETS, WATCHLIST
+from tests.support.sandbox import ASSETS, WATCHLIST
 from tests.workflows.api import RunsApi
 from tests.workflows.reading import Reading
 from tests.workflows.repository import Repository

@@ -14,9 +14,9 @@ import torch
 from github.EnvironmentDeploymentBranchPolicy import EnvironmentDeploymentBranchPolicyParams
 from github.Repository import Repository
 
-from tests.github_api.id_token import REPOSITORY
-from tests.github_api.settings import TEMPLATE
-from tests.house import wait_for
+from tests.support.github_api.id_token import REPOSITORY
+from tests.support.github_api.settings import TEMPLATE
+from tests.support.sandbox import wait_for
 from tests.workflows.documents import ROOT
 
 _SCRIPT = ROOT / ".github" / "runner" / "jit-runner.sh"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from tests.github_api.id_token import REPOSITORY
+from tests.support.github_api.id_token import REPOSITORY
 from tests.workflows.documents import ROOT, Workflow
 from tests.workflows.jobs import StepRecord
 from tests.workflows.reading import Reading

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.github_api.server import Job
+from tests.support.github_api.server import Job
 from tests.workflows.deployment import Deploy, Deployment
 from tests.workflows.runs import Run, start
 

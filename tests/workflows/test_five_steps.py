@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from bot.hub.local import LocalHub
-from tests.github_api.jit_runners import JitRunners
-from tests.github_api.server import REPOSITORY
-from tests.github_api.settings import Settings
-from tests.house import ASSETS
+from bot.localhub import LocalHub
+from tests.support.github_api.jit_runners import JitRunners
+from tests.support.github_api.server import REPOSITORY
+from tests.support.github_api.settings import Settings
+from tests.support.sandbox import ASSETS
 from tests.workflows.api import RunsApi
 from tests.workflows.deployment import ASSET, NVIDIA_SMI, Deployment, hosted_machine, leg
 from tests.workflows.documents import ROOT

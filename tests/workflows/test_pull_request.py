@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.github_api.server import ACTIONS
+from tests.support.github_api.server import ACTIONS
 from tests.workflows.deployment import Deploy, Deployment
 from tests.workflows.repository import NAME
 from tests.workflows.runs import Run, start

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.house import Quantized
+from tests.support.sandbox import Quantized
 from tests.workflows.deployment import ASSET, Deployment, deployment, leg, target
 from tests.workflows.reading import Reading
 from tests.workflows.runs import Run, seeing

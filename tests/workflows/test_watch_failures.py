@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from bot.hub.local import Fault
-from tests.github_api.server import ACTIONS, Issue
+from bot.localhub import Fault
+from tests.support.github_api.server import ACTIONS, Issue
 from tests.workflows.deployment import Deploy, Deployment, at, leg, target
 from tests.workflows.jobs import RunnerLostError
 from tests.workflows.runs import Run

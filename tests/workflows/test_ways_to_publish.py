@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from bot import pipeline
 from bot.hub.session import Hub
+from bot.jobs import pipeline
 from bot.watch import watchlist as watchlists
-from tests.github_api.id_token import ISSUER, public_key
-from tests.hub.workflows import trust
+from tests.support.github_api.id_token import ISSUER, public_key
+from tests.support.workflow_identity import trust
 from tests.workflows.deployment import Deploy, Deployment, leg, target
 from tests.workflows.runs import seeing
 

@@ -1,0 +1,208 @@
+"""One stage of a job each; `quantize` and `evaluate` also on plain folders."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bot.cli import terminal
+from bot.cli.console import (
+    DryRunOption,
+    JobOption,
+    JsonOption,
+    MaybeJobOption,
+    WatchlistOption,
+    bench_for,
+    err,
+    needs_extra,
+    out,
+    print_raw,
+    problem_of,
+)
+from bot.cli.interrupts import ended_by_ctrl_c
+from bot.errors import BotError, WatchlistError
+from bot.hub.publish import opening_note
+from bot.jobs import stages
+from bot.jobs.folder import JobDir
+from bot.jobs.worker import end_with_parent
+from bot.records import Calibration, Failure, Publication, Recipe, TextSource, to_json
+from bot.text import size
+
+app = typer.Typer(rich_markup_mode="rich")
+
+
+@app.command()
+def pull(job: JobOption, watchlist: WatchlistOption = Path("watchlist.yaml")) -> None:
+    """Stage 1 of a job: fetch the source at its pinned commit, and the calibration files."""
+    with terminal.Bars(err) as bars:
+        weights = stages.pull(bench_for(job.parent, watchlist.parent, bars), JobDir(job))
+    out.print(f"{len(weights.files)} files of {weights.sha[:8]} in {job / weights.folder}", markup=False)
+
+
+@app.command()
+def quantize(
+    job: MaybeJobOption = None,
+    source: Annotated[Path | None, typer.Option(help="A model folder, as downloaded from the Hub.")] = None,
+    destination: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", help="The AWQ folder to write. Replaces an earlier one of the same model, and nothing else."
+        ),
+    ] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="Text to calibrate on: txt, jsonl or parquet. Default: built-in text.")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Blocks of calibration tokens.")] = 128,
+    seq_len: Annotated[int, typer.Option(min=1, help="Tokens in a block.")] = 512,
+    group_size: Annotated[int, typer.Option(help="Input channels that share a scale: 32, 64 or 128.")] = 128,
+    seed: Annotated[int, typer.Option(min=0, help="Draws the calibration blocks.")] = 0,
+    search: Annotated[str, typer.Option(help="gram, or awq: AutoAWQ's own, slower and less exact.")] = "gram",
+    as_json: JsonOption = False,
+) -> None:
+    """Stage 2 of a job, or a local folder in and a complete AWQ folder out. No Hub, no watchlist.
+
+    Example: [bold]awq-bot quantize --source ./Qwen3-4B --out ./Qwen3-4B-awq[/]
+    """
+    if job is None and (source is None or destination is None):
+        raise WatchlistError("quantize what?", hint="Give --source and --out, or --job.")
+    if group_size not in (32, 64, 128):
+        raise WatchlistError(f"--group-size {group_size}", hint="Servers read 32, 64 and 128.")
+    if search not in ("gram", "awq"):
+        raise WatchlistError(f"--search {search}", hint="It is gram or awq.")
+    text = TextSource(builtin="stdlib") if calibration is None else TextSource(file=str(calibration.resolve()))
+    with _child(job, "quantize"):
+        with _loading_torch():
+            from bot.jobs import tasks
+        with terminal.Bars(err) as bars:
+            if job is not None:
+                made = tasks.quantize_job(JobDir(job), bars)
+            else:
+                assert source is not None
+                assert destination is not None
+                made = tasks.quantize_folder(
+                    source,
+                    destination,
+                    recipe=Recipe(group_size=group_size, search=search),
+                    calibration=Calibration(samples=samples, seq_len=seq_len, seed=seed, sources=(text,)),
+                    texts=Path(),
+                    trust_remote_code=False,
+                    progress=bars,
+                )
+    if as_json:
+        print_raw(to_json(made))
+    else:
+        out.print(f"{made.quantized_parameters:,} weights at {made.bits_per_weight:.2f} bits each", markup=False)
+
+
+@app.command()
+def evaluate(
+    job: MaybeJobOption = None,
+    source: Annotated[Path | None, typer.Option(help="The model folder it was made of.")] = None,
+    quantized: Annotated[Path | None, typer.Option(help="The AWQ folder.")] = None,
+    text: Annotated[
+        Path | None, typer.Option(help="Text to measure on. Default: text that calibration never sees.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Stage 3 of a job, or two folders compared: perplexity, KL divergence, top-1 agreement, bits per weight.
+
+    Example: [bold]awq-bot evaluate --source ./Qwen3-4B --quantized ./Qwen3-4B-awq --json[/]
+    """
+    if job is None and (source is None or quantized is None):
+        raise WatchlistError("evaluate what?", hint="Give --source and --quantized, or --job.")
+    with _child(job, "evaluate"):
+        with _loading_torch():
+            from bot.jobs import tasks
+        with terminal.Bars(err) as bars:
+            if job is not None:
+                report = tasks.evaluate_job(JobDir(job), bars)
+            else:
+                assert source is not None
+                assert quantized is not None
+                report = tasks.evaluate_folder(
+                    source, quantized, text=text, trust_remote_code=False, progress=bars
+                )
+    if as_json:
+        print_raw(to_json(report))
+    else:
+        out.print(terminal.report_table(report))
+
+
+@app.command()
+def card(job: JobOption) -> None:
+    """Stage 4 of a job: write its model card and provenance."""
+    stages.card(JobDir(job))
+    out.print(str(job / "card" / "README.md"), markup=False)
+
+
+@app.command()
+def publish(job: JobOption, dry_run: DryRunOption = False) -> None:
+    """Stage 5 of a job: publish it. Does nothing when it is published already."""
+    with terminal.Bars(err) as bars:
+        bench = bench_for(job.parent, Path(), bars)
+        if dry_run:
+            files = stages.to_be_published(JobDir(job))
+            for file in files:
+                out.print(f"{size(file.size_bytes):>10}  {file.path}", markup=False)
+            if not files:
+                out.print("nothing: it is published already")
+            return
+        publication = stages.publish(bench, JobDir(job))
+    out.print(_published_line(publication), markup=False)
+    if note := opening_note(JobDir(job).job, publication):
+        err.print(note, markup=False)
+
+
+@app.command(hidden=True)
+def refresh(job: JobOption) -> None:
+    """What a refresh job runs as a child: upstream's small files, tried and put as they are published."""
+    with _child(job, "refresh"):
+        with _loading_torch():
+            from bot.jobs import tasks
+        tasks.refresh_job(JobDir(job))
+
+
+def _published_line(publication: Publication) -> str:
+    return f"{publication.url} at {publication.tag}" + ("" if publication.new else " (was there already)")
+
+
+class _child:  # noqa: N801 - used as a with statement's verb
+    """What fails in a child process is written down for the one that started it. On plain folders nothing is."""
+
+    def __init__(self, job: Path | None, stage: str) -> None:
+        self._job, self._stage = job, stage
+
+    def __enter__(self) -> None:
+        end_with_parent()
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        problem = error
+        # Nobody is left to be told of a broken pipe.
+        if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+            problem = problem_of(error)
+        if not isinstance(problem, BotError):
+            return
+        waited_for = "AWQ_BOT_PARENT" in os.environ
+        # A folder without a job, which nobody waits for, is one that somebody mistyped.
+        if self._job is not None and (waited_for or (self._job / "job.json").is_file()):
+            code, message, hint = problem.exit_code, problem.message, problem.hint
+            JobDir(self._job).store(Failure(stage=self._stage, exit_code=code, message=message, hint=hint))
+            if waited_for:
+                # The one that started us says it, once.
+                raise typer.Exit(code) from None
+        raise problem from None
+
+
+@contextmanager
+def _loading_torch() -> Iterator[None]:
+    """Around the import of what needs torch. Raises EnvironmentProblem where it is not installed."""
+    # transformers asks the Hub for what it misses in a folder.
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    needs_extra("quantize")
+    with ended_by_ctrl_c():
+        yield

@@ -1,0 +1,282 @@
+"""What people see: tables, progress bars, errors. Builds it; only `cli` prints it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from bot.errors import BotError
+from bot.github.results import Ending, Fate
+from bot.hub.publish import opening_note
+from bot.hub.settings import PreparedTarget
+from bot.jobs.pipeline import Outcome
+from bot.records import Check, Estimate, Job, JobKind, Plan, Report, Skip
+from bot.text import duration, size
+
+_log = logging.getLogger("awq_bot")
+_QUIET_S = 20.0  # how often a log that is no terminal hears of progress
+
+
+class Bars:
+    """A records.Progress: bars with count, unit and ETA on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bars = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            _Amount(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._last: dict[str, float] = {}
+
+    def __enter__(self) -> Bars:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def __call__(self, what: str, done: int, total: int, unit: str) -> None:
+        if what not in self._tasks:
+            self._tasks[what] = self._bars.add_task(escape(what), total=total, unit=unit)
+        self._bars.update(self._tasks[what], completed=done, total=total)
+        if done >= total:
+            self._bars.remove_task(self._tasks.pop(what))
+        self._tell(what, done, total, unit)
+
+    def _tell(self, what: str, done: int, total: int, unit: str) -> None:
+        now = time.monotonic()
+        finished = done >= total
+        if not finished and now - self._last.setdefault(what, now) < _QUIET_S:
+            return
+        self._last[what] = now
+        line = f"{what}: {amount(done, total, unit)}"
+        _log.info(line)
+        # With --verbose the log's own line is on the console already.
+        if not self._console.is_terminal and not _log.isEnabledFor(logging.DEBUG):
+            self._console.print(escape(line), highlight=False, soft_wrap=True)
+
+
+class LogLines(logging.Handler):
+    """Log records as lines of a console: above its bars, which a plain stream would write across."""
+
+    def __init__(self, console: Console, level: int) -> None:
+        super().__init__(level)
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        style = "yellow" if record.levelno >= logging.WARNING else "dim"
+        # A trace is for those who asked for everything.
+        text = self.format(record) if self.level <= logging.DEBUG else record.getMessage()
+        self._console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+class _Amount(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        unit = str(task.fields.get("unit", ""))
+        return Text(amount(int(task.completed), int(task.total or 0), unit))
+
+
+def amount(done: int, total: int, unit: str) -> str:
+    if unit == "B":
+        return f"{size(done)} of {size(total)}"
+    return f"{done:,} of {total:,} {unit}".rstrip()
+
+
+def plan_table(plan: Plan) -> Table:
+    """Per entry what will be done, why, and what it takes; or why not, and what to do about it."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("model", no_wrap=True)
+    table.add_column("decision", no_wrap=True)
+    table.add_column("why, and what it takes")
+    for job in plan.jobs:
+        table.add_row(escape(job.entry.repo_id), _decision(job), escape(job.reason))
+        if job.estimate is not None:
+            table.add_row("", "", f"[dim]{_needs(job, job.estimate)}[/]")
+        for warning in job.warnings:
+            table.add_row("", "[yellow]warning[/]", escape(warning))
+    for job in plan.deferred:
+        table.add_row(escape(job.entry.repo_id), "[dim]next run[/]", escape(job.reason))
+    for skip in plan.skipped:
+        hint = f"\n[dim]{escape(skip.hint)}[/]" if skip.hint else ""
+        table.add_row(escape(skip.entry.repo_id), _skip_word(skip), escape(skip.reason) + hint)
+    if not table.row_count:
+        table.add_row("[dim]none[/]", "", "The watchlist names no models: add one under `models`, as owner/name.")
+    return table
+
+
+def _decision(job: Job) -> str:
+    return {
+        JobKind.RELEASE: "[green]quantize[/]",
+        JobKind.REFRESH: "[cyan]refresh[/]",
+        JobKind.FINISH: "[cyan]finish[/]",
+    }[job.kind]
+
+
+def _skip_word(skip: Skip) -> str:
+    return "[red]refused[/]" if skip.exit_code else "[yellow]hold[/]" if skip.blocked else "[dim]nothing[/]"
+
+
+def _needs(job: Job, needs: Estimate) -> str:
+    sizes = f"{size(needs.download_bytes)} → {size(needs.output_bytes)}"
+    machine = f"GPU {size(needs.vram_bytes)}, RAM {size(needs.ram_bytes)}, disk {size(needs.disk_bytes)}"
+    return f"{sizes}, {machine}, about {duration(needs.duration_s)}, {' '.join(job.runner_labels[2:])}"
+
+
+def outcome_table(outcomes: list[Outcome], *, prepared: bool = False) -> Table:
+    """How a run ended: per job what became of it, what was lost, and how long it took.
+
+    prepared: what has no publication is to be published elsewhere.
+    """
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("model", no_wrap=True)
+    table.add_column("result", overflow="fold")
+    for outcome in outcomes:
+        table.add_row(escape(outcome.job.entry.repo_id), _result(outcome, prepared=prepared))
+        if outcome.publication is not None and (note := opening_note(outcome.job, outcome.publication)):
+            table.add_row("", f"[yellow]{escape(note)}[/]")
+        table.add_row("", f"[dim]{_figures(outcome.report)}{duration(outcome.duration_s)}[/]")
+    return table
+
+
+def _result(outcome: Outcome, *, prepared: bool) -> str:
+    error, publication = outcome.error, outcome.publication
+    if error is not None:
+        return f"[red]failed ({error.exit_code})[/] {escape(error.message.splitlines()[0])}"
+    if publication is None:
+        return "[cyan]ready to publish[/]" if prepared else "[cyan]ready[/], not published (dry run)"
+    word = "[green]published[/]" if publication.new else "[dim]was there already[/]"
+    return f"{word} {escape(publication.repo_id)} {escape(publication.tag)}"
+
+
+def endings_table(endings: Sequence[Ending]) -> Table:
+    """How the jobs of a workflow's run ended."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("model", no_wrap=True)
+    table.add_column("result", overflow="fold")
+    for ending in endings:
+        said = f" ({ending.exit_code}) {ending.message}" if ending.fate is Fate.FAILED else ""
+        table.add_row(escape(ending.job.entry.repo_id), escape(f"{ending.fate.value}{said}"))
+    return table
+
+
+def _figures(report: Report | None) -> str:
+    if report is None:
+        return ""
+    return (
+        f"KL {report.kl_mean:.4f}, top-1 {100 * report.top1_agreement:.1f} %, "
+        f"perplexity {report.perplexity_source:.2f} → {report.perplexity_quantized:.2f}, "
+        f"{size(report.size_source_bytes)} → {size(report.size_quantized_bytes)}, "
+    )
+
+
+def report_table(report: Report) -> Table:
+    """The figures of an evaluation."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_row("perplexity", f"{report.perplexity_source:.4f} → {report.perplexity_quantized:.4f}")
+    table.add_row("KL to the source, mean", f"{report.kl_mean:.5f} nats per token")
+    table.add_row("KL to the source, p99", f"{report.kl_p99:.5f} nats per token")
+    table.add_row("same most likely token", f"{100 * report.top1_agreement:.2f} %")
+    table.add_row(
+        "bits per weight", f"{report.bits_per_weight:.3f} ({report.bits_per_weight_file:.3f} whole file)"
+    )
+    table.add_row("weights", f"{size(report.size_source_bytes)} → {size(report.size_quantized_bytes)}")
+    table.add_row("measured on", f"{report.tokens:,} tokens of {escape(report.text_label)}")
+    return table
+
+
+def targets_table(targets: tuple[PreparedTarget, ...]) -> Table:
+    """Per target who sees it now, what was changed, and what comes next."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("target", no_wrap=True)
+    table.add_column("seen by", no_wrap=True)
+    table.add_column("what was done", overflow="fold")
+    for item in targets:
+        table.add_row(escape(item.target), _seen_by(item), _done(item))
+        if item.note or item.hint:
+            table.add_row("", "", f"[dim]{escape(item.note or item.hint)}[/]")
+    return table
+
+
+def _seen_by(target: PreparedTarget) -> str:
+    if target.private is None:
+        return "[dim]?[/]"
+    return "us alone" if target.private else "who is let in" if target.gated else "everybody"
+
+
+def _done(target: PreparedTarget) -> str:
+    if target.problem:
+        return f"[red]failed ({target.exit_code})[/] {escape(target.problem)}"
+    return f"[green]{escape(', '.join(target.done))}[/]" if target.done else "[dim]nothing[/]"
+
+
+def checks_table(checks: tuple[Check, ...]) -> Table:
+    """One row per thing that was looked at, with the fix below what failed."""
+    words = {
+        "ok": "[green]ok[/]",
+        "warning": "[yellow]warning[/]",
+        "failed": "[red]FAILED[/]",
+        "unknown": "[dim]?[/]",
+    }
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("", "what", "found"):
+        table.add_column(name, overflow="fold")
+    for check in checks:
+        fix = f"\n[dim]{escape(check.fix)}[/]" if check.fix and check.status != "ok" else ""
+        table.add_row(words[check.status], escape(check.name), escape(check.found) + fix)
+    return table
+
+
+def hub_text(endpoint: str, token: str, root: Path) -> str:
+    """What to type elsewhere to use a local Hub. Plain text, so that it can be copied as it is."""
+    return f"""\
+A Hub of your own: {endpoint}, its repos in {root}. Ctrl-C ends it.
+
+In another terminal, for awq-bot and for hf (there is no Xet storage here):
+
+  export HF_ENDPOINT={endpoint}
+  export HF_TOKEN={token}
+  export HF_HUB_DISABLE_XET=1
+
+Put a model folder in:
+
+  hf upload bot/my-model ./my-model
+
+and watch it:
+
+  publish_to: quantized
+  models:
+    - bot/my-model
+"""
+
+
+def error_text(error: BotError) -> str:
+    """Rich markup: the message, and what to do next."""
+    hint = f"\n[bold]hint:[/] {escape(error.hint)}" if error.hint else ""
+    return f"[bold red]error:[/] {escape(error.message)}{hint}"

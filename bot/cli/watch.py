@@ -1,0 +1,127 @@
+"""From the watchlist to published repos: look, plan, do it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bot.cli import terminal
+from bot.cli.console import (
+    DryRunOption,
+    JsonOption,
+    WatchlistOption,
+    WorkOption,
+    bench_for,
+    err,
+    log,
+    needs_extra,
+    out,
+    print_raw,
+)
+from bot.errors import BotError
+from bot.hub.session import Hub
+from bot.jobs import pipeline
+from bot.jobs.pipeline import Outcome
+from bot.jobs.stages import Bench
+from bot.records import Job, JobKind, Plan, to_json
+from bot.watch import watchlist as watchlists
+from bot.watch.plan import matrix
+
+app = typer.Typer(rich_markup_mode="rich")
+
+
+@app.command()
+def check(watchlist: WatchlistOption = Path("watchlist.yaml")) -> None:
+    """Check the watchlist: every mistake with its line. No network.
+
+    Example: [bold]awq-bot check --watchlist watchlist.yaml[/]
+    """
+    entries = watchlists.load(watchlist)
+    out.print(f"{watchlist}: {len(entries)} {'model' if len(entries) == 1 else 'models'}, no mistakes")
+    for entry in entries:
+        out.print(f"  {entry.repo_id} → {entry.target}", markup=False)
+
+
+@app.command()
+def plan(
+    watchlist: WatchlistOption = Path("watchlist.yaml"),
+    as_json: JsonOption = False,
+    as_matrix: Annotated[
+        bool, typer.Option("--matrix", help="Print the matrix for GitHub Actions, as JSON.")
+    ] = False,
+) -> None:
+    """Show what is new, what each job needs, and why the rest is left alone. Downloads no weights.
+
+    Example: [bold]awq-bot plan --json | jq '.jobs[].reason'[/]
+    """
+    made = _plan(watchlist, only=None)
+    if as_matrix:
+        print_raw(json.dumps(matrix(made)))
+    elif as_json:
+        print_raw(to_json(made))
+    else:
+        out.print(terminal.plan_table(made))
+
+
+@app.command()
+def run(
+    watchlist: WatchlistOption = Path("watchlist.yaml"),
+    only: Annotated[str | None, typer.Option("--only", metavar="REPO_ID", help="One model of the list.")] = None,
+    work: WorkOption = Path("work"),
+    dry_run: DryRunOption = False,
+) -> None:
+    """Plan, then do it: pull, quantize, evaluate, card and publish for each new release.
+
+    A model that fails does not stop the others; the exit code is that of the first failure. Running it again goes
+    on where it stopped, and does nothing when there is nothing to do.
+
+    Example: [bold]awq-bot run --only Qwen/Qwen3-4B --dry-run[/]
+    """
+    made = _plan(watchlist, only=only)
+    err.print(terminal.plan_table(made))
+    if any(job.kind is not JobKind.FINISH for job in made.jobs):
+        # Before gigabytes are pulled for a child process that could not start.
+        needs_extra("quantize")
+    outcomes = []
+    for number, job in enumerate(made.jobs, 1):
+        err.rule(f"[bold]{number} of {len(made.jobs)}[/]  {job.entry.repo_id} → {job.entry.target}", align="left")
+        with terminal.Bars(err) as bars:
+            outcome = _run_job(bench_for(work, watchlist.parent, bars), job, dry_run=dry_run)
+        outcomes.append(outcome)
+        if outcome.error is not None:
+            err.print(terminal.error_text(outcome.error), soft_wrap=True)
+    for skip in made.skipped:
+        if skip.exit_code:
+            refusal = BotError(f"{skip.entry.repo_id}: {skip.reason}", hint=skip.hint)
+            err.print(terminal.error_text(refusal), soft_wrap=True)
+    if outcomes:
+        out.print(terminal.outcome_table(outcomes))
+    else:
+        out.print("nothing to do")
+    raise typer.Exit(_first_failure(made, outcomes))
+
+
+def _run_job(bench: Bench, job: Job, *, dry_run: bool) -> Outcome:
+    """As `pipeline.run_job`, but that a fault of ours is an outcome too: the other models need not wait for us."""
+    try:
+        return pipeline.run_job(bench, job, dry_run=dry_run)
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        log.exception("%s: unexpected %s", job.entry.repo_id, type(error).__name__)
+        fault = f"{job.entry.repo_id}: unexpected {type(error).__name__}: {error}"
+        return Outcome(job=job, error=BotError(fault, hint="A fault of the bot: please report it, with the log."))
+
+
+def _first_failure(made: Plan, outcomes: list[Outcome]) -> int:
+    refused = [skip.exit_code for skip in made.skipped if skip.exit_code]
+    failed = [outcome.error.exit_code for outcome in outcomes if outcome.error is not None]
+    return next(iter([*failed, *refused]), 0)
+
+
+def _plan(watchlist: Path, *, only: str | None) -> Plan:
+    entries = watchlists.select(watchlists.load(watchlist), only, path=watchlist)
+    return pipeline.plan(Hub.from_environment(), entries)

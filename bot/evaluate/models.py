@@ -1,0 +1,157 @@
+"""Source and artifact as models: opened, checked against each other, and run layer by layer over all tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bot.checkpoint import gemm
+from bot.checkpoint.config import DTYPE_KEYS, parse_config
+from bot.checkpoint.inventory import Inventory, check_inventory
+from bot.checkpoint.layerwise import capture_layer_inputs, logits_after, moved, outputs_of, run_layer
+from bot.checkpoint.reader import Checkpoint
+from bot.checkpoint.skeleton import (
+    Read,
+    Skeleton,
+    build_skeleton,
+    decoder_layers,
+    drop,
+    fill,
+    read_ahead,
+    source_names,
+)
+from bot.errors import QuantizationError, UpstreamError
+
+_DTYPES = {"float16": "F16", "bfloat16": "BF16"}
+
+
+def open_artifact(folder: Path, source: Inventory, *, unread: Collection[str]) -> Checkpoint:
+    """The artifact's weights, once names, shapes, dtypes and group size are what source and config.json say.
+
+    unread: the source's tensors that its model has no place for. Raises QuantizationError, also for what the
+    reader calls a damaged upload: here the upload would be ours.
+    """
+    path = folder / "config.json"
+    try:
+        config = parse_config(path.read_bytes(), where=str(path))
+        artifact = Checkpoint(folder)
+    except UpstreamError as error:
+        raise QuantizationError(f"artifact: {error}", hint="Quantize again.") from error
+    except OSError as error:
+        reason = f"{path}: cannot be read: {error.strerror}"
+        raise QuantizationError(f"artifact: {reason}", hint="Quantize again.") from error
+    check_inventory(
+        source,
+        artifact.tensors,
+        artifact_dtype=_artifact_dtype(config, path),
+        group_size=_group_size(config, path),
+        unread=unread,
+    )
+    return artifact
+
+
+def restored(artifact: Checkpoint, name: str) -> Tensor:
+    """A tensor under the source's name: packed linears in float32, the others in their own dtype."""
+    linear = name.removesuffix(".weight")
+    if f"{linear}.qweight" not in artifact.tensors:
+        return artifact.read(name)
+    return gemm.dequantize(*(artifact.read(f"{linear}.{part}") for part in gemm.Packed._fields))
+
+
+def size_bytes(checkpoint: Checkpoint) -> int:
+    """Of the weight files on disk, headers included."""
+    return sum((checkpoint.folder / name).stat().st_size for name in checkpoint.weight_files)
+
+
+def _artifact_dtype(config: dict[str, Any], path: Path) -> str:
+    named = next((config[key] for key in DTYPE_KEYS if key in config), None)
+    if not isinstance(named, str) or named not in _DTYPES:
+        raise QuantizationError(
+            f"artifact: {path}: dtype {named!r} is neither float16 nor bfloat16", hint="Quantize again."
+        )
+    return _DTYPES[named]
+
+
+def _group_size(config: dict[str, Any], path: Path) -> int:
+    """What readers take from config.json to unpack with, so that is what the tensors are held against."""
+    written = config.get("quantization_config")
+    if not isinstance(written, dict):
+        raise QuantizationError(f"artifact: {path}: no quantization_config", hint="This is no AWQ checkpoint.")
+    for key, wanted in {"quant_method": "awq", "bits": gemm.BITS, "version": "gemm"}.items():
+        if written.get(key) != wanted:
+            raise QuantizationError(
+                f"artifact: {path}: quantization_config.{key} is {written.get(key)!r}, not {wanted!r}",
+                hint="This is no AWQ GEMM checkpoint.",
+            )
+    group_size = written.get("group_size")
+    if type(group_size) is not int or group_size <= 0:
+        raise QuantizationError(
+            f"artifact: {path}: quantization_config.group_size is {group_size!r}", hint="Quantize again."
+        )
+    return group_size
+
+
+_TOKENS_AT_ONCE = 16_384  # in one forward pass of a layer
+_CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Walked:
+    """A model whose layers have seen all tokens, ready to tell the logits.
+
+    states: what its last layer gave, [blocks, seq_len, hidden], on the CPU; outputs: as logits_after wants it.
+    """
+
+    skeleton: Skeleton
+    device: torch.device
+    states: Tensor
+    outputs: int
+
+    @property
+    def vocabulary(self) -> int:
+        return int(self.skeleton.model.config.get_text_config().vocab_size)
+
+    def logits(self, blocks: slice) -> Tensor:
+        """Float [blocks, seq_len, vocabulary], on the device."""
+        states = self.states[blocks].to(self.device)
+        return logits_after(self.skeleton.model, self.skeleton.layers, states, self.outputs)
+
+
+def skeleton_of(source: Checkpoint, *, read: Read, dtype: torch.dtype, trust_remote_code: bool) -> Skeleton:
+    """The source's architecture. read: its tensors, or the artifact's under the same names.
+
+    Raises UnsupportedModelError or UpstreamError when config.json and the weights do not belong together.
+    """
+    folder: Path = source.folder
+    model = build_skeleton(folder, dtype=dtype, trust_remote_code=trust_remote_code)
+    names = source_names(model, source.tensors, where=folder)
+    path, layers = decoder_layers(model)
+    return Skeleton(model=model, path=path, layers=layers, names=names, read=read, dtype=dtype)
+
+
+@torch.no_grad()
+def walk(skeleton: Skeleton, tokens: Tensor, *, device: torch.device, step: Callable[[], None]) -> Walked:
+    """tokens: int64 [blocks, seq_len]. step: called after each layer."""
+    fill(skeleton.model, skeleton.tensors_before(), device=_CPU)
+    captured = capture_layer_inputs(skeleton.model, skeleton.layers, tokens)
+    drop(skeleton.model)
+    states, outputs = captured.hidden, 0
+    blocks = max(1, _TOKENS_AT_ONCE // tokens.shape[1])
+    reads = (partial(skeleton.layer_tensors, index) for index in range(len(skeleton.layers)))
+    for index, tensors in enumerate(read_ahead(reads)):
+        layer, arguments = skeleton.layers[index], moved(captured.arguments[index], device=device)
+        fill(layer, tensors, device=device)
+        outputs = outputs_of(layer(states[:1].to(device), **arguments))
+        for start in range(0, len(states), blocks):
+            part = slice(start, start + blocks)
+            states[part] = run_layer(layer, states[part], arguments, blocks=blocks).to(_CPU)
+        drop(layer)
+        step()
+    fill(skeleton.model, skeleton.tensors_after(), device=device)
+    return Walked(skeleton=skeleton, device=device, states=states, outputs=outputs)

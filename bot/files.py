@@ -1,0 +1,180 @@
+"""Files on disk: hashed, locked, written whole or not at all, and a disk that cannot be written reported."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from bot.errors import EnvironmentProblem
+from bot.records import HubFile, PublishedFile
+
+CHUNK_BYTES = 1 << 20
+MAKE_ROOM = "Free some space, or name a folder on a larger disk, then run it again: it resumes."
+# What the machine refuses. Anything else, such as a missing source file, is a fault of the caller.
+_DISK_ERRORS = {
+    getattr(errno, name)
+    for name in (
+        "EACCES",
+        "EDQUOT",
+        "EEXIST",
+        "EFBIG",
+        "EIO",
+        "EISDIR",
+        "ENAMETOOLONG",
+        "ENOSPC",
+        "ENOTDIR",
+        "EPERM",
+        "EROFS",
+    )
+}
+
+
+@contextmanager
+def disk_errors(path: Path, *, hint: str = MAKE_ROOM) -> Iterator[None]:
+    """Raises EnvironmentProblem when the disk is full, or must not be written, inside the block."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        raise cannot_write(path, error, hint=hint) from error
+
+
+def cannot_write(path: Path, error: OSError, *, hint: str = MAKE_ROOM) -> EnvironmentProblem:
+    return EnvironmentProblem(f"{path}: cannot be written: {error.strerror or error}", hint=hint)
+
+
+@contextmanager
+def atomic_file(path: Path, *, mode: int = 0o644, concurrent: bool = False) -> Iterator[BinaryIO]:
+    """A file that takes its name only when it is complete and on the disk; its mode does not depend on the umask.
+
+    concurrent: others may write the same path at the same time. Otherwise the temporary file's name is always the
+    same, so that what a killed process left behind is written over. Raises EnvironmentProblem as disk_errors does.
+    """
+    name = f".{path.name[:64]}.{uuid.uuid4().hex}.tmp" if concurrent else f".{path.name}.tmp"
+    temporary = path.with_name(name)
+    try:
+        with disk_errors(path):
+            with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+                yield file
+                file.flush()
+                os.fchmod(file.fileno(), mode)
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_atomic(path: Path, content: bytes, *, mode: int = 0o644, concurrent: bool = False) -> None:
+    """As atomic_file, and the folder is made if it is not there."""
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path, mode=mode, concurrent=concurrent) as file:
+        file.write(content)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A folder beside path that takes its place when everything in it is written; on an error it is removed."""
+    folder = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(folder, ignore_errors=True)
+    with disk_errors(folder):
+        folder.mkdir(parents=True)
+    try:
+        yield folder
+        if path.exists():
+            shutil.rmtree(path)
+        with disk_errors(path):
+            folder.replace(path)
+            sync_folder(path.parent)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """A rename survives a power cut only when the folder that holds the name is synced too."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds an exclusive lock that threads and processes alike respect; a dead process loses it."""
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.open("ab")
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+# --- hashing ------------------------------------------------------------------------------------------------
+
+
+def chunks(file: BinaryIO, limit: int | None = None) -> Iterator[bytes]:
+    """The content from here on, at most `limit` bytes of it."""
+    left = limit
+    while left is None or left > 0:
+        chunk = file.read(CHUNK_BYTES if left is None else min(CHUNK_BYTES, left))
+        if not chunk:
+            return
+        if left is not None:
+            left -= len(chunk)
+        yield chunk
+
+
+def write_hashed(target: BinaryIO, pieces: Iterable[bytes]) -> tuple[str, int]:
+    """Write all pieces to the disk; returns their sha256 and size in bytes."""
+    digest, size_bytes = hashlib.sha256(), 0
+    for piece in pieces:
+        target.write(piece)
+        digest.update(piece)
+        size_bytes += len(piece)
+    target.flush()
+    os.fsync(target.fileno())
+    return digest.hexdigest(), size_bytes
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def describe_file(folder: Path, path: str) -> PublishedFile:
+    """Size and sha256 of the file that will be published as `path`."""
+    return PublishedFile(path=path, size_bytes=(folder / path).stat().st_size, sha256=file_sha256(folder / path))
+
+
+def describe_folder(folder: Path) -> tuple[PublishedFile, ...]:
+    """Every file of the folder, by path."""
+    paths = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file())
+    return tuple(describe_file(folder, path) for path in paths)
+
+
+def found_as_listed(folder: Path, file: HubFile) -> PublishedFile | None:
+    """The file on disk, when size and content are as the Hub lists them: sha256, or git's sha1 of small files."""
+    path = folder / file.path
+    if not path.is_file() or path.stat().st_size != file.size_bytes:
+        return None
+    sha256 = hashlib.sha256()
+    blob = hashlib.sha1(f"blob {file.size_bytes}\0".encode(), usedforsecurity=False)
+    hashes = [sha256, blob] if len(file.content_hash) == len(blob.hexdigest()) else [sha256]
+    with path.open("rb") as stream:
+        for chunk in chunks(stream):
+            for known in hashes:
+                known.update(chunk)
+    if file.content_hash not in [known.hexdigest() for known in hashes]:
+        return None
+    return PublishedFile(path=file.path, size_bytes=file.size_bytes, sha256=sha256.hexdigest())

@@ -1,0 +1,1 @@
+"""One release from decision to publication."""

@@ -1,0 +1,142 @@
+"""One job's folder on disk: which record of which stage is already there, and whether it still holds.
+
+job.json  source/  calibration/  layers/  quantized/  card/
+weights.json  quantized.json  report.json  card.json  publication.json
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Iterator
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeVar
+
+import bot
+from bot.errors import EnvironmentProblem, WatchlistError
+from bot.files import locked, write_atomic
+from bot.records import (
+    Card,
+    Failure,
+    Job,
+    Publication,
+    QuantizedModel,
+    Report,
+    SmallFiles,
+    Weights,
+    from_json,
+    sha256_of,
+    to_json,
+)
+
+Record = TypeVar("Record")
+
+_TOOLS = ("torch", "transformers", "autoawq", "tokenizers", "safetensors")
+
+_FILES: dict[type, str] = {
+    Job: "job.json",
+    Weights: "weights.json",
+    QuantizedModel: "quantized.json",
+    Report: "report.json",
+    SmallFiles: "small_files.json",
+    Card: "card.json",
+    Publication: "publication.json",
+    Failure: "failure.json",
+}
+
+
+class JobDir:
+    """The folder `work/<job_id>/`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.source = path / "source"
+        self.calibration = path / "calibration"
+        self.layers = path / "layers"
+        self.quantized = path / "quantized"
+        self.card = path / "card"
+        self.hf_home = path / "hf_home"
+
+    @property
+    def job(self) -> Job:
+        """Raises WatchlistError when the folder holds no job."""
+        job = self.load(Job)
+        if job is None:
+            raise WatchlistError(
+                f"{self.path}: no job.json that this version can read",
+                hint="Name a folder that `awq-bot run` made below its --work.",
+            )
+        return job
+
+    def load(self, kind: type[Record], *, inputs: object = None) -> Record | None:
+        """The stage's record, or None when it is not there, not whole, or was made from other inputs."""
+        try:
+            content: dict[str, Any] = json.loads((self.path / _FILES[kind]).read_bytes())
+            record = from_json(kind, json.dumps(content["record"]))
+        except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
+            return None
+        except OSError as error:
+            raise EnvironmentProblem(
+                f"{self.path / _FILES[kind]}: cannot be read: {error.strerror}",
+                hint="Is it another user's? Otherwise delete the job's folder and run it again.",
+            ) from None
+        return record if inputs is None or content.get("inputs") == sha256_of(inputs) else None
+
+    def store(self, record: object, *, inputs: object = None) -> None:
+        """Written beside, synced, renamed: a record is there whole or not at all."""
+        text = to_json({"inputs": sha256_of(inputs), "record": record})
+        write_atomic(self.path / _FILES[type(record)], text.encode())
+
+    def forget(self, kind: type) -> None:
+        (self.path / _FILES[kind]).unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Only one process works on a job's folder; another waits here. The lock goes with the process."""
+        with locked(self.path / ".lock"):
+            yield
+
+    def clear(self) -> None:
+        """Give the space back once the job is published: the card, the report and the publication stay."""
+        for kind in (Weights, QuantizedModel, SmallFiles):
+            self.forget(kind)
+        self.clear_inputs()
+        shutil.rmtree(self.quantized, ignore_errors=True)
+
+    def clear_inputs(self) -> None:
+        """Leave what was made, and the records: what another machine needs to publish it."""
+        for folder in (self.source, self.calibration, self.layers, self.hf_home):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+# --- what each record was made from: when one of these differs, the stage is done again ----------------------
+
+
+def pull_inputs(job: Job) -> object:
+    return [job.upstream.sha, job.source_files, job.refresh_files, job.weight_files]
+
+
+def quantize_inputs(job: Job, weights: Weights) -> object:
+    recipe = [job.entry.recipe, job.entry.calibration, job.entry.trust_remote_code]
+    return [weights.files, recipe, tool_versions(), bot.__version__]
+
+
+def evaluate_inputs(quantized: QuantizedModel) -> object:
+    return [quantized.files, tool_versions(), bot.__version__]
+
+
+def card_inputs(job: Job, quantized: QuantizedModel, report: Report) -> object:
+    return [job, quantized.files, report, bot.__version__]
+
+
+@cache
+def tool_versions() -> dict[str, str]:
+    """Installed versions of what the numbers depend on; read without importing any of it."""
+    return {name: metadata.version(name) for name in _TOOLS if _installed(name)}
+
+
+def _installed(name: str) -> bool:
+    return next(iter(metadata.distributions(name=name)), None) is not None

@@ -1,0 +1,260 @@
+"""pull -> quantize -> evaluate -> card -> publish: one plain function per stage of a job.
+
+Each reads the record before it, writes its own, and is skipped when its own still holds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from bot.calibration.sources import local_path, split_files
+from bot.card.model_card import render_card
+from bot.card.provenance import make_provenance, refreshed, with_file
+from bot.checkpoint.repo_files import CARD, PROVENANCE, is_companion
+from bot.errors import PublishError, QualityGateError, WatchlistError
+from bot.evaluate.gate import judge
+from bot.files import describe_file, write_atomic
+from bot.hub import client
+from bot.hub import publish as hub_publish
+from bot.hub.pull import Pinned, dataset_files, pull_files, pull_source
+from bot.hub.session import Hub
+from bot.hub.target import check_not_overtaken, is_this
+from bot.jobs.folder import (
+    JobDir,
+    card_inputs,
+    evaluate_inputs,
+    pull_inputs,
+    quantize_inputs,
+)
+from bot.jobs.handover import TOOL, has_chat_template
+from bot.jobs.worker import run_child
+from bot.records import (
+    Card,
+    Job,
+    JobKind,
+    Progress,
+    Provenance,
+    Publication,
+    PublishedFile,
+    QuantizedModel,
+    Report,
+    SmallFiles,
+    TextSource,
+    Weights,
+    to_json,
+)
+from bot.watch import release
+
+Record = TypeVar("Record")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """What a job is worked on with. files: the folder that `file:` sources of the watchlist are relative to."""
+
+    hub: Hub
+    work: Path
+    files: Path
+    progress: Progress
+    child_options: tuple[str, ...] = ()
+
+
+def already_published(hub: Hub, job: Job) -> Publication | None:
+    """Somebody else's publication of just this content, made since the plan was.
+
+    Raises PublishError when they published other content, which this job's must not replace.
+    """
+    state = client.published_one(hub, job.entry)
+    check_not_overtaken(state, job)
+    if not (is_this(state, job) and state.complete):
+        return None
+    return Publication(
+        repo_id=job.entry.target,
+        sha=state.head,
+        tag=job.tag,
+        url=f"{hub.endpoint}/{job.entry.target}",
+        private=hub_publish.keeps_private(job),
+        new=False,
+        duration_s=0.0,
+    )
+
+
+def is_measured(jobdir: JobDir) -> bool:
+    """Nothing is left to be done with the source, which `prepare_job` has cleared away then."""
+    job = jobdir.job
+    weights = jobdir.load(Weights, inputs=pull_inputs(job))
+    quantized = jobdir.load(QuantizedModel, inputs=quantize_inputs(job, weights)) if weights else None
+    return quantized is not None and jobdir.load(Report, inputs=evaluate_inputs(quantized)) is not None
+
+
+def pull(bench: Bench, jobdir: JobDir) -> Weights:
+    """The source at its pinned commit, and the pinned calibration files."""
+    job = jobdir.job
+    weights = jobdir.load(Weights, inputs=pull_inputs(job))
+    if weights is None or not _is_pulled(jobdir, weights):
+        for source in job.entry.calibration.sources:
+            _pull_calibration(bench, source, jobdir.calibration)
+        weights = pull_source(bench.hub, job, jobdir.source, bench.progress)
+        jobdir.store(weights, inputs=pull_inputs(job))
+    return weights
+
+
+def _is_pulled(jobdir: JobDir, weights: Weights) -> bool:
+    """By names and sizes alone: somebody may have made room in the job's folder."""
+    texts = [path for source in jobdir.job.entry.calibration.sources if (path := local_path(source))]
+    sizes = {jobdir.source / file.path: file.size_bytes for file in weights.files}
+    return all((jobdir.calibration / path).exists() for path in texts) and all(
+        path.is_file() and path.stat().st_size == size_bytes for path, size_bytes in sizes.items()
+    )
+
+
+def _pull_calibration(bench: Bench, source: TextSource, folder: Path) -> None:
+    path = local_path(source)
+    if path is None:
+        return
+    if source.dataset is not None:
+        origin = Pinned(source.dataset, source.revision or "", "dataset")
+        listed = dataset_files(bench.hub, origin)
+        wanted = split_files((file.path for file in listed), source.split)
+        if not wanted:
+            raise WatchlistError(
+                f"data set {source.dataset}: no parquet or jsonl file of split {source.split!r}",
+                hint="Look at the data set's files on the Hub and name the split as its files do.",
+            )
+        files = [file for file in listed if file.path in wanted]
+        pull_files(bench.hub, origin, files, folder / path, bench.progress)
+        return
+    try:
+        content = (bench.files / str(source.file)).read_bytes()
+    except OSError as error:
+        hint = "Name the watchlist that the job was planned with: --watchlist."
+        raise WatchlistError(f"{source.file}: cannot be read: {error.strerror}", hint=hint) from None
+    if hashlib.sha256(content).hexdigest() != source.sha256:
+        raise WatchlistError(f"{source.file} was edited since the plan was made", hint="Plan again.")
+    write_atomic(folder / path, content)
+
+
+def quantize(bench: Bench, jobdir: JobDir) -> QuantizedModel:
+    """Calibrate and quantize, in a child process."""
+    job, weights = jobdir.job, _needed(jobdir, Weights, "pull")
+    inputs = quantize_inputs(job, weights)
+    if jobdir.load(QuantizedModel, inputs=inputs) is None:
+        run_child("quantize", jobdir, options=bench.child_options)
+    return _needed(jobdir, QuantizedModel, "quantize")
+
+
+def evaluate(bench: Bench, jobdir: JobDir) -> Report:
+    """Measure what was lost, in a child process, and hold it against the entry's gate.
+
+    Raises QualityGateError naming each figure that misses.
+    """
+    quantized = _needed(jobdir, QuantizedModel, "quantize")
+    inputs = evaluate_inputs(quantized)
+    if jobdir.load(Report, inputs=inputs) is None:
+        run_child("evaluate", jobdir, options=bench.child_options)
+    report = _needed(jobdir, Report, "evaluate")
+    verdict = judge(report, jobdir.job.entry.gate)
+    if not verdict.passed:
+        raise QualityGateError(
+            f"{jobdir.job.entry.repo_id}: not published: {'; '.join(verdict.reasons)}",
+            hint="Give it more calibration samples or a smaller group_size, or loosen `gate` for this entry.",
+        )
+    return report
+
+
+def card(jobdir: JobDir) -> Card:
+    """README.md and provenance.json beside the pictures that the evaluation drew."""
+    job = jobdir.job
+    quantized, report = _needed(jobdir, QuantizedModel, "quantize"), _needed(jobdir, Report, "evaluate")
+    inputs = card_inputs(job, quantized, report)
+    made = jobdir.load(Card, inputs=inputs)
+    if made is not None:
+        return made
+    pictures = [describe_file(jobdir.card, path) for path in report.pictures]
+    made = _write_card(
+        jobdir,
+        make_provenance(
+            job,
+            quantized,
+            report,
+            tool=TOOL,
+            quantizer=release.QUANTIZER_VERSION,
+            files=(*quantized.files, *pictures),
+        ),
+    )
+    jobdir.store(made, inputs=inputs)
+    return made
+
+
+def _write_card(jobdir: JobDir, provenance: Provenance) -> Card:
+    """The card, then the provenance that names its hash, in card/; the record holds all that will be published."""
+    text = render_card(jobdir.job, provenance, chat=has_chat_template(jobdir.quantized))
+    write_atomic(jobdir.card / CARD, text.encode())
+    provenance = with_file(provenance, describe_file(jobdir.card, CARD))
+    write_atomic(jobdir.card / PROVENANCE, to_json(provenance).encode())
+    return Card(files=(*provenance.files, describe_file(jobdir.card, PROVENANCE)))
+
+
+def refresh(bench: Bench, jobdir: JobDir) -> Card:
+    """Upstream's new small files beside the published weights: tried in a child process, then described."""
+    job = jobdir.job
+    before = client.published_one(bench.hub, job.entry).provenance
+    if before is None or before.source.source_digest != job.digests.source:
+        raise PublishError(f"{job.entry.target} changed since the plan was made", hint="Plan again.")
+    run_child("refresh", jobdir, options=bench.child_options)
+    small = _needed(jobdir, SmallFiles, "refresh").files
+    fresh = {CARD, *(file.path for file in small)}
+    kept = [file for file in before.files if not is_companion(file.path) and file.path not in fresh]
+    made = _write_card(jobdir, refreshed(before, job, tool=TOOL, files=(*kept, *small)))
+    jobdir.store(made)
+    return made
+
+
+def publish(bench: Bench, jobdir: JobDir) -> Publication:
+    """The artifact and its card onto the Hub; for a finish job, what is there already is completed.
+
+    Of what is published already nothing is looked for in the job's folder, which has given its space back.
+    """
+    job = jobdir.job
+    if job.kind is JobKind.FINISH:
+        return hub_publish.finish(bench.hub, job, bench.progress)
+    if (there := already_published(bench.hub, job)) is not None:
+        return there
+    return hub_publish.publish(bench.hub, job, artifact_of(jobdir), bench.progress)
+
+
+def to_be_published(jobdir: JobDir) -> tuple[PublishedFile, ...]:
+    """As `publish` would; nothing where the job's folder has given its space back after that."""
+    published = jobdir.load(Publication) is not None and not jobdir.quantized.exists()
+    return () if published else artifact_of(jobdir).files
+
+
+def artifact_of(jobdir: JobDir) -> hub_publish.Artifact:
+    """What will be published, every file checked against its record once more. Raises PublishError."""
+    job, made = jobdir.job, _needed(jobdir, Card, "card")
+    for file in made.files:
+        folder = next((one for one in (jobdir.card, jobdir.quantized) if (one / file.path).is_file()), None)
+        if folder is None and job.kind is JobKind.REFRESH:
+            continue  # stays as it is on the Hub
+        if folder is None or describe_file(folder, file.path) != file:
+            raise PublishError(
+                f"{jobdir.path}: {file.path} is not the file that was recorded",
+                hint="Delete the job's folder and run it again.",
+            )
+    return hub_publish.Artifact(
+        folders=(jobdir.quantized, jobdir.card),
+        files=made.files,
+        summary=f"AWQ INT4 of {job.entry.repo_id} at {job.upstream.sha[:8]}",
+    )
+
+
+def _needed(jobdir: JobDir, kind: type[Record], stage: str) -> Record:
+    record = jobdir.load(kind)
+    if record is None:
+        raise WatchlistError(
+            f"{jobdir.path}: nothing from `{stage}` yet", hint=f"Run `awq-bot {stage} --job` first."
+        )
+    return record

@@ -1,0 +1,99 @@
+"""The two stages that need torch, as processes of their own: no token in their environment, no network.
+
+That gives GPU memory back, isolates what strangers uploaded, and lets a killed stage be started again.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+
+from bot.errors import ERRORS_BY_EXIT_CODE, BotError, QuantizationError
+from bot.jobs.folder import JobDir
+from bot.records import Failure
+
+# What a child may see. A list of what is allowed, for nobody knows the names of all secrets.
+_ALLOWED = re.compile(
+    r"PATH|HOME|USER|LANG|LC_\w+|TZ|TERM|COLORTERM|COLUMNS|LINES|NO_COLOR|FORCE_COLOR|TMPDIR|VIRTUAL_ENV"
+    r"|PYTHON(?!STARTUP)\w*|LD_LIBRARY_PATH|CUDA_\w+|NVIDIA_\w+|OMP_NUM_THREADS|MKL_NUM_THREADS|TORCH_\w+|PYTORCH_\w+"
+    r"|MPLCONFIGDIR|COVERAGE_\w+"
+)
+
+# Of linux/prctl.h.
+_SET_PARENT_DEATH_SIGNAL = 1
+_SET_DUMPABLE = 4
+
+
+def run_child(verb: str, jobdir: JobDir, *, options: tuple[str, ...] = ()) -> None:
+    """`python -m bot VERB --job DIR`, its stderr on ours. Raises what the child wrote down as its failure."""
+    jobdir.forget(Failure)
+    close_environment()
+    command = [sys.executable, "-m", "bot", *options, verb, "--job", str(jobdir.path)]
+    child = subprocess.Popen(command, env=child_environment(jobdir), stdout=subprocess.DEVNULL)
+    try:
+        code = child.wait()
+    except KeyboardInterrupt:
+        # Ctrl-C reached the child as well; it puts its things away and ends.
+        child.wait()
+        raise
+    finally:
+        if child.poll() is None:
+            child.terminate()
+            child.wait()
+    if code in (130, -signal.SIGINT):
+        raise KeyboardInterrupt
+    if code != 0:
+        raise _failure_of(verb, jobdir, code)
+
+
+def close_environment() -> None:
+    """Keep other processes of this account out of what this one was started with.
+
+    Otherwise a child, whose own environment is empty, reads our tokens in /proc/PID/environ. Linux lets nobody but
+    root look into a process that may not be dumped.
+    """
+    if sys.platform.startswith("linux"):
+        _prctl(_SET_DUMPABLE, 0)
+
+
+def child_environment(jobdir: JobDir) -> dict[str, str]:
+    allowed = {name: value for name, value in os.environ.items() if _ALLOWED.fullmatch(name)}
+    return allowed | {
+        # An empty home of the Hub's client: nobody's stored token, no shared cache of remote code.
+        "HF_HOME": str(jobdir.hf_home),
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "AWQ_BOT_PARENT": str(os.getpid()),
+    }
+
+
+def end_with_parent() -> None:
+    """In a child: stop when the process that started us is killed, so that two never write one folder."""
+    parent = os.environ.get("AWQ_BOT_PARENT")
+    if parent is None or not sys.platform.startswith("linux"):
+        return
+    _prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    if os.getppid() != int(parent):
+        os._exit(1)
+
+
+def _prctl(option: int, value: int) -> None:
+    import ctypes  # noqa: PLC0415 - most verbs need none of it
+
+    ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+
+
+def _failure_of(verb: str, jobdir: JobDir, code: int) -> BotError:
+    failure = jobdir.load(Failure)
+    if failure is not None:
+        kind = ERRORS_BY_EXIT_CODE.get(failure.exit_code, BotError)
+        return kind(failure.message, hint=failure.hint)
+    if code < 0:
+        name = signal.Signals(-code).name
+        hint = "Was it out of memory? `dmesg` tells. Run it again; it goes on." if -code == signal.SIGKILL else ""
+        return QuantizationError(f"{verb} was ended by {name}", hint=hint)
+    return QuantizationError(f"{verb} ended with code {code}", hint=f"See its output above, and {jobdir.path}.")

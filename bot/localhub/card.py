@@ -1,0 +1,182 @@
+"""The YAML at the top of a README: reading it, and the checks that the Hub makes before it accepts one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import yaml
+
+BASE_MODEL_RELATIONS = frozenset({"adapter", "finetune", "merge", "quantized"})
+
+# https://huggingface.co/docs/hub/repositories-licenses
+LICENSES = frozenset(
+    """
+    apache-2.0 mit openrail bigscience-openrail-m creativeml-openrail-m bigscience-bloom-rail-1.0
+    bigcode-openrail-m afl-3.0 artistic-2.0 bsl-1.0 bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear c-uda cc
+    cc0-1.0 cc-by-2.0 cc-by-2.5 cc-by-3.0 cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-2.0 cc-by-nc-3.0
+    cc-by-nc-4.0 cc-by-nd-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0
+    cdla-sharing-1.0 cdla-permissive-1.0 cdla-permissive-2.0 wtfpl ecl-2.0 epl-1.0 epl-2.0 etalab-2.0 eupl-1.1
+    eupl-1.2 agpl-3.0 gfdl gpl gpl-2.0 gpl-3.0 lgpl lgpl-2.1 lgpl-3.0 isc h-research intel-research lppl-1.3c
+    ms-pl apple-ascl apple-amlr mpl-2.0 odc-by odbl openmdw-1.0 openrail++ osl-3.0 postgresql ofl-1.1 ncsa
+    unlicense zlib pddl lgpl-lr deepfloyd-if-license fair-noncommercial-research-license llama2 llama3 llama3.1
+    llama3.2 llama3.3 llama4 grok2-community gemma unknown other
+    """.split()  # noqa: SIM905
+)
+
+PIPELINE_TAGS = frozenset(
+    """
+    text-classification token-classification table-question-answering question-answering
+    zero-shot-classification translation summarization feature-extraction text-generation fill-mask
+    sentence-similarity text-to-speech text-to-audio automatic-speech-recognition audio-to-audio
+    audio-classification audio-text-to-text voice-activity-detection depth-estimation image-classification
+    object-detection image-segmentation text-to-image image-to-text image-to-image image-to-video
+    unconditional-image-generation video-classification reinforcement-learning robotics
+    tabular-classification tabular-regression tabular-to-text table-to-text multiple-choice text-ranking
+    text-retrieval time-series-forecasting text-to-video image-text-to-text image-text-to-image
+    image-text-to-video visual-question-answering document-question-answering zero-shot-image-classification
+    graph-ml mask-generation zero-shot-object-detection text-to-3d image-to-3d image-feature-extraction
+    video-text-to-text keypoint-detection visual-document-retrieval any-to-any video-to-video other
+    """.split()  # noqa: SIM905
+)
+
+
+_FRONT_MATTER = re.compile(r"\A\s*---[ \t]*\r?\n(?:(.*?)\r?\n)?---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
+_REPO_ID = re.compile(r"(?:[\w.-]{1,96}/)?[\w.-]{1,96}", re.ASCII)
+_LANGUAGE = re.compile(r"[a-z]{2,3}(?:-[A-Za-z0-9]{2,8})*")
+_OTHER_LANGUAGES = frozenset({"multilingual", "code", "other"})
+
+
+class CardError(ValueError):
+    """The metadata cannot be read as a mapping."""
+
+
+class _Yaml12Loader(yaml.SafeLoader):
+    """YAML as the Hub reads it: `no` is Norwegian, and a date is text."""
+
+
+_Yaml12Loader.yaml_implicit_resolvers = {
+    first: [
+        (tag, regex)
+        for tag, regex in resolvers
+        if tag not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp")
+    ]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Yaml12Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+
+
+def front_matter(readme: str) -> dict[str, Any] | None:
+    """None when there is none; raises CardError."""
+    match = _FRONT_MATTER.match(readme.removeprefix("\ufeff"))
+    if match is None:
+        return None
+    try:
+        content = yaml.load(match.group(1) or "", Loader=_Yaml12Loader)  # noqa: S506 - derived from SafeLoader
+    except yaml.YAMLError as error:
+        raise CardError(f"invalid YAML: {' '.join(str(error).split())}") from None
+    if content is None:
+        return None
+    if not isinstance(content, dict):
+        raise CardError("the metadata must be a mapping of keys to values")
+    return content
+
+
+def check_card(readme: str) -> tuple[list[str], list[str]]:
+    """(errors, warnings) as `POST /api/validate-yaml` gives them."""
+    try:
+        metadata = front_matter(readme)
+    except CardError as error:
+        return [str(error)], []
+    if not metadata:
+        return [], ["empty or missing yaml metadata in repo card"]
+    errors = [
+        f'"{key}" {problem}'
+        for key, check in _CHECKS.items()
+        if key in metadata
+        for problem in check(metadata[key], metadata)
+    ]
+    return errors, []
+
+
+def strings(value: object) -> list[str]:
+    """One value or a list of them, as most keys of a card take either."""
+    items = value if isinstance(value, list) else [value]
+    return [item for item in items if isinstance(item, str)]
+
+
+def _check_license(value: object, metadata: Mapping[str, Any]) -> Iterator[str]:
+    values = value if isinstance(value, list) else [value]
+    for item in values:
+        if not isinstance(item, str) or item not in LICENSES:
+            yield f"must be one of the Hub's licence identifiers, not {item!r}"
+    if "other" in values and "license_name" not in metadata and "license_link" not in metadata:
+        yield 'is "other", so "license_name" or "license_link" is needed'
+
+
+def _check_license_name(value: object, _: Mapping[str, Any]) -> Iterator[str]:
+    if not isinstance(value, str) or not re.fullmatch(r"[a-z0-9_.-]+", value):
+        yield "must be lower case letters, digits, dots and dashes"
+
+
+def _check_base_model(value: object, _: Mapping[str, Any]) -> Iterator[str]:
+    for item in value if isinstance(value, list) else [value]:
+        if not isinstance(item, str) or not _REPO_ID.fullmatch(item):
+            yield f"with value {item!r} is not valid. Use a model id from https://hf.co/models."
+
+
+def _check_relation(value: object, metadata: Mapping[str, Any]) -> Iterator[str]:
+    if not isinstance(value, str) or value not in BASE_MODEL_RELATIONS:
+        yield f"must be one of {sorted(BASE_MODEL_RELATIONS)}"
+    elif "base_model" not in metadata:
+        yield 'needs a "base_model"'
+
+
+def _check_language(value: object, _: Mapping[str, Any]) -> Iterator[str]:
+    for item in value if isinstance(value, list) else [value]:
+        known = isinstance(item, str) and (_LANGUAGE.fullmatch(item) or item in _OTHER_LANGUAGES)
+        if not known:
+            yield f"must only contain lower case ISO 639 codes, not {item!r}"
+
+
+def _check_pipeline_tag(value: object, _: Mapping[str, Any]) -> Iterator[str]:
+    if not isinstance(value, str) or value not in PIPELINE_TAGS:
+        yield f"must be a known task, not {value!r}"
+
+
+def _check_strings(value: object, _: Mapping[str, Any]) -> Iterator[str]:
+    if not isinstance(value, list) or any(not isinstance(item, str) for item in value):
+        yield "must be a list of strings"
+
+
+def _check_string_or_strings(value: object, _: Mapping[str, Any]) -> Iterator[str]:
+    if any(not isinstance(item, str) for item in (value if isinstance(value, list) else [value])):
+        yield "must be a string or a list of strings"
+
+
+def _check_string(value: object, _: Mapping[str, Any]) -> Iterator[str]:
+    if not isinstance(value, str):
+        yield "must be a string"
+
+
+def _check_bool(value: object, _: Mapping[str, Any]) -> Iterator[str]:
+    if not isinstance(value, bool):
+        yield "must be true or false"
+
+
+_CHECKS: dict[str, Callable[[object, Mapping[str, Any]], Iterator[str]]] = {
+    "license": _check_license,
+    "license_name": _check_license_name,
+    "license_link": _check_string,
+    "base_model": _check_base_model,
+    "base_model_relation": _check_relation,
+    "language": _check_language,
+    "pipeline_tag": _check_pipeline_tag,
+    "library_name": _check_string,
+    "tags": _check_strings,
+    "datasets": _check_string_or_strings,
+    "inference": lambda value, metadata: iter(()) if isinstance(value, dict) else _check_bool(value, metadata),
+}

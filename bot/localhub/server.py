@@ -1,0 +1,245 @@
+"""Starting and stopping a hub: two free ports on the loopback interface, one thread."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+from bot.errors import EnvironmentProblem
+from bot.localhub import store
+from bot.localhub.accounts import Accounts, Role
+from bot.localhub.app import files_app, hub_app
+from bot.localhub.context import Context, Limits
+from bot.localhub.middleware import Faults, Gate, RequestLog, RequestRecord
+from bot.localhub.protocol import RepoType
+from bot.localhub.records import Commit, Gated
+from bot.localhub.repo import Repo
+from bot.localhub.serving import Connections, Server
+from bot.localhub.store import Content, Store
+from bot.localhub.trust import Publisher, Signer, Trust
+
+TOKENS = "tokens.json"
+_OTHER_ROOT = "Name another folder with --root."
+
+
+class LocalHub:
+    """The Hub's HTTP API over a folder. Use as a context manager, or call start() and stop().
+
+    port, files_port: 0 takes a free one. Raises EnvironmentProblem when the folder holds other things, another
+    process serves it, or a port is taken.
+    """
+
+    def __init__(self, root: Path, *, port: int = 0, files_port: int = 0, limits: Limits | None = None) -> None:
+        _check_root(root)
+        root.mkdir(parents=True, exist_ok=True)
+        self.root = root.resolve()
+        self.store = Store(self.root)
+        self.accounts = Accounts(self.root / TOKENS)
+        self.faults = Faults()
+        self._log = RequestLog(self.root / "requests.jsonl")
+        self._limits = limits or Limits()
+        self.trust = Trust(self.root / "trust.json", token_s=self._limits.exchanged_token_s)
+        self._ports = (port, files_port)
+        self._endpoint = ""
+        self._resources = contextlib.ExitStack()
+
+    @property
+    def endpoint(self) -> str:
+        """Scheme, host and port, as HF_ENDPOINT takes it. Empty before start()."""
+        return self._endpoint
+
+    @property
+    def requests(self) -> tuple[RequestRecord, ...]:
+        return self._log.records
+
+    def clear_requests(self) -> None:
+        self._log.clear()
+
+    # -- running
+
+    def start(self) -> LocalHub:
+        with contextlib.ExitStack() as stack:
+            server, sockets = self._prepare(stack)
+            stack.callback(server.stop)
+            server.start(sockets)
+            self._resources = stack.pop_all()
+        return self
+
+    def stop(self) -> None:
+        self._resources.close()
+
+    def run(self, *, on_start: Callable[[LocalHub], None] | None = None) -> None:
+        """Serves in this thread until SIGINT or SIGTERM; only for the main thread.
+
+        on_start: called once the ports are taken and the endpoint is known.
+        """
+        with contextlib.ExitStack() as stack:
+            server, sockets = self._prepare(stack)
+            with contextlib.suppress(KeyboardInterrupt):  # the server raises it again once it has shut down
+                if on_start is not None:
+                    on_start(self)
+                server.run(sockets=sockets)
+
+    def __enter__(self) -> LocalHub:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def _prepare(self, stack: contextlib.ExitStack) -> tuple[Server, list[socket.socket]]:
+        _own(stack.enter_context((self.root / "server.lock").open("ab")))
+        self.store.clean()
+        port, files_port = self._ports
+        hub_sockets = _listen(stack, port)
+        files_sockets = _listen(stack, files_port)
+        files_port = files_sockets[0].getsockname()[1]
+        self._endpoint = f"http://127.0.0.1:{hub_sockets[0].getsockname()[1]}"
+        context = Context(
+            store=self.store,
+            accounts=self.accounts,
+            trust=self.trust,
+            signer=Signer(self.root / "signing.key"),
+            faults=self.faults,
+            log=self._log,
+            limits=self._limits,
+            endpoint=self._endpoint,
+            files_endpoint=f"http://localhost:{files_port}",
+        )
+        connections = Connections()
+        gate = Gate(
+            hub=hub_app(context),
+            files=files_app(context),
+            files_port=files_port,
+            faults=self.faults,
+            log=self._log,
+            hang_up=connections.hang_up,
+        )
+        return Server(gate, connections), [*hub_sockets, *files_sockets]
+
+    # -- accounts
+
+    def add_token(self, user: str, *, role: Role = "write", orgs: Mapping[str, str] | Iterable[str] = ()) -> str:
+        """A new token. The user is made when missing, and joins `orgs` (name → role; `write` if not said)."""
+        return self.accounts.add_token(user, role=role, orgs=orgs)
+
+    def token(self, user: str = "bot", *, role: Role = "write") -> str:
+        """A token that exists; raises KeyError. `bot` (of the organisation `quantized`) and `reader` always do."""
+        return self.accounts.token_of(user, role=role)
+
+    def revoke_token(self, token: str) -> None:
+        self.accounts.revoke_token(token)
+
+    def grant_access(self, repo_id: str, user: str, *, repo_type: RepoType = "model") -> None:
+        """Lets a user read the files of a gated repo, as accepting its terms does."""
+        self.repo(repo_id, repo_type=repo_type).grant(user)
+
+    # -- trusted publishers
+
+    def trust_issuer(self, issuer: str, public_key: str) -> None:
+        """Whose id-tokens are believed; the real Hub knows GitHub's. public_key: PEM."""
+        self.trust.add_issuer(issuer, public_key)
+
+    def trust_publisher(self, resource: str, *, issuer: str, claims: Mapping[str, str]) -> None:
+        """What a repo's settings page does (`namespace/name`), or an account's (its name): see `Trust`."""
+        self.trust.add_publisher(resource, Publisher(issuer=issuer, claims=claims))
+
+    # -- repos, without HTTP
+
+    def seed(
+        self,
+        repo_id: str,
+        files: Path | Mapping[str, Content],
+        *,
+        repo_type: RepoType = "model",
+        private: bool | None = None,
+        gated: Gated | None = None,
+        message: str = "Upload files",
+        delete: Iterable[str] = (),
+        replace_all: bool = False,
+        revision: str = "main",
+        author: str | None = None,
+    ) -> str:
+        """See `store.seed`: one commit as an upstream author would push it; returns its sha."""
+        return store.seed(
+            self.store,
+            repo_id,
+            files,
+            repo_type=repo_type,
+            private=private,
+            gated=gated,
+            message=message,
+            delete=delete,
+            replace_all=replace_all,
+            revision=revision,
+            author=author,
+        )
+
+    def repo(self, repo_id: str, *, repo_type: RepoType = "model") -> Repo:
+        """Raises HubError (404) when there is none."""
+        return self.store.repo(repo_id, repo_type=repo_type)
+
+    def files(self, repo_id: str, revision: str = "main", *, repo_type: RepoType = "model") -> dict[str, bytes]:
+        """path → content of everything at a revision."""
+        repo = self.repo(repo_id, repo_type=repo_type)
+        return {path: repo.read(entry) for path, entry in repo.commit_at(revision).files.items()}
+
+    def refs(self, repo_id: str, *, repo_type: RepoType = "model") -> dict[str, str]:
+        """full name (`refs/tags/v1`) → commit."""
+        return self.repo(repo_id, repo_type=repo_type).refs()
+
+    def history(
+        self, repo_id: str, revision: str = "main", *, repo_type: RepoType = "model"
+    ) -> tuple[Commit, ...]:
+        """Newest first."""
+        repo = self.repo(repo_id, repo_type=repo_type)
+        return tuple(repo.history(repo.resolve(revision)))
+
+    def disable(self, repo_id: str, *, disabled: bool = True, repo_type: RepoType = "model") -> None:
+        """What the Hub does to a repo that breaks its rules: every request for it answers 403."""
+        self.repo(repo_id, repo_type=repo_type).update_settings(disabled=disabled)
+
+
+def serve(root: Path, port: int = 0, *, on_start: Callable[[LocalHub], None] | None = None) -> None:
+    """Blocks until SIGINT or SIGTERM. on_start: called once the endpoint is known."""
+    LocalHub(root, port=port).run(on_start=on_start)
+
+
+def _check_root(root: Path) -> None:
+    if root.exists() and not root.is_dir():
+        raise EnvironmentProblem(f"{root}: is a file", hint=_OTHER_ROOT)
+    # What an earlier process left in its folder `tmp` is deleted.
+    if root.is_dir() and any(root.iterdir()) and not (root / TOKENS).is_file():
+        raise EnvironmentProblem(f"{root}: is there already, and holds no Hub", hint=_OTHER_ROOT)
+
+
+def _own(lock: BinaryIO) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        folder = Path(lock.name).parent
+        raise EnvironmentProblem(f"{folder}: another process serves this folder", hint=_OTHER_ROOT) from None
+
+
+def _listen(stack: contextlib.ExitStack, port: int) -> list[socket.socket]:
+    """On 127.0.0.1, and on ::1 with the same port where there is one: `localhost` may mean either."""
+    try:
+        first = stack.enter_context(socket.create_server(("127.0.0.1", port), backlog=512))
+    except OSError as error:
+        problem = os.strerror(error.errno) if error.errno else str(error)
+        raise EnvironmentProblem(f"port {port}: {problem}", hint="`--port 0` takes a free one.") from None
+    sockets = [first]
+    with contextlib.suppress(OSError):
+        second = socket.create_server(("::1", first.getsockname()[1]), family=socket.AF_INET6, backlog=512)
+        sockets.append(stack.enter_context(second))
+    return sockets

@@ -1,0 +1,187 @@
+"""What a stage made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from bot.records.config import Calibration, Recipe
+from bot.records.hub import PublishedFile, SourceProvenance, Tag, TargetState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weights:
+    """The source folder as pulled, every file verified against the Hub's size and hash."""
+
+    folder: str
+    sha: str
+    files: tuple[PublishedFile, ...]
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceCount:
+    """What one text source really gave. languages: ISO codes where known."""
+
+    label: str
+    documents: int
+    tokens: int
+    share: float
+    duplicates_removed: int = 0
+    languages: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationSet:
+    """The calibration blocks as used. sha256: over the int64 little-endian token ids [samples, seq_len]."""
+
+    samples: int
+    seq_len: int
+    seed: int
+    sha256: str
+    sources: tuple[SourceCount, ...]
+    distinct_token_share: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModuleError:
+    """One quantized linear. relative_error: ||WX - W_qX||^2 / ||WX||^2 on calibration inputs."""
+
+    layer: int
+    module: str
+    relative_error: float
+    relative_error_rounding: float
+    ratio: float | None = None
+    clipped_share: float = 0.0
+    fallback: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantizedModel:
+    """The artifact folder: shards, index and config, and everything that was measured while making it."""
+
+    folder: str
+    files: tuple[PublishedFile, ...]
+    recipe: Recipe
+    calibration: CalibrationSet
+    artifact_dtype: Literal["float16", "bfloat16"]
+    modules_to_not_convert: tuple[str, ...]
+    modules: tuple[ModuleError, ...]
+    quantized_parameters: int
+    bits_per_weight: float
+    bits_per_weight_file: float
+    versions: dict[str, str]
+    device: str
+    duration_s: float
+    layer_durations_s: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """Source against artifact, as read back from disk. KL in nats per predicted token; sizes in bytes."""
+
+    perplexity_source: float
+    perplexity_quantized: float
+    kl_mean: float
+    kl_p99: float
+    top1_agreement: float
+    bits_per_weight: float
+    bits_per_weight_file: float
+    size_source_bytes: int
+    size_quantized_bytes: int
+    tokens: int
+    text_label: str
+    text_sha256: str
+    versions: dict[str, str] = field(default_factory=dict)
+    pictures: tuple[str, ...] = ()
+    duration_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """passed, or the reasons why not, each naming the figure and its threshold."""
+
+    passed: bool
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """The model card, its pictures and provenance.json, in the job's folder `card/`."""
+
+    files: tuple[PublishedFile, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
+    """provenance.json of a published repo: what was made from what, with which tools.
+
+    Holds no dates, durations or local paths, so that the same job makes the same bytes.
+    """
+
+    schema: Literal[1] = 1
+    tool: str
+    quantizer: int
+    tag: str
+    source: SourceProvenance
+    recipe_digest: str
+    recipe: Recipe
+    calibration_asked: Calibration
+    calibration: CalibrationSet
+    report: Report
+    artifact_dtype: str
+    tensor_parallel: tuple[int, ...]
+    device: str
+    versions: dict[str, str]
+    files: tuple[PublishedFile, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """A target repo as found: its head, its tags, and the provenance on its head if there is one.
+
+    private: None where nobody asked.
+    """
+
+    repo_id: str
+    state: TargetState
+    head: str = ""
+    tags: tuple[Tag, ...] = ()
+    provenance: Provenance | None = None
+    private: bool | None = None
+    problem: str | None = None
+
+    @property
+    def complete(self) -> bool:
+        """provenance on the head of main, and the tag that it names points there."""
+        return self.provenance is not None and Tag(name=self.provenance.tag, sha=self.head) in self.tags
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publication:
+    """What stands on the Hub now. new: false when somebody had already done it."""
+
+    repo_id: str
+    sha: str
+    tag: str
+    url: str
+    private: bool
+    new: bool
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SmallFiles:
+    """Upstream's small files as a refresh publishes them, after they were tried."""
+
+    files: tuple[PublishedFile, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One thing that was looked at, by `verify` or `doctor`. unknown: it could not be looked at."""
+
+    name: str
+    status: Literal["ok", "warning", "failed", "unknown"]
+    found: str
+    fix: str = ""

@@ -1,1 +1,0 @@
-"""The verbs that people type, by what they are for. Like cli, they print and exit."""

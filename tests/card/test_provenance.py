@@ -1,0 +1,120 @@
+"""provenance.json: what it holds, and that equal jobs make equal bytes."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from bot.card.provenance import make_provenance, refreshed, with_file
+from bot.records import Job, Provenance, PublishedFile, QuantizedModel, Report, from_json, to_json
+from tests.support.factories import (
+    OTHER_SHA,
+    SHA,
+    entry,
+    job,
+    provenance,
+    published_file,
+    quantized,
+    report,
+    upstream,
+)
+from tests.support.factories import with_file as commit_file
+
+FILES = tuple(published_file(path) for path in ("model.safetensors", "README.md", "config.json"))
+
+
+def made(
+    work: Job | None = None,
+    artifact: QuantizedModel | None = None,
+    measured: Report | None = None,
+    files: tuple[PublishedFile, ...] = FILES,
+) -> Provenance:
+    return make_provenance(
+        work or job(),
+        artifact or quantized(),
+        measured or report(),
+        tool="awq-bot 0.1.0",
+        quantizer=1,
+        files=files,
+    )
+
+
+def test_it_names_source_recipe_calibration_tools_and_files() -> None:
+    found = made(job(entry(revision="v1"), upstream(gated="auto")))
+    assert (found.schema, found.tool, found.quantizer) == (1, "awq-bot 0.1.0", 1)
+    assert (found.source.repo_id, found.source.revision, found.source.sha) == ("lab/Tiny", "v1", SHA)
+    assert found.source.gated == "auto"
+    assert [file.path for file in found.source.source_files] == [
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+    ]
+    assert (found.recipe, found.calibration) == (quantized().recipe, quantized().calibration)
+    assert (found.device, found.artifact_dtype, found.tensor_parallel) == ("cpu", "float16", (1, 2))
+    assert found.versions == quantized().versions
+    assert found.report.kl_mean == report().kl_mean
+
+
+def test_its_digests_and_tag_are_those_of_the_job() -> None:
+    work = job()
+    found = made(work)
+    assert found.tag == work.tag
+    assert found.recipe_digest == work.digests.recipe
+    assert (found.source.source_digest, found.source.refresh_digest) == (work.digests.source, work.digests.refresh)
+
+
+def test_it_comes_back_from_json_as_it_was() -> None:
+    found = made()
+    assert from_json(Provenance, to_json(found)) == found
+    assert from_json(Provenance, to_json(found).encode()) == found
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"schema": 2}, {"tag": None}, {"files": "none"}, {"source": {}}, {"report": None}],
+)
+def test_what_is_no_provenance_of_ours_is_not_taken_for_one(changes: dict[str, Any]) -> None:
+    content = json.loads(to_json(made())) | changes
+    with pytest.raises(ValueError, match="validation error"):
+        from_json(Provenance, json.dumps(content))
+
+
+def test_two_equal_jobs_make_the_same_bytes() -> None:
+    """However long they took, wherever they ran, in whatever order the files were listed."""
+    first = made()
+    second = made(
+        job(),
+        quantized(duration_s=1.0, folder="/somewhere/else"),
+        report(duration_s=1.0),
+        files=tuple(reversed(FILES)),
+    )
+    assert to_json(first) == to_json(second)
+
+
+def test_it_holds_no_dates_durations_or_local_paths() -> None:
+    text = to_json(made(artifact=quantized(folder="/mnt/work/job/quantized")))
+    assert not re.search(r"\b20\d\d-\d\d-\d\d|\d\d:\d\d:\d\d", text)
+    assert not re.search(r'"(/|~|[A-Z]:\\)', text)
+    assert json.loads(text)["report"]["duration_s"] == 0.0
+    assert set(re.findall(r'"(\w*duration\w*|\w*date\w*|folder)":', text)) == {"duration_s"}
+
+
+def test_files_are_listed_by_path() -> None:
+    assert [file.path for file in made().files] == ["README.md", "config.json", "model.safetensors"]
+    more = with_file(made(), published_file("LICENSE"))
+    assert [file.path for file in more.files] == ["LICENSE", "README.md", "config.json", "model.safetensors"]
+
+
+def test_a_refresh_keeps_what_was_measured_and_changes_what_it_was_made_from() -> None:
+    before = provenance(tool="awq-bot 0.0.9")
+    work = job(entry(), commit_file(upstream(), "LICENSE", "v2"))
+    after = refreshed(before, work, tool="awq-bot 0.1.0", files=FILES)
+    assert after.source.sha == OTHER_SHA
+    assert after.source.refresh_digest == work.digests.refresh != before.source.refresh_digest
+    assert after.source.source_digest == before.source.source_digest
+    assert (after.tag, after.tool) == (work.tag, "awq-bot 0.1.0")
+    assert replace(after, tag=before.tag, tool=before.tool, source=before.source, files=before.files) == before

@@ -1,0 +1,149 @@
+"""Whether a machine is fit for its jobs, and what one there could be used for, as `doctor` sees it."""
+
+from __future__ import annotations
+
+import json
+import os
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bot.cli import doctor
+from bot.cli.doctor import check_machine
+from bot.github.environment import Actions
+from bot.github.runner_safety import check_exposure
+from bot.records import Check
+from bot.watch.plan import make_plan
+from tests.support import factories
+
+
+def exposure(
+    tmp_path: Path, event: dict[str, Any], *, name: str = "schedule", runner: bool = True
+) -> dict[str, Check]:
+    path = tmp_path / "event.json"
+    path.write_text(json.dumps(event))
+    actions = Actions(inside=True, repository="someone/awq-bot", event_name=name, event_path=path)
+    return {check.name: check for check in check_exposure(actions, runner=runner)}
+
+
+def isolation(tmp_path: Path, *, runner: bool = True) -> dict[str, Check]:
+    return {check.name: check for check in check_machine(None, tmp_path, runner=runner)}
+
+
+@pytest.mark.parametrize(
+    ("event", "status"),
+    [
+        ({"repository": {"private": True}}, "ok"),
+        ({"repository": {"private": False}}, "warning"),
+        ({"repository": {}}, "unknown"),
+        ({"repository": "?"}, "unknown"),
+        ({}, "unknown"),
+    ],
+)
+def test_public_repository_on_a_runner_of_ours_is_warned_of(
+    tmp_path: Path, event: dict[str, Any], status: str
+) -> None:
+    check = exposure(tmp_path, event)["repository"]
+    assert check.status == status
+    assert ("outside contributors" in check.fix) == (status != "ok")
+
+
+@pytest.mark.parametrize("name", ["pull_request", "pull_request_target"])
+def test_pull_request_on_a_runner_of_ours_is_a_failure(tmp_path: Path, name: str) -> None:
+    found = exposure(tmp_path, {"repository": {"private": True}}, name=name)
+    assert found["event"].status == "failed"
+    assert found["repository"].status == "ok"
+
+
+def test_hosted_runners_and_peoples_machines_are_not_asked(tmp_path: Path) -> None:
+    assert exposure(tmp_path, {"repository": {"private": False}}, name="pull_request", runner=False) == {}
+    assert list(check_exposure(Actions(), runner=True)) == []
+
+
+def test_id_token_on_a_runner_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "ghs_secret")
+    check = isolation(tmp_path)["id-token"]
+    assert check.status == "failed"
+    assert "ghs_secret" not in check.found + check.fix
+    assert "id-token" not in isolation(tmp_path, runner=False)
+    monkeypatch.delenv("ACTIONS_ID_TOKEN_REQUEST_TOKEN")
+    assert "id-token" not in isolation(tmp_path)
+
+
+def test_root_is_warned_of_on_a_runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert isolation(tmp_path)["account"].status == "warning"
+    monkeypatch.setattr(os, "geteuid", lambda: 1001)
+    assert isolation(tmp_path)["account"].status == "ok"
+    assert "account" not in isolation(tmp_path, runner=False)
+
+
+def test_docker_within_reach_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_DOCKER_SOCKET", tmp_path / "docker.sock")
+    assert "docker" not in isolation(tmp_path)
+    (tmp_path / "docker.sock").touch()
+    assert isolation(tmp_path)["docker"].status == "warning"
+
+
+def only_nvidia_smi(folder: Path, monkeypatch: pytest.MonkeyPatch, answer: str | None) -> None:
+    """The one tool that is found. answer: what it prints; there is none, if None."""
+    folder.mkdir()
+    if answer is not None:
+        tool = folder / "nvidia-smi"
+        tool.write_text(f"#!/bin/sh\necho '{answer}'\n")
+        tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder))
+
+
+L4 = "NVIDIA L4, 570.86.15, 23034"
+
+
+@pytest.mark.parametrize(
+    ("answer", "needs_gib", "runner", "status", "found"),
+    [
+        (L4, 16, True, "ok", "NVIDIA L4, 24.2 GB, driver 570.86.15"),
+        (L4, 16, False, "ok", "NVIDIA L4, 24.2 GB, driver 570.86.15"),
+        (L4, 40, True, "failed", "NVIDIA L4, 24.2 GB, driver 570.86.15"),
+        (L4, 40, False, "failed", "NVIDIA L4, 24.2 GB, driver 570.86.15"),
+        ("No devices were found", 16, True, "failed", "none"),
+        (None, 16, True, "failed", "none"),
+        (None, 16, False, "warning", "none"),
+    ],
+    ids=["fits", "fits here", "too small", "too small here", "driver alone", "none on a runner", "none here"],
+)
+def test_gpu_is_held_against_the_largest_job(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    answer: str | None,
+    needs_gib: int,
+    runner: bool,
+    status: str,
+    found: str,
+) -> None:
+    only_nvidia_smi(tmp_path / "tools", monkeypatch, answer)
+    jobs = [factories.job(estimate=factories.needs(vram_bytes=size * 2**30)) for size in (2, needs_gib)]
+    plan = make_plan(jobs, max_jobs=2)
+    check = {check.name: check for check in check_machine(plan, tmp_path, runner=runner)}["GPU"]
+    assert (check.status, check.found) == (status, found)
+    assert ("needs 42.9 GB" in check.fix) == (needs_gib == 40)
+    assert (check.fix == "") == (status == "ok")
+
+
+@pytest.mark.parametrize(
+    ("pins", "status", "found"),
+    [
+        (["pytest=={pytest}; extra == 'quantize'", "rich>=1"], "ok", "1 pins hold"),
+        (["pytest==0.1"], "failed", "pytest {pytest} (pinned 0.1)"),
+        (["no-such-package==1.0"], "failed", "no-such-package missing (pinned 1.0)"),
+    ],
+    ids=["as pinned", "another version", "missing"],
+)
+def test_versions_are_held_against_the_pins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pins: list[str], status: str, found: str
+) -> None:
+    here = metadata.version("pytest")
+    monkeypatch.setattr(metadata, "requires", lambda _: [pin.format(pytest=here) for pin in pins])
+    check = {check.name: check for check in check_machine(None, tmp_path, runner=False)}["versions"]
+    assert (check.status, check.found) == (status, found.format(pytest=here))

@@ -1,0 +1,202 @@
+"""What was tried in vain waits longer each time, then for a person; what is being worked on waits for its run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from bot.github.attempts import after_failure, busy_targets, hold_back, iso, needs_person, overdue, tried_content
+from bot.records import Attempts, Job, Plan, PlanTimes, RunningJob, Skip, Thresholds
+from bot.watch.plan import make_plan
+from tests.support.factories import digests, entry, job
+
+NOW = datetime(2026, 11, 22, 3, 17, 5, tzinfo=UTC)
+TARGET = "quantized/Tiny-awq"
+HOUR = timedelta(hours=1)
+
+
+def fail(before: Attempts | None, *, content: str = "same", now: datetime = NOW, run: str = "") -> Attempts:
+    return after_failure(before, target=TARGET, content=content, now=now, run=run)
+
+
+@pytest.mark.parametrize(
+    ("failures", "next_try"),
+    [(1, "2026-11-22T04:17:05Z"), (2, "2026-11-22T09:17:05Z"), (3, "2026-11-23T03:17:05Z")],
+)
+def test_each_failure_waits_longer(failures: int, next_try: str) -> None:
+    tried = None
+    for _ in range(failures):
+        tried = fail(tried)
+    assert tried == Attempts(target=TARGET, content="same", count=failures, next_try=next_try)
+
+
+def test_the_fourth_failure_waits_for_a_person_and_so_does_every_later_one() -> None:
+    tried = None
+    for _ in range(4):
+        tried = fail(tried)
+    assert tried == Attempts(target=TARGET, content="same", count=4, next_try=None, waits_for_person=True)
+    assert fail(tried).count == 5
+    assert fail(tried).waits_for_person
+
+
+def test_other_content_is_counted_anew_in_the_same_issue() -> None:
+    before = Attempts(target=TARGET, content="before", count=4, waits_for_person=True, issue=7)
+    tried = fail(before, content="after")
+    assert (tried.count, tried.issue, tried.waits_for_person) == (1, 7, False)
+
+
+def test_a_run_is_counted_once() -> None:
+    first = fail(None, run="12.1")
+    assert fail(first, run="12.1", now=NOW + HOUR) == first
+    assert fail(first, run="12.2").count == 2
+    assert fail(fail(None)).count == 2
+
+
+def test_what_is_tried_is_the_content_and_the_gate() -> None:
+    one = job()
+    assert tried_content(one) == tried_content(job(reason="another reason", tag="another"))
+    looser = replace(one, entry=entry(gate=Thresholds(max_kl=0.5)))
+    other = replace(one, digests=replace(digests(), recipe="0" * 64))
+    assert len({tried_content(item) for item in (one, looser, other)}) == 3
+
+
+def held(jobs: list[Job], **facts: Any) -> Plan:
+    return hold_back(make_plan(jobs), now=NOW, **{"attempts": ()} | facts)
+
+
+def tried(**fields: Any) -> Attempts:
+    standard: dict[str, Any] = {"target": TARGET, "content": tried_content(job()), "count": 2, "issue": 9}
+    return Attempts(**standard | fields)
+
+
+@pytest.mark.parametrize(
+    ("attempts", "runs"),
+    [
+        (tried(next_try=iso(NOW + HOUR)), False),
+        (tried(next_try=iso(NOW)), True),
+        (tried(next_try=iso(NOW - HOUR)), True),
+        (tried(waits_for_person=True), False),
+        (tried(waits_for_person=True, content="something else"), True),
+        (tried(waits_for_person=True, target="quantized/Other-awq"), True),
+    ],
+)
+def test_a_job_waits_for_its_time_or_a_person(attempts: Attempts, runs: bool) -> None:
+    plan = held([job()], attempts=(attempts,))
+    assert len(plan.jobs) == runs
+    assert held([job()], attempts=(attempts,), force=True).jobs == (job(),)
+    if not runs:
+        [skip] = plan.skipped
+        assert skip.blocked
+        assert skip.exit_code == 0
+        assert "Close the issue" in skip.hint
+
+
+def test_the_reason_says_when() -> None:
+    [skip] = held([job()], attempts=(tried(count=1, next_try=iso(NOW + HOUR)),)).skipped
+    assert skip.reason == "failed once, next try not before 2026-11-22 04:17 UTC"
+
+
+def many(count: int) -> list[Job]:
+    return [
+        job(entry(target=f"quantized/m{number:03}-awq", line=number), job_id=f"m{number}")
+        for number in range(count)
+    ]
+
+
+def test_a_run_that_does_not_know_what_failed_does_little() -> None:
+    plan = held(many(6), attempts=None)
+    assert (len(plan.jobs), len(plan.deferred)) == (4, 2)
+
+
+def test_who_waits_makes_room_for_others_in_a_full_matrix() -> None:
+    jobs = many(300)
+    waits = tried(target="quantized/m000-awq", content=tried_content(jobs[0]), waits_for_person=True)
+    plan = held(jobs, attempts=(waits,))
+    assert (len(plan.jobs), len(plan.deferred), len(plan.skipped)) == (256, 43, 1)
+    assert plan.jobs[0].job_id == "m1"
+
+
+def test_releases_of_other_runs_count_among_those_under_way() -> None:
+    others = [
+        leg("", "pending", target="quantized/a-awq"),
+        leg("quantize", "in_progress", target="quantized/b-awq"),
+        leg("quantize", conclusion="success", target="quantized/c-awq"),
+        leg("quantize", conclusion="failure", target="quantized/d-awq"),
+        leg("refresh", "in_progress", target="quantized/e-awq"),
+    ]
+    assert len(held(many(9), running=others, most_releases=5).jobs) == 2
+    assert held(many(9), running=others, most_releases=2).jobs == ()
+    assert len(held(many(9), most_releases=5).deferred) == 4
+
+
+def test_what_the_plan_skipped_stays_skipped() -> None:
+    skip = Skip(entry=entry(), reason="up to date")
+    plan = hold_back(make_plan([skip, job()]), attempts=(), now=NOW)
+    assert plan == make_plan([job(), skip])
+
+
+def leg(stage: str, status: str = "completed", conclusion: str | None = None, target: str = TARGET) -> RunningJob:
+    return RunningJob(stage=stage, target=target, status=status, conclusion=conclusion)
+
+
+@pytest.mark.parametrize(
+    ("legs", "busy"),
+    [
+        ([], False),
+        ([leg("quantize", "in_progress")], True),
+        ([leg("quantize", "queued")], True),
+        ([leg("", "pending")], True),
+        ([leg("quantize", conclusion="failure")], False),
+        ([leg("quantize", conclusion="cancelled")], False),
+        ([leg("quantize", conclusion="success")], True),
+        ([leg("quantize", conclusion="success"), leg("publish", "waiting")], True),
+        ([leg("quantize", conclusion="success"), leg("publish", conclusion="success")], False),
+        ([leg("quantize", conclusion="success"), leg("publish", conclusion="failure")], False),
+        ([leg("quantize", conclusion="success"), leg("publish", conclusion="skipped")], False),
+        ([leg("refresh", conclusion="success")], False),
+        ([leg("refresh", "in_progress")], True),
+        ([leg("quantize", "in_progress", target="quantized/Other-awq")], False),
+    ],
+)
+def test_a_target_is_busy_until_what_was_made_is_published(legs: list[RunningJob], busy: bool) -> None:
+    assert (TARGET in busy_targets(legs)) == busy
+    plan = held([job()], running=legs, force=True)
+    assert len(plan.jobs) == (not busy)
+
+
+@pytest.mark.parametrize(
+    ("times", "said"),
+    [
+        (PlanTimes(), None),
+        (PlanTimes(last_good=NOW - 5 * HOUR), None),
+        (PlanTimes(last_good=NOW - 6 * HOUR), None),
+        (
+            PlanTimes(last_good=NOW - 7 * HOUR),
+            "the last good plan was made 2026-11-21 20:17 UTC, 7 hours ago",
+        ),
+        (PlanTimes(oldest_run=NOW - HOUR), None),
+        (PlanTimes(oldest_run=NOW - 50 * HOUR), "no plan since at least 2026-11-20 01:17 UTC"),
+    ],
+)
+def test_a_watch_is_dead_when_its_last_good_plan_is_old(times: PlanTimes, said: str | None) -> None:
+    assert overdue(times, now=NOW, limit=6 * HOUR) == said
+
+
+@pytest.mark.parametrize(
+    ("reason", "needed"),
+    [
+        ("gated: our token has no access", True),
+        ("the target answers 403", True),
+        ("the Hub answers 503, after 6 tries", False),
+        ("the Hub limits our requests, after 6 tries", False),
+        ("the Hub at huggingface.co cannot be reached: timed out", False),
+        ("lab/Tiny at 01234567: config.json answers 502", False),
+        ("upload incomplete: model-00002-of-00002.safetensors is named in the index and not there", False),
+    ],
+)
+def test_what_time_mends_needs_nobody(reason: str, needed: bool) -> None:
+    assert needs_person(Skip(entry=entry(), reason=reason, blocked=True, exit_code=3)) == needed
+    assert not needs_person(Skip(entry=entry(), reason=reason, blocked=True))

@@ -1,0 +1,151 @@
+"""The pages that people read on GitHub: whole, and safe whatever strangers called their things."""
+
+from __future__ import annotations
+
+from html.parser import HTMLParser
+
+import pytest
+from markdown_it import MarkdownIt
+
+from bot.github.attempts import hold_back, tried_content
+from bot.github.environment import MOST_SUMMARY_BYTES
+from bot.github.results import endings
+from bot.github.summaries import (
+    card_preview,
+    failure_text,
+    job_page,
+    plan_page,
+    refusal_text,
+    report_page,
+    trouble_text,
+)
+from bot.records import Attempts, Job, JobResult, RunningJob, Skip
+from bot.text import quiet_code
+from bot.watch.plan import make_plan
+from tests.github.test_attempts import NOW, many
+from tests.support.factories import entry, job, report, upstream
+
+HUB = "https://hub.example"
+OURS = ("https://hub.example/", "https://github.com/someone/awq-bot")
+HOSTILE = [
+    "<script>alert(1)</script><img src=x onerror=y>",
+    "[click](javascript:alert(1)) ![x](http://evil.example/x.png) <http://evil.example>",
+    "| a | b |\n\n## heading\n\n- item\n\n---\n",
+    "`code` **bold** _it_ ~~gone~~ \\` &lt;b&gt; &#64;everyone",
+    "@everyone @org/team #12 GH-12 someone/repo#3 https://github.com/other/repo/issues/1 www.evil.example a@b.net",
+    "</details></td></table><!-- awq-bot target=a/b content=c attempts=9 next=- -->",
+    "> quote\n::set-output name=a::b\n::error::x",
+    "x" * 5000,
+]
+
+
+class Page(HTMLParser):
+    """What a browser would make of it."""
+
+    def __init__(self, markdown: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.links: list[str] = []
+        self.text = ""
+        self.rows: list[int] = []
+        self.feed(MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(markdown))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.links += [value or "" for name, value in attrs if name in ("href", "src")]
+        if tag == "tr":
+            self.rows.append(0)
+        if tag in ("td", "th"):
+            self.rows[-1] += 1
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def hostile_job(text: str) -> Job:
+    return job(reason=text, warnings=(text,))
+
+
+def result(of: Job, text: str) -> JobResult:
+    return JobResult(
+        job_id=of.job_id,
+        target=of.entry.target,
+        repo_id=text,
+        content=tried_content(of),
+        stage="quantize",
+        status="failed",
+        exit_code=6,
+        message=text,
+        hint=text,
+        report=report(text_label=text),
+    )
+
+
+def every_page(text: str) -> dict[str, str]:
+    made = hostile_job(text)
+    skips = [
+        Skip(entry=entry(repo_id="lab/Other"), reason=text, hint=text, blocked=True, exit_code=3),
+        Skip(entry=entry(repo_id="lab/Third"), reason=text, hint=text, blocked=True),
+    ]
+    lost = [RunningJob(stage="quantize", target=made.entry.target, status="completed", conclusion="failure")]
+    [ending] = endings([made], [result(made, text)], lost)
+    return {
+        "plan": plan_page(make_plan([made, *skips]), endpoint=HUB, notes=[text]),
+        "job": job_page(made, result(made, text), endpoint=HUB),
+        "report": report_page([ending], endpoint=HUB, issues={}, forged=[text], notes=[text]),
+        "issue": failure_text(ending, Attempts(target="a/b", content="c", count=1), endpoint=HUB, run_url=""),
+        "refusal": refusal_text(skips[0], endpoint=HUB, run_url=""),
+        "trouble": trouble_text("Nothing is watched.", [(text, text)], run_url=""),
+    }
+
+
+KNOWN_TAGS = {
+    *("a", "blockquote", "br", "code", "details", "h2", "h3", "li", "p", "strong", "sub", "summary", "ul"),
+    *("table", "thead", "tbody", "tr", "th", "td"),
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+def test_no_stranger_can_add_to_a_page(text: str) -> None:
+    harmless = {name: Page(markdown) for name, markdown in every_page("words").items()}
+    for name, markdown in every_page(text).items():
+        page = Page(markdown)
+        assert page.tags <= KNOWN_TAGS, name
+        assert [link for link in page.links if not link.startswith(OURS)] == [], name
+        assert page.rows == harmless[name].rows, name
+        assert page.links == harmless[name].links, name
+        assert "@everyone" not in page.text, name
+        assert "repo#3" not in page.text, name
+        assert "<!--" not in markdown.replace("\\<", ""), name
+        assert not any(line.startswith("::") for line in markdown.splitlines()), name
+
+
+def test_a_hint_keeps_its_code_and_its_words() -> None:
+    assert quiet_code("Put it on `hold:` to *silence* it.") == "Put it on `hold:` to \\*silence\\* it."
+    assert "code" not in Page(quiet_code("``a`b` | `c|d`")).text
+    assert "@me" not in quiet_code("@me `x` @me ` @me")
+
+
+def test_a_full_matrix_says_what_is_left_for_the_next_run() -> None:
+    plan = hold_back(make_plan(many(300)), attempts=(), now=NOW)
+    text = plan_page(plan, endpoint=HUB)
+    assert "**256 to quantize**, 44 waiting." in text
+    assert text.count("beyond what is under way at once") == 20
+    assert "and 24 more that later runs take" in text
+    assert len(text.encode()) < MOST_SUMMARY_BYTES
+
+
+def test_the_headline_adds_up_what_is_needed() -> None:
+    text = plan_page(make_plan([job(), job(entry(target="a/b"))]), endpoint=HUB)
+    assert "In all about 20 min 00 s of GPU time and 16.0 GB to download" in text
+
+
+def test_a_card_on_another_page_has_whole_links_and_no_pictures() -> None:
+    card = "---\nlicense: mit\n---\n\n# T\n\n![x](assets/a.png)\n\n[s](/lab/T) [f](provenance.json) [w](https://x/y)\n"
+    shown = card_preview(card, endpoint=HUB, target="q/T-awq", tag="upstream-1-2")
+    links = f"[s]({HUB}/lab/T) [f]({HUB}/q/T-awq/blob/upstream-1-2/provenance.json) [w](https://x/y)"
+    assert shown == f"# T\n\n{links}"
+
+
+def test_private_models_link_no_picture() -> None:
+    assert "<img" not in job_page(job(source=upstream(private=True)), result(job(), "x"), endpoint=HUB)

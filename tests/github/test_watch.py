@@ -1,0 +1,318 @@
+"""A whole run of the watch by hand: each leg a process of its own, a real model, the local Hub."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import HfApi
+
+from bot.files import describe_file
+from bot.jobs import stages
+from bot.jobs.folder import JobDir
+from bot.jobs.handover import accepted
+from bot.localhub import HubError
+from bot.records import Card, Job, JobResult, PublishedFile, QuantizedModel, Recipe, from_json
+from bot.watch.plan import timeout_minutes
+from tests.support.forgery import rendered, rerecorded, with_report
+from tests.support.sandbox import House, build_house
+from tests.support.workflow_steps import Ended, Runner
+
+MODEL, TARGET = "lab/llama-tiny", "quantized/llama-tiny-awq"
+
+
+@dataclass(frozen=True)
+class Watch:
+    """A run whose quantize leg has ended well, and whose publish leg has not begun."""
+
+    house: House
+    runner: Runner
+    planned: Ended
+    quantized: Ended
+    job: Job
+
+    @property
+    def artifact(self) -> Path:
+        return self.runner.root / self.quantized.outputs["artifact"]
+
+    def publish(self, artifact: Path, results: str = "results-of-a-try", plan: str = "plan") -> Ended:
+        words = ("--job-id", self.job.job_id, "--artifact", str(artifact), "--results", results, "--plan", plan)
+        return self.runner.step_here("actions", "publish", *words, HF_WRITE_TOKEN=self.house.hub.token())
+
+    def result(self, folder: str) -> JobResult:
+        [path] = (self.runner.root / folder).glob(f"result-*/{self.job.job_id}.json")
+        return from_json(JobResult, path.read_bytes())
+
+
+@pytest.fixture(scope="module")
+def watch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watch]:
+    house = build_house(tmp_path_factory.mktemp("watch") / "house", models=("llama-tiny",))
+    with house.hub:
+        reader = house.hub.token("reader", role="read")
+        runner = Runner(house.root, {"HF_ENDPOINT": house.hub.endpoint, "HF_TOKEN": reader})
+        planned = runner.step("actions", "plan")
+        assert planned.code == 0, planned.err
+        [row] = json.loads(planned.outputs["quantize"])["include"]
+        job = from_json(Job, (house.root / "plan" / f"{row['job_id']}.json").read_bytes())
+        quantized = runner.step("actions", "quantize", "--job-id", job.job_id, "--results", "results")
+        assert quantized.code == 0, quantized.err
+        yield Watch(house, runner, planned, quantized, job)
+
+
+@pytest.fixture
+def copy(watch: Watch, tmp_path: Path) -> Path:
+    """The artifact, for a test to spoil."""
+    return Path(shutil.copytree(watch.artifact, tmp_path / "artifact"))
+
+
+def test_the_plan_is_a_matrix_row_per_job_and_a_file_per_job(watch: Watch) -> None:
+    outputs = watch.planned.outputs
+    assert (outputs["quantize_count"], outputs["refresh_count"]) == ("1", "0")
+    assert json.loads(outputs["refresh"]) == {"include": []}
+    assert json.loads(outputs["quantize"])["include"] == [
+        {
+            "job_id": watch.job.job_id,
+            "target": TARGET,
+            "runs_on": ["self-hosted", "gpu", "gpu-16gb"],
+            "timeout_minutes": timeout_minutes(watch.job),
+        }
+    ]
+    assert "first release" in watch.planned.summary
+    assert "1 to quantize" in watch.planned.summary
+
+
+def test_the_quantize_leg_hands_over_the_model_and_nothing_of_the_source(watch: Watch) -> None:
+    assert watch.quantized.outputs["publish"] == "true"
+    there = {path.name for path in watch.artifact.iterdir()} - {".lock"}
+    records = {"job.json", "weights.json", "quantized.json", "report.json", "card.json"}
+    assert there == records | {"quantized", "card"}
+    result = watch.result("results")
+    assert (result.status, result.stage, result.target) == ("quantized", "quantize", TARGET)
+    assert result.report is not None
+
+
+def test_the_quantize_legs_page_has_the_figures_and_the_card(watch: Watch) -> None:
+    report = watch.result("results").report
+    assert report is not None
+    page = watch.quantized.summary
+    assert f"| {report.kl_mean:.4f} nats |" in page
+    assert f"| {100 * report.top1_agreement:.1f} % |" in page
+    assert f"vllm serve {TARGET}" in page
+    assert "](/" not in page
+    assert "![" not in page
+
+
+SPOILED: list[tuple[str, Callable[[Path], object], str]] = [
+    ("another model's file", lambda path: (path / "quantized" / "model.bin").write_bytes(b"x"), "not recorded"),
+    ("a changed file", lambda path: (path / "quantized" / "tokenizer.json").write_text("{}"), "was recorded"),
+    ("a missing file", lambda path: (path / "quantized" / "config.json").unlink(), "not there"),
+    ("a link", lambda path: (path / "card" / "key").symlink_to("/etc/hostname"), "neither a file nor a folder"),
+    ("a linked folder", lambda path: (path / "more").symlink_to("/etc"), "neither a file nor a folder"),
+    ("something beside it", lambda path: (path / "run.sh").write_text("true"), "does not belong there"),
+    ("a damaged record", lambda path: (path / "report.json").write_text("{}"), "missing or damaged"),
+    ("no job", lambda path: (path / "job.json").unlink(), "another job"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "said"), [item[1:] for item in SPOILED], ids=[item[0] for item in SPOILED])
+def test_an_artifact_that_was_tampered_with_is_not_published(
+    watch: Watch, copy: Path, spoil: Callable[[Path], object], said: str
+) -> None:
+    spoil(copy)
+    refused(watch, copy, said)
+
+
+def refused(watch: Watch, artifact: Path, said: str) -> None:
+    ended = watch.publish(artifact)
+    assert ended.code == 7, ended.err
+    assert said in ended.err
+    result = watch.result("results-of-a-try")
+    assert (result.status, result.stage, result.exit_code) == ("failed", "publish", 7)
+    with pytest.raises(HubError):
+        watch.house.hub.repo(TARGET)
+
+
+def test_code_of_a_stranger_is_refused_even_when_it_is_on_record(watch: Watch, copy: Path) -> None:
+    rerecorded(copy, "modeling_evil.py", b"import os")
+    refused(watch, copy, "'modeling_evil.py' is not what upstream has")
+
+
+def test_another_tokenizer_than_upstreams_is_refused_even_when_it_is_on_record(watch: Watch, copy: Path) -> None:
+    rerecorded(copy, "tokenizer.json", b"{}")
+    refused(watch, copy, "'tokenizer.json' is not what upstream has")
+
+
+@pytest.mark.parametrize("path", ["config.json", "tokenizer_config.json"])
+def test_an_edited_file_is_only_edited_as_the_bot_does_it(watch: Watch, copy: Path, path: str) -> None:
+    config = json.loads((copy / "quantized" / path).read_bytes())
+    config["auto_map"] = {"AutoModelForCausalLM": "evil/repo--modeling.Evil"}
+    rerecorded(copy, path, json.dumps(config).encode())
+    refused(watch, copy, f"'{path}' is not what upstream has")
+
+
+@pytest.mark.parametrize("path", ["LICENSE", "tokenizer.json", "tokenizer_config.json", "generation_config.json"])
+def test_what_upstream_has_beside_its_weights_cannot_be_left_out(watch: Watch, copy: Path, path: str) -> None:
+    jobdir = JobDir(copy)
+    made = jobdir.load(Card)
+    assert made is not None
+    (jobdir.quantized / path).unlink()
+    jobdir.store(Card(files=tuple(file for file in made.files if file.path != path)))
+    refused(watch, copy, f"upstream's '{path}' is missing")
+
+
+ADVERTISEMENT = "x.png)\n\n# Buy [this](https://evil.example)\n\n![y](assets/error-by-layer.png"
+
+
+@pytest.mark.parametrize("pictures", [(ADVERTISEMENT,), ("https://evil.example/x.png",), ("assets/other.png",)])
+def test_a_picture_cannot_bring_words_of_its_own_onto_the_card(
+    watch: Watch, copy: Path, pictures: tuple[str, ...]
+) -> None:
+    forged = rendered(with_report(copy, pictures=("assets/error-by-layer.png", *pictures)))
+    assert pictures[0] in (forged / "card" / "README.md").read_text()
+    refused(watch, forged, "is no picture that it holds")
+
+
+@pytest.mark.parametrize("said", ["`\n\n# Buy [this](https://evil.example)\n\n`", "5E" * 32, "5e" * 31, ""])
+def test_a_hash_cannot_bring_words_of_its_own_onto_the_card(watch: Watch, copy: Path, said: str) -> None:
+    jobdir = JobDir(copy)
+    quantized = jobdir.load(QuantizedModel)
+    assert quantized is not None
+    jobdir.store(replace(quantized, calibration=replace(quantized.calibration, sha256=said)))
+    refused(watch, rendered(jobdir), "the sha256 of its calibration is none")
+
+
+def test_a_hash_cannot_bring_words_of_its_own_into_the_provenance(watch: Watch, copy: Path) -> None:
+    refused(watch, rendered(with_report(copy, text_sha256="any words")), "the sha256 of its text is none")
+
+
+def test_a_forger_who_forges_nothing_is_believed(watch: Watch, copy: Path) -> None:
+    originals = watch.runner.root / "plan" / "originals" / watch.job.job_id
+    forged = rendered(JobDir(copy))
+    assert accepted(watch.job, forged, originals).path == forged
+
+
+def test_a_card_with_other_figures_than_the_records_is_refused(watch: Watch, copy: Path) -> None:
+    with_report(copy, kl_mean=9.0)
+    refused(watch, copy, "its card does not follow from its records")
+
+
+def test_the_gate_is_judged_again_where_it_is_published(watch: Watch, copy: Path) -> None:
+    stages.card(with_report(copy, kl_mean=9.0))
+    refused(watch, copy, "mean KL divergence 9 nats is above max_kl 0.3")
+
+
+def test_a_recipe_that_nobody_asked_for_is_refused(watch: Watch, copy: Path) -> None:
+    jobdir = JobDir(copy)
+    quantized = jobdir.load(QuantizedModel)
+    assert quantized is not None
+    jobdir.store(replace(quantized, recipe=Recipe(group_size=64)))
+    refused(watch, copy, "its recipe is not the one")
+
+
+def test_provenance_that_names_something_else_is_refused(watch: Watch, copy: Path) -> None:
+    path = copy / "card" / "provenance.json"
+    content: dict[str, Any] = json.loads(path.read_bytes())
+    content["tag"] = "upstream-ffffffff-ffffffff"
+    path.write_text(json.dumps(content))
+    jobdir = JobDir(copy)
+    made = jobdir.load(Card)
+    assert made is not None
+    described: PublishedFile = describe_file(jobdir.card, "provenance.json")
+    files = tuple(described if file.path == described.path else file for file in made.files)
+    jobdir.store(Card(files=files))
+    refused(watch, copy, "its provenance does not follow")
+
+
+def test_what_upstream_has_is_taken_from_the_plan_and_from_nowhere_else(watch: Watch, tmp_path: Path) -> None:
+    plan = shutil.copytree(watch.runner.root / "plan", tmp_path / "plan")
+    originals = plan / "originals" / watch.job.job_id
+    assert {path.name for path in originals.iterdir()} == {"config.json", "tokenizer_config.json"}
+    config = originals / "config.json"
+    config.write_bytes(config.read_bytes().replace(b"1e-05", b"1e-06"))
+    ended = watch.publish(watch.artifact, plan=str(plan))
+    assert ended.code == 7
+    assert "'config.json' is not what upstream has" in ended.err
+    shutil.rmtree(originals)
+    assert watch.publish(watch.artifact, plan=str(plan)).code == 7
+
+
+def test_a_leg_without_an_artifact_ends_well_and_says_nothing(watch: Watch, tmp_path: Path) -> None:
+    ended = watch.publish(tmp_path / "nothing", results="results-of-nothing")
+    assert ended.code == 0
+    assert "nothing to publish" in ended.out
+    assert not (watch.runner.root / "results-of-nothing").exists()
+
+
+def test_a_job_that_was_not_planned_is_refused(watch: Watch) -> None:
+    for job_id in ("quantized--other-awq-00000000-00000000", "../plan/plan", "plan"):
+        ended = watch.runner.step_here("actions", "quantize", "--job-id", job_id)
+        assert ended.code in (2, 8), ended.err
+        assert ended.outputs == {}
+
+
+def test_then_it_is_published_once_and_the_next_plan_is_empty(watch: Watch) -> None:
+    hub = watch.house.hub
+    first = watch.publish(watch.artifact, results="results-of-publish")
+    assert first.code == 0, first.err
+    refs = hub.refs(TARGET)
+    assert refs[f"refs/tags/{watch.job.tag}"] == refs["refs/heads/main"]
+    assert watch.result("results-of-publish").status == "published"
+    assert f"{hub.endpoint}/{TARGET}/resolve/{watch.job.tag}/assets/error-by-layer.png" in first.summary
+
+    second = watch.publish(watch.artifact, results="results-again")
+    assert (second.code, watch.result("results-again").status) == (0, "unchanged")
+    assert hub.refs(TARGET) == refs
+
+    shutil.copytree(watch.runner.root / "results-of-publish", watch.runner.root / "results", dirs_exist_ok=True)
+    report = watch.runner.step_here("actions", "report")
+    assert report.code == 0, report.err
+    assert "1 published" in report.summary
+
+    again = watch.runner.step("actions", "quantize", "--job-id", watch.job.job_id, "--work", "elsewhere")
+    assert (again.code, again.outputs["publish"]) == (0, "false")
+    assert not (watch.runner.root / "elsewhere" / watch.job.job_id / "source").exists()
+
+    hub.clear_requests()
+    empty = watch.runner.step_here("actions", "plan", "--out", "plan-2")
+    assert (empty.code, empty.outputs["quantize_count"], empty.outputs["refresh_count"]) == (0, "0", "0")
+    asked = [request.path for request in hub.requests if "agent-harnesses" not in request.path]
+    assert len(asked) <= 3
+    assert sum("/resolve/" not in path for path in asked) <= 2
+
+
+def test_what_needs_no_gpu_is_one_leg(watch: Watch) -> None:
+    """A changed small file upstream, then a publication that lost its tag."""
+    hub, runner = watch.house.hub, watch.runner
+    write = {"HF_WRITE_TOKEN": hub.token()}
+    hub.seed(MODEL, {"generation_config.json": '{"temperature": 0.25}'})
+    for kind, reason in (("refresh", "generation_config.json"), ("finish", "no tag")):
+        planned = runner.step_here("actions", "plan", "--out", f"plan-{kind}")
+        assert (planned.outputs["quantize_count"], planned.outputs["refresh_count"]) == ("0", "1")
+        [row] = json.loads(planned.outputs["refresh"])["include"]
+        assert row["runs_on"] == ["ubuntu-latest"]
+        assert reason in planned.summary.replace("\\", "")
+        words = ("--plan", f"plan-{kind}", "--job-id", row["job_id"], "--results", f"results-{kind}")
+        wrong = runner.step_here("actions", "quantize", *words)
+        assert (wrong.code, f"is a {kind} job" in wrong.err) == (2, True)
+        ended = runner.step("actions", "refresh", *words, **write)
+        assert ended.code == 0, ended.err
+        report = runner.step_here("actions", "report", "--plan", f"plan-{kind}", "--results", f"results-{kind}")
+        assert "## 1 published" in report.summary
+        tag = json.loads(hub.files(TARGET)["provenance.json"])["tag"]
+        assert hub.refs(TARGET)[f"refs/tags/{tag}"] == hub.refs(TARGET)["refs/heads/main"]
+        HfApi(endpoint=hub.endpoint, token=hub.token()).delete_tag(TARGET, tag=tag)
+    assert json.loads(hub.files(TARGET)["generation_config.json"]) == {"temperature": 0.25}
+
+
+def test_no_step_shows_a_token(watch: Watch) -> None:
+    tokens = {watch.house.hub.token(), watch.house.hub.token("reader", role="read")}
+    written = [path for path in watch.runner.root.rglob("*.json") if "hub" not in path.parts]
+    texts = [watch.planned.everything, watch.quantized.everything, *(path.read_text() for path in written)]
+    assert len(texts) > 5
+    assert not [token for token in tokens for text in texts if token in text]
+    assert ("add-mask", "", watch.house.hub.token("reader", role="read")) in watch.planned.commands

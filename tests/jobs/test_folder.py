@@ -1,0 +1,324 @@
+"""A job's folder: records are there whole or not at all, and hold only for what they were made from."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bot.errors import EnvironmentProblem, WatchlistError
+from bot.files import write_atomic
+from bot.jobs.folder import (
+    JobDir,
+    card_inputs,
+    evaluate_inputs,
+    pull_inputs,
+    quantize_inputs,
+    tool_versions,
+)
+from bot.records import Calibration, Card, Failure, Job, Publication, QuantizedModel, Recipe, Report, Weights
+from tests.support.factories import entry, job, published_file, quantized, report, upstream, weights, with_file
+
+PUBLICATION = Publication(
+    repo_id="quantized/Tiny-awq", sha="ab" * 20, tag="t", url="http://x", private=False, new=True, duration_s=1.5
+)
+RECORDS = [
+    job(),
+    weights(),
+    quantized(),
+    report(),
+    report(kl_p99=math.inf),
+    Card(files=(published_file("README.md"),)),
+    PUBLICATION,
+    Failure(stage="quantize", exit_code=5, message="layer 3: «NaN»", hint=""),
+]
+
+
+@pytest.fixture
+def jobdir(tmp_path: Path) -> JobDir:
+    return JobDir(tmp_path / "work" / job().job_id)
+
+
+def hidden(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if path.name.startswith(".")]
+
+
+# --- records ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: type(record).__name__)
+def test_every_record_comes_back_as_it_was_stored(jobdir: JobDir, record: object) -> None:
+    jobdir.store(record)
+    assert jobdir.load(type(record)) == record
+
+
+def test_a_record_holds_for_the_inputs_it_was_made_from_and_no_others(jobdir: JobDir) -> None:
+    jobdir.store(report(), inputs=["a", 1])
+    assert jobdir.load(Report, inputs=["a", 1]) == report()
+    assert jobdir.load(Report, inputs=["a", 2]) is None
+    assert jobdir.load(Report) == report()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"\xff\xfe\x00",
+        b"null",
+        b"[]",
+        b'"text"',
+        b"{}",
+        b'{"record": null}',
+        b'{"inputs": "x", "record": {"perplexity_source": "many"}}',
+        b'{"inputs": "x", "record": {"perplexity_source": 1.0}}',
+    ],
+)
+def test_a_record_that_is_not_whole_counts_as_not_there(jobdir: JobDir, content: bytes) -> None:
+    jobdir.path.mkdir(parents=True)
+    (jobdir.path / "report.json").write_bytes(content)
+    assert jobdir.load(Report) is None
+
+
+def test_a_record_of_another_version_without_a_field_counts_as_not_there(jobdir: JobDir) -> None:
+    jobdir.store(weights(), inputs=1)
+    path = jobdir.path / "weights.json"
+    content: dict[str, Any] = json.loads(path.read_text())
+    del content["record"]["sha"]
+    path.write_text(json.dumps(content))
+    assert jobdir.load(Weights, inputs=1) is None
+
+
+def test_a_folder_without_a_job_is_named(jobdir: JobDir) -> None:
+    with pytest.raises(WatchlistError, match=r"no job\.json") as caught:
+        _ = jobdir.job
+    assert "--work" in caught.value.hint
+
+
+def test_a_file_where_a_folder_should_be_holds_no_job_and_takes_none(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("text")
+    jobdir = JobDir(tmp_path / "README.md")
+    with pytest.raises(WatchlistError, match=r"no job\.json"):
+        _ = jobdir.job
+    with pytest.raises(EnvironmentProblem, match="cannot write"):
+        jobdir.store(job())
+    with pytest.raises(EnvironmentProblem, match="cannot write"), jobdir.locked():
+        pass
+
+
+def test_a_record_that_cannot_be_read_is_told_apart_from_one_that_is_not_there(jobdir: JobDir) -> None:
+    (jobdir.path / "report.json").mkdir(parents=True)
+    with pytest.raises(EnvironmentProblem, match=r"report\.json: cannot be read"):
+        jobdir.load(Report)
+
+
+def test_forgetting_what_is_not_there_is_fine(jobdir: JobDir) -> None:
+    jobdir.forget(Failure)
+    jobdir.store(Failure(stage="quantize", exit_code=5, message="x", hint=""))
+    jobdir.forget(Failure)
+    assert jobdir.load(Failure) is None
+
+
+# --- writing ------------------------------------------------------------------------------------------------
+
+
+def test_a_write_that_fails_leaves_the_old_record_and_nothing_else(
+    jobdir: JobDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobdir.store(report())
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(EnvironmentProblem, match="No space left on device") as caught:
+        jobdir.store(report(kl_mean=9.0))
+    assert "space" in caught.value.hint
+    monkeypatch.undo()
+    assert jobdir.load(Report) == report()
+    assert [path.name for path in jobdir.path.iterdir()] == ["report.json"]
+
+
+def test_an_interruption_between_writing_and_renaming_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "record.json"
+    target.write_bytes(b"old")
+
+    def interrupted(self: Path, other: Path) -> None:
+        assert self.read_bytes() == b"new"
+        assert self.parent == other.parent
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomic(target, b"new")
+    assert target.read_bytes() == b"old"
+    assert hidden(tmp_path) == []
+
+
+def test_a_killed_writer_leaves_the_old_record_whole(jobdir: JobDir) -> None:
+    jobdir.store(report())
+    script = """
+        import os, signal, sys
+        from pathlib import Path
+        from bot.files import write_atomic
+        os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)
+        write_atomic(Path(sys.argv[1]), b"half")
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script), str(jobdir.path / "report.json")]
+    assert subprocess.run(command, check=False, timeout=200).returncode == -9
+    assert jobdir.load(Report) == report()
+
+
+def test_a_record_can_be_read_by_others_than_its_writer(jobdir: JobDir) -> None:
+    jobdir.store(report())
+    assert (jobdir.path / "report.json").stat().st_mode & 0o777 == 0o644
+
+
+# --- the lock -----------------------------------------------------------------------------------------------
+
+_HOLDER = """
+    import sys
+    from pathlib import Path
+    from bot.files import JobDir
+    with JobDir(Path(sys.argv[1])).locked():
+        print("held", flush=True)
+        sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder(jobdir: JobDir) -> Iterator[subprocess.Popen[str]]:
+    """Another process that works on the folder until its stdin ends."""
+    command = [sys.executable, "-c", textwrap.dedent(_HOLDER), str(jobdir.path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+@pytest.mark.parametrize("ending", ["done", "killed"])
+def test_a_second_process_waits_until_the_first_is_done(
+    jobdir: JobDir, holder: subprocess.Popen[str], ending: str
+) -> None:
+    command = [sys.executable, "-c", textwrap.dedent(_HOLDER), str(jobdir.path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as second:
+        with pytest.raises(subprocess.TimeoutExpired):
+            second.wait(timeout=0.7)
+        if ending == "done":
+            assert holder.stdin is not None
+            holder.stdin.close()
+        else:
+            holder.kill()
+        assert second.communicate(input="", timeout=200)[0] == "held\n"
+        assert second.returncode == 0
+
+
+# --- space --------------------------------------------------------------------------------------------------
+
+
+def test_clearing_gives_the_space_back_and_keeps_what_was_found_out(jobdir: JobDir) -> None:
+    for record in RECORDS:
+        jobdir.store(record)
+    for folder in (
+        jobdir.source,
+        jobdir.calibration,
+        jobdir.layers,
+        jobdir.quantized,
+        jobdir.card,
+        jobdir.hf_home,
+    ):
+        folder.mkdir()
+        (folder / "large").write_bytes(b"x")
+    jobdir.clear()
+    jobdir.clear()
+    assert {path.name for path in jobdir.path.iterdir()} == {
+        "card",
+        "card.json",
+        "failure.json",
+        "job.json",
+        "publication.json",
+        "report.json",
+    }
+    # What the space was given back from must not count as done.
+    assert jobdir.load(Weights) is None
+    assert jobdir.load(QuantizedModel) is None
+    assert jobdir.load(Job) == job()
+
+
+# --- inputs -------------------------------------------------------------------------------------------------
+
+
+def stored(jobdir: JobDir, record: object, before: object, after: object) -> bool:
+    """Whether a record made from `before` still holds for `after`."""
+    jobdir.store(record, inputs=before)
+    return jobdir.load(type(record), inputs=after) is not None
+
+
+@pytest.mark.parametrize(
+    ("changed", "holds"),
+    [
+        (job(), True),
+        (job(reason="another reason"), True),
+        (job(entry(priority=5)), True),
+        (job(entry(recipe=Recipe(group_size=64))), True),
+        (job(entry(), upstream(sha="ff" * 20)), False),
+        (job(entry(), with_file(upstream(), "config.json", "v2")), False),
+        (job(entry(), with_file(upstream(), "LICENSE", "v2")), False),
+        (job(weight_files=("a.safetensors",)), False),
+    ],
+)
+def test_pulling_is_done_again_when_the_files_are_others(jobdir: JobDir, changed: Job, holds: bool) -> None:
+    assert stored(jobdir, weights(), pull_inputs(job()), pull_inputs(changed)) == holds
+
+
+@pytest.mark.parametrize(
+    ("asked", "pulled", "holds"),
+    [
+        (entry(), weights(), True),
+        (entry(priority=5, private=True), weights(), True),
+        (entry(), weights(duration_s=1.0), True),
+        (entry(recipe=Recipe(group_size=64)), weights(), False),
+        (entry(calibration=Calibration(samples=32, seq_len=256)), weights(), False),
+        (entry(trust_remote_code=True), weights(), False),
+        (entry(), weights(files=(published_file("model.safetensors", 7),)), False),
+    ],
+)
+def test_quantizing_is_done_again_when_recipe_or_source_are_others(
+    jobdir: JobDir, asked: Any, pulled: Weights, holds: bool
+) -> None:
+    before = quantize_inputs(job(), weights())
+    assert stored(jobdir, quantized(), before, quantize_inputs(job(asked), pulled)) == holds
+
+
+def test_later_stages_are_done_again_when_the_artifact_is_another(jobdir: JobDir) -> None:
+    other = quantized(files=(published_file("model.safetensors", 7),))
+    assert stored(jobdir, report(), evaluate_inputs(quantized()), evaluate_inputs(quantized(duration_s=1.0)))
+    assert not stored(jobdir, report(), evaluate_inputs(quantized()), evaluate_inputs(other))
+    card = Card(files=())
+    first = card_inputs(job(), quantized(), report())
+    assert stored(jobdir, card, first, card_inputs(job(), quantized(), report()))
+    assert not stored(jobdir, card, first, card_inputs(job(), other, report()))
+    assert not stored(jobdir, card, first, card_inputs(job(), quantized(), replace(report(), kl_mean=0.5)))
+    assert not stored(jobdir, card, first, card_inputs(job(tag="another"), quantized(), report()))
+
+
+def test_numbers_are_bound_to_the_versions_that_made_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = tool_versions()
+    assert {"torch", "transformers", "autoawq"} <= set(installed)
+    before = quantize_inputs(job(), weights()), evaluate_inputs(quantized())
+    monkeypatch.setattr("bot.jobs.folder.tool_versions", lambda: installed | {"torch": "0.0.1"})
+    after = quantize_inputs(job(), weights()), evaluate_inputs(quantized())
+    assert before[0] != after[0]
+    assert before[1] != after[1]

@@ -1,0 +1,103 @@
+"""An artifact that is whole and fits its own records, and is not what the plan asks for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bot.checkpoint.config import artifact_config
+from bot.errors import PublishError
+from bot.files import describe_file
+from bot.jobs import stages
+from bot.jobs.folder import JobDir
+from bot.jobs.handover import accepted
+from bot.records import Card, Job
+from tests.support import factories
+
+PICTURE = "assets/error-by-layer.png"
+CONFIG = json.dumps(factories.CONFIG)
+# What an artifact takes over as upstream has it.
+CARRIED = {"LICENSE": "MIT", "generation_config.json": "{}", "tokenizer.json": "{}", "tokenizer_config.json": "{}"}
+
+Make = Callable[..., JobDir]
+
+
+@pytest.fixture
+def job() -> Job:
+    contents = CARRIED | {"config.json": CONFIG, "model.safetensors": "bf16"}
+    files = tuple(factories.hub_file(path, content) for path, content in sorted(contents.items()))
+    return factories.job(None, factories.upstream(files=files))
+
+
+@pytest.fixture
+def originals(tmp_path: Path) -> Path:
+    """Upstream's files that are published with our edits, as the plan's own machine pulled them."""
+    folder = tmp_path / "originals"
+    folder.mkdir()
+    (folder / "config.json").write_text(CONFIG)
+    (folder / "tokenizer_config.json").write_text(CARRIED["tokenizer_config.json"])
+    return folder
+
+
+@pytest.fixture
+def make(job: Job, tmp_path: Path) -> Make:
+    """What a runner hands over. calibration: how it differs from what was asked for."""
+
+    def made(**calibration: Any) -> JobDir:
+        jobdir = JobDir(tmp_path / job.job_id)
+        (jobdir.card / "assets").mkdir(parents=True)
+        (jobdir.card / PICTURE).write_bytes(b"\x89PNG")
+        jobdir.quantized.mkdir()
+        for path, content in CARRIED.items():
+            (jobdir.quantized / path).write_text(content)
+        config = artifact_config(CONFIG.encode(), recipe=job.entry.recipe, artifact_dtype="float16")
+        (jobdir.quantized / "config.json").write_bytes(config)
+        (jobdir.quantized / "model.safetensors").write_bytes(b"int4")
+        jobdir.store(job)
+        there = sorted(path.name for path in jobdir.quantized.iterdir())
+        jobdir.store(
+            factories.quantized(
+                files=tuple(describe_file(jobdir.quantized, path) for path in there),
+                calibration=factories.calibration_set(**calibration),
+            )
+        )
+        jobdir.store(factories.report(pictures=(PICTURE,)))
+        stages.card(jobdir)
+        return jobdir
+
+    return made
+
+
+def test_what_was_asked_for_is_accepted(job: Job, make: Make, originals: Path) -> None:
+    jobdir = make()
+    assert accepted(job, jobdir.path, originals).path == jobdir.path
+
+
+@pytest.mark.parametrize(
+    "calibration", [{"samples": 15}, {"seq_len": 128}, {"seed": 1}], ids=["samples", "length", "seed"]
+)
+def test_calibration_that_nobody_asked_for_is_refused(
+    job: Job, make: Make, originals: Path, calibration: dict[str, int]
+) -> None:
+    """Its card and its provenance say so themselves."""
+    jobdir = make(**calibration)
+    with pytest.raises(PublishError, match="its calibration is not the one that was asked for"):
+        accepted(job, jobdir.path, originals)
+
+
+@pytest.mark.parametrize("path", ["README.md", "config.json", "provenance.json"])
+def test_file_that_every_release_needs_is_missed_though_nothing_records_it(
+    job: Job, make: Make, originals: Path, path: str
+) -> None:
+    jobdir = make()
+    made = jobdir.load(Card)
+    assert made is not None
+    folder = next(one for one in (jobdir.card, jobdir.quantized) if (one / path).exists())
+    (folder / path).unlink()
+    jobdir.store(Card(files=tuple(file for file in made.files if file.path != path)))
+    with pytest.raises(PublishError, match=f"'{path}' is missing"):
+        accepted(job, jobdir.path, originals)

@@ -1,0 +1,135 @@
+"""Child processes: what they may see, and how their end is told."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bot.errors import QuantizationError, WatchlistError
+from bot.jobs.folder import JobDir
+from bot.jobs.worker import child_environment, run_child
+
+SECRETS = {
+    "HF_TOKEN": "hf_read",
+    "HF_WRITE_TOKEN": "hf_write",
+    "HUGGING_FACE_HUB_TOKEN": "hf_old",
+    "GITHUB_TOKEN": "ghs_x",
+    "ACTIONS_ID_TOKEN_REQUEST_TOKEN": "id",
+    "AWS_SECRET_ACCESS_KEY": "aws",
+    "HTTPS_PROXY": "http://user:password@proxy",
+}
+
+
+def test_a_child_sees_no_secret_and_no_network_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
+    environment = child_environment(JobDir(tmp_path))
+    assert not set(SECRETS) & set(environment)
+    assert not set(SECRETS.values()) & set(environment.values())
+    assert environment["HF_HUB_OFFLINE"] == "1"
+    assert environment["HF_HOME"].startswith(str(tmp_path))
+    assert environment["PATH"] == os.environ["PATH"]
+
+
+def test_the_error_of_a_child_is_raised_with_its_hint(tmp_path: Path) -> None:
+    with pytest.raises(WatchlistError, match=r"no job\.json") as caught:
+        run_child("quantize", JobDir(tmp_path))
+    assert "awq-bot run" in caught.value.hint
+
+
+def test_a_child_that_is_killed_is_told_by_its_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "python"
+    script.write_text("#!/bin/sh\nkill -9 $$\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    with pytest.raises(QuantizationError, match="ended by SIGKILL") as caught:
+        run_child("quantize", JobDir(tmp_path))
+    assert "memory" in caught.value.hint
+
+
+def test_a_child_ends_when_its_parent_is_killed() -> None:
+    child = "from bot.children import end_with_parent; end_with_parent(); print('up', flush=True)"
+    code = f"""
+import os, subprocess, sys, time
+os.environ["AWQ_BOT_PARENT"] = str(os.getpid())
+child = subprocess.Popen([sys.executable, "-c", {child!r} + "; import time; time.sleep(60)"])
+print(child.pid, flush=True)
+time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        assert parent.stdout.readline().strip() == "up"
+        parent.send_signal(signal.SIGKILL)
+        assert _is_gone(pid)
+
+
+SPY = """\
+#!/bin/sh
+exec 2>"$TMPDIR/refused"
+cat /proc/$PPID/environ >"$TMPDIR/seen"
+exit 0
+"""
+PARENT = """
+import subprocess, sys
+from pathlib import Path
+from bot.children import run_child
+from bot.jobdir import JobDir
+folder = Path(sys.argv[1])
+spy, seen = str(folder / "python"), folder / "seen"
+subprocess.run([spy], check=True)
+print("secret" in seen.read_text())
+sys.executable = spy
+run_child("quantize", JobDir(folder))
+print("secret" in seen.read_text())
+"""
+
+
+@pytest.fixture
+def nobodys() -> Iterator[Path]:
+    """A folder that a process without rights may write to, wherever pytest keeps its own."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o777)
+        (folder / "python").write_text(SPY)
+        (folder / "python").chmod(0o755)
+        yield folder
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is Linux's")
+def test_a_child_cannot_read_what_its_parent_was_started_with(nobodys: Path) -> None:
+    # Root may read everything, so parent and child are nobody's where the tests run as root. By `setpriv`, for a
+    # process that changes its own account may not be dumped anyway.
+    as_nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] if os.geteuid() == 0 else []
+    environment = {"PATH": os.environ["PATH"], "TMPDIR": str(nobodys), "HF_WRITE_TOKEN": "secret"}
+    done = subprocess.run(
+        [*as_nobody, sys.executable, "-B", "-c", PARENT, str(nobodys)],
+        env=environment,
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout.split(), done.stderr) == (["True", "False"], "")
+    assert "Permission denied" in (nobodys / "refused").read_text()
+
+
+def _is_gone(pid: int) -> bool:
+    """Whether the process ends within a few seconds, reaped or not."""
+    for _ in range(100):
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        except FileNotFoundError:
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.05)
+    return False

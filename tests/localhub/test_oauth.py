@@ -1,0 +1,199 @@
+"""The exchange of a workflow's identity for a token: who gets one, and what it is good for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+
+from bot.localhub import Limits, LocalHub
+from tests.support.github_api.id_token import CLAIMS, ISSUER, LIFETIME_S, REPOSITORY, public_key, sign
+
+TARGET = "quantized/Tiny-awq"
+PUBLISHER = {"repository": REPOSITORY, "branch": "main", "workflow": "watch.yml"}
+
+
+@pytest.fixture
+def trusting(hub: LocalHub, api: HfApi) -> LocalHub:
+    """A Hub that knows the issuer, with one private repo that trusts one workflow."""
+    hub.trust_issuer(ISSUER, public_key())
+    api.create_repo(TARGET, private=True)
+    hub.trust_publisher(TARGET, issuer=ISSUER, claims=PUBLISHER)
+    return hub
+
+
+def exchange(hub: LocalHub, id_token: str, resource: str = TARGET, **changed: Any) -> httpx2.Response:
+    body = {
+        "grant_type": "urn:ietf:params:oauth:grant-type:token-exchange",
+        "subject_token_type": "urn:ietf:params:oauth:token-type:id_token",
+        "subject_token": id_token,
+        "resource": resource,
+    }
+    with httpx2.Client() as client:
+        return client.post(f"{hub.endpoint}/oauth/token", json=body | changed)
+
+
+def workflow(hub: LocalHub, resource: str = TARGET) -> HfApi:
+    answer = exchange(hub, sign(hub.endpoint), resource)
+    assert answer.status_code == 200, answer.text
+    return HfApi(endpoint=hub.endpoint, token=answer.json()["access_token"])
+
+
+def refused(call: Callable[[], object]) -> int:
+    with pytest.raises(HfHubHTTPError) as caught:
+        call()
+    return caught.value.response.status_code
+
+
+# --- who gets one -------------------------------------------------------------------------------------------
+
+
+def test_the_answer_is_that_of_the_documentation(trusting: LocalHub) -> None:
+    answer = exchange(trusting, sign(trusting.endpoint)).json()
+    assert answer.pop("access_token").startswith("hf_jwt_")
+    assert answer == {
+        "token_type": "bearer",
+        "expires_in": 3600,
+        "issued_token_type": "urn:ietf:params:oauth:token-type:access_token",
+    }
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"repository": "someone/fork"},
+        {"ref": "refs/heads/main-backup"},
+        {"ref": "refs/tags/main"},
+        {"workflow_ref": f"{REPOSITORY}/.github/workflows/other.yml@refs/heads/main"},
+        {"workflow_ref": ""},
+        {"iss": "https://gitlab.com"},
+        {"exp": 1},
+    ],
+)
+def test_claims_that_differ_are_refused_without_saying_which(trusting: LocalHub, claims: dict[str, Any]) -> None:
+    answer = exchange(trusting, sign(trusting.endpoint, CLAIMS | claims))
+    assert answer.status_code == 400
+    assert answer.json() == {
+        "error": "invalid_grant",
+        "error_description": "No trusted publisher of the resource matches the id token",
+    }
+
+
+def test_claims_may_be_named_as_github_names_them(trusting: LocalHub) -> None:
+    trusting.trust.remove_publishers(TARGET)
+    trusting.trust_publisher(TARGET, issuer=ISSUER, claims={"ref": "refs/heads/main", "environment": "publish"})
+    assert exchange(trusting, sign(trusting.endpoint)).status_code == 200
+    assert exchange(trusting, sign(trusting.endpoint, CLAIMS | {"environment": "other"})).status_code == 400
+
+
+def test_tokens_of_another_key_audience_or_time_are_refused(trusting: LocalHub) -> None:
+    unsigned = f"{sign(trusting.endpoint).rpartition('.')[0]}."
+    for id_token in (
+        sign(trusting.endpoint, key="somebody"),
+        sign("https://github.com/someone"),
+        sign(trusting.endpoint, age_s=LIFETIME_S + 1),
+        unsigned,
+        "no.jwt",
+    ):
+        answer = exchange(trusting, id_token)
+        assert (answer.status_code, answer.json()["error"]) == (400, "invalid_grant")
+
+
+def test_resources_that_nobody_opened_are_refused_alike(trusting: LocalHub, api: HfApi) -> None:
+    api.create_repo("quantized/Other-awq")
+    for resource in ("quantized/Other-awq", "quantized/missing", "datasets/quantized/x", "bot", "nobody", "a/b/c"):
+        assert exchange(trusting, sign(trusting.endpoint), resource).json()["error"] == "invalid_grant"
+    trusting.trust.remove_publishers(TARGET)
+    assert exchange(trusting, sign(trusting.endpoint)).json()["error"] == "invalid_grant"
+
+
+def test_malformed_requests_are_told_apart(trusting: LocalHub) -> None:
+    good = sign(trusting.endpoint)
+    assert exchange(trusting, good, grant_type="password").json()["error"] == "unsupported_grant_type"
+    assert exchange(trusting, "").json()["error"] == "invalid_request"
+    assert exchange(trusting, good, "").json()["error"] == "invalid_request"
+    assert exchange(trusting, good, subject_token_type="jwt").json()["error"] == "invalid_request"
+
+
+# --- what it is good for ------------------------------------------------------------------------------------
+
+
+def test_it_writes_to_its_repo_and_nowhere_else(trusting: LocalHub, api: HfApi) -> None:
+    api.create_repo("quantized/Other-awq")
+    client = workflow(trusting)
+    operations = [CommitOperationAdd("a.safetensors", b"1" * 1000), CommitOperationAdd("b.txt", b"2")]
+    commit = client.create_commit(TARGET, operations, commit_message="by a workflow")
+    client.create_tag(TARGET, tag="v1", revision=commit.oid)
+    assert trusting.history(TARGET)[0].author == "[OIDC]"
+    assert set(trusting.files(TARGET, "v1")) == {".gitattributes", "a.safetensors", "b.txt"}
+    operations = [CommitOperationAdd("b.txt", b"2")]
+    assert refused(lambda: client.create_commit("quantized/Other-awq", operations, commit_message="x")) == 403
+    assert refused(lambda: client.create_tag("quantized/Other-awq", tag="v1")) == 403
+
+
+def test_it_changes_content_alone(trusting: LocalHub) -> None:
+    client = workflow(trusting)
+    assert refused(lambda: client.create_repo("quantized/New-awq")) == 403
+    assert refused(lambda: client.update_repo_settings(TARGET, private=False)) == 403
+    assert refused(lambda: client.update_repo_settings(TARGET, gated="auto")) == 403
+    assert refused(lambda: client.move_repo(TARGET, "quantized/Moved-awq")) == 403
+    assert refused(lambda: client.delete_repo(TARGET)) == 403
+    assert refused(client.whoami) == 403
+    assert trusting.repo(TARGET).settings().private
+
+
+def test_it_reads_its_own_private_repo_and_what_is_public(trusting: LocalHub, api: HfApi, tmp_path: Path) -> None:
+    api.create_repo("quantized/Secret", private=True)
+    trusting.seed("lab/Open", {"a": "1"})
+    trusting.seed(TARGET, {"a": "1"}, gated="auto")
+    client = workflow(trusting)
+    assert client.model_info("lab/Open").id == "lab/Open"
+    assert Path(client.hf_hub_download(TARGET, "a", cache_dir=tmp_path)).read_text() == "1"
+    with pytest.raises(RepositoryNotFoundError):
+        client.model_info("quantized/Secret")
+
+
+def test_a_users_token_reads_gated_repos_and_nothing_private(trusting: LocalHub, tmp_path: Path) -> None:
+    trusting.trust_publisher("bot", issuer=ISSUER, claims={"repository": REPOSITORY})
+    for name in ("Granted", "Other"):
+        trusting.seed(f"lab/{name}", {"a": "1"}, gated="auto")
+    trusting.grant_access("lab/Granted", "bot")
+    client = workflow(trusting, "bot")
+    assert Path(client.hf_hub_download("lab/Granted", "a", cache_dir=tmp_path)).read_text() == "1"
+    with pytest.raises(GatedRepoError):
+        client.hf_hub_download("lab/Other", "a", cache_dir=tmp_path)
+    with pytest.raises(RepositoryNotFoundError):
+        client.model_info(TARGET)
+    trusting.seed("quantized/Public", {"a": "1"})
+    assert refused(lambda: client.create_tag("quantized/Public", tag="x")) == 403
+
+
+def test_it_ends_after_its_hour(tmp_path: Path) -> None:
+    with LocalHub(tmp_path / "hub", limits=Limits(exchanged_token_s=0.2)) as short:
+        short.trust_issuer(ISSUER, public_key())
+        short.seed(TARGET, {"a": "1"})
+        short.trust_publisher(TARGET, issuer=ISSUER, claims=PUBLISHER)
+        client = workflow(short)
+        assert client.model_info(TARGET).id == TARGET
+        time.sleep(0.25)
+        assert refused(lambda: client.model_info(TARGET)) == 401
+
+
+def test_neither_token_is_in_the_log(trusting: LocalHub) -> None:
+    id_token = sign(trusting.endpoint)
+    token = exchange(trusting, id_token).json()["access_token"]
+    log = (trusting.root / "requests.jsonl").read_text()
+    assert "/oauth/token" in log
+    assert token not in log
+    assert id_token not in log
+
+
+def test_a_broken_body_is_a_bad_request(trusting: LocalHub) -> None:
+    with httpx2.Client() as client:
+        assert client.post(f"{trusting.endpoint}/oauth/token", content=b"{").status_code == 400

@@ -1,0 +1,52 @@
+"""What somebody with a GPU runner could do to the folder that it hands on: records are forged with the files."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from bot.card.model_card import render_card
+from bot.card.provenance import make_provenance
+from bot.files import describe_file
+from bot.jobs.folder import JobDir
+from bot.jobs.handover import TOOL, has_chat_template
+from bot.records import Card, QuantizedModel, Report, to_json
+from bot.watch.release import QUANTIZER_VERSION
+
+
+def rerecorded(folder: Path, path: str, content: bytes) -> None:
+    """A forger who also brings the record up to date."""
+    jobdir = JobDir(folder)
+    made, target = jobdir.load(Card), jobdir.quantized / path
+    assert made is not None
+    target.write_bytes(content)
+    files = {file.path: file for file in made.files} | {path: describe_file(jobdir.quantized, path)}
+    jobdir.store(Card(files=tuple(sorted(files.values(), key=lambda file: file.path))))
+
+
+def with_report(folder: Path, **fields: Any) -> JobDir:
+    jobdir = JobDir(folder)
+    report = jobdir.load(Report)
+    assert report is not None
+    jobdir.store(replace(report, **fields))
+    return jobdir
+
+
+def rendered(jobdir: JobDir) -> Path:
+    """A forger who makes card and provenance of what the records say."""
+    report, quantized, made = jobdir.load(Report), jobdir.load(QuantizedModel), jobdir.load(Card)
+    assert report is not None
+    assert quantized is not None
+    assert made is not None
+    kept = tuple(file for file in made.files if file.path not in ("README.md", "provenance.json"))
+    job = jobdir.job
+    described = partial(make_provenance, job, quantized, report, tool=TOOL, quantizer=QUANTIZER_VERSION)
+    provenance = described(files=kept)
+    (jobdir.card / "README.md").write_text(render_card(job, provenance, chat=has_chat_template(jobdir.quantized)))
+    card = describe_file(jobdir.card, "README.md")
+    provenance = described(files=(*kept, card))
+    (jobdir.card / "provenance.json").write_text(to_json(provenance))
+    jobdir.store(Card(files=(*provenance.files, describe_file(jobdir.card, "provenance.json"))))
+    return jobdir.path

@@ -1,0 +1,119 @@
+"""GitHub's issuer of id-tokens: the part of a job's environment that proves which workflow is running.
+
+with IdTokens() as tokens:
+    hub.trust_issuer(tokens.issuer, tokens.public_key)
+    environment |= tokens.environment
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from functools import cache
+from types import TracebackType
+from typing import Any
+
+import jwt
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from tests.support.github_api.serving import served
+
+ISSUER = "https://token.actions.githubusercontent.com"
+PATH = "/_services/id-token"
+REPOSITORY = "someone/awq-bot"
+LIFETIME_S = 300
+# As GitHub writes them for the publishing job of a scheduled run.
+CLAIMS: dict[str, Any] = {
+    "sub": f"repo:{REPOSITORY}:environment:publish",
+    "repository": REPOSITORY,
+    "repository_owner": "someone",
+    "ref": "refs/heads/main",
+    "ref_type": "branch",
+    "environment": "publish",
+    "event_name": "schedule",
+    "workflow": "Watch",
+    "workflow_ref": f"{REPOSITORY}/.github/workflows/watch.yml@refs/heads/main",
+    "job_workflow_ref": f"{REPOSITORY}/.github/workflows/model.yml@refs/heads/main",
+    "runner_environment": "github-hosted",
+    "run_id": "1",
+}
+
+
+@cache
+def _signing_key(name: str) -> rsa.RSAPrivateKey:
+    """Making one takes a while, so each name has one for all tests."""
+    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
+
+
+def sign(audience: str, claims: Mapping[str, Any] = CLAIMS, *, age_s: float = 0, key: str = "github") -> str:
+    """An id-token (a JWT). age_s: how long ago it was issued; key: another name is somebody else's key."""
+    issued = int(time.time() - age_s)
+    times = {"iat": issued, "nbf": issued, "exp": issued + LIFETIME_S}
+    standard = {"iss": ISSUER, "aud": audience, "jti": secrets.token_hex(8)} | times
+    return jwt.encode(standard | dict(claims), _signing_key(key), algorithm="RS256", headers={"kid": key})
+
+
+def public_key() -> str:
+    pem = (
+        _signing_key("github")
+        .public_key()
+        .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    )
+    return pem.decode()
+
+
+def routes(request_token: str, claims: Callable[[], Mapping[str, Any]]) -> list[Route]:
+    """To be served anywhere. claims: of the job that asks, looked up at each request."""
+
+    def answer(request: Request) -> Response:
+        if request.headers.get("authorization") != f"Bearer {request_token}":
+            return JSONResponse({"message": "Bad credentials"}, status_code=401)
+        audience = request.query_params.get("audience", "https://github.com/someone")
+        return JSONResponse({"count": 1, "value": sign(audience, claims())})
+
+    return [Route(PATH, answer)]
+
+
+class IdTokens:
+    """Served on a port of its own. claims: of the job that asks; may be changed while it runs."""
+
+    issuer = ISSUER
+
+    def __init__(self, claims: Mapping[str, Any] = CLAIMS) -> None:
+        self.claims = dict(claims)
+        self.request_token = f"ghs_{secrets.token_hex(18)}"
+        self.asked = 0
+        self._stack = contextlib.ExitStack()
+        self._url = ""
+
+    @property
+    def public_key(self) -> str:
+        return public_key()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a job with `permissions: id-token: write` finds."""
+        return {
+            "GITHUB_ACTIONS": "true",
+            "ACTIONS_ID_TOKEN_REQUEST_URL": f"{self._url}{PATH}?api-version=2.0",
+            "ACTIONS_ID_TOKEN_REQUEST_TOKEN": self.request_token,
+        }
+
+    def __enter__(self) -> IdTokens:
+        self._url = self._stack.enter_context(served(routes(self.request_token, self._claims_of_now)))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def _claims_of_now(self) -> dict[str, Any]:
+        self.asked += 1
+        return self.claims

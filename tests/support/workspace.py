@@ -1,0 +1,83 @@
+"""A repository with a watchlist, a local Hub with small models that can be planned, and GitHub's API beside it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bot.github.attempts import tried_content
+from bot.localhub import LocalHub
+from bot.records import Job, JobResult, Plan, from_json, to_json
+from tests.support.factories import layer_tensors
+from tests.support.github_api.server import GitHubApi
+from tests.support.repos import safetensors, source_files
+from tests.support.workflow_steps import Ended, Runner
+
+WEIGHTS = safetensors({tensor.name: list(tensor.shape) for tensor in layer_tensors()})
+
+
+@dataclass(frozen=True)
+class Workplace:
+    root: Path
+    hub: LocalHub
+    api: GitHubApi
+    runner: Runner
+
+    def seed(self, *names: str, **changed: bytes | str) -> None:
+        """Models of `lab` that can be quantized, and a watchlist of just these."""
+        for name in names:
+            self.hub.seed(f"lab/{name}", source_files(model__safetensors=WEIGHTS, **changed))
+        self.watch(*(f"lab/{name}" for name in names))
+
+    def watch(self, *repo_ids: str) -> None:
+        text = "".join(f"  - {repo_id}\n" for repo_id in repo_ids)
+        (self.root / "watchlist.yaml").write_text(f"publish_to: quantized\nmodels:\n{text}")
+
+    def verb(self, *words: str, **more: str) -> Ended:
+        """`awq-bot actions WORDS` in run 1 of watch.yml, with the token that Actions gives."""
+        return self.runner.step_here("actions", *words, **self.api.environment(self.api.token()) | more)
+
+    def plan(self, *words: str, **more: str) -> Ended:
+        return self.verb("plan", *words, **more)
+
+    def report(self, **more: str) -> Ended:
+        return self.verb("report", **more)
+
+    def planned(self) -> tuple[Job, ...]:
+        return from_json(Plan, (self.root / "plan" / "plan.json").read_bytes()).jobs
+
+    def leave(self, job: Job, **fields: Any) -> Path:
+        """A result as a leg writes it; by default quantizing failed."""
+        standard: dict[str, Any] = {
+            "job_id": job.job_id,
+            "target": job.entry.target,
+            "repo_id": job.entry.repo_id,
+            "content": tried_content(job),
+            "stage": "quantize",
+            "status": "failed",
+            "exit_code": 5,
+            "message": f"{job.entry.repo_id}: layer 3: not finite",
+            "hint": "Look at its weights.",
+        }
+        result = JobResult(**standard | fields)
+        path = self.root / "results" / f"result-{result.stage}-{job.job_id}" / f"{job.job_id}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(to_json(result))
+        return path
+
+
+@contextlib.contextmanager
+def open_workplace(root: Path) -> Iterator[Workplace]:
+    with LocalHub(root / "hub") as hub, GitHubApi() as api:
+        reader = hub.token("reader", role="read")
+        runner = Runner(root, {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": reader})
+        yield Workplace(root, hub, api, runner)
+
+
+def rows(ended: Ended, name: str = "quantize") -> Sequence[dict[str, Any]]:
+    """The rows of a matrix that a plan gave out."""
+    return list(json.loads(ended.outputs[name])["include"])

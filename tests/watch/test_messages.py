@@ -1,0 +1,239 @@
+"""Every mistake is answered with where it is, what it is, and what to type instead."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.watchlists import TOP, mistakes
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "message", "hint"),
+    [
+        # Unknown keys, at each level.
+        ("publish: me\nmodels: []", 1, "unknown key 'publish'", "Did you mean 'publish_to'?"),
+        ("defaults:\n  recpie: {}\nmodels: []", 2, "unknown key 'recpie'", "Did you mean 'recipe'?"),
+        (TOP + "  - repo_id: a/b\n    targt: a/c", 4, "unknown key 'targt'", "Did you mean 'target'?"),
+        (
+            TOP + "  - repo_id: a/b\n    recipe:\n      groupsize: 64",
+            5,
+            "unknown key 'groupsize'",
+            "Did you mean 'group_size'?",
+        ),
+        (
+            "defaults: {calibration: {sample: 64}}\nmodels: []",
+            1,
+            "unknown key 'sample'",
+            "Did you mean 'samples'?",
+        ),
+        (
+            TOP + "  - repo_id: a/b\n    calibration:\n      sources:\n        - datset: a/b",
+            6,
+            "unknown key 'datset'",
+            "Did you mean 'dataset'?",
+        ),
+        (TOP + "  - {repo_id: a/b, gate: {kl: 1}}", 3, "unknown key 'kl'", "Known here: max_kl, min_top1"),
+        (
+            TOP + "  - {repo_id: a/b, licenses: {alow: [mit]}}",
+            3,
+            "unknown key 'alow'",
+            "Did you mean 'allow'?",
+        ),
+        # Known keys in the wrong place.
+        (TOP + "  - repo_id: a/b\n    bits: 4", 4, "unknown key 'bits'", "It belongs under `recipe`."),
+        (TOP + "  - {repo_id: a/b, samples: 64}", 3, "unknown key 'samples'", "It belongs under `calibration`."),
+        (TOP + "  - {repo_id: a/b, publish_to: x}", 3, "unknown key 'publish_to'", "at the top of the file"),
+        # What is missing.
+        (TOP + "  - target: a/b", 3, "key 'repo_id' is missing", "`- owner/name`"),
+        ("publish_to: me", 1, "key 'models' is missing", "Add `models:`"),
+        ("models:\n  - a/b", 2, "a/b: nowhere to publish to", "Add `publish_to: your-namespace` at the top"),
+        (
+            "models:\n  - a/b\npublish_to: your-namespace",
+            3,
+            "publishes to your-namespace, which is only the example",
+            "your user or organisation",
+        ),
+        (TOP, 2, "models: has no value", "Give it one, or remove the line."),
+        ("publish_to: me\ndefaults:\nmodels: []", 2, "defaults: has no value", "remove the line"),
+        (TOP + "  - a/b\n  -\n", 4, "models: has no value", ""),
+        # Names.
+        (TOP + "  - Qwen3-4B", 3, "repo_id: Qwen3-4B is not valid", "`owner/name`, as in the model's URL"),
+        (TOP + "  - a/b/c", 3, "repo_id: a/b/c is not valid", "`owner/name`"),
+        (TOP + "  - ../b", 3, "repo_id: ../b is not valid", "`owner/name`"),
+        (TOP + "  - a/b--c", 3, "repo_id: a/b--c is not valid", "`owner/name`"),
+        (
+            TOP + "  - https://huggingface.co/Qwen/Qwen3-4B",
+            3,
+            "is not valid",
+            "Did you mean 'Qwen/Qwen3-4B'?",
+        ),
+        (TOP + f"  - a/{'x' * 100}", 3, "repo_id: should have at most 96 characters", ""),
+        (TOP + f"  - a/{'x' * 90}", 3, "has more than 96 characters", "shorter `target`"),
+        (TOP + "  - {repo_id: a/b, target: awq}", 3, "target: awq is not valid", "`owner/name`"),
+        ("publish_to: me/you\nmodels: []", 1, "publish_to: me/you is not valid", "without a slash"),
+        # What YAML makes of words and numbers.
+        (TOP + "  - repo_id: no", 3, "repo_id: YAML reads no as false, not as text", "quotes: 'no'"),
+        ("publish_to: yes\nmodels: []", 1, "YAML reads yes as true", "quotes: 'yes'"),
+        (TOP + "  - no", 3, "models: expected keys and values or `owner/name`, found no", ""),
+        (TOP + "  - {repo_id: a/b, revision: 1.10}", 3, "YAML reads 1.10 as a number", "quotes: '1.10'"),
+        (TOP + f"  - {{repo_id: a/b, revision: {'1' * 40}}}", 3, f"YAML reads {'1' * 40} as a number", "quotes"),
+        (TOP + "  - {repo_id: a/b, revision: 2026-01-31}", 3, "YAML reads 2026-01-31 as a date", "quotes"),
+        (TOP + "  - {repo_id: a/b, revision: 2026-02-30}", 3, "cannot read '2026-02-30'", "quotes"),
+        (
+            TOP + "  - {repo_id: a/b, revision: a b}",
+            3,
+            "revision: a b is not valid",
+            "a branch, a tag or a commit",
+        ),
+        # The recipe.
+        (TOP + "  - {repo_id: a/b, recipe: {bits: 8}}", 3, "bits: 8 is not possible, only 4", "4-bit"),
+        (
+            TOP + "  - {repo_id: a/b, recipe: {group_size: 100}}",
+            3,
+            "group_size: 100 is not possible, only 32, 64 or 128",
+            "Servers read",
+        ),
+        (
+            TOP + "  - {repo_id: a/b, recipe: {zero_point: no}}",
+            3,
+            "zero_point: no is not possible, only true",
+            "zero points",
+        ),
+        (TOP + "  - {repo_id: a/b, recipe: awq}", 3, "recipe: expected keys and values, found awq", ""),
+        (
+            TOP + "  - {repo_id: a/b, recipe: {modules_to_not_convert: [gate]}}",
+            3,
+            "modules_to_not_convert: gate is not valid",
+            "full paths",
+        ),
+        # Calibration.
+        (TOP + "  - {repo_id: a/b, calibration: {samples: 15}}", 3, "samples: should be greater", ""),
+        (TOP + "  - {repo_id: a/b, calibration: {samples: 5000}}", 3, "samples: should be less", ""),
+        (
+            TOP + "  - {repo_id: a/b, calibration: {samples: '64'}}",
+            3,
+            "samples: should be a valid integer",
+            "quotes",
+        ),
+        (TOP + "  - {repo_id: a/b, calibration: {samples: 64.0}}", 3, "samples: should be a valid integer", ""),
+        (TOP + "  - {repo_id: a/b, calibration: {sources: []}}", 3, "`sources` is empty", "- builtin: stdlib"),
+        (
+            TOP + "  - {repo_id: a/b, calibration: {sources: [{builtin: stdlib, file: a.txt}]}}",
+            3,
+            "a source is one of `builtin`, `file` or `dataset`",
+            "",
+        ),
+        (TOP + "  - {repo_id: a/b, calibration: {sources: [{weight: 2}]}}", 3, "a source is one of", ""),
+        (
+            TOP + "  - {repo_id: a/b, calibration: {sources: [{builtin: stdlb}]}}",
+            3,
+            "builtin: stdlb is not possible",
+            "Did you mean 'stdlib'?",
+        ),
+        (
+            TOP + "  - {repo_id: a/b, calibration: {sources: [{dataset: a/b}]}}",
+            3,
+            "a data set needs `revision`, the full commit sha",
+            "revision: <full sha>",
+        ),
+        (
+            TOP + "  - {repo_id: a/b, calibration: {sources: [{dataset: a/b, revision: main}]}}",
+            3,
+            "revision: main is not valid",
+            "the full 40-character sha",
+        ),
+        (
+            TOP + "  - {repo_id: a/b, calibration: {sources: [{file: a.txt, split: train}]}}",
+            3,
+            "`split` is for data sets only",
+            "",
+        ),
+        (
+            TOP + "  - {repo_id: a/b, calibration: {sources: [{file: texts.csv}]}}",
+            3,
+            "file: texts.csv is not valid",
+            ".jsonl",
+        ),
+        (
+            TOP + "  - repo_id: a/b\n    calibration:\n      sources:\n        - file: gone.txt",
+            6,
+            "calibration file 'gone.txt' cannot be read: No such file or directory",
+            "Paths are relative to watchlist.yaml.",
+        ),
+        (
+            TOP + '  - {repo_id: a/b, calibration: {sources: [{file: "a\\0.txt"}]}}',
+            3,
+            "cannot be read: no such name",
+            "",
+        ),
+        # Gate, licences and the rest.
+        (
+            TOP + "  - {repo_id: a/b, gate: {max_kl: .nan}}",
+            3,
+            "max_kl: should be a finite number, not .nan",
+            "large",
+        ),
+        (TOP + "  - {repo_id: a/b, gate: {max_kl: -.inf}}", 3, "max_kl: should be a finite number", ""),
+        (TOP + "  - {repo_id: a/b, gate: {max_kl: yes}}", 3, "max_kl: should be a valid number, not yes", ""),
+        (TOP + "  - {repo_id: a/b, gate: {min_top1: 85}}", 3, "min_top1: should be less than or equal to 1", ""),
+        (
+            TOP + "  - {repo_id: a/b, licenses: {deny: other}}",
+            3,
+            "deny: expected a list, found other",
+            "[one, two]",
+        ),
+        (TOP + "  - {repo_id: a/b, licenses: {allow: [MIT]}}", 3, "allow: MIT is not valid", "lower case"),
+        (TOP + "  - {repo_id: a/b, priority: high}", 3, "priority: should be a valid integer, not high", ""),
+        (TOP + "  - {repo_id: a/b, private: maybe}", 3, "private: should be a valid boolean", "true or false"),
+        (
+            TOP + "  - {repo_id: a/b, requantize: outdate}",
+            3,
+            "outdate is not possible",
+            "Did you mean 'outdated'?",
+        ),
+        (TOP + "  - {repo_id: a/b, hold: ''}", 3, "hold: should have at least 1 character", ""),
+        (
+            TOP + "  - repo_id: a/b\n    revision: main\n    trust_remote_code: true",
+            5,
+            "a/b: trust_remote_code without a pinned revision",
+            "full commit sha whose code you have read",
+        ),
+        # Two models, one repo.
+        (TOP + "  - lab/A\n  - other/a", 4, "other/a: publishes to me/a-awq, and so does line 3", "`target`"),
+        (TOP + "  - lab/A\n  - lab/A", 4, "lab/A: publishes to me/A-awq, and so does line 3", "`target`"),
+        (TOP + "  - lab/A\n  - {repo_id: ME/a-AWQ, target: me/x}", 3, "me/A-awq is itself on the watchlist", ""),
+        (TOP + "  - {repo_id: lab/A, target: lab/a}", 3, "the target lab/a is itself on the watchlist", ""),
+        # YAML.
+        ("- a/b\n- c/d", 1, "expected keys and values, found a list", "`publish_to:`, `defaults:` and `models:`"),
+        ("", 1, "expected keys and values, found nothing", "`models:`"),
+        ("# only a comment\n", 1, "expected keys and values, found nothing", "`models:`"),
+        ("hello", 1, "expected keys and values, found text without keys", "`models:`"),
+        (
+            "models: []\npublish_to: a\nmodels: [a/b]",
+            3,
+            "key 'models' is there twice, first on line 1",
+            "Keep one",
+        ),
+        ("models: &list [a/b]\nother: *list", 1, "anchors and aliases are not read", "`defaults`"),
+        ("models: [*list]", 1, "anchors and aliases are not read", "`defaults`"),
+        ("models: !!python/object:os.system []", 1, "the YAML tag", "Remove it."),
+        ("publish_to: !!int me\nmodels: []", 1, "the YAML tag", "Remove it."),
+        (TOP + "\t- a/b", 3, "a tab in the indentation", "spaces"),
+        (TOP + "  - repo_id: a/b\n\ttarget: a/c", 4, "a tab in the indentation", "spaces"),
+        (TOP + "  - [a/b", 3, "not YAML", "Check indentation"),
+        ("models: []\n---\nmodels: []", 2, "a second document begins", "one document"),
+        ("? [a]\n: b", 1, "a key must be a plain word", ""),
+        ("models: []\npublish_to: m\x07", 2, "not YAML: unacceptable character", ""),
+        ("[" * 600, 1, "too deep to read", "the right file"),
+    ],
+)
+def test_a_mistake_is_answered_with_its_line_and_what_to_type(
+    tmp_path: Path, text: str, line: int, message: str, hint: str
+) -> None:
+    found = mistakes(tmp_path, text)
+    assert [(item.line, message in item.message, hint in item.hint) for item in found][:1] == [(line, True, True)]
+    assert len(found) == 1 or "is itself on the watchlist" in message
+    assert found[0].file == str(tmp_path / "watchlist.yaml")
+    assert "\n" not in found[0].message
