@@ -36,8 +36,8 @@ from huggingface_hub import HfApi
 from huggingface_hub.utils import close_session
 
 from bot.localhub import LocalHub
-from tests.support.sandbox import House, Quantized, quantize_once
-from tests.support.workspace import Workplace, open_workplace
+from tests.support.sandbox import Quantized, Sandbox, quantize_once
+from tests.support.workspace import Workspace, open_workspace
 
 
 @pytest.fixture(autouse=True)
@@ -66,8 +66,8 @@ def quantized(shared: Path) -> Quantized:
 
 
 @pytest.fixture(scope="session")
-def small_house(shared: Path) -> House:
-    """A small model's house, done but for publishing; to be copied. Its Hub is at rest."""
+def small_sandbox(shared: Path) -> Sandbox:
+    """A small model's sandbox, done but for publishing; to be copied. Its Hub is at rest."""
     from tests.support.small_model import prepare_once  # noqa: PLC0415 - there is no numpy where only planning is tested
 
     with FileLock(shared / "small.lock"):
@@ -81,11 +81,11 @@ def hub(tmp_path: Path) -> Iterator[LocalHub]:
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workplace]:
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workspace]:
     """A repository with a watchlist, a Hub and GitHub's API, for the verbs that workflows call."""
     # GitHub asks for pauses between writes; its stand-in does not.
     monkeypatch.setattr("bot.github.client.WRITE_PAUSE_S", 0.0)
-    with open_workplace(tmp_path) as place:
+    with open_workspace(tmp_path) as place:
         yield place
 
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from bot.calibration.blocks import evaluation_tokens
-from tests.support.sandbox import MODELS, build_house
+from tests.support.sandbox import MODELS, build_sandbox
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = ROOT / ".venv-reader"
@@ -34,19 +34,19 @@ def reader() -> Path:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_gptqmodel_reads_the_published_repos_and_agrees_to_one_percent(reader: Path, tmp_path: Path) -> None:
-    house = build_house(tmp_path / "house")
-    with house.hub:
-        result = house.call("run")
+    sandbox = build_sandbox(tmp_path / "sandbox")
+    with sandbox.hub:
+        result = sandbox.call("run")
         assert result.returncode == 0, result.stderr
         for name in MODELS:
-            provenance = json.loads(house.hub.files(f"quantized/{name}-awq")["provenance.json"])
+            provenance = json.loads(sandbox.hub.files(f"quantized/{name}-awq")["provenance.json"])
             tokens, _ = evaluation_tokens(
                 tokenizer_folder=ROOT / "tests" / "assets" / name, trust_remote_code=False
             )
             save_file({"input_ids": tokens.to(torch.int64)}, tmp_path / "tokens.safetensors")
             words = [f"quantized/{name}-awq", provenance["tag"], str(tmp_path / "tokens.safetensors")]
             environment = {"PATH": os.environ["PATH"], "HF_HOME": str(tmp_path / "home")}
-            environment |= {"HF_ENDPOINT": house.hub.endpoint, "HF_HUB_DISABLE_XET": "1"}
+            environment |= {"HF_ENDPOINT": sandbox.hub.endpoint, "HF_HUB_DISABLE_XET": "1"}
             done = subprocess.run(
                 [str(reader), str(ROOT / "tests" / "support" / "independent_reader.py"), *words],
                 env=environment,

@@ -103,14 +103,14 @@ def first(output: Any) -> Tensor:
     return states
 
 
-def moved(value: Any, *, device: torch.device, dtype: torch.dtype | None = None) -> Any:
+def to_device(value: Any, *, device: torch.device, dtype: torch.dtype | None = None) -> Any:
     """The same arguments on device, their floats in dtype."""
     if isinstance(value, Tensor):
         return value.to(device=device, dtype=dtype if value.is_floating_point() else None)
     if isinstance(value, dict):
-        return {key: moved(item, device=device, dtype=dtype) for key, item in value.items()}
+        return {key: to_device(item, device=device, dtype=dtype) for key, item in value.items()}
     if isinstance(value, tuple):
-        return tuple(moved(item, device=device, dtype=dtype) for item in value)
+        return tuple(to_device(item, device=device, dtype=dtype) for item in value)
     return value
 
 

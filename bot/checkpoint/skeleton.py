@@ -154,7 +154,7 @@ def decoder_layers(model: Any) -> tuple[str, nn.ModuleList]:
     )
 
 
-def fill(module: nn.Module, tensors: Mapping[str, Tensor], *, device: torch.device) -> None:
+def load(module: nn.Module, tensors: Mapping[str, Tensor], *, device: torch.device) -> None:
     """Put tensors, by the module's own names, in their places, and its computed buffers beside them."""
     # On the device before they are parameters, so that tensors which share their memory go on doing so.
     there = {id(value): value.to(device) for value in tensors.values()}
@@ -165,7 +165,7 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], *, device: torch.devi
                 setattr(child, key, buffer.to(device))
 
 
-def drop(module: nn.Module) -> None:
+def unload(module: nn.Module) -> None:
     """Back to shapes without values; computed buffers stay. The memory goes back to the system."""
     for child in module.modules():
         for key, parameter in child.named_parameters(recurse=False):

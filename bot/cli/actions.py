@@ -29,11 +29,11 @@ from bot.github.planning import (
 )
 from bot.github.results import endings, originals_of, read_job, read_plan, read_results, store_plan
 from bot.github.summaries import plan_page, report_page
-from bot.github.tracker import Memory
+from bot.github.tracker import IssueTracker
 from bot.hub.session import Hub
 from bot.jobs import pipeline
 from bot.jobs.pipeline import Outcome
-from bot.jobs.stages import Bench
+from bot.jobs.stages import JobContext
 from bot.records import Job, JobKind, Plan
 from bot.watch import watchlist as watchlists
 
@@ -101,17 +101,17 @@ def plan(
 
     Example: [bold]awq-bot actions plan --watchlist watchlist.yaml --out plan[/]
     """
-    with Step("The plan failed") as step, Memory(step.actions) as memory:
+    with Step("The plan failed") as step, IssueTracker(step.actions) as tracker:
         if switched_on("AWQ_BOT_PAUSED"):
             out.print("paused, so nothing is planned")
             return
         oidc = oidc or switched_on("AWQ_BOT_OIDC")
         where, hub = publishing_place(publish_on, oidc=oidc), Hub.from_environment()
-        entries = watchlists.select(watched(watchlist, memory), only or None, path=watchlist)
+        entries = watchlists.select(watched(watchlist, tracker), only or None, path=watchlist)
         made = plan_run(
             hub,
             entries,
-            memory,
+            tracker,
             now=_now(),
             force=force,
             by_identity=oidc,
@@ -122,15 +122,15 @@ def plan(
             made = with_originals(hub, made, folder)
         store_plan(folder, made)
         step.outputs(outputs(replace(made, jobs=()) if dry_run else made))
-        memory.settle(made, whole=not only)
+        tracker.settle(made, whole=not only)
         if not dry_run:
-            memory.tell_refusals(made, endpoint=hub.endpoint)
+            tracker.tell_refusals(made, endpoint=hub.endpoint)
         page = plan_page(
             made,
             endpoint=hub.endpoint,
             dry_run=dry_run,
-            notes=memory.notes,
-            attempts=memory.known,
+            notes=tracker.notes,
+            attempts=tracker.known,
             issues_url=step.actions.issues_url,
         )
         step.page(page)
@@ -160,7 +160,7 @@ def quantize(
         job, made = _job(folder, job_id, release=True), work / job_id
 
         def prepare() -> Outcome:
-            return pipeline.prepare_job(_bench(context, work, watchlist.parent), job)
+            return pipeline.prepare_job(_job_context(context, work, watchlist.parent), job)
 
         outcome = run_leg(step, "quantize", job, prepare, results=results, folder=made)
         step.outputs({"publish": outcome.publication is None, "artifact": str(made)})
@@ -188,8 +188,10 @@ def publish(
             return
 
         def send() -> Outcome:
-            bench, originals = _bench(context, artifact, artifact), originals_of(folder, job.job_id)
-            return pipeline.publish_job(bench, job, artifact, originals=originals)
+            originals = originals_of(folder, job.job_id)
+            return pipeline.publish_job(
+                _job_context(context, artifact, artifact), job, artifact, originals=originals
+            )
 
         run_leg(step, "publish", job, send, results=results, folder=artifact)
 
@@ -212,7 +214,7 @@ def refresh(
         job = _job(folder, job_id, release=False)
 
         def whole() -> Outcome:
-            return pipeline.run_job(_bench(context, work, work), job)
+            return pipeline.run_job(_job_context(context, work, work), job)
 
         run_leg(step, "refresh", job, whole, results=results, folder=work / job_id)
 
@@ -236,12 +238,12 @@ def report(
             return
         believed, forged = read_results(results, made)
         endpoint = Hub.from_environment().endpoint
-        with Memory(step.actions) as memory:
-            ended = endings(made.jobs, believed, memory.own_jobs() if made.jobs else ())
-            lines = memory.tell_endings(ended, endpoint=endpoint, now=_now())
+        with IssueTracker(step.actions) as tracker:
+            ended = endings(made.jobs, believed, tracker.own_jobs() if made.jobs else ())
+            lines = tracker.tell_endings(ended, endpoint=endpoint, now=_now())
         for line in forged:
             step.annotate("warning", line, title="A result was not believed")
-        step.page(report_page(ended, endpoint=endpoint, issues=lines, forged=forged, notes=memory.notes))
+        step.page(report_page(ended, endpoint=endpoint, issues=lines, forged=forged, notes=tracker.notes))
         out.print(terminal.endings_table(ended))
 
 
@@ -269,9 +271,9 @@ def _beat(step: Step, url: str, made: Plan) -> None:
         step.annotate("warning", "the heartbeat URL did not answer")
 
 
-def _bench(context: typer.Context, work: Path, files: Path) -> Bench:
+def _job_context(context: typer.Context, work: Path, files: Path) -> JobContext:
     options = tuple(context.obj or ())
-    return Bench(
+    return JobContext(
         hub=Hub.from_environment(), work=work, files=files, progress=terminal.Bars(err), child_options=options
     )
 

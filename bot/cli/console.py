@@ -14,7 +14,7 @@ from rich.console import Console
 from bot.cli import terminal
 from bot.errors import EnvironmentProblem
 from bot.hub.session import Hub
-from bot.jobs.stages import Bench
+from bot.jobs.stages import JobContext
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -36,8 +36,8 @@ MaybeJobOption = Annotated[
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Do everything but write to the Hub.")]
 
 
-def bench_for(work: Path, files: Path, bars: terminal.Bars) -> Bench:
-    return Bench(
+def job_context(work: Path, files: Path, bars: terminal.Bars) -> JobContext:
+    return JobContext(
         hub=Hub.from_environment(), work=work, files=files, progress=bars, child_options=tuple(child_options)
     )
 

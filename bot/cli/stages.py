@@ -17,8 +17,8 @@ from bot.cli.console import (
     JsonOption,
     MaybeJobOption,
     WatchlistOption,
-    bench_for,
     err,
+    job_context,
     needs_extra,
     out,
     print_raw,
@@ -40,7 +40,7 @@ app = typer.Typer(rich_markup_mode="rich")
 def pull(job: JobOption, watchlist: WatchlistOption = Path("watchlist.yaml")) -> None:
     """Stage 1 of a job: fetch the source at its pinned commit, and the calibration files."""
     with terminal.Bars(err) as bars:
-        weights = stages.pull(bench_for(job.parent, watchlist.parent, bars), JobDir(job))
+        weights = stages.pull(job_context(job.parent, watchlist.parent, bars), JobDir(job))
     out.print(f"{len(weights.files)} files of {weights.sha[:8]} in {job / weights.folder}", markup=False)
 
 
@@ -144,7 +144,7 @@ def card(job: JobOption) -> None:
 def publish(job: JobOption, dry_run: DryRunOption = False) -> None:
     """Stage 5 of a job: publish it. Does nothing when it is published already."""
     with terminal.Bars(err) as bars:
-        bench = bench_for(job.parent, Path(), bars)
+        context = job_context(job.parent, Path(), bars)
         if dry_run:
             files = stages.to_be_published(JobDir(job))
             for file in files:
@@ -152,7 +152,7 @@ def publish(job: JobOption, dry_run: DryRunOption = False) -> None:
             if not files:
                 out.print("nothing: it is published already")
             return
-        publication = stages.publish(bench, JobDir(job))
+        publication = stages.publish(context, JobDir(job))
     out.print(_published_line(publication), markup=False)
     if note := opening_note(JobDir(job).job, publication):
         err.print(note, markup=False)

@@ -11,7 +11,7 @@ import typer
 from bot.cli.steps import Step, causes, out
 from bot.github.planning import switched_on
 from bot.github.summaries import error_page, plan_page
-from bot.github.tracker import Memory
+from bot.github.tracker import IssueTracker
 from bot.hub.session import Hub
 from bot.jobs import pipeline
 from bot.watch import watchlist as watchlists
@@ -29,10 +29,10 @@ def keepalive(workflow: WorkflowOption = "watch.yml") -> None:
 
     Example: [bold]awq-bot actions keepalive --workflow watch.yml[/]
     """
-    with Step("Keeping alive failed") as step, Memory(step.actions) as memory:
-        if memory.keep_enabled(workflow):
+    with Step("Keeping alive failed") as step, IssueTracker(step.actions) as tracker:
+        if tracker.keep_enabled(workflow):
             out.print(f"{workflow} stays enabled", markup=False)
-        for note in memory.notes:
+        for note in tracker.notes:
             step.annotate("warning", note)
 
 
@@ -47,12 +47,12 @@ def deadman(
 
     Example: [bold]awq-bot actions deadman --workflow watch.yml --hours 6[/]
     """
-    with Step("The dead-man check failed") as step, Memory(step.actions) as memory:
+    with Step("The dead-man check failed") as step, IssueTracker(step.actions) as tracker:
         if paused or switched_on("AWQ_BOT_PAUSED"):
             out.print("paused, so nobody has to watch")
             return
-        problem = memory.overdue(workflow, now=datetime.now(UTC), limit=timedelta(hours=hours))
-        for note in memory.notes:
+        problem = tracker.overdue(workflow, now=datetime.now(UTC), limit=timedelta(hours=hours))
+        for note in tracker.notes:
             step.annotate("warning", note)
         if problem:
             step.annotate("warning", problem, title="Nobody watches")
@@ -67,16 +67,16 @@ def comment(watchlist: WatchlistOption = Path("watchlist.yaml")) -> None:
 
     Example: [bold]awq-bot actions comment --watchlist watchlist.yaml[/]
     """
-    with Step("The watchlist has mistakes") as step, Memory(step.actions) as memory:
+    with Step("The watchlist has mistakes") as step, IssueTracker(step.actions) as tracker:
         hub = Hub.from_environment()
         try:
             entries = watchlists.load(watchlist)
         except InvalidWatchlistError as error:
-            memory.keep_comment(error_page("This watchlist has mistakes", causes(error)))
+            tracker.keep_comment(error_page("This watchlist has mistakes", causes(error)))
             raise
         found = pipeline.plan(hub, entries)
         page = plan_page(found, endpoint=hub.endpoint, title="This watchlist", heading="Once it is merged")
-        memory.keep_comment(page)
+        tracker.keep_comment(page)
         step.page(page)
-        for note in memory.notes:
+        for note in tracker.notes:
             step.annotate("warning", note)

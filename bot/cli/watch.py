@@ -14,8 +14,8 @@ from bot.cli.console import (
     JsonOption,
     WatchlistOption,
     WorkOption,
-    bench_for,
     err,
+    job_context,
     log,
     needs_extra,
     out,
@@ -25,7 +25,7 @@ from bot.errors import BotError
 from bot.hub.session import Hub
 from bot.jobs import pipeline
 from bot.jobs.pipeline import Outcome
-from bot.jobs.stages import Bench
+from bot.jobs.stages import JobContext
 from bot.records import Job, JobKind, Plan, to_json
 from bot.watch import watchlist as watchlists
 from bot.watch.plan import matrix
@@ -89,7 +89,7 @@ def run(
     for number, job in enumerate(made.jobs, 1):
         err.rule(f"[bold]{number} of {len(made.jobs)}[/]  {job.entry.repo_id} → {job.entry.target}", align="left")
         with terminal.Bars(err) as bars:
-            outcome = _run_job(bench_for(work, watchlist.parent, bars), job, dry_run=dry_run)
+            outcome = _run_job(job_context(work, watchlist.parent, bars), job, dry_run=dry_run)
         outcomes.append(outcome)
         if outcome.error is not None:
             err.print(terminal.error_text(outcome.error), soft_wrap=True)
@@ -104,10 +104,10 @@ def run(
     raise typer.Exit(_first_failure(made, outcomes))
 
 
-def _run_job(bench: Bench, job: Job, *, dry_run: bool) -> Outcome:
+def _run_job(context: JobContext, job: Job, *, dry_run: bool) -> Outcome:
     """As `pipeline.run_job`, but that a fault of ours is an outcome too: the other models need not wait for us."""
     try:
-        return pipeline.run_job(bench, job, dry_run=dry_run)
+        return pipeline.run_job(context, job, dry_run=dry_run)
     except BrokenPipeError:
         raise
     except Exception as error:

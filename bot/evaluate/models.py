@@ -14,17 +14,17 @@ from torch import Tensor
 from bot.checkpoint import gemm
 from bot.checkpoint.config import DTYPE_KEYS, parse_config
 from bot.checkpoint.inventory import Inventory, check_inventory
-from bot.checkpoint.layerwise import capture_layer_inputs, logits_after, moved, outputs_of, run_layer
+from bot.checkpoint.layerwise import capture_layer_inputs, logits_after, outputs_of, run_layer, to_device
 from bot.checkpoint.reader import Checkpoint
 from bot.checkpoint.skeleton import (
     Read,
     Skeleton,
     build_skeleton,
     decoder_layers,
-    drop,
-    fill,
+    load,
     read_ahead,
     source_names,
+    unload,
 )
 from bot.errors import QuantizationError, UpstreamError
 
@@ -138,20 +138,20 @@ def skeleton_of(source: Checkpoint, *, read: Read, dtype: torch.dtype, trust_rem
 @torch.no_grad()
 def walk(skeleton: Skeleton, tokens: Tensor, *, device: torch.device, step: Callable[[], None]) -> Walked:
     """tokens: int64 [blocks, seq_len]. step: called after each layer."""
-    fill(skeleton.model, skeleton.tensors_before(), device=_CPU)
+    load(skeleton.model, skeleton.tensors_before(), device=_CPU)
     captured = capture_layer_inputs(skeleton.model, skeleton.layers, tokens)
-    drop(skeleton.model)
+    unload(skeleton.model)
     states, outputs = captured.hidden, 0
     blocks = max(1, _TOKENS_AT_ONCE // tokens.shape[1])
     reads = (partial(skeleton.layer_tensors, index) for index in range(len(skeleton.layers)))
     for index, tensors in enumerate(read_ahead(reads)):
-        layer, arguments = skeleton.layers[index], moved(captured.arguments[index], device=device)
-        fill(layer, tensors, device=device)
+        layer, arguments = skeleton.layers[index], to_device(captured.arguments[index], device=device)
+        load(layer, tensors, device=device)
         outputs = outputs_of(layer(states[:1].to(device), **arguments))
         for start in range(0, len(states), blocks):
             part = slice(start, start + blocks)
             states[part] = run_layer(layer, states[part], arguments, blocks=blocks).to(_CPU)
-        drop(layer)
+        unload(layer)
         step()
-    fill(skeleton.model, skeleton.tensors_after(), device=device)
+    load(skeleton.model, skeleton.tensors_after(), device=device)
     return Walked(skeleton=skeleton, device=device, states=states, outputs=outputs)

@@ -32,7 +32,7 @@ class GitHubFailsError(EnvironmentProblem):
     """GitHub does not answer, or not to us. What it would have said is not known."""
 
 
-class Forge:
+class GitHubClient:
     """The repository that a workflow runs in, as its API shows it. Use as a context manager."""
 
     def __init__(self, actions: Actions) -> None:
@@ -58,7 +58,7 @@ class Forge:
         )
         self._login: str | None = None
 
-    def __enter__(self) -> Forge:
+    def __enter__(self) -> GitHubClient:
         return self
 
     def __exit__(self, *ended: object) -> None:
@@ -128,30 +128,30 @@ _RUNS_LOOKED_AT = 50
 _OURS_TO_ENABLE = ("active", "disabled_inactivity")  # a person's `disabled_manually` is not
 
 
-def jobs_elsewhere(forge: Forge) -> tuple[RunningJob, ...]:
+def jobs_elsewhere(client: GitHubClient) -> tuple[RunningJob, ...]:
     """Every leg of the other runs of this workflow that are not over."""
-    if not forge.actions.workflow:
+    if not client.actions.workflow:
         return ()
     with answered("which runs are under way"):
-        workflow = forge.repository.get_workflow(forge.actions.workflow)
+        workflow = client.repository.get_workflow(client.actions.workflow)
         runs = {run.id: run for status in _UNDER_WAY for run in workflow.get_runs(status=status)}
-        others = [run for number, run in runs.items() if str(number) != forge.actions.run_id]
+        others = [run for number, run in runs.items() if str(number) != client.actions.run_id]
         return tuple(leg for run in others for leg in _legs(run.jobs("latest")))
 
 
-def jobs_of_this_run(forge: Forge) -> tuple[RunningJob, ...]:
+def jobs_of_this_run(client: GitHubClient) -> tuple[RunningJob, ...]:
     """The legs of this run, each at its latest attempt."""
-    if not forge.actions.run_id.isdigit():
+    if not client.actions.run_id.isdigit():
         return ()
     with answered("the jobs of this run"):
-        return tuple(_legs(forge.repository.get_workflow_run(int(forge.actions.run_id)).jobs("latest")))
+        return tuple(_legs(client.repository.get_workflow_run(int(client.actions.run_id)).jobs("latest")))
 
 
-def plan_times(forge: Forge, workflow: str) -> PlanTimes:
+def plan_times(client: GitHubClient, workflow: str) -> PlanTimes:
     """Looked for from the newest run back, so that a workflow that is well costs two requests."""
     oldest = None
     with answered(f"the runs of {workflow}"):
-        runs = forge.repository.get_workflow(workflow).get_runs()
+        runs = client.repository.get_workflow(workflow).get_runs()
         for run in islice(runs, _RUNS_LOOKED_AT):
             oldest = run.created_at
             for job in run.jobs("latest"):
@@ -160,13 +160,13 @@ def plan_times(forge: Forge, workflow: str) -> PlanTimes:
     return PlanTimes(oldest_run=oldest)
 
 
-def keep_enabled(forge: Forge, workflow: str) -> str:
+def keep_enabled(client: GitHubClient, workflow: str) -> str:
     """Enabling what is enabled already sets back the clock by which GitHub stops quiet repositories' schedules.
 
     What else it was, which is left so, or what GitHub did not do; nothing when it is enabled.
     """
     with answered(f"enabling {workflow}"):
-        found = forge.repository.get_workflow(workflow)
+        found = client.repository.get_workflow(workflow)
         if found.state not in _OURS_TO_ENABLE:
             return f"{workflow} was switched off by somebody ({found.state}), and is left so."
         done = found.enable()

@@ -15,7 +15,7 @@ from bot.errors import (
     UpstreamError,
     WatchlistError,
 )
-from bot.github.client import Forge, GitHubFailsError, answered
+from bot.github.client import GitHubClient, GitHubFailsError, answered
 from bot.github.environment import redacted
 from bot.records import Attempts
 from bot.text import one_line
@@ -87,8 +87,8 @@ def read_mark(body: str, *, issue: int) -> Attempts | None:
 class Issues:
     """The open ones that this workflow wrote itself. Whoever else writes such a text is not believed."""
 
-    def __init__(self, forge: Forge) -> None:
-        self._forge = forge
+    def __init__(self, client: GitHubClient) -> None:
+        self._client = client
         self._open: dict[str, list[tuple[Issue, Attempts]]] | None = None
         self._problem: GitHubFailsError | None = None
 
@@ -110,7 +110,7 @@ class Issues:
         there = self._found().get(attempts.target)
         with answered(f"the issue about {attempts.target}"):
             if not there:
-                return self._forge.repository.create_issue(redacted(title), body=body, labels=labels).number
+                return self._client.repository.create_issue(redacted(title), body=body, labels=labels).number
             issue, before = there[0]
             kept = [item.name for item in issue.labels if not item.name.startswith(LABEL)]
             issue.edit(title=redacted(title), body=body, labels=[*kept, *labels])
@@ -139,8 +139,8 @@ class Issues:
     def _look(self) -> dict[str, list[tuple[Issue, Attempts]]]:
         found: dict[str, list[tuple[Issue, Attempts]]] = {}
         with answered("the open issues"):
-            listed = list(self._forge.repository.get_issues(state="open", labels=[LABEL], direction="asc"))
-        own = self._forge.login() if listed else ""
+            listed = list(self._client.repository.get_issues(state="open", labels=[LABEL], direction="asc"))
+        own = self._client.login() if listed else ""
         for issue in listed:
             attempts = read_mark(issue.body or "", issue=issue.number)
             if attempts is not None and issue.user.login == own and issue.pull_request is None:
@@ -148,12 +148,12 @@ class Issues:
         return found
 
 
-def keep_comment(forge: Forge, number: int, text: str) -> None:
+def keep_comment(client: GitHubClient, number: int, text: str) -> None:
     """Raises GitHubFailsError."""
     body = body_of(text, COMMENT_MARK)
-    own = forge.login()
+    own = client.login()
     with answered(f"the comment on pull request #{number}"):
-        issue = forge.repository.get_issue(number)
+        issue = client.repository.get_issue(number)
         for comment in issue.get_comments():
             if comment.user.login == own and comment.body.rstrip().endswith(COMMENT_MARK):
                 if comment.body != body:

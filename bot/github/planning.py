@@ -12,7 +12,7 @@ import httpx2
 from bot.errors import BotError, WatchlistError
 from bot.github.attempts import hold_back
 from bot.github.results import originals_of
-from bot.github.tracker import Memory
+from bot.github.tracker import IssueTracker
 from bot.hub.session import Hub
 from bot.jobs import pipeline
 from bot.records import Job, JobKind, Plan, Skip, WatchEntry
@@ -35,19 +35,19 @@ def beat(url: str) -> bool:
 MOST_RELEASES = 8
 
 
-def watched(watchlist: Path, memory: Memory) -> tuple[WatchEntry, ...]:
+def watched(watchlist: Path, tracker: IssueTracker) -> tuple[WatchEntry, ...]:
     """The watchlist's entries; an issue stands while it has mistakes."""
     try:
         return watchlists.load(watchlist)
     except InvalidWatchlistError as error:
-        memory.tell_watchlist(error.mistakes)
+        tracker.tell_watchlist(error.mistakes)
         raise
 
 
 def plan_run(
     hub: Hub,
     entries: tuple[WatchEntry, ...],
-    memory: Memory,
+    tracker: IssueTracker,
     *,
     now: datetime,
     force: bool = False,
@@ -59,9 +59,9 @@ def plan_run(
 
     by_identity: a workflow's identity publishes, which creates no targets. most_releases: under way at once.
     """
-    attempts, running = memory.attempts(), memory.running_elsewhere()
+    attempts, running = tracker.attempts(), tracker.running_elsewhere()
     listed = pipeline.plan(hub, entries, by_identity=by_identity)
-    found = publishable(listed, hosted=publish_on == "hosted", public=memory.actions.is_public is True)
+    found = publishable(listed, hosted=publish_on == "hosted", public=tracker.actions.is_public is True)
     return hold_back(found, attempts=attempts, running=running, now=now, force=force, most_releases=most_releases)
 
 

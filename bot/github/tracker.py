@@ -31,7 +31,7 @@ from bot.records import Attempts, Plan, RunningJob, sha256_of
 from bot.watch.watchlist import Mistake
 
 if TYPE_CHECKING:
-    from bot.github.client import Forge
+    from bot.github.client import GitHubClient
     from bot.github.issues import Issues
 
 Result = TypeVar("Result")
@@ -41,7 +41,7 @@ WATCHLIST = "watchlist"
 WATCH = "watch"
 
 
-class Memory:
+class IssueTracker:
     """GitHub as this run may use it. Use as a context manager.
 
     notes: what it could not say. known: the attempts that it told of.
@@ -51,20 +51,20 @@ class Memory:
         self.actions = actions
         self.notes: list[str] = []
         self._resources = ExitStack()
-        self._forge: Forge | None = None
+        self._client: GitHubClient | None = None
         self._issues: Issues | None = None
         self.known: tuple[Attempts, ...] = ()
 
-    def __enter__(self) -> Memory:
+    def __enter__(self) -> IssueTracker:
         if self.actions.token and self.actions.repository:
             if find_spec("github") is None:
                 hint = "In a checkout of awq-bot: pip install -c constraints.txt '.[actions]'"
                 raise EnvironmentProblem("PyGithub is not installed", hint=hint)
-            from bot.github.client import Forge
+            from bot.github.client import GitHubClient
             from bot.github.issues import Issues
 
-            self._forge = self._resources.enter_context(Forge(self.actions))
-            self._issues = Issues(self._forge)
+            self._client = self._resources.enter_context(GitHubClient(self.actions))
+            self._issues = Issues(self._client)
         return self
 
     def __exit__(
@@ -85,31 +85,31 @@ class Memory:
         return found
 
     def running_elsewhere(self) -> tuple[RunningJob, ...]:
-        if self._forge is None:
+        if self._client is None:
             return ()
         from bot.github.client import jobs_elsewhere
 
-        forge = self._forge
-        known = self._try(lambda: jobs_elsewhere(forge), "What other runs work on is not known.")
+        client = self._client
+        known = self._try(lambda: jobs_elsewhere(client), "What other runs work on is not known.")
         return known or ()
 
     def own_jobs(self) -> tuple[RunningJob, ...] | None:
-        if self._forge is None:
+        if self._client is None:
             return None
         from bot.github.client import jobs_of_this_run
 
-        forge = self._forge
-        return self._try(lambda: jobs_of_this_run(forge), "What became of lost jobs is not known.")
+        client = self._client
+        return self._try(lambda: jobs_of_this_run(client), "What became of lost jobs is not known.")
 
     def overdue(self, workflow: str, *, now: datetime, limit: timedelta) -> str | None:
         """What is wrong when the last good plan is older than `limit`; an issue stands as long as it is."""
-        if self._forge is None:
+        if self._client is None:
             self.notes.append("No GITHUB_TOKEN, so nobody can say when the last plan was made.")
             return None
         from bot.github.client import plan_times
 
-        forge = self._forge
-        times = self._try(lambda: plan_times(forge, workflow), "When the last plan was made is not known.")
+        client = self._client
+        times = self._try(lambda: plan_times(client, workflow), "When the last plan was made is not known.")
         if times is None:
             return None
         problem = overdue(times, now=now, limit=limit)
@@ -124,13 +124,13 @@ class Memory:
     # -- telling
 
     def keep_enabled(self, workflow: str) -> bool:
-        if self._forge is None:
+        if self._client is None:
             self.notes.append("No GITHUB_TOKEN, so the schedule cannot be kept on.")
             return False
         from bot.github.client import keep_enabled
 
-        forge = self._forge
-        problem = self._try(lambda: keep_enabled(forge, workflow), f"{workflow} could not be kept enabled.")
+        client = self._client
+        problem = self._try(lambda: keep_enabled(client, workflow), f"{workflow} could not be kept enabled.")
         if problem:
             self.notes.append(problem)
         return problem == ""
@@ -138,12 +138,12 @@ class Memory:
     def keep_comment(self, text: str) -> None:
         """On the pull request that started this run, where that is one of this repository."""
         number = self.actions.own_pull_request()
-        if self._forge is None or number is None:
+        if self._client is None or number is None:
             return
         from bot.github.issues import keep_comment
 
-        forge = self._forge
-        self._try(lambda: keep_comment(forge, number, text), "The comment could not be written.")
+        client = self._client
+        self._try(lambda: keep_comment(client, number, text), "The comment could not be written.")
 
     def tell_endings(self, endings: Sequence[Ending], *, endpoint: str, now: datetime) -> dict[str, str]:
         """Failures open or update their issue, success closes it. Target -> a line about its issue."""

@@ -21,7 +21,7 @@ from bot.errors import EnvironmentProblem, PublishError
 from bot.hub.access import demand_write_token, exchange
 from bot.hub.client import GITATTRIBUTES
 from bot.hub.fetch import files_at
-from bot.hub.session import Hub, TransferError, status_of, told_plainly, wait_before_retry
+from bot.hub.session import Hub, TransferError, status_of, unwrap_transfer_error, wait_before_retry
 from bot.hub.settings import carry_gating, check_settings, set_visibility, settings_of, stays_private
 from bot.hub.target import (
     allowed,
@@ -162,7 +162,7 @@ def _commit(api: HfApi, job: Job, artifact: Artifact, state: Published, progress
     )
     for attempt in range(1, _COMMIT_TRIES + 1):
         try:
-            told_plainly(commit)
+            unwrap_transfer_error(commit)
             return
         except ValueError as error:
             reason = " ".join(str(error).split())
@@ -237,7 +237,7 @@ def _read_back_or_restore(api: HfApi, state: Published, provenance: Provenance, 
 
 def _restored(api: HfApi, state: Published, error: PublishError) -> str | None:
     try:
-        return told_plainly(partial(restore_previous, api, state))
+        return unwrap_transfer_error(partial(restore_previous, api, state))
     except (HfHubHTTPError, httpx2.RequestError, TransferError, EnvironmentProblem) as second:
         reason = f"({status_of(second)})" if isinstance(second, HfHubHTTPError) else "(no answer)"
         raise PublishError(

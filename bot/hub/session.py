@@ -40,7 +40,7 @@ class TransferError(Exception):
     """Bytes did not get through, and nobody said more than a line about it. It may go well the next time."""
 
 
-def told_plainly(request: Callable[[], Result]) -> Result:
+def unwrap_transfer_error(request: Callable[[], Result]) -> Result:
     """The request's result.
 
     Raises what huggingface_hub wrapped (HfHubHTTPError, httpx2.RequestError), OSError with its number when the
@@ -196,7 +196,7 @@ def call(request: Callable[[], Result], *, attempts: int | None = None) -> Resul
             on=_patience(), attempts=attempts, timeout=None, wait_initial=0.3, wait_jitter=0.3, wait_max=30
         ):
             with attempt:
-                return told_plainly(request)
+                return unwrap_transfer_error(request)
     except OfflineModeIsEnabled:
         raise EnvironmentProblem(
             "HF_HUB_OFFLINE is set, so no Hub may be asked", hint="Unset it for this command."

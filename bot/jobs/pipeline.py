@@ -16,7 +16,7 @@ from bot.hub.settings import PreparedTarget, check_token, create_target, with_vi
 from bot.jobs import stages
 from bot.jobs.folder import JobDir
 from bot.jobs.handover import accepted, edited_files
-from bot.jobs.stages import Bench
+from bot.jobs.stages import JobContext
 from bot.records import Job, JobKind, Plan, Publication, Report, WatchEntry, no_progress
 from bot.watch import release
 from bot.watch.plan import MATRIX_LIMIT, make_plan
@@ -76,37 +76,37 @@ def create_targets(hub: Hub, entries: Sequence[WatchEntry]) -> tuple[PreparedTar
 # --- one job, from decision to publication ------------------------------------------------------------------
 
 
-def run_job(bench: Bench, job: Job, *, dry_run: bool = False) -> Outcome:
+def run_job(context: JobContext, job: Job, *, dry_run: bool = False) -> Outcome:
     """All stages of one job; dry_run: all but publishing.
 
     Errors that a person can act on are part of the outcome; others are raised.
     """
-    jobdir = JobDir(bench.work / job.job_id)
-    return _outcome(job, jobdir, lambda: _run_stages(bench, jobdir, job, dry_run=dry_run))
+    jobdir = JobDir(context.work / job.job_id)
+    return _outcome(job, jobdir, lambda: _run_stages(context, jobdir, job, dry_run=dry_run))
 
 
-def prepare_job(bench: Bench, job: Job) -> Outcome:
+def prepare_job(context: JobContext, job: Job) -> Outcome:
     """All but publishing, and nothing left in the job's folder that publishing does not need.
 
     The outcome has a publication when somebody has published it already.
     """
-    outcome = run_job(bench, job, dry_run=True)
+    outcome = run_job(context, job, dry_run=True)
     if outcome.error is None:
-        JobDir(bench.work / job.job_id).clear_inputs()
+        JobDir(context.work / job.job_id).clear_inputs()
     return outcome
 
 
-def publish_job(bench: Bench, job: Job, folder: Path, *, originals: Path) -> Outcome:
+def publish_job(context: JobContext, job: Job, folder: Path, *, originals: Path) -> Outcome:
     """Publish what another machine prepared in `folder`, where it is just what the plan's job asks for.
 
     originals: as `pull_originals` put them there when the plan was made.
     """
-    return _outcome(job, JobDir(folder), lambda: _publish_accepted(bench, job, folder, originals))
+    return _outcome(job, JobDir(folder), lambda: _publish_accepted(context, job, folder, originals))
 
 
-def _publish_accepted(bench: Bench, job: Job, folder: Path, originals: Path) -> Publication:
-    exchange(bench.hub, job.entry.target)
-    return stages.publish(bench, accepted(job, folder, originals))
+def _publish_accepted(context: JobContext, job: Job, folder: Path, originals: Path) -> Publication:
+    exchange(context.hub, job.entry.target)
+    return stages.publish(context, accepted(job, folder, originals))
 
 
 def pull_originals(hub: Hub, job: Job, folder: Path) -> None:
@@ -128,23 +128,23 @@ def _outcome(job: Job, jobdir: JobDir, work: Callable[[], Publication | None]) -
     return Outcome(job=job, publication=publication, report=report, duration_s=time.monotonic() - started)
 
 
-def _run_stages(bench: Bench, jobdir: JobDir, job: Job, *, dry_run: bool) -> Publication | None:
+def _run_stages(context: JobContext, jobdir: JobDir, job: Job, *, dry_run: bool) -> Publication | None:
     if not dry_run:
-        check_may_publish(bench.hub, job.entry.target)
+        check_may_publish(context.hub, job.entry.target)
     if jobdir.load(Job) != job:
         jobdir.store(job)
-    publication = stages.already_published(bench.hub, job)
+    publication = stages.already_published(context.hub, job)
     if publication is None and job.kind is JobKind.RELEASE:
         if not stages.is_measured(jobdir):
-            stages.pull(bench, jobdir)
-        stages.quantize(bench, jobdir)
-        stages.evaluate(bench, jobdir)
+            stages.pull(context, jobdir)
+        stages.quantize(context, jobdir)
+        stages.evaluate(context, jobdir)
         stages.card(jobdir)
     if publication is None and job.kind is JobKind.REFRESH:
-        stages.pull(bench, jobdir)
-        stages.refresh(bench, jobdir)
+        stages.pull(context, jobdir)
+        stages.refresh(context, jobdir)
     if publication is None and not dry_run:
-        publication = stages.publish(bench, jobdir)
+        publication = stages.publish(context, jobdir)
     if publication is not None:
         jobdir.store(publication)
         jobdir.clear()

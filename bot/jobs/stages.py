@@ -52,7 +52,7 @@ Record = TypeVar("Record")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bench:
+class JobContext:
     """What a job is worked on with. files: the folder that `file:` sources of the watchlist are relative to."""
 
     hub: Hub
@@ -90,14 +90,14 @@ def is_measured(jobdir: JobDir) -> bool:
     return quantized is not None and jobdir.load(Report, inputs=evaluate_inputs(quantized)) is not None
 
 
-def pull(bench: Bench, jobdir: JobDir) -> Weights:
+def pull(context: JobContext, jobdir: JobDir) -> Weights:
     """The source at its pinned commit, and the pinned calibration files."""
     job = jobdir.job
     weights = jobdir.load(Weights, inputs=pull_inputs(job))
     if weights is None or not _is_pulled(jobdir, weights):
         for source in job.entry.calibration.sources:
-            _pull_calibration(bench, source, jobdir.calibration)
-        weights = pull_source(bench.hub, job, jobdir.source, bench.progress)
+            _pull_calibration(context, source, jobdir.calibration)
+        weights = pull_source(context.hub, job, jobdir.source, context.progress)
         jobdir.store(weights, inputs=pull_inputs(job))
     return weights
 
@@ -111,13 +111,13 @@ def _is_pulled(jobdir: JobDir, weights: Weights) -> bool:
     )
 
 
-def _pull_calibration(bench: Bench, source: TextSource, folder: Path) -> None:
+def _pull_calibration(context: JobContext, source: TextSource, folder: Path) -> None:
     path = local_path(source)
     if path is None:
         return
     if source.dataset is not None:
         origin = Pinned(source.dataset, source.revision or "", "dataset")
-        listed = dataset_files(bench.hub, origin)
+        listed = dataset_files(context.hub, origin)
         wanted = split_files((file.path for file in listed), source.split)
         if not wanted:
             raise WatchlistError(
@@ -125,10 +125,10 @@ def _pull_calibration(bench: Bench, source: TextSource, folder: Path) -> None:
                 hint="Look at the data set's files on the Hub and name the split as its files do.",
             )
         files = [file for file in listed if file.path in wanted]
-        pull_files(bench.hub, origin, files, folder / path, bench.progress)
+        pull_files(context.hub, origin, files, folder / path, context.progress)
         return
     try:
-        content = (bench.files / str(source.file)).read_bytes()
+        content = (context.files / str(source.file)).read_bytes()
     except OSError as error:
         hint = "Name the watchlist that the job was planned with: --watchlist."
         raise WatchlistError(f"{source.file}: cannot be read: {error.strerror}", hint=hint) from None
@@ -137,16 +137,16 @@ def _pull_calibration(bench: Bench, source: TextSource, folder: Path) -> None:
     write_atomic(folder / path, content)
 
 
-def quantize(bench: Bench, jobdir: JobDir) -> QuantizedModel:
+def quantize(context: JobContext, jobdir: JobDir) -> QuantizedModel:
     """Calibrate and quantize, in a child process."""
     job, weights = jobdir.job, _needed(jobdir, Weights, "pull")
     inputs = quantize_inputs(job, weights)
     if jobdir.load(QuantizedModel, inputs=inputs) is None:
-        run_child("quantize", jobdir, options=bench.child_options)
+        run_child("quantize", jobdir, options=context.child_options)
     return _needed(jobdir, QuantizedModel, "quantize")
 
 
-def evaluate(bench: Bench, jobdir: JobDir) -> Report:
+def evaluate(context: JobContext, jobdir: JobDir) -> Report:
     """Measure what was lost, in a child process, and hold it against the entry's gate.
 
     Raises QualityGateError naming each figure that misses.
@@ -154,7 +154,7 @@ def evaluate(bench: Bench, jobdir: JobDir) -> Report:
     quantized = _needed(jobdir, QuantizedModel, "quantize")
     inputs = evaluate_inputs(quantized)
     if jobdir.load(Report, inputs=inputs) is None:
-        run_child("evaluate", jobdir, options=bench.child_options)
+        run_child("evaluate", jobdir, options=context.child_options)
     report = _needed(jobdir, Report, "evaluate")
     verdict = judge(report, jobdir.job.entry.gate)
     if not verdict.passed:
@@ -198,13 +198,13 @@ def _write_card(jobdir: JobDir, provenance: Provenance) -> Card:
     return Card(files=(*provenance.files, describe_file(jobdir.card, PROVENANCE)))
 
 
-def refresh(bench: Bench, jobdir: JobDir) -> Card:
+def refresh(context: JobContext, jobdir: JobDir) -> Card:
     """Upstream's new small files beside the published weights: tried in a child process, then described."""
     job = jobdir.job
-    before = client.published_one(bench.hub, job.entry).provenance
+    before = client.published_one(context.hub, job.entry).provenance
     if before is None or before.source.source_digest != job.digests.source:
         raise PublishError(f"{job.entry.target} changed since the plan was made", hint="Plan again.")
-    run_child("refresh", jobdir, options=bench.child_options)
+    run_child("refresh", jobdir, options=context.child_options)
     small = _needed(jobdir, SmallFiles, "refresh").files
     fresh = {CARD, *(file.path for file in small)}
     kept = [file for file in before.files if not is_companion(file.path) and file.path not in fresh]
@@ -213,17 +213,17 @@ def refresh(bench: Bench, jobdir: JobDir) -> Card:
     return made
 
 
-def publish(bench: Bench, jobdir: JobDir) -> Publication:
+def publish(context: JobContext, jobdir: JobDir) -> Publication:
     """The artifact and its card onto the Hub; for a finish job, what is there already is completed.
 
     Of what is published already nothing is looked for in the job's folder, which has given its space back.
     """
     job = jobdir.job
     if job.kind is JobKind.FINISH:
-        return hub_publish.finish(bench.hub, job, bench.progress)
-    if (there := already_published(bench.hub, job)) is not None:
+        return hub_publish.finish(context.hub, job, context.progress)
+    if (there := already_published(context.hub, job)) is not None:
         return there
-    return hub_publish.publish(bench.hub, job, artifact_of(jobdir), bench.progress)
+    return hub_publish.publish(context.hub, job, artifact_of(jobdir), context.progress)
 
 
 def to_be_published(jobdir: JobDir) -> tuple[PublishedFile, ...]:

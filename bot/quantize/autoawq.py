@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bot.checkpoint.layerwise import first, moved
+from bot.checkpoint.layerwise import first, to_device
 from bot.errors import QuantizationError, UnsupportedModelError
 from bot.quantize.architectures import shared_inputs
 from bot.quantize.layer import (
-    Before,
-    Made,
+    LayerReference,
+    QuantizedLinear,
     Scales,
     fit_linears,
     layer_tensors,
@@ -28,7 +28,7 @@ from bot.quantize.layer import (
 )
 from bot.quantize.layerfile import FinishedLayer, HiddenStates, largest
 from bot.quantize.search import Inputs, best_scaling, diagonal_grams, grouped_energy, watched
-from bot.quantize.walk import Quantized, Turn, Work, walk
+from bot.quantize.walk import LayerRun, Quantized, Work, walk
 
 # AutoAWQ says goodbye in a DeprecationWarning when it is imported, and resets the filters to have it seen.
 with warnings.catch_warnings(record=True):
@@ -105,18 +105,18 @@ class LayerwiseQuantizer(AwqQuantizer):  # type: ignore[misc]  # awq has no type
     def quantize(self) -> None:
         self.finished = walk(self._work, self._quantize_layer)
 
-    def _quantize_layer(self, turn: Turn, layer: nn.Module) -> Quantized:
-        index, inside = turn.index, f"{self._path}.{turn.index}"
-        self.module_kwargs = dict(turn.arguments)
-        self.inps = torch.cat(list(turn.states())).to(self._work.device)
+    def _quantize_layer(self, run: LayerRun, layer: nn.Module) -> Quantized:
+        index, inside = run.index, f"{self._path}.{run.index}"
+        self.module_kwargs = dict(run.arguments)
+        self.inps = torch.cat(list(run.states())).to(self._work.device)
         linears, chosen = self._linears(layer, inside)
         inputs = self._get_input_feat(layer, linears)
-        outputs = turn.keep(torch.split(self.inps, turn.blocks_at_once))
+        outputs = run.keep(torch.split(self.inps, run.blocks_at_once))
         self._check_finite(index, linears, {name: largest(seen) for name, seen in inputs.items()}, outputs)
         groups = shared_inputs(self.awq_model.model_type, chosen)
         before = remember(chosen, inputs, groups, device=self._work.device)
         scales = self._search_scales(index, layer, chosen, inputs)
-        self._apply_scales(index, layer, turn.first_block(), scales, inputs)
+        self._apply_scales(index, layer, run.first_block(), scales, inputs)
         clipped = self._clip(layer, chosen, inputs)
         made = round_linears(index, chosen, clipped, group_size=self.group_size)
         return Quantized(
@@ -156,7 +156,7 @@ class LayerwiseQuantizer(AwqQuantizer):  # type: ignore[misc]  # awq has no type
         """
         layer.float()
         first = first.to(self._work.device)
-        self.module_kwargs = moved(self.module_kwargs, device=self._work.device, dtype=torch.float32)
+        self.module_kwargs = to_device(self.module_kwargs, device=self._work.device, dtype=torch.float32)
         wanted = self._module_forward(first.float(), layer, self._own(layer))
         with _naming(index, self.awq_model.model_type):
             apply_scale(layer, scales, input_feat_dict=inputs)
@@ -295,18 +295,18 @@ class GramQuantizer(LayerwiseQuantizer):
         self._ratios: dict[str, float] = {}
         super().__init__(*args, **kwargs)
 
-    def _quantize_layer(self, turn: Turn, layer: nn.Module) -> Quantized:
-        index, inside = turn.index, f"{self._path}.{turn.index}"
-        self.module_kwargs = dict(turn.arguments)
+    def _quantize_layer(self, run: LayerRun, layer: nn.Module) -> Quantized:
+        index, inside = run.index, f"{self._path}.{run.index}"
+        self.module_kwargs = dict(run.arguments)
         linears, chosen = self._linears(layer, inside)
         groups = shared_inputs(self.awq_model.model_type, linears)
         with watched(linears, groups) as inputs:
-            outputs = turn.run(layer)
+            outputs = run.run(layer)
         self._check_finite(index, linears, {name: largest(seen.peak) for name, seen in inputs.items()}, outputs)
-        before = Before(weights=weights_of(chosen), grams={name: inputs[name].gram for name in chosen})
+        before = LayerReference(weights=weights_of(chosen), grams={name: inputs[name].gram for name in chosen})
         self._ratios = {}
         scales = self._search_scales(index, layer, chosen, inputs)
-        self._apply_scales(index, layer, turn.first_block(), scales)
+        self._apply_scales(index, layer, run.first_block(), scales)
         scaled = _scaled(inputs, scales)
         made = self._fit(index, chosen, scaled)
         return Quantized(
@@ -324,12 +324,14 @@ class GramQuantizer(LayerwiseQuantizer):
         self._ratios |= dict.fromkeys(names, scaling.ratio)
         return name_of(module, others["prev_op"]), names, scaling.by.cpu()
 
-    def _fit(self, index: int, chosen: Mapping[str, nn.Linear], inputs: Mapping[str, Inputs]) -> dict[str, Made]:
+    def _fit(
+        self, index: int, chosen: Mapping[str, nn.Linear], inputs: Mapping[str, Inputs]
+    ) -> dict[str, QuantizedLinear]:
         """Ranges and integers for the scaled weights; linears that read the same scaled inputs in one go."""
         together: dict[int, list[str]] = {}
         for name in chosen:
             together.setdefault(id(inputs[name]), []).append(name)
-        made: dict[str, Made] = {}
+        made: dict[str, QuantizedLinear] = {}
         for names in together.values():
             made |= fit_linears(
                 index,

@@ -22,7 +22,7 @@ Scales = list[tuple[str, tuple[str, ...], Tensor]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Before:
+class LayerReference:
     """The source's weights, float32 [out, in], and the Gram matrices of their inputs [in, in]."""
 
     weights: Mapping[str, Tensor]
@@ -30,7 +30,7 @@ class Before:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Made:
+class QuantizedLinear:
     """What a linear became. clipped_share: of its weights, beyond its levels; fallback: what did not work."""
 
     rounded: Rounded
@@ -39,12 +39,14 @@ class Made:
     fallback: str = ""
 
 
-def remember(linears: Linears, inputs: Mapping[str, Tensor], groups: Groups, *, device: torch.device) -> Before:
+def remember(
+    linears: Linears, inputs: Mapping[str, Tensor], groups: Groups, *, device: torch.device
+) -> LayerReference:
     """groups: the linears that share an input, so that each input is multiplied out once."""
     grams: dict[str, Tensor] = {}
     for group in groups:
         grams |= dict.fromkeys(group, gram(inputs[group[0]], device=device))
-    return Before(weights=weights_of(linears), grams=grams)
+    return LayerReference(weights=weights_of(linears), grams=grams)
 
 
 def weights_of(linears: Linears) -> dict[str, Tensor]:
@@ -54,19 +56,19 @@ def weights_of(linears: Linears) -> dict[str, Tensor]:
 
 def round_linears(
     index: int, linears: Linears, clipped: Mapping[str, float], *, group_size: int
-) -> dict[str, Made]:
+) -> dict[str, QuantizedLinear]:
     """The nearest integers for the weights as they are now. Raises QuantizationError naming layer and module."""
     made = {}
     for name, linear in linears.items():
         with naming(index, name):
             rounded = round_to_nearest(linear.weight.detach(), group_size=group_size)
-        made[name] = Made(rounded=rounded, clipped_share=clipped.get(name, 0.0))
+        made[name] = QuantizedLinear(rounded=rounded, clipped_share=clipped.get(name, 0.0))
     return made
 
 
 def fit_linears(
     index: int, linears: Linears, inputs_gram: Tensor, *, group_size: int, ratios: Mapping[str, float]
-) -> dict[str, Made]:
+) -> dict[str, QuantizedLinear]:
     """Ranges and integers that lose little of the outputs, for linears that read the same scaled inputs.
 
     inputs_gram: H of those, [in, in]. Raises QuantizationError naming layer and module.
@@ -79,7 +81,7 @@ def fit_linears(
             levels[name] = best_levels(weight.view(len(weight), -1, group_size), grams)
     steps, fallback = compensated(list(weights.values()), list(levels.values()), inputs_gram)
     return {
-        name: Made(
+        name: QuantizedLinear(
             rounded=as_stored(chosen, levels[name]),
             clipped_share=clipped_share(weights[name], levels[name]),
             ratio=ratios.get(name),
@@ -99,7 +101,7 @@ def naming(index: int, name: str) -> Iterator[None]:
 
 
 def measure(
-    index: int, before: Before, made: Mapping[str, Made], scales: Scales, *, group_size: int
+    index: int, before: LayerReference, made: Mapping[str, QuantizedLinear], scales: Scales, *, group_size: int
 ) -> tuple[ModuleError, ...]:
     """What each linear lost on the source's own inputs, next to plain rounding of the source's weights."""
     modules = []
@@ -136,7 +138,7 @@ def unscaled(weight: Tensor, name: str, scales: Scales) -> Tensor:
 
 
 def layer_tensors(
-    layer: nn.Module, path: str, made: Mapping[str, Made], names: Mapping[str, str]
+    layer: nn.Module, path: str, made: Mapping[str, QuantizedLinear], names: Mapping[str, str]
 ) -> dict[str, Tensor]:
     """Everything of the layer as a checkpoint holds it, under the source's names: packed linears, and the rest.
 

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bot.checkpoint.layerwise import LayerInputs, capture_layer_inputs, moved, run_layer
-from bot.checkpoint.skeleton import Skeleton, drop, fill, read_ahead
+from bot.checkpoint.layerwise import LayerInputs, capture_layer_inputs, run_layer, to_device
+from bot.checkpoint.skeleton import Skeleton, load, read_ahead, unload
 from bot.quantize.layerfile import (
     FinishedLayer,
     HiddenStates,
@@ -60,8 +60,8 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Turn:
-    """One layer's turn: what it gets, and where what comes out of it goes.
+class LayerRun:
+    """One layer's run: what it gets, and where what comes out of it goes.
 
     arguments: those beside the hidden states, on the device that it is worked on.
     """
@@ -100,7 +100,7 @@ class Quantized:
     peak: float
 
 
-def walk(work: Work, quantize_layer: Callable[[Turn, nn.Module], Quantized]) -> tuple[FinishedLayer, ...]:
+def walk(work: Work, quantize_layer: Callable[[LayerRun, nn.Module], Quantized]) -> tuple[FinishedLayer, ...]:
     """Quantize the layers whose files are not there yet."""
     total = len(work.skeleton.layers)
     done = _finished(work, total)
@@ -112,7 +112,7 @@ def walk(work: Work, quantize_layer: Callable[[Turn, nn.Module], Quantized]) -> 
     return tuple(open_layer(layer_path(work.folder, index)) for index in range(total))
 
 
-def _walk_on(work: Work, quantize_layer: Callable[[Turn, nn.Module], Quantized], done: int) -> None:
+def _walk_on(work: Work, quantize_layer: Callable[[LayerRun, nn.Module], Quantized], done: int) -> None:
     """done: how many files are whole. Their layers are run once more if what they gave to the next one is lost."""
     layers = work.skeleton.layers
     hidden = open_layer(layer_path(work.folder, done - 1)).outputs if done else None
@@ -127,33 +127,33 @@ def _walk_on(work: Work, quantize_layer: Callable[[Turn, nn.Module], Quantized],
     for index, tensors in zip(numbers, read_ahead(reads), strict=True):
         work.progress("quantizing", index, len(layers), "layers")
         layer = layers[index]
-        fill(layer, tensors, device=work.device)
+        load(layer, tensors, device=work.device)
         assert hidden is not None
-        turn = Turn(
+        run = LayerRun(
             index=index,
-            arguments=moved(arguments[index], device=work.device),
+            arguments=to_device(arguments[index], device=work.device),
             hidden=hidden,
             folder=work.folder,
             blocks_at_once=work.blocks_at_once,
         )
-        hidden = turn.run(layer) if index < done else _quantize(turn, layer, work, quantize_layer)
-        drop(layer)
+        hidden = run.run(layer) if index < done else _quantize(run, layer, work, quantize_layer)
+        unload(layer)
         hidden_path(work.folder, index).unlink()
 
 
 def _quantize(
-    turn: Turn, layer: nn.Module, work: Work, quantize_layer: Callable[[Turn, nn.Module], Quantized]
+    run: LayerRun, layer: nn.Module, work: Work, quantize_layer: Callable[[LayerRun, nn.Module], Quantized]
 ) -> HiddenStates:
     started = time.monotonic()
-    made = quantize_layer(turn, layer)
+    made = quantize_layer(run, layer)
     measured = Measured(modules=made.modules, peak=made.peak, duration_s=time.monotonic() - started)
-    path = layer_path(work.folder, turn.index)
+    path = layer_path(work.folder, run.index)
     write_layer(path, made.tensors, key=work.key, measured=measured, outputs=made.outputs)
-    _log.info("layer %d: %.1f s, activations up to %.4g", turn.index, measured.duration_s, made.peak)
+    _log.info("layer %d: %.1f s, activations up to %.4g", run.index, measured.duration_s, made.peak)
     for module in made.modules:
         _log.debug(
             "layer %d, %s: relative error %.4g, by plain rounding %.4g; ratio %s, %.2f %% clipped%s",
-            turn.index,
+            run.index,
             module.module,
             module.relative_error,
             module.relative_error_rounding,
@@ -171,7 +171,7 @@ def _finished(work: Work, total: int) -> int:
 
 
 def _before_layers(skeleton: Skeleton, blocks: Tensor) -> LayerInputs:
-    fill(skeleton.model, skeleton.tensors_before(), device=_CPU)
+    load(skeleton.model, skeleton.tensors_before(), device=_CPU)
     captured = capture_layer_inputs(skeleton.model, skeleton.layers, blocks)
-    drop(skeleton.model)
+    unload(skeleton.model)
     return captured

@@ -8,41 +8,41 @@ import pytest
 from filelock import FileLock
 
 from bot.localhub import LocalHub
-from tests.support.mixed_sandbox import Before, build_mixed_house, write_watchlist
-from tests.support.sandbox import House
+from tests.support.mixed_sandbox import Before, build_mixed_sandbox, write_watchlist
+from tests.support.sandbox import Sandbox
 from tests.support.small_model import prepare_once
 
 
 @pytest.fixture
-def house(hub: LocalHub, tmp_path: Path) -> House:
+def sandbox(hub: LocalHub, tmp_path: Path) -> Sandbox:
     """With a watchlist of one model that is not on the Hub yet."""
-    house = House(hub, tmp_path)
-    write_watchlist(house, "publish_to: quantized\nmodels:\n  - lab/small\n")
-    return house
+    sandbox = Sandbox(hub, tmp_path)
+    write_watchlist(sandbox, "publish_to: quantized\nmodels:\n  - lab/small\n")
+    return sandbox
 
 
 @pytest.fixture(scope="session")
-def ready(shared: Path) -> House:
+def ready(shared: Path) -> Sandbox:
     """Done but for publishing; to be copied. Its Hub is at rest."""
     with FileLock(shared / "mixed.lock"):
-        return prepare_once(shared / "mixed", build_mixed_house)
+        return prepare_once(shared / "mixed", build_mixed_sandbox)
 
 
 @pytest.fixture
-def before(ready: House, tmp_path: Path) -> Iterator[Before]:
-    """A copy of the ready house in which the stage of the given name has not run; its Hub is up."""
-    copies: list[House] = []
+def before(ready: Sandbox, tmp_path: Path) -> Iterator[Before]:
+    """A copy of the ready sandbox in which the stage of the given name has not run; its Hub is up."""
+    copies: list[Sandbox] = []
 
-    def make(stage: str) -> House:
-        house = ready.copy_to(tmp_path / stage)
+    def make(stage: str) -> Sandbox:
+        sandbox = ready.copy_to(tmp_path / stage)
         undone = {"pull": ("weights.json", "source"), "quantize": ("quantized.json", "quantized", "layers")}
         for name in undone.get(stage, ()):
-            path = house.jobs[0] / name
+            path = sandbox.jobs[0] / name
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-        house.hub.start()
-        copies.append(house)
-        return house
+        sandbox.hub.start()
+        copies.append(sandbox)
+        return sandbox
 
     yield make
-    for house in copies:
-        house.hub.stop()
+    for sandbox in copies:
+        sandbox.hub.stop()

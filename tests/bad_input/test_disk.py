@@ -16,50 +16,50 @@ import pytest
 
 from tests.support.mixed_sandbox import Before
 from tests.support.outcomes import Result, assert_nothing_published, assert_published, failed, quantized_again
-from tests.support.sandbox import House
+from tests.support.sandbox import Sandbox
 from tests.support.small_disk import mounted
 
 
 def test_a_disk_that_is_too_small_is_said_before_pulling(before: Before, small_disk: Path) -> None:
-    house = before("publish")
-    result = house.call("run", "--work", str(small_disk))
+    sandbox = before("publish")
+    result = sandbox.call("run", "--work", str(small_disk))
     failed(result, 8, str(small_disk), "GB free, the job needs")
     assert "--work" in result.stderr
     assert not list(small_disk.rglob("*.safetensors"))
-    assert_published(house, house.call("run"))
+    assert_published(sandbox, sandbox.call("run"))
 
 
 def test_a_disk_that_fills_up_while_pulling_keeps_what_is_whole(before: Before) -> None:
-    house = before("pull")
-    failed(_with_small_files_only(house, "run"), 8, "/source: cannot write")
-    assert_nothing_published(house)
-    result = house.call("run")
-    assert_published(house, result)
+    sandbox = before("pull")
+    failed(_with_small_files_only(sandbox, "run"), 8, "/source: cannot write")
+    assert_nothing_published(sandbox)
+    result = sandbox.call("run")
+    assert_published(sandbox, result)
     assert not quantized_again(result)
 
 
 def test_a_disk_that_fills_up_while_quantizing_names_the_file_and_leaves_no_half_of_it(
-    before: Before, ready: House
+    before: Before, ready: Sandbox
 ) -> None:
-    house = before("quantize")
-    failed(_with_small_files_only(house, "run"), 8, "layers/hidden-00000.bin: cannot be written")
-    job = house.jobs[0]
+    sandbox = before("quantize")
+    failed(_with_small_files_only(sandbox, "run"), 8, "layers/hidden-00000.bin: cannot be written")
+    job = sandbox.jobs[0]
     assert not list((job / "layers").iterdir())
     assert not (job / "quantized").exists()
-    assert_nothing_published(house)
-    result = house.call("quantize", "--job", str(job))
+    assert_nothing_published(sandbox)
+    result = sandbox.call("quantize", "--job", str(job))
     assert result.returncode == 0, result.stderr
     made = json.loads((job / "quantized.json").read_text())["record"]
     assert made["files"] == json.loads((ready.jobs[0] / "quantized.json").read_text())["record"]["files"]
-    assert_published(house, house.call("run"))
+    assert_published(sandbox, sandbox.call("run"))
 
 
 def test_a_disk_that_is_full_when_the_card_is_written_is_said_so(before: Before) -> None:
-    house = before("publish")
-    job = house.jobs[0]
+    sandbox = before("publish")
+    job = sandbox.jobs[0]
     (job / "card.json").unlink()
-    failed(_with_small_files_only(house, "card", "--job", str(job), limit_kib=1), 8, str(job), "cannot write")
-    assert_published(house, house.call("run"))
+    failed(_with_small_files_only(sandbox, "card", "--job", str(job), limit_kib=1), 8, str(job), "cannot write")
+    assert_published(sandbox, sandbox.call("run"))
 
 
 @pytest.fixture
@@ -68,9 +68,15 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         yield folder
 
 
-def _with_small_files_only(house: House, *words: str, limit_kib: int = 64) -> Result:
+def _with_small_files_only(sandbox: Sandbox, *words: str, limit_kib: int = 64) -> Result:
     """The command under a limit on file size, which a write meets as it meets a full disk."""
     limited = ["bash", "-c", f'ulimit -f {limit_kib}; exec "$@"', "bash", sys.executable, "-m", "bot", *words]
     return subprocess.run(
-        limited, env=house.environment(), cwd=house.root, capture_output=True, text=True, check=False, timeout=120
+        limited,
+        env=sandbox.environment(),
+        cwd=sandbox.root,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
     )

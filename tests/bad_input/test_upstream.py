@@ -19,33 +19,33 @@ from tests.support import factories
 from tests.support.mixed_sandbox import edit_watchlist, write_watchlist
 from tests.support.outcomes import mended, refused
 from tests.support.repos import as_bot, requests
-from tests.support.sandbox import House
+from tests.support.sandbox import Sandbox
 from tests.support.small_model import CARD, CONFIG, SOURCE, TARGET, WEIGHTS, small_model, small_weights
 
 
-def test_a_repo_that_is_not_there_is_named_and_taken_once_it_is(house: House) -> None:
-    refused(house, 3, "missing: no such repo", f"Look at {SOURCE} on the Hub")
-    house.hub.seed(SOURCE, small_model())
-    mended(house)
+def test_a_repo_that_is_not_there_is_named_and_taken_once_it_is(sandbox: Sandbox) -> None:
+    refused(sandbox, 3, "missing: no such repo", f"Look at {SOURCE} on the Hub")
+    sandbox.hub.seed(SOURCE, small_model())
+    mended(sandbox)
 
 
-def test_a_gated_repo_waits_for_access(house: House) -> None:
-    house.hub.seed(SOURCE, small_model(), gated="manual")
-    refused(house, 3, "gated", "ask for it on the model's page")
-    house.hub.grant_access(SOURCE, "bot")
-    mended(house)
+def test_a_gated_repo_waits_for_access(sandbox: Sandbox) -> None:
+    sandbox.hub.seed(SOURCE, small_model(), gated="manual")
+    refused(sandbox, 3, "gated", "ask for it on the model's page")
+    sandbox.hub.grant_access(SOURCE, "bot")
+    mended(sandbox)
 
 
-def test_truncated_weights_are_seen_before_they_are_downloaded(house: House) -> None:
+def test_truncated_weights_are_seen_before_they_are_downloaded(sandbox: Sandbox) -> None:
     whole = save(small_weights())
-    house.hub.seed(SOURCE, small_model(model__safetensors=whole[:-100]))
-    refused(house, 3, WEIGHTS, "ends at byte", f"Look at {SOURCE} on the Hub")
-    assert not requests(house.hub, "HEAD", WEIGHTS)
-    house.hub.seed(SOURCE, {WEIGHTS: whole})
-    mended(house)
+    sandbox.hub.seed(SOURCE, small_model(model__safetensors=whole[:-100]))
+    refused(sandbox, 3, WEIGHTS, "ends at byte", f"Look at {SOURCE} on the Hub")
+    assert not requests(sandbox.hub, "HEAD", WEIGHTS)
+    sandbox.hub.seed(SOURCE, {WEIGHTS: whole})
+    mended(sandbox)
 
 
-def test_a_shard_that_the_index_names_is_waited_for(house: House) -> None:
+def test_a_shard_that_the_index_names_is_waited_for(sandbox: Sandbox) -> None:
     weights = small_weights()
     names = sorted(weights)
     shards = {"a.safetensors": names[:5], "b.safetensors": names[5:]}
@@ -54,10 +54,10 @@ def test_a_shard_that_the_index_names_is_waited_for(house: House) -> None:
     index = json.dumps({"metadata": {}, "weight_map": weight_map})
     repo = {path: content for path, content in small_model().items() if path != WEIGHTS}
     repo["model.safetensors.index.json"], repo["a.safetensors"] = index, files["a.safetensors"]
-    house.hub.seed(SOURCE, repo)
-    refused(house, 3, "upload incomplete: b.safetensors", "It is looked at again next time.")
-    house.hub.seed(SOURCE, {"b.safetensors": files["b.safetensors"]})
-    mended(house)
+    sandbox.hub.seed(SOURCE, repo)
+    refused(sandbox, 3, "upload incomplete: b.safetensors", "It is looked at again next time.")
+    sandbox.hub.seed(SOURCE, {"b.safetensors": files["b.safetensors"]})
+    mended(sandbox)
 
 
 @pytest.mark.parametrize(
@@ -70,73 +70,75 @@ def test_a_shard_that_the_index_names_is_waited_for(house: House) -> None:
     ],
     ids=["without model_type", "a list", "no JSON", "quantized already"],
 )
-def test_a_config_that_cannot_be_worked_with_is_refused(house: House, config: str, code: int, word: str) -> None:
-    house.hub.seed(SOURCE, small_model(config__json=config))
-    refused(house, code, word)
-    house.hub.seed(SOURCE, {"config.json": json.dumps(CONFIG)})
-    mended(house)
+def test_a_config_that_cannot_be_worked_with_is_refused(
+    sandbox: Sandbox, config: str, code: int, word: str
+) -> None:
+    sandbox.hub.seed(SOURCE, small_model(config__json=config))
+    refused(sandbox, code, word)
+    sandbox.hub.seed(SOURCE, {"config.json": json.dumps(CONFIG)})
+    mended(sandbox)
 
 
-def test_shapes_that_do_not_divide_are_named_with_the_group_size(house: House) -> None:
+def test_shapes_that_do_not_divide_are_named_with_the_group_size(sandbox: Sandbox) -> None:
     config = CONFIG | {"hidden_size": 96}
     weights = save(small_weights(config))
-    house.hub.seed(SOURCE, small_model(config__json=json.dumps(config), model__safetensors=weights))
-    refused(house, 4, "96 input channels are no multiple of the group size 128", "Put it on `hold:`")
-    edit_watchlist(house, "models:", "defaults: {recipe: {group_size: 32}}\nmodels:")
-    mended(house)
+    sandbox.hub.seed(SOURCE, small_model(config__json=json.dumps(config), model__safetensors=weights))
+    refused(sandbox, 4, "96 input channels are no multiple of the group size 128", "Put it on `hold:`")
+    edit_watchlist(sandbox, "models:", "defaults: {recipe: {group_size: 32}}\nmodels:")
+    mended(sandbox)
 
 
-def test_pickles_are_never_read(house: House) -> None:
+def test_pickles_are_never_read(sandbox: Sandbox) -> None:
     pickles = {path: content for path, content in small_model().items() if path != WEIGHTS}
-    house.hub.seed(SOURCE, pickles | {"pytorch_model.bin": b"cos\nsystem\n(S'true'\ntR."})
-    refused(house, 3, "pickle-only", "Convert them to safetensors upstream")
-    assert not requests(house.hub, "GET", "pytorch_model.bin")
-    house.hub.seed(SOURCE, {WEIGHTS: save(small_weights())})
-    mended(house)
+    sandbox.hub.seed(SOURCE, pickles | {"pytorch_model.bin": b"cos\nsystem\n(S'true'\ntR."})
+    refused(sandbox, 3, "pickle-only", "Convert them to safetensors upstream")
+    assert not requests(sandbox.hub, "GET", "pytorch_model.bin")
+    sandbox.hub.seed(SOURCE, {WEIGHTS: save(small_weights())})
+    mended(sandbox)
 
 
-def test_a_licence_must_be_stated(house: House) -> None:
-    house.hub.seed(SOURCE, small_model(README__md="# A small model\n"))
-    refused(house, 3, "licence absent", "`licenses: {allow: [unknown]}` to this entry")
-    house.hub.seed(SOURCE, {"README.md": CARD})
-    mended(house)
+def test_a_licence_must_be_stated(sandbox: Sandbox) -> None:
+    sandbox.hub.seed(SOURCE, small_model(README__md="# A small model\n"))
+    refused(sandbox, 3, "licence absent", "`licenses: {allow: [unknown]}` to this entry")
+    sandbox.hub.seed(SOURCE, {"README.md": CARD})
+    mended(sandbox)
 
 
-def test_a_denied_licence_is_not_published(house: House) -> None:
-    house.hub.seed(SOURCE, small_model())
-    was = edit_watchlist(house, "models:", "defaults: {licenses: {deny: [mit]}}\nmodels:")
-    refused(house, 3, "licence refused: mit is denied", "Take it off `licenses: deny`")
-    write_watchlist(house, was)
-    mended(house)
+def test_a_denied_licence_is_not_published(sandbox: Sandbox) -> None:
+    sandbox.hub.seed(SOURCE, small_model())
+    was = edit_watchlist(sandbox, "models:", "defaults: {licenses: {deny: [mit]}}\nmodels:")
+    refused(sandbox, 3, "licence refused: mit is denied", "Take it off `licenses: deny`")
+    write_watchlist(sandbox, was)
+    mended(sandbox)
 
 
-def test_a_target_with_somebody_elses_content_is_left_alone(house: House) -> None:
-    house.hub.seed(SOURCE, small_model())
-    theirs = house.hub.seed(TARGET, {"README.md": "mine", "weights.bin": b"mine"}, private=True)
-    refused(house, 7, f"{TARGET} is someone else's", "Choose another `target`")
-    assert house.hub.refs(TARGET)["refs/heads/main"] == theirs
-    edit_watchlist(house, "- lab/small", "- {repo_id: lab/small, target: quantized/other-awq}")
-    mended(house)
+def test_a_target_with_somebody_elses_content_is_left_alone(sandbox: Sandbox) -> None:
+    sandbox.hub.seed(SOURCE, small_model())
+    theirs = sandbox.hub.seed(TARGET, {"README.md": "mine", "weights.bin": b"mine"}, private=True)
+    refused(sandbox, 7, f"{TARGET} is someone else's", "Choose another `target`")
+    assert sandbox.hub.refs(TARGET)["refs/heads/main"] == theirs
+    edit_watchlist(sandbox, "- lab/small", "- {repo_id: lab/small, target: quantized/other-awq}")
+    mended(sandbox)
 
 
-def test_a_thousand_entries_are_answered_in_two_requests_each(house: House) -> None:
+def test_a_thousand_entries_are_answered_in_two_requests_each(sandbox: Sandbox) -> None:
     names = [f"lab/model-{number}" for number in range(1000)]
-    write_watchlist(house, "publish_to: quantized\nmodels:\n" + "".join(f"  - {name}\n" for name in names))
-    there = watchlists.load(house.root / "watchlist.yaml")[::50]
+    write_watchlist(sandbox, "publish_to: quantized\nmodels:\n" + "".join(f"  - {name}\n" for name in names))
+    there = watchlists.load(sandbox.root / "watchlist.yaml")[::50]
     few: dict[str, Content] = {"README.md": CARD, "config.json": json.dumps(CONFIG), WEIGHTS: b"weights"}
     for entry in there:
-        house.hub.seed(entry.repo_id, few)
-    for entry, source in zip(there, client.upstream(as_bot(house.hub), there), strict=True):
+        sandbox.hub.seed(entry.repo_id, few)
+    for entry, source in zip(there, client.upstream(as_bot(sandbox.hub), there), strict=True):
         made = factories.provenance(entry, source)
-        sha = house.hub.seed(entry.target, {"provenance.json": to_json(made)})
-        house.hub.repo(entry.target).create_ref(f"refs/tags/{made.tag}", sha)
-    house.hub.clear_requests()
-    plan = house.plan()
+        sha = sandbox.hub.seed(entry.target, {"provenance.json": to_json(made)})
+        sandbox.hub.repo(entry.target).create_ref(f"refs/tags/{made.tag}", sha)
+    sandbox.hub.clear_requests()
+    plan = sandbox.plan()
     reasons = [skip["reason"] for skip in plan["skipped"]]
     assert (plan["jobs"], len(reasons)) == ([], 1000)
     assert reasons.count("up to date") == len(there)
     assert sum(reason.startswith("missing") for reason in reasons) == 1000 - len(there)
-    asked = [request for request in house.hub.requests if "lab/" in request.path or "quantized/" in request.path]
+    asked = [request for request in sandbox.hub.requests if "lab/" in request.path or "quantized/" in request.path]
     assert {request.method for request in asked} == {"GET"}
     # One more for the provenance of what is there.
     assert len(asked) == 2 * 1000 + len(there)

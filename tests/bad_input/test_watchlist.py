@@ -15,7 +15,7 @@ from tests.support import factories
 from tests.support.mixed_sandbox import Before, edit_watchlist, write_watchlist
 from tests.support.outcomes import assert_nothing_published, assert_published, failed, mended, quantized_again
 from tests.support.repos import requests
-from tests.support.sandbox import ASSETS, House
+from tests.support.sandbox import ASSETS, Sandbox
 from tests.support.small_model import SOURCE, TARGET, WEIGHTS, small_model
 
 
@@ -30,16 +30,16 @@ from tests.support.small_model import SOURCE, TARGET, WEIGHTS, small_model
     ids=["not UTF-8", "a list", "empty", "tabs"],
 )
 def test_a_watchlist_that_cannot_be_read_is_told_by_line(
-    house: House, content: bytes, line: int, word: str
+    sandbox: Sandbox, content: bytes, line: int, word: str
 ) -> None:
-    write_watchlist(house, content)
-    failed(house.call("run"), 2, f"watchlist.yaml:{line}:", word)
-    assert not house.hub.requests
-    write_watchlist(house, "publish_to: quantized\nmodels:\n  - lab/small\n")
-    assert house.call("check").returncode == 0
+    write_watchlist(sandbox, content)
+    failed(sandbox.call("run"), 2, f"watchlist.yaml:{line}:", word)
+    assert not sandbox.hub.requests
+    write_watchlist(sandbox, "publish_to: quantized\nmodels:\n  - lab/small\n")
+    assert sandbox.call("check").returncode == 0
 
 
-def test_a_mix_of_sources_is_counted_by_source(ready: House) -> None:
+def test_a_mix_of_sources_is_counted_by_source(ready: Sandbox) -> None:
     record = json.loads((ready.jobs[0] / "quantized.json").read_text())["record"]["calibration"]
     counts = {source["label"].partition("@")[0]: source for source in record["sources"]}
     assert {label: source["tokens"] for label, source in counts.items()} == {
@@ -65,59 +65,59 @@ def test_a_mix_of_sources_is_counted_by_source(ready: House) -> None:
 def test_a_data_set_that_is_not_there_is_an_error_before_any_weights_are_pulled(
     before: Before, old: str, new: str, code: int, words: tuple[str, ...]
 ) -> None:
-    house = before("publish")
-    chats = house.hub.refs("lab/chats", repo_type="dataset")["refs/heads/main"]
-    was = edit_watchlist(house, old.format(chats=chats), new)
-    house.hub.clear_requests()
-    failed(house.call("run"), code, *words)
-    assert not requests(house.hub, "HEAD", WEIGHTS)
-    assert_nothing_published(house)
-    write_watchlist(house, was)
-    assert_published(house, house.call("run"))
+    sandbox = before("publish")
+    chats = sandbox.hub.refs("lab/chats", repo_type="dataset")["refs/heads/main"]
+    was = edit_watchlist(sandbox, old.format(chats=chats), new)
+    sandbox.hub.clear_requests()
+    failed(sandbox.call("run"), code, *words)
+    assert not requests(sandbox.hub, "HEAD", WEIGHTS)
+    assert_nothing_published(sandbox)
+    write_watchlist(sandbox, was)
+    assert_published(sandbox, sandbox.call("run"))
 
 
 def test_a_calibration_file_that_is_gone_is_named_and_missed_by_the_pull_too(before: Before) -> None:
-    house = before("pull")
-    notes = (house.root / "notes.txt").read_bytes()
-    (house.root / "notes.txt").unlink()
-    failed(house.call("run"), 2, "watchlist.yaml:8:", "notes.txt")
-    failed(house.call("pull", "--job", str(house.jobs[0])), 2, "notes.txt: cannot be read")
-    assert_nothing_published(house)
-    (house.root / "notes.txt").write_bytes(notes)
-    result = house.call("run")
-    assert_published(house, result)
+    sandbox = before("pull")
+    notes = (sandbox.root / "notes.txt").read_bytes()
+    (sandbox.root / "notes.txt").unlink()
+    failed(sandbox.call("run"), 2, "watchlist.yaml:8:", "notes.txt")
+    failed(sandbox.call("pull", "--job", str(sandbox.jobs[0])), 2, "notes.txt: cannot be read")
+    assert_nothing_published(sandbox)
+    (sandbox.root / "notes.txt").write_bytes(notes)
+    result = sandbox.call("run")
+    assert_published(sandbox, result)
     assert not quantized_again(result)
 
 
 def test_pulled_files_that_somebody_deleted_are_pulled_again(before: Before) -> None:
-    house = before("quantize")
-    shutil.rmtree(house.jobs[0] / "calibration")
-    (house.jobs[0] / "source" / "tokenizer.json").unlink()
-    result = house.call("pull", "--job", str(house.jobs[0]))
+    sandbox = before("quantize")
+    shutil.rmtree(sandbox.jobs[0] / "calibration")
+    (sandbox.jobs[0] / "source" / "tokenizer.json").unlink()
+    result = sandbox.call("pull", "--job", str(sandbox.jobs[0]))
     assert result.returncode == 0, result.stderr
-    assert (house.jobs[0] / "source" / "tokenizer.json").is_file()
-    assert len(list((house.jobs[0] / "calibration").iterdir())) == 3
+    assert (sandbox.jobs[0] / "source" / "tokenizer.json").is_file()
+    assert len(list((sandbox.jobs[0] / "calibration").iterdir())) == 3
 
 
-def test_a_tokenizer_that_does_not_load_ends_the_job_with_one_error(house: House) -> None:
-    house.hub.seed(SOURCE, small_model(tokenizer__json='{"version": "1.0", "model": {"type": "None"}}'))
-    edit_watchlist(house, "models:", "defaults: {calibration: {sources: [{builtin: stdlib}]}}\nmodels:")
-    result = house.call("run")
+def test_a_tokenizer_that_does_not_load_ends_the_job_with_one_error(sandbox: Sandbox) -> None:
+    sandbox.hub.seed(SOURCE, small_model(tokenizer__json='{"version": "1.0", "model": {"type": "None"}}'))
+    edit_watchlist(sandbox, "models:", "defaults: {calibration: {sources: [{builtin: stdlib}]}}\nmodels:")
+    result = sandbox.call("run")
     failed(result, 5, "the tokenizer in", "does not load")
     assert "tokenizer.json" in result.stderr
-    assert_nothing_published(house)
-    house.hub.seed(SOURCE, {"tokenizer.json": ASSETS / "qwen3-tiny" / "tokenizer.json"})
-    mended(house)
+    assert_nothing_published(sandbox)
+    sandbox.hub.seed(SOURCE, {"tokenizer.json": ASSETS / "qwen3-tiny" / "tokenizer.json"})
+    mended(sandbox)
 
 
 def test_good_weights_that_miss_the_gate_are_published_once_it_is_loosened(before: Before) -> None:
-    house = before("publish")
-    was = edit_watchlist(house, "max_kl: 100", "max_kl: 0.0000001")
-    result = house.call("run")
+    sandbox = before("publish")
+    was = edit_watchlist(sandbox, "max_kl: 100", "max_kl: 0.0000001")
+    result = sandbox.call("run")
     failed(result, 6, SOURCE, "mean KL divergence", "is above max_kl 1e-07")
     assert "gate" in result.stderr
-    assert not house.hub.store.exists(TARGET)
-    write_watchlist(house, was)
-    result = house.call("run")
-    assert_published(house, result)
+    assert not sandbox.hub.store.exists(TARGET)
+    write_watchlist(sandbox, was)
+    result = sandbox.call("run")
+    assert_published(sandbox, result)
     assert not quantized_again(result)

@@ -14,7 +14,15 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from bot.checkpoint.reader import Checkpoint
-from bot.checkpoint.skeleton import Skeleton, build_skeleton, decoder_layers, drop, fill, read_ahead, source_names
+from bot.checkpoint.skeleton import (
+    Skeleton,
+    build_skeleton,
+    decoder_layers,
+    load,
+    read_ahead,
+    source_names,
+    unload,
+)
 from bot.errors import UnsupportedModelError, UpstreamError
 from tests.support import tiny_models
 
@@ -30,9 +38,9 @@ def skeleton_of(source: Path, dtype: torch.dtype = torch.float32) -> Skeleton:
 
 
 def fill_all(skeleton: Skeleton) -> None:
-    fill(skeleton.model, skeleton.tensors_before() | skeleton.tensors_after(), device=CPU)
+    load(skeleton.model, skeleton.tensors_before() | skeleton.tensors_after(), device=CPU)
     for index, layer in enumerate(skeleton.layers):
-        fill(layer, skeleton.layer_tensors(index), device=CPU)
+        load(layer, skeleton.layer_tensors(index), device=CPU)
 
 
 def loaded(source: Path) -> Any:
@@ -70,10 +78,10 @@ def test_unfilled_it_holds_shapes_only(tmp_path: Path) -> None:
 
 def test_dropped_it_holds_shapes_only_again(tmp_path: Path) -> None:
     skeleton = skeleton_of(tiny_models.build("llama", tmp_path))
-    fill(skeleton.layers[0], skeleton.layer_tensors(0), device=CPU)
+    load(skeleton.layers[0], skeleton.layer_tensors(0), device=CPU)
     assert has_values(skeleton.layers[0])
     assert not has_values(skeleton.layers[1])
-    drop(skeleton.layers[0])
+    unload(skeleton.layers[0])
     assert all(parameter.is_meta for parameter in skeleton.model.parameters())
     fill_all(skeleton)
     assert has_values(skeleton.model)
@@ -90,7 +98,7 @@ def test_tied_embeddings_are_one_piece_of_memory(tmp_path: Path) -> None:
     skeleton = skeleton_of(tiny_models.build("qwen3", tmp_path))
     for tensors in (skeleton.tensors_before(), skeleton.tensors_after()):
         assert tensors["lm_head.weight"].data_ptr() == tensors["model.embed_tokens.weight"].data_ptr()
-        fill(skeleton.model, tensors, device=CPU)
+        load(skeleton.model, tensors, device=CPU)
         assert skeleton.model.lm_head.weight.data_ptr() == skeleton.model.model.embed_tokens.weight.data_ptr()
 
 

@@ -20,7 +20,7 @@ from bot.errors import ERRORS_BY_EXIT_CODE
 from bot.localhub import Fault, LocalHub
 from tests.cli.test_doctor import only_nvidia_smi
 from tests.support.repos import source_files
-from tests.support.workspace import WEIGHTS, Workplace
+from tests.support.workspace import WEIGHTS, Workspace
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -295,7 +295,7 @@ def test_a_verb_that_needs_torch_says_so_where_there_is_none(
 
 
 def test_run_looks_for_torch_before_it_downloads(
-    run: Run, place: Workplace, monkeypatch: pytest.MonkeyPatch
+    run: Run, place: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place.seed("small")
     monkeypatch.setenv("HF_ENDPOINT", place.hub.endpoint)

@@ -10,25 +10,25 @@ import pytest
 from bot.github.issues import COMMENT_MARK
 from tests.support.github_api.server import ACTIONS, REPOSITORY, Job
 from tests.support.workflow_steps import Ended
-from tests.support.workspace import Workplace
+from tests.support.workspace import Workspace
 
 # --- keepalive ----------------------------------------------------------------------------------------------
 
 
-def test_keepalive_enables_the_workflow_again(place: Workplace) -> None:
+def test_keepalive_enables_the_workflow_again(place: Workspace) -> None:
     assert place.verb("keepalive").code == 0
     assert place.verb("keepalive", "--workflow", "other.yml").code == 0
     assert place.api.enabled == ["watch.yml", "other.yml"]
 
 
-def test_keepalive_wakes_what_github_put_to_sleep(place: Workplace) -> None:
+def test_keepalive_wakes_what_github_put_to_sleep(place: Workspace) -> None:
     place.api.states["watch.yml"] = "disabled_inactivity"
     ended = place.verb("keepalive")
     assert (ended.annotations, place.api.enabled, place.api.states) == ([], ["watch.yml"], {})
 
 
 @pytest.mark.parametrize("state", ["disabled_manually", "disabled_fork"])
-def test_keepalive_leaves_alone_what_a_person_switched_off(place: Workplace, state: str) -> None:
+def test_keepalive_leaves_alone_what_a_person_switched_off(place: Workspace, state: str) -> None:
     place.api.states["watch.yml"] = state
     ended = place.verb("keepalive")
     assert (ended.code, place.api.enabled) == (0, [])
@@ -38,7 +38,7 @@ def test_keepalive_leaves_alone_what_a_person_switched_off(place: Workplace, sta
 
 
 @pytest.mark.parametrize("status", [404, 503])
-def test_keepalive_that_fails_is_a_warning(place: Workplace, status: int) -> None:
+def test_keepalive_that_fails_is_a_warning(place: Workspace, status: int) -> None:
     place.api.fail("/enable", status=status)
     ended = place.verb("keepalive")
     assert ended.code == 0
@@ -46,7 +46,7 @@ def test_keepalive_that_fails_is_a_warning(place: Workplace, status: int) -> Non
     assert place.api.enabled == []
 
 
-def test_keepalive_without_a_token_says_so(place: Workplace) -> None:
+def test_keepalive_without_a_token_says_so(place: Workspace) -> None:
     ended = place.verb("keepalive", GITHUB_TOKEN="")
     [(_, _, message)] = ended.annotations
     assert "No GITHUB_TOKEN" in message
@@ -55,12 +55,12 @@ def test_keepalive_without_a_token_says_so(place: Workplace) -> None:
 # --- deadman ------------------------------------------------------------------------------------------------
 
 
-def a_run(place: Workplace, number: int, hours_ago: float, conclusion: str) -> None:
+def a_run(place: Workspace, number: int, hours_ago: float, conclusion: str) -> None:
     at = datetime.now(UTC) - timedelta(hours=hours_ago)
     place.api.add_run(number, Job(name="plan", conclusion=conclusion, completed_at=at), created_at=at)
 
 
-def test_a_watch_that_made_a_plan_lately_is_well(place: Workplace) -> None:
+def test_a_watch_that_made_a_plan_lately_is_well(place: Workspace) -> None:
     a_run(place, 1, 9, "success")
     a_run(place, 2, 5, "success")
     a_run(place, 3, 1, "failure")
@@ -69,7 +69,7 @@ def test_a_watch_that_made_a_plan_lately_is_well(place: Workplace) -> None:
     assert "watch.yml is well" in ended.out
 
 
-def test_a_dead_watch_is_one_issue_until_it_is_well_again(place: Workplace) -> None:
+def test_a_dead_watch_is_one_issue_until_it_is_well_again(place: Workspace) -> None:
     a_run(place, 1, 9, "success")
     for number in (2, 3):
         a_run(place, number, 5 - number, "failure")
@@ -85,14 +85,14 @@ def test_a_dead_watch_is_one_issue_until_it_is_well_again(place: Workplace) -> N
     assert len(place.api.issues) == 1
 
 
-def test_a_watch_that_only_ever_failed_is_dead_and_one_that_never_began_is_not(place: Workplace) -> None:
+def test_a_watch_that_only_ever_failed_is_dead_and_one_that_never_began_is_not(place: Workspace) -> None:
     assert "is well" in place.verb("deadman").out
     a_run(place, 1, 30, "failure")
     assert "no plan since at least" in place.verb("deadman").out
     assert len(place.api.open_issues()) == 1
 
 
-def test_a_watch_that_is_paused_is_not_dead(place: Workplace) -> None:
+def test_a_watch_that_is_paused_is_not_dead(place: Workspace) -> None:
     a_run(place, 1, 30, "success")
     ended = place.verb("deadman", AWQ_BOT_PAUSED="true")
     assert "paused" in ended.out
@@ -101,13 +101,13 @@ def test_a_watch_that_is_paused_is_not_dead(place: Workplace) -> None:
     assert len(place.api.open_issues()) == 1
 
 
-def test_a_pause_that_the_watch_would_not_see_is_refused(place: Workplace) -> None:
+def test_a_pause_that_the_watch_would_not_see_is_refused(place: Workspace) -> None:
     ended = place.verb("deadman", AWQ_BOT_PAUSED="yes")
     assert ended.code == 2
     assert ended.annotations[0][2] == "AWQ_BOT_PAUSED is 'yes'%0AIt is `true` or `false`, or not set."
 
 
-def test_when_github_does_not_answer_nobody_is_declared_dead(place: Workplace) -> None:
+def test_when_github_does_not_answer_nobody_is_declared_dead(place: Workspace) -> None:
     place.api.fail("/actions/", status=500)
     ended = place.verb("deadman")
     assert ended.code == 0
@@ -118,7 +118,7 @@ def test_when_github_does_not_answer_nobody_is_declared_dead(place: Workplace) -
 # --- comment ------------------------------------------------------------------------------------------------
 
 
-def on_pull_request(place: Workplace, number: int, *, head: str = REPOSITORY, token: str | None = None) -> Ended:
+def on_pull_request(place: Workspace, number: int, *, head: str = REPOSITORY, token: str | None = None) -> Ended:
     event = {"pull_request": {"number": number, "head": {"repo": {"full_name": head}}}}
     (place.root / "event.json").write_text(json.dumps(event))
     variables = {"GITHUB_EVENT_PATH": str(place.root / "event.json"), "HF_TOKEN": ""}
@@ -126,12 +126,12 @@ def on_pull_request(place: Workplace, number: int, *, head: str = REPOSITORY, to
 
 
 @pytest.fixture
-def pull(place: Workplace) -> int:
+def pull(place: Workspace) -> int:
     place.seed("Tiny")
     return place.api.open_issue("alice", "Watch Tiny", "Please.", (), is_pull=True).number
 
 
-def test_a_pull_request_gets_one_comment_that_is_kept_up_to_date(place: Workplace, pull: int) -> None:
+def test_a_pull_request_gets_one_comment_that_is_kept_up_to_date(place: Workspace, pull: int) -> None:
     ended = on_pull_request(place, pull)
     assert ended.code == 0, ended.err
     [text] = place.api.comments_on(pull)
@@ -147,14 +147,14 @@ def test_a_pull_request_gets_one_comment_that_is_kept_up_to_date(place: Workplac
     assert "missing: no such repo" in text
 
 
-def test_the_same_comment_is_not_written_again(place: Workplace, pull: int) -> None:
+def test_the_same_comment_is_not_written_again(place: Workspace, pull: int) -> None:
     on_pull_request(place, pull)
     place.api.requests.clear()
     on_pull_request(place, pull)
     assert {asked.method for asked in place.api.requests if asked.path != "/graphql"} == {"GET"}
 
 
-def test_a_comment_that_only_looks_like_ours_is_left_alone(place: Workplace, pull: int) -> None:
+def test_a_comment_that_only_looks_like_ours_is_left_alone(place: Workspace, pull: int) -> None:
     theirs = place.api.add_comment(pull, "mallory", f"hello\n{COMMENT_MARK}")
     ours = place.api.add_comment(pull, ACTIONS, "something else that Actions said")
     on_pull_request(place, pull)
@@ -162,7 +162,7 @@ def test_a_comment_that_only_looks_like_ours_is_left_alone(place: Workplace, pul
     assert len(place.api.comments_on(pull)) == 3
 
 
-def test_mistakes_are_annotated_on_their_lines_and_said_in_the_comment(place: Workplace, pull: int) -> None:
+def test_mistakes_are_annotated_on_their_lines_and_said_in_the_comment(place: Workspace, pull: int) -> None:
     with (place.root / "watchlist.yaml").open("a") as file:
         file.write("  - repo_id: a/b\n    gatee: {}\n")
     ended = on_pull_request(place, pull)
@@ -176,7 +176,7 @@ def test_mistakes_are_annotated_on_their_lines_and_said_in_the_comment(place: Wo
     assert len(place.api.open_issues()) == 1  # the pull request itself
 
 
-def test_a_forks_pull_request_gets_the_page_and_no_comment(place: Workplace, pull: int) -> None:
+def test_a_forks_pull_request_gets_the_page_and_no_comment(place: Workspace, pull: int) -> None:
     ended = on_pull_request(place, pull, head="mallory/awq-bot", token=place.api.token(may_write=False))
     assert ended.code == 0
     assert "**1 to quantize**" in ended.summary
@@ -184,14 +184,14 @@ def test_a_forks_pull_request_gets_the_page_and_no_comment(place: Workplace, pul
     assert place.api.requests == []
 
 
-def test_a_comment_that_may_not_be_written_is_a_warning(place: Workplace, pull: int) -> None:
+def test_a_comment_that_may_not_be_written_is_a_warning(place: Workspace, pull: int) -> None:
     ended = on_pull_request(place, pull, token=place.api.token(may_write=False))
     assert ended.code == 0
     assert "The comment could not be written." in ended.annotations[0][2]
     assert "**1 to quantize**" in ended.summary
 
 
-def test_the_comment_asks_the_hub_without_a_token(place: Workplace, pull: int) -> None:
+def test_the_comment_asks_the_hub_without_a_token(place: Workspace, pull: int) -> None:
     place.hub.clear_requests()
     on_pull_request(place, pull)
     assert place.hub.requests != ()
@@ -202,7 +202,7 @@ def test_the_comment_asks_the_hub_without_a_token(place: Workplace, pull: int) -
 @pytest.mark.parametrize(
     "name", ["$(touch pwned)", "a/`touch pwned`", "a/b;touch pwned", "a/b::error::x", "../../etc"]
 )
-def test_a_name_with_shell_in_it_is_a_mistake_and_nothing_more(place: Workplace, pull: int, name: str) -> None:
+def test_a_name_with_shell_in_it_is_a_mistake_and_nothing_more(place: Workspace, pull: int, name: str) -> None:
     (place.root / "watchlist.yaml").write_text(f"publish_to: quantized\nmodels:\n  - {json.dumps(name)}\n")
     ended = on_pull_request(place, pull)
     assert ended.code == 2

@@ -9,23 +9,23 @@ from bot.localhub import Fault
 from bot.records import Attempts
 from tests.support.github_api.server import ACTIONS, Issue
 from tests.support.repos import source_files
-from tests.support.workspace import WEIGHTS, Workplace
+from tests.support.workspace import WEIGHTS, Workspace
 
 TARGET = "quantized/Tiny-awq"
 UP = {"model__safetensors": WEIGHTS}
 
 
-def only_issue(place: Workplace) -> Issue:
+def only_issue(place: Workspace) -> Issue:
     [issue] = place.api.open_issues()
     return issue
 
 
-def failure_of(place: Workplace, target: str) -> Issue:
+def failure_of(place: Workspace, target: str) -> Issue:
     tried = Attempts(target=target, content="0" * 64, count=2, next_try="2026-11-22T04:17:05Z")
     return place.api.open_issue(ACTIONS, "awq-bot: it failed", f"Words.\n\n{mark(tried)}\n")
 
 
-def test_what_a_plan_refuses_is_one_issue_until_it_is_refused_no_more(place: Workplace) -> None:
+def test_what_a_plan_refuses_is_one_issue_until_it_is_refused_no_more(place: Workspace) -> None:
     place.hub.seed("lab/Tiny", source_files(**UP), gated="manual")
     place.watch("lab/Tiny")
     for _ in range(2):
@@ -45,7 +45,7 @@ def test_what_a_plan_refuses_is_one_issue_until_it_is_refused_no_more(place: Wor
     assert "no longer refused" in place.api.comments_on(issue.number)[0]
 
 
-def test_an_issue_that_says_it_already_is_not_written_again(place: Workplace) -> None:
+def test_an_issue_that_says_it_already_is_not_written_again(place: Workspace) -> None:
     place.watch("lab/missing")
     place.plan()
     place.api.requests.clear()
@@ -53,7 +53,7 @@ def test_an_issue_that_says_it_already_is_not_written_again(place: Workplace) ->
     assert {asked.method for asked in place.api.requests if asked.path != "/graphql"} == {"GET"}
 
 
-def test_another_reason_is_written_into_the_same_issue(place: Workplace) -> None:
+def test_another_reason_is_written_into_the_same_issue(place: Workspace) -> None:
     place.watch("lab/Tiny")
     place.plan()
     issue = only_issue(place)
@@ -65,7 +65,7 @@ def test_another_reason_is_written_into_the_same_issue(place: Workplace) -> None
     assert len(place.api.comments_on(issue.number)) == 0
 
 
-def test_a_refusal_counts_no_attempt_and_leaves_the_count_of_failures_alone(place: Workplace) -> None:
+def test_a_refusal_counts_no_attempt_and_leaves_the_count_of_failures_alone(place: Workspace) -> None:
     place.watch("lab/Tiny")
     failure = failure_of(place, TARGET)
     before = failure.body
@@ -85,7 +85,7 @@ def test_a_refusal_counts_no_attempt_and_leaves_the_count_of_failures_alone(plac
         Fault(path="lab/Tiny/resolve/.*/config.json", status=500, times=None),
     ],
 )
-def test_a_hub_that_is_out_of_order_needs_nobody(place: Workplace, fault: Fault) -> None:
+def test_a_hub_that_is_out_of_order_needs_nobody(place: Workspace, fault: Fault) -> None:
     place.seed("Tiny")
     place.hub.faults.add(fault)
     ended = place.plan()
@@ -93,7 +93,7 @@ def test_a_hub_that_is_out_of_order_needs_nobody(place: Workplace, fault: Fault)
     assert place.api.issues == {}
 
 
-def test_an_upload_that_is_not_complete_needs_nobody(place: Workplace) -> None:
+def test_an_upload_that_is_not_complete_needs_nobody(place: Workspace) -> None:
     index = b'{"weight_map": {"model.embed_tokens.weight": "model-00001-of-00002.safetensors"}}'
     files = source_files(**UP)
     del files["model.safetensors"]
@@ -103,7 +103,7 @@ def test_an_upload_that_is_not_complete_needs_nobody(place: Workplace) -> None:
     assert place.api.issues == {}
 
 
-def test_a_refusal_that_passes_into_an_outage_stays_told(place: Workplace) -> None:
+def test_a_refusal_that_passes_into_an_outage_stays_told(place: Workspace) -> None:
     place.watch("lab/missing")
     place.plan()
     issue = only_issue(place)
@@ -112,13 +112,13 @@ def test_a_refusal_that_passes_into_an_outage_stays_told(place: Workplace) -> No
     assert only_issue(place) is issue
 
 
-def test_a_dry_run_opens_no_issue(place: Workplace) -> None:
+def test_a_dry_run_opens_no_issue(place: Workspace) -> None:
     place.watch("lab/missing")
     place.plan("--dry-run")
     assert place.api.issues == {}
 
 
-def test_what_is_watched_no_more_is_closed_by_a_whole_plan_only(place: Workplace) -> None:
+def test_what_is_watched_no_more_is_closed_by_a_whole_plan_only(place: Workspace) -> None:
     place.seed("Other")
     place.hub.seed("lab/Tiny", source_files(**UP))
     place.watch("lab/Other", "lab/missing")
@@ -137,12 +137,12 @@ def test_what_is_watched_no_more_is_closed_by_a_whole_plan_only(place: Workplace
         assert "/actions/runs/1" in said
 
 
-def only_issue_about(place: Workplace, name: str) -> Issue:
+def only_issue_about(place: Workspace, name: str) -> Issue:
     [issue] = [issue for issue in place.api.open_issues() if name in issue.title]
     return issue
 
 
-def test_what_is_on_hold_is_closed_with_a_word_why(place: Workplace) -> None:
+def test_what_is_on_hold_is_closed_with_a_word_why(place: Workspace) -> None:
     place.watch("lab/missing")
     place.plan()
     issues = [only_issue(place), failure_of(place, "quantized/missing-awq")]

@@ -8,27 +8,27 @@ import pytest
 
 from bot.records import Job, JobResult, from_json
 from tests.support.workflow_steps import Ended
-from tests.support.workspace import Workplace
+from tests.support.workspace import Workspace
 
 
 @pytest.fixture
-def planned(place: Workplace) -> Job:
+def planned(place: Workspace) -> Job:
     place.seed("Tiny")
     place.plan()
     [job] = place.planned()
     return job
 
 
-def quantize(place: Workplace, job: Job, **more: str) -> Ended:
+def quantize(place: Workspace, job: Job, **more: str) -> Ended:
     return place.runner.step_here("actions", "quantize", "--job-id", job.job_id, **more)
 
 
-def result_of(place: Workplace, job: Job) -> JobResult:
+def result_of(place: Workspace, job: Job) -> JobResult:
     [path] = (place.root / "results").glob(f"result-*-{job.job_id}/{job.job_id}.json")
     return from_json(JobResult, path.read_bytes())
 
 
-def test_an_upstream_that_went_away_is_said_everywhere(place: Workplace, planned: Job) -> None:
+def test_an_upstream_that_went_away_is_said_everywhere(place: Workspace, planned: Job) -> None:
     place.hub.disable("lab/Tiny")
     ended = quantize(place, planned)
     result = result_of(place, planned)
@@ -45,7 +45,7 @@ def test_an_upstream_that_went_away_is_said_everywhere(place: Workplace, planned
     assert ended.outputs == {}
 
 
-def test_an_expired_token_is_named_and_not_shown(place: Workplace, planned: Job) -> None:
+def test_an_expired_token_is_named_and_not_shown(place: Workspace, planned: Job) -> None:
     token = place.hub.add_token("somebody", role="read")
     place.hub.revoke_token(token)
     ended = quantize(place, planned, HF_TOKEN=token)
@@ -54,13 +54,13 @@ def test_an_expired_token_is_named_and_not_shown(place: Workplace, planned: Job)
     assert token not in ended.everything
 
 
-def test_a_setting_that_makes_no_sense_leaves_a_result_too(place: Workplace, planned: Job) -> None:
+def test_a_setting_that_makes_no_sense_leaves_a_result_too(place: Workspace, planned: Job) -> None:
     ended = quantize(place, planned, HF_ENDPOINT="not an address")
     assert ended.code == result_of(place, planned).exit_code == 8
     assert "HF_ENDPOINT is no web address" in ended.annotations[0][2]
 
 
-def test_a_write_token_that_expired_fails_the_publish_leg_alone(place: Workplace, planned: Job) -> None:
+def test_a_write_token_that_expired_fails_the_publish_leg_alone(place: Workspace, planned: Job) -> None:
     (place.root / "artifact").mkdir()
     (place.root / "artifact" / "job.json").write_text("{}")
     words = ("--job-id", planned.job_id, "--artifact", "artifact")
@@ -70,7 +70,7 @@ def test_a_write_token_that_expired_fails_the_publish_leg_alone(place: Workplace
     assert "hf_expired_token" not in ended.everything
 
 
-def test_a_fault_of_the_bot_leaves_a_result_and_its_trace_commands_nothing(place: Workplace, planned: Job) -> None:
+def test_a_fault_of_the_bot_leaves_a_result_and_its_trace_commands_nothing(place: Workspace, planned: Job) -> None:
     token = place.hub.token("reader", role="read")
     fault = RuntimeError(f"boom {token}\n::set-output name=publish::true")
     with patch("bot.jobs.pipeline.prepare_job", side_effect=fault):
@@ -84,7 +84,7 @@ def test_a_fault_of_the_bot_leaves_a_result_and_its_trace_commands_nothing(place
     assert token not in ended.everything + result.message
 
 
-def test_a_plan_of_another_version_is_named(place: Workplace, planned: Job) -> None:
+def test_a_plan_of_another_version_is_named(place: Workspace, planned: Job) -> None:
     (place.root / "plan" / f"{planned.job_id}.json").write_text('{"job_id": "x"}')
     ended = quantize(place, planned)
     assert ended.code == 8
@@ -92,13 +92,13 @@ def test_a_plan_of_another_version_is_named(place: Workplace, planned: Job) -> N
 
 
 @pytest.mark.parametrize("job_id", ["../plan/plan", "a/b", "", "$(touch pwned)", "x" * 300, "-rf"])
-def test_what_is_no_jobs_name_is_refused(place: Workplace, planned: Job, job_id: str) -> None:
+def test_what_is_no_jobs_name_is_refused(place: Workspace, planned: Job, job_id: str) -> None:
     ended = place.runner.step_here("actions", "quantize", f"--job-id={job_id}")
     assert ended.code == 2
     assert not (place.root / "results").exists()
 
 
-def test_the_help_of_every_verb_teaches_by_an_example(place: Workplace) -> None:
+def test_the_help_of_every_verb_teaches_by_an_example(place: Workspace) -> None:
     for verb in ("plan", "quantize", "publish", "refresh", "report", "keepalive", "deadman", "comment"):
         ended = place.runner.step_here("actions", verb, "--help")
         assert ended.code == 0

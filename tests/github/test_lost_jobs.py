@@ -12,7 +12,7 @@ import pytest
 from tests.github.test_report import LEG, TARGET, count, planned, publication
 from tests.support.factories import report
 from tests.support.github_api.server import Job
-from tests.support.workspace import Workplace
+from tests.support.workspace import Workspace
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ from tests.support.workspace import Workplace
         ("success", "the job ended well and left no result"),
     ],
 )
-def test_a_leg_that_left_no_result_failed(place: Workplace, conclusion: str, said: str) -> None:
+def test_a_leg_that_left_no_result_failed(place: Workspace, conclusion: str, said: str) -> None:
     planned(place)
     place.api.add_run(1, Job(name="plan"), Job(name=LEG, conclusion=conclusion))
     ended = place.report()
@@ -41,7 +41,7 @@ def test_a_leg_that_left_no_result_failed(place: Workplace, conclusion: str, sai
     ],
 )
 def test_what_github_cancelled_by_itself_is_an_attempt(
-    place: Workplace, runner: str | None, queued: timedelta, ran: timedelta, said: str
+    place: Workspace, runner: str | None, queued: timedelta, ran: timedelta, said: str
 ) -> None:
     planned(place)
     created = datetime.now(UTC) - timedelta(days=2)
@@ -56,7 +56,7 @@ def test_what_github_cancelled_by_itself_is_an_attempt(
 
 
 @pytest.mark.parametrize("conclusion", ["cancelled", "skipped"])
-def test_what_was_cancelled_has_not_failed(place: Workplace, conclusion: str) -> None:
+def test_what_was_cancelled_has_not_failed(place: Workspace, conclusion: str) -> None:
     planned(place)
     place.api.add_run(1, Job(name=LEG, conclusion=conclusion))
     ended = place.report()
@@ -65,7 +65,7 @@ def test_what_was_cancelled_has_not_failed(place: Workplace, conclusion: str) ->
     assert "❌" not in ended.summary
 
 
-def test_a_publish_leg_that_died_failed_though_quantizing_went_well(place: Workplace) -> None:
+def test_a_publish_leg_that_died_failed_though_quantizing_went_well(place: Workspace) -> None:
     planned(place)
     [job] = place.planned()
     place.leave(job, status="quantized", exit_code=0, message="", hint="", report=report())
@@ -75,7 +75,7 @@ def test_a_publish_leg_that_died_failed_though_quantizing_went_well(place: Workp
     assert "publish: the runner was lost" in issue.body.replace("\\", "")
 
 
-def test_when_github_does_not_answer_nothing_is_counted(place: Workplace) -> None:
+def test_when_github_does_not_answer_nothing_is_counted(place: Workspace) -> None:
     planned(place)
     place.api.fail("/actions/", status=503)
     ended = place.report()
@@ -85,7 +85,7 @@ def test_when_github_does_not_answer_nothing_is_counted(place: Workplace) -> Non
     assert "What became of lost jobs is not known." in ended.summary
 
 
-def test_an_issue_that_cannot_be_written_is_noted_and_the_page_is_whole(place: Workplace) -> None:
+def test_an_issue_that_cannot_be_written_is_noted_and_the_page_is_whole(place: Workspace) -> None:
     planned(place)
     [job] = place.planned()
     place.leave(job)
@@ -95,7 +95,7 @@ def test_an_issue_that_cannot_be_written_is_noted_and_the_page_is_whole(place: W
     assert "layer 3: not finite" in ended.summary
 
 
-def test_forged_and_damaged_results_are_named_and_not_believed(place: Workplace) -> None:
+def test_forged_and_damaged_results_are_named_and_not_believed(place: Workspace) -> None:
     planned(place)
     [job] = place.planned()
     good = {"exit_code": 0, "message": "", "hint": ""}
@@ -114,7 +114,7 @@ def test_forged_and_damaged_results_are_named_and_not_believed(place: Workplace)
     assert place.api.issues == {}
 
 
-def test_a_result_speaks_for_the_leg_whose_artifact_it_is_and_no_other(place: Workplace) -> None:
+def test_a_result_speaks_for_the_leg_whose_artifact_it_is_and_no_other(place: Workspace) -> None:
     place.seed("Tiny", "Other")
     place.plan()
     one, two = place.planned()
@@ -139,7 +139,7 @@ def test_a_result_speaks_for_the_leg_whose_artifact_it_is_and_no_other(place: Wo
     ] * 2
 
 
-def test_a_leg_that_failed_as_github_saw_it_has_published_nothing(place: Workplace) -> None:
+def test_a_leg_that_failed_as_github_saw_it_has_published_nothing(place: Workspace) -> None:
     planned(place)
     [job] = place.planned()
     good = {"exit_code": 0, "message": "", "hint": ""}

@@ -12,13 +12,13 @@ from bot.github.issues import mark
 from bot.records import Attempts
 from tests.support.github_api.server import ACTIONS, REPOSITORY, Job
 from tests.support.repos import source_files
-from tests.support.workspace import WEIGHTS, Workplace, rows
+from tests.support.workspace import WEIGHTS, Workspace, rows
 
 TARGET = "quantized/Tiny-awq"
 SWITCHES = ("AWQ_BOT_PAUSED", "AWQ_BOT_OIDC")
 
 
-def remembered(place: Workplace, count: int, next_try: datetime | None, *, author: str = ACTIONS) -> int:
+def remembered(place: Workspace, count: int, next_try: datetime | None, *, author: str = ACTIONS) -> int:
     """An issue that says how often the one planned job failed."""
     [job] = place.planned()
     tried = Attempts(
@@ -34,7 +34,7 @@ def remembered(place: Workplace, count: int, next_try: datetime | None, *, autho
     ("private", "publish_on", "planned"), [(True, "hosted", 2), (False, "hosted", 1), (False, "runner", 2)]
 )
 def test_a_gated_model_is_not_handed_on_where_everybody_can_fetch_it(
-    private: bool, publish_on: str, planned: int, place: Workplace
+    private: bool, publish_on: str, planned: int, place: Workspace
 ) -> None:
     place.seed("Open")
     place.hub.seed("lab/Gated", source_files(model__safetensors=WEIGHTS), gated="auto")
@@ -48,7 +48,7 @@ def test_a_gated_model_is_not_handed_on_where_everybody_can_fetch_it(
     assert ("anybody could fetch what its jobs hand on" in ended.summary) == (planned == 1)
 
 
-def test_an_empty_plan_starts_nothing(place: Workplace) -> None:
+def test_an_empty_plan_starts_nothing(place: Workspace) -> None:
     place.watch("lab/missing")
     ended = place.plan()
     assert ended.code == 0, ended.err
@@ -58,13 +58,13 @@ def test_an_empty_plan_starts_nothing(place: Workplace) -> None:
     assert "missing: no such repo" in ended.summary
 
 
-def test_variables_of_a_dispatch_say_what_the_options_say(place: Workplace) -> None:
+def test_variables_of_a_dispatch_say_what_the_options_say(place: Workspace) -> None:
     place.seed("Tiny", "Other")
     ended = place.plan(AWQ_BOT_ONLY="lab/Tiny", AWQ_BOT_FORCE="true", AWQ_BOT_PUBLISH_ON="runner")
     assert [row["target"] for row in rows(ended)] == [TARGET]
 
 
-def test_a_scheduled_run_has_all_of_them_empty(place: Workplace) -> None:
+def test_a_scheduled_run_has_all_of_them_empty(place: Workspace) -> None:
     place.seed("Tiny")
     names = ("ONLY", "FORCE", "DRY_RUN", "PUBLISH_ON", "OIDC", "HEARTBEAT_URL", "MOST_JOBS", "PAUSED")
     ended = place.plan(**{f"AWQ_BOT_{name}": "" for name in names})
@@ -83,7 +83,7 @@ def test_a_scheduled_run_has_all_of_them_empty(place: Workplace) -> None:
     ],
 )
 def test_what_makes_no_sense_is_refused_with_an_annotation(
-    place: Workplace, variables: dict[str, str], said: str
+    place: Workspace, variables: dict[str, str], said: str
 ) -> None:
     place.seed("Tiny")
     ended = place.plan(**variables)
@@ -95,7 +95,7 @@ def test_what_makes_no_sense_is_refused_with_an_annotation(
 
 
 @pytest.mark.parametrize("said", ["true", "True"])
-def test_a_switch_is_on_as_the_workflows_read_it(place: Workplace, said: str) -> None:
+def test_a_switch_is_on_as_the_workflows_read_it(place: Workspace, said: str) -> None:
     place.seed("Tiny")
     ended = place.plan(AWQ_BOT_PAUSED=said)
     assert (ended.code, ended.outputs) == (0, {})
@@ -104,7 +104,7 @@ def test_a_switch_is_on_as_the_workflows_read_it(place: Workplace, said: str) ->
     assert place.plan(AWQ_BOT_PAUSED="false", AWQ_BOT_OIDC="False").outputs["quantize_count"] == "1"
 
 
-def test_a_dry_run_starts_nothing_and_says_what_it_would(place: Workplace) -> None:
+def test_a_dry_run_starts_nothing_and_says_what_it_would(place: Workspace) -> None:
     place.seed("Tiny")
     ended = place.plan("--dry-run")
     assert (ended.outputs["quantize_count"], rows(ended)) == ("0", [])
@@ -112,7 +112,7 @@ def test_a_dry_run_starts_nothing_and_says_what_it_would(place: Workplace) -> No
     assert "lab/Tiny" in ended.summary
 
 
-def test_what_failed_waits_for_its_next_try(place: Workplace) -> None:
+def test_what_failed_waits_for_its_next_try(place: Workspace) -> None:
     place.seed("Tiny")
     assert place.plan().outputs["quantize_count"] == "1"
     number = remembered(place, 2, datetime.now(UTC) + timedelta(hours=5))
@@ -124,14 +124,14 @@ def test_what_failed_waits_for_its_next_try(place: Workplace) -> None:
 
 
 @pytest.mark.parametrize("hours", [-1, -100])
-def test_what_failed_is_tried_again_when_its_time_has_come(place: Workplace, hours: int) -> None:
+def test_what_failed_is_tried_again_when_its_time_has_come(place: Workspace, hours: int) -> None:
     place.seed("Tiny")
     place.plan()
     remembered(place, 1, datetime.now(UTC) + timedelta(hours=hours))
     assert place.plan().outputs["quantize_count"] == "1"
 
 
-def test_what_waits_for_a_person_is_tried_when_the_issue_is_closed(place: Workplace) -> None:
+def test_what_waits_for_a_person_is_tried_when_the_issue_is_closed(place: Workspace) -> None:
     place.seed("Tiny")
     place.plan()
     number = remembered(place, 4, None)
@@ -142,7 +142,7 @@ def test_what_waits_for_a_person_is_tried_when_the_issue_is_closed(place: Workpl
     assert place.plan().outputs["quantize_count"] == "1"
 
 
-def test_another_release_is_another_matter(place: Workplace) -> None:
+def test_another_release_is_another_matter(place: Workspace) -> None:
     place.seed("Tiny")
     place.plan()
     remembered(place, 4, None)
@@ -151,14 +151,14 @@ def test_another_release_is_another_matter(place: Workplace) -> None:
 
 
 @pytest.mark.parametrize("author", ["mallory", "github-actions", "other-app[bot]"])
-def test_an_issue_that_somebody_else_wrote_stops_nothing(place: Workplace, author: str) -> None:
+def test_an_issue_that_somebody_else_wrote_stops_nothing(place: Workspace, author: str) -> None:
     place.seed("Tiny")
     place.plan()
     remembered(place, 4, None, author=author)
     assert place.plan().outputs["quantize_count"] == "1"
 
 
-def test_without_an_answer_about_issues_only_four_jobs_are_started(place: Workplace) -> None:
+def test_without_an_answer_about_issues_only_four_jobs_are_started(place: Workspace) -> None:
     place.seed(*(f"Tiny-{number}" for number in range(6)))
     place.api.fail("/issues", status=500)
     ended = place.plan()
@@ -168,7 +168,7 @@ def test_without_an_answer_about_issues_only_four_jobs_are_started(place: Workpl
     assert "GitHub keeps failing, after 4 tries" in ended.summary
 
 
-def test_no_more_releases_are_under_way_than_the_variable_says(place: Workplace) -> None:
+def test_no_more_releases_are_under_way_than_the_variable_says(place: Workspace) -> None:
     place.seed(*(f"Tiny-{number}" for number in range(9)))
     assert place.plan().outputs["quantize_count"] == "8"
     job = Job(name="quantized/Tiny-8-awq / quantize quantized/Tiny-8-awq", status="queued")
@@ -195,7 +195,7 @@ def test_no_more_releases_are_under_way_than_the_variable_says(place: Workplace)
     ],
 )
 def test_a_refusal_of_github_is_said_and_does_not_stop_the_run(
-    place: Workplace, status: int, body: str, headers: dict[str, str], said: str
+    place: Workspace, status: int, body: str, headers: dict[str, str], said: str
 ) -> None:
     place.seed("Tiny")
     place.api.fail("/issues", status=status, body=body, headers=headers)
@@ -204,7 +204,7 @@ def test_a_refusal_of_github_is_said_and_does_not_stop_the_run(
     assert said in ended.summary
 
 
-def test_an_answer_that_comes_on_the_third_try_is_enough(place: Workplace) -> None:
+def test_an_answer_that_comes_on_the_third_try_is_enough(place: Workspace) -> None:
     place.seed(*(f"Tiny-{number}" for number in range(5)))
     place.api.fail("/issues", times=2, status=502)
     ended = place.plan()
@@ -212,7 +212,7 @@ def test_an_answer_that_comes_on_the_third_try_is_enough(place: Workplace) -> No
     assert "NOTE" not in ended.summary
 
 
-def test_targets_of_runs_that_are_not_over_are_left_alone(place: Workplace) -> None:
+def test_targets_of_runs_that_are_not_over_are_left_alone(place: Workspace) -> None:
     place.seed("Tiny", "Made", "Failed", "Waits", "Old", "Own")
     leg = "{0} / quantize {0}".format
     place.api.add_run(1, Job(name=leg("quantized/Own-awq"), status="in_progress"), status="in_progress")
@@ -231,7 +231,7 @@ def test_targets_of_runs_that_are_not_over_are_left_alone(place: Workplace) -> N
     assert ended.summary.count("another run works on it") == 3
 
 
-def test_a_run_that_cannot_be_asked_about_is_noted(place: Workplace) -> None:
+def test_a_run_that_cannot_be_asked_about_is_noted(place: Workspace) -> None:
     place.seed("Tiny")
     place.api.fail("/actions/", status=503)
     ended = place.plan()
@@ -239,7 +239,7 @@ def test_a_run_that_cannot_be_asked_about_is_noted(place: Workplace) -> None:
     assert "What other runs work on is not known." in ended.summary
 
 
-def test_a_broken_watchlist_is_annotated_line_by_line_and_one_issue(place: Workplace) -> None:
+def test_a_broken_watchlist_is_annotated_line_by_line_and_one_issue(place: Workspace) -> None:
     place.seed("Tiny")
     good = (place.root / "watchlist.yaml").read_text()
     (place.root / "watchlist.yaml").write_text(f"{good}  - repo_id: a/b\n    gatee: {{}}\n  - repo_id: c%,:d\n")
@@ -262,7 +262,7 @@ def test_a_broken_watchlist_is_annotated_line_by_line_and_one_issue(place: Workp
     assert place.api.open_issues() == []
 
 
-def test_the_heartbeat_is_asked_for_after_a_good_plan_only(place: Workplace) -> None:
+def test_the_heartbeat_is_asked_for_after_a_good_plan_only(place: Workspace) -> None:
     place.seed("Tiny")
     assert place.plan(AWQ_BOT_HEARTBEAT_URL=f"{place.hub.endpoint}/api/models?limit=1").annotations == []
     assert any(request.query == "limit=1" for request in place.hub.requests)
@@ -270,14 +270,14 @@ def test_the_heartbeat_is_asked_for_after_a_good_plan_only(place: Workplace) -> 
     assert (level, message) == ("warning", "the heartbeat URL did not answer")
 
 
-def test_a_plan_in_which_everything_was_refused_is_no_good_plan(place: Workplace) -> None:
+def test_a_plan_in_which_everything_was_refused_is_no_good_plan(place: Workspace) -> None:
     place.watch("lab/missing", "lab/gone")
     [(level, _, message)] = place.plan(AWQ_BOT_HEARTBEAT_URL=f"{place.hub.endpoint}/heartbeat").annotations
     assert (level, message) == ("warning", "every model was refused, so the heartbeat URL is not asked for")
     assert not [request for request in place.hub.requests if request.path == "/heartbeat"]
 
 
-def test_an_expired_hub_token_is_said_once_without_showing_it(place: Workplace) -> None:
+def test_an_expired_hub_token_is_said_once_without_showing_it(place: Workspace) -> None:
     place.seed("Tiny")
     expired = place.hub.add_token("somebody", role="read")
     place.hub.revoke_token(expired)
@@ -290,7 +290,7 @@ def test_an_expired_hub_token_is_said_once_without_showing_it(place: Workplace) 
     assert expired not in ended.everything
 
 
-def test_what_a_stranger_wrote_commands_nothing(place: Workplace) -> None:
+def test_what_a_stranger_wrote_commands_nothing(place: Workspace) -> None:
     evil = "::set-output name=publish::true"
     card = f"---\nlicense: other\nlicense_name: '{evil} <img src=x> @everyone [x](http://evil)'\n---\n"
     place.seed("Tiny", README__md=card)
@@ -304,7 +304,7 @@ def test_what_a_stranger_wrote_commands_nothing(place: Workplace) -> None:
     assert json.loads(ended.outputs["quantize"]) == {"include": []}
 
 
-def test_no_token_is_shown(place: Workplace) -> None:
+def test_no_token_is_shown(place: Workspace) -> None:
     place.seed("Tiny")
     token = place.api.token()
     ended = place.plan(GITHUB_TOKEN=token)

@@ -14,7 +14,7 @@ from bot.github.issues import code_name, mark, read_mark
 from bot.records import Attempts, Publication
 from tests.support.factories import HEAD, report
 from tests.support.github_api.server import ACTIONS, Issue
-from tests.support.workspace import Workplace
+from tests.support.workspace import Workspace
 
 TARGET = "quantized/Tiny-awq"
 LEG = f"{TARGET} / quantize {TARGET}"
@@ -25,12 +25,12 @@ def publication(tag: str = "upstream-01234567-89abcdef") -> Publication:
     return Publication(repo_id=TARGET, sha=HEAD, tag=tag, url=url, private=False, new=True, duration_s=3.0)
 
 
-def planned(place: Workplace) -> None:
+def planned(place: Workspace) -> None:
     place.seed("Tiny")
     assert place.plan().outputs["quantize_count"] == "1"
 
 
-def failed(place: Workplace, run: int, **fields: object) -> Issue:
+def failed(place: Workspace, run: int, **fields: object) -> Issue:
     """One more run in which the one planned job failed; the issue about it."""
     [job] = place.planned()
     place.leave(job, **fields)
@@ -46,7 +46,7 @@ def count(issue: Issue) -> Attempts:
     return tried
 
 
-def test_a_failure_opens_one_issue_and_is_counted_four_times(place: Workplace) -> None:
+def test_a_failure_opens_one_issue_and_is_counted_four_times(place: Workspace) -> None:
     planned(place)
     waits = [timedelta(hours=hours) for hours in (1, 6, 24)]
     for number, wait in enumerate(waits, 1):
@@ -67,7 +67,7 @@ def test_a_failure_opens_one_issue_and_is_counted_four_times(place: Workplace) -
     assert len(place.api.comments_on(issue.number)) == 1
 
 
-def test_the_issue_says_what_failed_why_and_what_to_do(place: Workplace) -> None:
+def test_the_issue_says_what_failed_why_and_what_to_do(place: Workspace) -> None:
     planned(place)
     issue = failed(place, 7)
     assert issue.title == f"awq-bot: {TARGET}: layer 3: not finite"
@@ -79,13 +79,13 @@ def test_the_issue_says_what_failed_why_and_what_to_do(place: Workplace) -> None
 
 
 @pytest.mark.parametrize("exit_code", sorted(ERRORS_BY_EXIT_CODE))
-def test_every_exit_code_has_its_label(place: Workplace, exit_code: int) -> None:
+def test_every_exit_code_has_its_label(place: Workspace, exit_code: int) -> None:
     planned(place)
     issue = failed(place, 1, exit_code=exit_code)
     assert issue.labels == ["awq-bot", f"awq-bot: {code_name(exit_code)}"]
 
 
-def test_a_figure_that_misses_the_gate_is_on_the_page_and_in_the_issue(place: Workplace) -> None:
+def test_a_figure_that_misses_the_gate_is_on_the_page_and_in_the_issue(place: Workspace) -> None:
     planned(place)
     [job] = place.planned()
     place.leave(job, exit_code=6, message="lab/Tiny: not published", report=report(kl_mean=0.4321))
@@ -96,14 +96,14 @@ def test_a_figure_that_misses_the_gate_is_on_the_page_and_in_the_issue(place: Wo
     assert "❌ failed (quality gate)" in ended.summary
 
 
-def test_making_the_report_again_counts_nothing_twice(place: Workplace) -> None:
+def test_making_the_report_again_counts_nothing_twice(place: Workspace) -> None:
     planned(place)
     first = failed(place, 3).body
     assert failed(place, 3).body == first
     assert count(failed(place, 4)).count == 2
 
 
-def test_what_changed_starts_a_new_count_in_the_same_issue(place: Workplace) -> None:
+def test_what_changed_starts_a_new_count_in_the_same_issue(place: Workspace) -> None:
     planned(place)
     failed(place, 1)
     failed(place, 2)
@@ -115,7 +115,7 @@ def test_what_changed_starts_a_new_count_in_the_same_issue(place: Workplace) -> 
     assert len(place.api.issues) == 1
 
 
-def test_success_closes_the_issue_and_says_so(place: Workplace) -> None:
+def test_success_closes_the_issue_and_says_so(place: Workspace) -> None:
     planned(place)
     issue = failed(place, 1)
     [job] = place.planned()
@@ -130,7 +130,7 @@ def test_success_closes_the_issue_and_says_so(place: Workplace) -> None:
     assert "/actions/runs/2" in said
 
 
-def test_closing_by_hand_starts_anew(place: Workplace) -> None:
+def test_closing_by_hand_starts_anew(place: Workspace) -> None:
     planned(place)
     for run in (1, 2, 3, 4):
         issue = failed(place, run)
@@ -141,7 +141,7 @@ def test_closing_by_hand_starts_anew(place: Workplace) -> None:
 
 
 @pytest.mark.parametrize("author", ["mallory", "github-actions", "someone-else[bot]"])
-def test_a_forged_mark_of_somebody_else_counts_for_nothing(place: Workplace, author: str) -> None:
+def test_a_forged_mark_of_somebody_else_counts_for_nothing(place: Workspace, author: str) -> None:
     planned(place)
     [job] = place.planned()
     forged = Attempts(target=TARGET, content=tried_content(job), count=4)
@@ -153,7 +153,7 @@ def test_a_forged_mark_of_somebody_else_counts_for_nothing(place: Workplace, aut
     assert count(own).count == 1
 
 
-def test_a_mark_in_what_failed_is_only_text(place: Workplace) -> None:
+def test_a_mark_in_what_failed_is_only_text(place: Workspace) -> None:
     planned(place)
     forged = mark(replace(Attempts(target="other/target", content="0" * 64, count=4)))
     issue = failed(place, 1, message=f"boom\n{forged}\n", hint=forged)
@@ -161,20 +161,20 @@ def test_a_mark_in_what_failed_is_only_text(place: Workplace) -> None:
     assert forged not in issue.body
 
 
-def test_labels_that_people_added_stay(place: Workplace) -> None:
+def test_labels_that_people_added_stay(place: Workspace) -> None:
     planned(place)
     issue = failed(place, 1)
     issue.labels = [*issue.labels, "help wanted"]
     assert failed(place, 2, exit_code=8).labels == ["help wanted", "awq-bot", "awq-bot: environment"]
 
 
-def test_no_plan_is_nothing_to_report(place: Workplace) -> None:
+def test_no_plan_is_nothing_to_report(place: Workspace) -> None:
     ended = place.report()
     assert (ended.code, ended.summary) == (0, "")
     assert "nothing to report" in ended.out
 
 
-def test_one_failing_model_is_told_apart_from_what_was_published(place: Workplace) -> None:
+def test_one_failing_model_is_told_apart_from_what_was_published(place: Workspace) -> None:
     place.seed("Tiny", "Other", "Third")
     place.plan()
     bad, *fine = sorted(place.planned(), key=lambda job: job.entry.repo_id != "lab/Other")
@@ -189,7 +189,7 @@ def test_one_failing_model_is_told_apart_from_what_was_published(place: Workplac
 
 
 @pytest.mark.parametrize("said", ["::error::x", "a`b|c\n## d <b>x</b> @me #1", "%0A::set-output name=a::b"])
-def test_an_error_text_from_a_runner_cannot_be_markup_or_a_command(place: Workplace, said: str) -> None:
+def test_an_error_text_from_a_runner_cannot_be_markup_or_a_command(place: Workspace, said: str) -> None:
     planned(place)
     issue = failed(place, 1, message=said, hint=said)
     assert "@me" not in issue.body
@@ -200,7 +200,7 @@ def test_an_error_text_from_a_runner_cannot_be_markup_or_a_command(place: Workpl
     assert {name for name, _, _ in ended.commands} == {"add-mask"}
 
 
-def test_tokens_in_messages_are_hidden(place: Workplace) -> None:
+def test_tokens_in_messages_are_hidden(place: Workspace) -> None:
     planned(place)
     token = place.hub.token("reader", role="read")
     issue = failed(place, 1, message=f"401 for Bearer {token}", hint=token)
@@ -210,7 +210,7 @@ def test_tokens_in_messages_are_hidden(place: Workplace) -> None:
     assert "401 for Bearer" in issue.body
 
 
-def test_the_author_is_whoever_the_token_acts_as(place: Workplace) -> None:
+def test_the_author_is_whoever_the_token_acts_as(place: Workspace) -> None:
     planned(place)
     [job] = place.planned()
     place.leave(job)

@@ -20,7 +20,7 @@ from bot.localhub import HubError
 from bot.records import Card, Job, JobResult, PublishedFile, QuantizedModel, Recipe, from_json
 from bot.watch.plan import timeout_minutes
 from tests.support.forgery import rendered, rerecorded, with_report
-from tests.support.sandbox import House, build_house
+from tests.support.sandbox import Sandbox, build_sandbox
 from tests.support.workflow_steps import Ended, Runner
 
 MODEL, TARGET = "lab/llama-tiny", "quantized/llama-tiny-awq"
@@ -30,7 +30,7 @@ MODEL, TARGET = "lab/llama-tiny", "quantized/llama-tiny-awq"
 class Watch:
     """A run whose quantize leg has ended well, and whose publish leg has not begun."""
 
-    house: House
+    sandbox: Sandbox
     runner: Runner
     planned: Ended
     quantized: Ended
@@ -42,7 +42,7 @@ class Watch:
 
     def publish(self, artifact: Path, results: str = "results-of-a-try", plan: str = "plan") -> Ended:
         words = ("--job-id", self.job.job_id, "--artifact", str(artifact), "--results", results, "--plan", plan)
-        return self.runner.step_here("actions", "publish", *words, HF_WRITE_TOKEN=self.house.hub.token())
+        return self.runner.step_here("actions", "publish", *words, HF_WRITE_TOKEN=self.sandbox.hub.token())
 
     def result(self, folder: str) -> JobResult:
         [path] = (self.runner.root / folder).glob(f"result-*/{self.job.job_id}.json")
@@ -51,17 +51,17 @@ class Watch:
 
 @pytest.fixture(scope="module")
 def watch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watch]:
-    house = build_house(tmp_path_factory.mktemp("watch") / "house", models=("llama-tiny",))
-    with house.hub:
-        reader = house.hub.token("reader", role="read")
-        runner = Runner(house.root, {"HF_ENDPOINT": house.hub.endpoint, "HF_TOKEN": reader})
+    sandbox = build_sandbox(tmp_path_factory.mktemp("watch") / "sandbox", models=("llama-tiny",))
+    with sandbox.hub:
+        reader = sandbox.hub.token("reader", role="read")
+        runner = Runner(sandbox.root, {"HF_ENDPOINT": sandbox.hub.endpoint, "HF_TOKEN": reader})
         planned = runner.step("actions", "plan")
         assert planned.code == 0, planned.err
         [row] = json.loads(planned.outputs["quantize"])["include"]
-        job = from_json(Job, (house.root / "plan" / f"{row['job_id']}.json").read_bytes())
+        job = from_json(Job, (sandbox.root / "plan" / f"{row['job_id']}.json").read_bytes())
         quantized = runner.step("actions", "quantize", "--job-id", job.job_id, "--results", "results")
         assert quantized.code == 0, quantized.err
-        yield Watch(house, runner, planned, quantized, job)
+        yield Watch(sandbox, runner, planned, quantized, job)
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ def refused(watch: Watch, artifact: Path, said: str) -> None:
     result = watch.result("results-of-a-try")
     assert (result.status, result.stage, result.exit_code) == ("failed", "publish", 7)
     with pytest.raises(HubError):
-        watch.house.hub.repo(TARGET)
+        watch.sandbox.hub.repo(TARGET)
 
 
 def test_code_of_a_stranger_is_refused_even_when_it_is_on_record(watch: Watch, copy: Path) -> None:
@@ -256,7 +256,7 @@ def test_a_job_that_was_not_planned_is_refused(watch: Watch) -> None:
 
 
 def test_then_it_is_published_once_and_the_next_plan_is_empty(watch: Watch) -> None:
-    hub = watch.house.hub
+    hub = watch.sandbox.hub
     first = watch.publish(watch.artifact, results="results-of-publish")
     assert first.code == 0, first.err
     refs = hub.refs(TARGET)
@@ -287,7 +287,7 @@ def test_then_it_is_published_once_and_the_next_plan_is_empty(watch: Watch) -> N
 
 def test_what_needs_no_gpu_is_one_leg(watch: Watch) -> None:
     """A changed small file upstream, then a publication that lost its tag."""
-    hub, runner = watch.house.hub, watch.runner
+    hub, runner = watch.sandbox.hub, watch.runner
     write = {"HF_WRITE_TOKEN": hub.token()}
     hub.seed(MODEL, {"generation_config.json": '{"temperature": 0.25}'})
     for kind, reason in (("refresh", "generation_config.json"), ("finish", "no tag")):
@@ -310,9 +310,9 @@ def test_what_needs_no_gpu_is_one_leg(watch: Watch) -> None:
 
 
 def test_no_step_shows_a_token(watch: Watch) -> None:
-    tokens = {watch.house.hub.token(), watch.house.hub.token("reader", role="read")}
+    tokens = {watch.sandbox.hub.token(), watch.sandbox.hub.token("reader", role="read")}
     written = [path for path in watch.runner.root.rglob("*.json") if "hub" not in path.parts]
     texts = [watch.planned.everything, watch.quantized.everything, *(path.read_text() for path in written)]
     assert len(texts) > 5
     assert not [token for token in tokens for text in texts if token in text]
-    assert ("add-mask", "", watch.house.hub.token("reader", role="read")) in watch.planned.commands
+    assert ("add-mask", "", watch.sandbox.hub.token("reader", role="read")) in watch.planned.commands

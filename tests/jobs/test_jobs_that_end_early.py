@@ -9,7 +9,7 @@ from bot.hub.publish import publish
 from bot.hub.session import Hub
 from bot.jobs import pipeline, stages
 from bot.jobs.folder import JobDir, evaluate_inputs, pull_inputs, quantize_inputs
-from bot.jobs.stages import Bench
+from bot.jobs.stages import JobContext
 from bot.localhub import LocalHub
 from bot.records import no_progress
 from tests.support import factories
@@ -26,8 +26,8 @@ from tests.support.repos import (
 )
 
 
-def bench(hub: LocalHub, folder: Path) -> Bench:
-    return Bench(hub=as_bot(hub), work=folder / "work", files=folder, progress=no_progress)
+def bench(hub: LocalHub, folder: Path) -> JobContext:
+    return JobContext(hub=as_bot(hub), work=folder / "work", files=folder, progress=no_progress)
 
 
 def test_a_target_that_became_private_is_asked_who_sees_it(hub: LocalHub, tmp_path: Path) -> None:

@@ -11,32 +11,32 @@ from pathlib import Path
 import pytest
 
 from bot.cli.demo import nudged
-from tests.support.sandbox import MODELS, House, build_house
+from tests.support.sandbox import MODELS, Sandbox, build_sandbox
 from tests.support.small_model import SOURCE, TARGET, WEIGHTS
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
     """Both models published once."""
-    house = build_house(tmp_path_factory.mktemp("pipeline") / "house")
-    with house.hub:
-        result = house.call("run")
+    sandbox = build_sandbox(tmp_path_factory.mktemp("pipeline") / "sandbox")
+    with sandbox.hub:
+        result = sandbox.call("run")
         assert result.returncode == 0, result.stderr
-        yield house
+        yield sandbox
 
 
-def test_both_models_are_published_complete_and_public(house: House) -> None:
+def test_both_models_are_published_complete_and_public(sandbox: Sandbox) -> None:
     for name in MODELS:
         repo_id = f"quantized/{name}-awq"
-        provenance = json.loads(house.hub.files(repo_id)["provenance.json"])
-        refs = house.hub.refs(repo_id)
+        provenance = json.loads(sandbox.hub.files(repo_id)["provenance.json"])
+        refs = sandbox.hub.refs(repo_id)
         assert refs[f"refs/tags/{provenance['tag']}"] == refs["refs/heads/main"]
-        assert not house.hub.repo(repo_id).settings().private
+        assert not sandbox.hub.repo(repo_id).settings().private
 
 
-def test_small_files_are_upstreams_bytes(house: House) -> None:
+def test_small_files_are_upstreams_bytes(sandbox: Sandbox) -> None:
     for name in MODELS:
-        upstream, published = house.hub.files(f"lab/{name}"), house.hub.files(f"quantized/{name}-awq")
+        upstream, published = sandbox.hub.files(f"lab/{name}"), sandbox.hub.files(f"quantized/{name}-awq")
         own = {"README.md", "config.json", "provenance.json", ".gitattributes"}
         small = {path for path in upstream if "safetensors" not in path} - own
         if name == "qwen3-tiny":
@@ -50,18 +50,18 @@ def test_small_files_are_upstreams_bytes(house: House) -> None:
             assert published[path] == upstream[path], path
 
 
-def test_the_card_shows_what_was_measured_and_pins_the_release(house: House) -> None:
-    files = house.hub.files("quantized/qwen3-tiny-awq")
+def test_the_card_shows_what_was_measured_and_pins_the_release(sandbox: Sandbox) -> None:
+    files = sandbox.hub.files("quantized/qwen3-tiny-awq")
     card, provenance = files["README.md"].decode(), json.loads(files["provenance.json"])
     assert f"{provenance['report']['kl_mean']:.4f} nats" in card
     assert f"--revision {provenance['tag']}" in card
     assert files["assets/error-by-layer.png"].startswith(b"\x89PNG")
 
 
-def test_the_cards_of_both_models_read_as_they_should(house: House) -> None:
+def test_the_cards_of_both_models_read_as_they_should(sandbox: Sandbox) -> None:
     """After a wanted change: GOLDEN=write pytest tests/jobs/test_pipeline.py, then read the diff."""
     for name in MODELS:
-        text = house.hub.files(f"quantized/{name}-awq")["README.md"].decode()
+        text = sandbox.hub.files(f"quantized/{name}-awq")["README.md"].decode()
         # Figures, digests and versions are another machine's; the words and the shape are not.
         text = re.sub(r"upstream-[0-9a-f]{8}-[0-9a-f]{8}", "TAG", text)
         text = re.sub(r"\b[0-9a-f]{40,64}\b", "HASH", text)
@@ -73,66 +73,66 @@ def test_the_cards_of_both_models_read_as_they_should(house: House) -> None:
         assert text == golden.read_text(), name
 
 
-def test_a_rerun_downloads_nothing_and_stays_within_its_calls(house: House) -> None:
-    house.hub.clear_requests()
-    result = house.call("run")
+def test_a_rerun_downloads_nothing_and_stays_within_its_calls(sandbox: Sandbox) -> None:
+    sandbox.hub.clear_requests()
+    result = sandbox.call("run")
     assert result.returncode == 0
     assert "nothing to do" in result.stdout
-    requests = [request for request in house.hub.requests if "agent-harnesses" not in request.path]
+    requests = [request for request in sandbox.hub.requests if "agent-harnesses" not in request.path]
     assert {request.method for request in requests} == {"GET"}
     resolved = [request.path for request in requests if "/resolve/" in request.path]
     assert len(resolved) == len(MODELS)
     assert all(path.endswith("/provenance.json") for path in resolved)
     assert len(requests) - len(resolved) == 2 * len(MODELS)
-    assert not list((house.root / "work").glob("*/quantized"))
+    assert not list((sandbox.root / "work").glob("*/quantized"))
 
 
-def test_a_readme_only_commit_is_not_a_release(house: House) -> None:
-    house.hub.seed("lab/llama-tiny", {"README.md": b"---\nlicense: mit\n---\nNew words.\n"})
-    assert house.plan()["jobs"] == []
+def test_a_readme_only_commit_is_not_a_release(sandbox: Sandbox) -> None:
+    sandbox.hub.seed("lab/llama-tiny", {"README.md": b"---\nlicense: mit\n---\nNew words.\n"})
+    assert sandbox.plan()["jobs"] == []
 
 
-def test_changed_weights_are_one_new_release_with_a_second_tag(small_house: House, tmp_path: Path) -> None:
-    house = small_house.copy_to(tmp_path / "house")
-    with house.hub:
-        first = house.call("run")
+def test_changed_weights_are_one_new_release_with_a_second_tag(small_sandbox: Sandbox, tmp_path: Path) -> None:
+    sandbox = small_sandbox.copy_to(tmp_path / "sandbox")
+    with sandbox.hub:
+        first = sandbox.call("run")
         assert first.returncode == 0, first.stderr
-        house.hub.seed(SOURCE, {WEIGHTS: nudged(house.hub.files(SOURCE)[WEIGHTS])})
-        [job] = house.plan()["jobs"]
+        sandbox.hub.seed(SOURCE, {WEIGHTS: nudged(sandbox.hub.files(SOURCE)[WEIGHTS])})
+        [job] = sandbox.plan()["jobs"]
         assert job["reason"] == "upstream changed: model.safetensors"
-        second = house.call("run")
+        second = sandbox.call("run")
         assert second.returncode == 0, second.stderr
-        assert sum(ref.startswith("refs/tags/") for ref in house.hub.refs(TARGET)) == 2
-        assert house.plan()["jobs"] == []
+        assert sum(ref.startswith("refs/tags/") for ref in sandbox.hub.refs(TARGET)) == 2
+        assert sandbox.plan()["jobs"] == []
 
 
-def test_a_changed_generation_config_is_a_refresh_that_leaves_the_weights_alone(house: House) -> None:
-    before = house.hub.files("quantized/llama-tiny-awq")
+def test_a_changed_generation_config_is_a_refresh_that_leaves_the_weights_alone(sandbox: Sandbox) -> None:
+    before = sandbox.hub.files("quantized/llama-tiny-awq")
     content = b'{"do_sample": true, "temperature": 0.25, "transformers_version": "4.51.3"}'
-    house.hub.seed("lab/llama-tiny", {"generation_config.json": content})
-    [job] = house.plan()["jobs"]
+    sandbox.hub.seed("lab/llama-tiny", {"generation_config.json": content})
+    [job] = sandbox.plan()["jobs"]
     assert (job["kind"], job["reason"]) == ("refresh", "small files changed upstream: generation_config.json")
-    result = house.call("run")
+    result = sandbox.call("run")
     assert result.returncode == 0, result.stderr
-    after = house.hub.files("quantized/llama-tiny-awq")
+    after = sandbox.hub.files("quantized/llama-tiny-awq")
     changed = {path for path in before | after if before.get(path) != after.get(path)}
     assert changed == {"generation_config.json", "README.md", "provenance.json"}
     assert after["generation_config.json"] == content
-    assert house.plan()["jobs"] == []
+    assert sandbox.plan()["jobs"] == []
 
 
-def test_a_refresh_that_breaks_the_tokenizer_is_not_published(house: House) -> None:
-    before = house.hub.refs("quantized/qwen3-tiny-awq")
-    house.hub.seed("lab/qwen3-tiny", {"chat_template.jinja": "{% for message in %}"})
-    result = house.call("run", "--only", "lab/qwen3-tiny")
+def test_a_refresh_that_breaks_the_tokenizer_is_not_published(sandbox: Sandbox) -> None:
+    before = sandbox.hub.refs("quantized/qwen3-tiny-awq")
+    sandbox.hub.seed("lab/qwen3-tiny", {"chat_template.jinja": "{% for message in %}"})
+    result = sandbox.call("run", "--only", "lab/qwen3-tiny")
     assert result.returncode == 5
     assert "chat template" in result.stderr
-    assert house.hub.refs("quantized/qwen3-tiny-awq") == before
+    assert sandbox.hub.refs("quantized/qwen3-tiny-awq") == before
 
 
-def test_anybody_can_verify_what_was_published(house: House) -> None:
-    result = house.call(
-        "verify", "quantized/llama-tiny-awq", "--json", token=house.hub.token("reader", role="read")
+def test_anybody_can_verify_what_was_published(sandbox: Sandbox) -> None:
+    result = sandbox.call(
+        "verify", "quantized/llama-tiny-awq", "--json", token=sandbox.hub.token("reader", role="read")
     )
     checks = json.loads(result.stdout)
     assert result.returncode == 0
@@ -140,9 +140,9 @@ def test_anybody_can_verify_what_was_published(house: House) -> None:
     assert any(check["name"].startswith("source lab/llama-tiny@") for check in checks)
 
 
-def test_verify_names_the_file_that_somebody_changed(house: House) -> None:
-    house.hub.seed("quantized/llama-tiny-awq", {"generation_config.json": b"{}", "extra.bin": b"x"})
-    result = house.call("verify", "quantized/llama-tiny-awq")
+def test_verify_names_the_file_that_somebody_changed(sandbox: Sandbox) -> None:
+    sandbox.hub.seed("quantized/llama-tiny-awq", {"generation_config.json": b"{}", "extra.bin": b"x"})
+    result = sandbox.call("verify", "quantized/llama-tiny-awq")
     assert result.returncode == 7
     assert "generation_config.json" in result.stdout
     assert "extra.bin" in result.stdout

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.github_api.id_token import ISSUER, IdTokens, public_key
-from tests.support.sandbox import PATIENCE_S, House, Quantized, build_house
+from tests.support.sandbox import PATIENCE_S, Quantized, Sandbox, build_sandbox
 from tests.support.workflow_identity import trust
 
 # Whoever asks first quantizes the model, which takes its time on a busy machine.
@@ -23,30 +23,30 @@ MODEL, TARGET = f"lab/{ASSET}", f"quantized/{ASSET}-awq"
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory, quantized: Quantized) -> Iterator[House]:
+def sandbox(tmp_path_factory: pytest.TempPathFactory, quantized: Quantized) -> Iterator[Sandbox]:
     """One model that was planned, quantized and measured, and not published."""
-    house = build_house(tmp_path_factory.mktemp("oidc") / "house", models=(ASSET,))
-    with house.hub:
-        _worked(house, "plan", "--out", "plan")
-        [job] = json.loads((house.root / "plan" / "plan.json").read_text())["jobs"]
+    sandbox = build_sandbox(tmp_path_factory.mktemp("oidc") / "sandbox", models=(ASSET,))
+    with sandbox.hub:
+        _worked(sandbox, "plan", "--out", "plan")
+        [job] = json.loads((sandbox.root / "plan" / "plan.json").read_text())["jobs"]
         # As on a runner that was stopped right after measuring.
-        shutil.copytree(quantized(ASSET), house.root / "work" / job["job_id"])
-        _worked(house, "quantize", "--plan", "plan", "--job-id", job["job_id"])
-        yield house
+        shutil.copytree(quantized(ASSET), sandbox.root / "work" / job["job_id"])
+        _worked(sandbox, "quantize", "--plan", "plan", "--job-id", job["job_id"])
+        yield sandbox
 
 
-def _worked(house: House, *words: str) -> None:
-    result = house.call("actions", *words)
+def _worked(sandbox: Sandbox, *words: str) -> None:
+    result = sandbox.call("actions", *words)
     assert result.returncode == 0, result.stderr
 
 
-def call(house: House, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def call(sandbox: Sandbox, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """With no token but those given."""
-    nobody = {name: value for name, value in house.environment().items() if name != "HF_TOKEN"}
+    nobody = {name: value for name, value in sandbox.environment().items() if name != "HF_TOKEN"}
     return subprocess.run(
         [sys.executable, "-m", "bot", *words],
         env=nobody | environment,
-        cwd=house.root,
+        cwd=sandbox.root,
         capture_output=True,
         text=True,
         check=False,
@@ -54,58 +54,58 @@ def call(house: House, *words: str, **environment: str) -> subprocess.CompletedP
     )
 
 
-def test_a_release_needs_no_stored_write_token(house: House) -> None:
-    job_id, page = house.jobs[0].name, house.root / "page.md"
-    legs = ("--plan", "plan", "--job-id", job_id, "--artifact", str(house.jobs[0]), "--results", "results")
+def test_a_release_needs_no_stored_write_token(sandbox: Sandbox) -> None:
+    job_id, page = sandbox.jobs[0].name, sandbox.root / "page.md"
+    legs = ("--plan", "plan", "--job-id", job_id, "--artifact", str(sandbox.jobs[0]), "--results", "results")
     publish = ("--verbose", "--log-file", "publish.log", "actions", "publish", *legs)
-    person = {"HF_TOKEN": house.hub.token("bot", role="read"), "HF_CREATE_TOKEN": house.hub.token()}
-    house.hub.trust_issuer(ISSUER, public_key())
+    person = {"HF_TOKEN": sandbox.hub.token("bot", role="read"), "HF_CREATE_TOKEN": sandbox.hub.token()}
+    sandbox.hub.trust_issuer(ISSUER, public_key())
     with IdTokens() as tokens:
         workflow = tokens.environment | {"HF_OIDC_RESOURCE": TARGET, "GITHUB_STEP_SUMMARY": str(page)}
 
-        planned = call(house, "actions", "plan", "--oidc", "--out", "unused")
+        planned = call(sandbox, "actions", "plan", "--oidc", "--out", "unused")
         assert planned.returncode == 0, planned.stderr
-        assert json.loads((house.root / "unused" / "plan.json").read_text())["jobs"] == []
+        assert json.loads((sandbox.root / "unused" / "plan.json").read_text())["jobs"] == []
         assert f"awq-bot create-target {TARGET}" in planned.stdout
-        early = call(house, *publish, **workflow)
+        early = call(sandbox, *publish, **workflow)
         assert early.returncode == 7
         assert f"awq-bot create-target {TARGET}" in early.stderr
 
-        created = call(house, "create-target", MODEL, **person)
+        created = call(sandbox, "create-target", MODEL, **person)
         assert created.returncode == 0, created.stderr
         assert "created, private" in created.stdout
         assert f"{TARGET}/settings" in created.stdout
-        untrusted = call(house, *publish, **workflow)
+        untrusted = call(sandbox, *publish, **workflow)
         assert untrusted.returncode == 7
-        trust(house.hub, TARGET)
+        trust(sandbox.hub, TARGET)
 
-        published = call(house, *publish, **workflow)
+        published = call(sandbox, *publish, **workflow)
         assert published.returncode == 0, published.stderr
         note = f"private until `awq-bot create-target {TARGET}` opens it"
         assert note in " ".join(published.stdout.split())
         assert note in page.read_text()
-        assert house.hub.repo(TARGET).settings().private
+        assert sandbox.hub.repo(TARGET).settings().private
 
-        again = call(house, *publish, **workflow)
+        again = call(sandbox, *publish, **workflow)
         assert (again.returncode, "was there already" in again.stdout) == (0, True)
-        opened = call(house, "create-target", "--json", **person)
+        opened = call(sandbox, "create-target", "--json", **person)
         assert [item["done"] for item in json.loads(opened.stdout)] == [["made public"]]
-        assert "up to date" in call(house, "plan").stdout
+        assert "up to date" in call(sandbox, "plan").stdout
 
         results = (early, created, untrusted, published, again, opened)
         said = "".join(_without_masks(result.stdout) + result.stderr for result in results)
-        kept = "".join(path.read_text() for path in _texts(house.root))
+        kept = "".join(path.read_text() for path in _texts(sandbox.root))
         for secret in ("hf_jwt_", "eyJhbGci", tokens.request_token):
             assert secret not in said
             assert secret not in kept
         assert "/oauth/token" in kept
 
 
-def test_a_run_for_another_target_is_refused_before_anything_is_pulled(house: House) -> None:
-    house.hub.seed(MODEL, {"generation_config.json": '{"temperature": 0.1}'})
+def test_a_run_for_another_target_is_refused_before_anything_is_pulled(sandbox: Sandbox) -> None:
+    sandbox.hub.seed(MODEL, {"generation_config.json": '{"temperature": 0.1}'})
     with IdTokens() as tokens:
         identity = tokens.environment | {"HF_OIDC_RESOURCE": "quantized/other-awq"}
-        result = call(house, "run", HF_TOKEN=house.hub.token("bot", role="read"), **identity)
+        result = call(sandbox, "run", HF_TOKEN=sandbox.hub.token("bot", role="read"), **identity)
     assert result.returncode == 7
     assert f"HF_OIDC_RESOURCE is quantized/other-awq, and this job publishes {TARGET}" in result.stderr
     assert tokens.asked == 0

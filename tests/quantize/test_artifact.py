@@ -54,7 +54,7 @@ def run(
     )
 
 
-class Made(NamedTuple):
+class QuantizedLinear(NamedTuple):
     source: Path
     out: Path
     blocks: Tensor
@@ -63,14 +63,14 @@ class Made(NamedTuple):
 
 
 @pytest.fixture(scope="module", params=TRAINED, ids="-".join)
-def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Made:
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> QuantizedLinear:
     """A trained model, calibrated on 8 blocks of 128 tokens; test: tokens that it was not calibrated on."""
     model, search = request.param
     source, folder = ASSETS / model, tmp_path_factory.mktemp("made")
     tokens = load_file(ASSETS / "tokens" / f"{model}.safetensors")
     blocks = tokens["dev"][:8, :128].long()
     record = run(source, folder, blocks=blocks, recipe=Recipe(search=search))
-    return Made(source, folder / "out", blocks, record, tokens["test"][:4, :256].long())
+    return QuantizedLinear(source, folder / "out", blocks, record, tokens["test"][:4, :256].long())
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def kl(source: Tensor, other: Tensor) -> float:
     return float((p.exp() * (p - q)).sum(-1).mean())
 
 
-def test_artifact_loses_far_less_than_plain_rounding(made: Made) -> None:
+def test_artifact_loses_far_less_than_plain_rounding(made: QuantizedLinear) -> None:
     expected = tiny_models.logits_of(made.source, made.test)
     packed = tiny_models.packed_linears(made.out)
     plain = {
@@ -97,7 +97,7 @@ def test_artifact_loses_far_less_than_plain_rounding(made: Made) -> None:
 
 
 @pytest.mark.parametrize("made", TRAINED[:2], indirect=True, ids="-".join)
-def test_stock_autoawq_damages_the_model_on_a_cpu(made: Made) -> None:
+def test_stock_autoawq_damages_the_model_on_a_cpu(made: QuantizedLinear) -> None:
     """The scaling alone, without clips or integers, must not change what the model computes. Stock, it does."""
     model = transformers.AutoModelForCausalLM.from_pretrained(made.source, dtype=torch.float32)
     kind = AWQ_CAUSAL_LM_MODEL_MAP[model.config.model_type]
@@ -115,14 +115,14 @@ def test_stock_autoawq_damages_the_model_on_a_cpu(made: Made) -> None:
     assert kl(expected, stock) > 5 * kl(expected, ours)
 
 
-def test_every_tensor_is_there_once(made: Made) -> None:
+def test_every_tensor_is_there_once(made: QuantizedLinear) -> None:
     source, artifact = Checkpoint(made.source).tensors, Checkpoint(made.out).tensors
     check_inventory(source, artifact, artifact_dtype="F16", group_size=128)
     assert len(tiny_models.packed_linears(made.out)) == 7 * 4 == len(made.record.modules)
     assert ("lm_head.weight" in artifact) == ("lm_head.weight" in source)
 
 
-def test_what_awq_does_not_touch_is_copied(made: Made) -> None:
+def test_what_awq_does_not_touch_is_copied(made: QuantizedLinear) -> None:
     source, artifact = tiny_models.tensors_of(made.source), tiny_models.tensors_of(made.out)
     untouched = [name for name in source if "layers" not in name]
     assert untouched
@@ -130,7 +130,7 @@ def test_what_awq_does_not_touch_is_copied(made: Made) -> None:
         assert torch.equal(artifact[name], source[name].half())
 
 
-def test_config_is_upstreams_with_two_keys_changed(made: Made) -> None:
+def test_config_is_upstreams_with_two_keys_changed(made: QuantizedLinear) -> None:
     before = json.loads((made.source / "config.json").read_text())
     after = json.loads((made.out / "config.json").read_text())
     assert list(after) == [*before, "quantization_config"]
@@ -145,7 +145,7 @@ def test_config_is_upstreams_with_two_keys_changed(made: Made) -> None:
     assert after == before | {"torch_dtype": "float16"}
 
 
-def test_files_are_described_as_they_are(made: Made) -> None:
+def test_files_are_described_as_they_are(made: QuantizedLinear) -> None:
     on_disk = {path.relative_to(made.out).as_posix(): path for path in made.out.rglob("*") if path.is_file()}
     assert [file.path for file in made.record.files] == sorted(on_disk)
     for file in made.record.files:
@@ -156,7 +156,7 @@ def test_files_are_described_as_they_are(made: Made) -> None:
     assert {"LICENSE", "tokenizer.json", "generation_config.json"} <= set(on_disk)
 
 
-def test_bits_are_counted_from_the_file(made: Made) -> None:
+def test_bits_are_counted_from_the_file(made: QuantizedLinear) -> None:
     tensors = tiny_models.tensors_of(made.out)
     values = sum(value.numel() for value in tiny_models.tensors_of(made.source).values())
     packed = [name for name in tensors if name.endswith(("qweight", "qzeros", "scales"))]
@@ -170,7 +170,7 @@ def test_bits_are_counted_from_the_file(made: Made) -> None:
     assert made.record.bits_per_weight_file == pytest.approx(bits(tensors) / values)
 
 
-def test_errors_are_those_of_the_first_layers_outputs(made: Made) -> None:
+def test_errors_are_those_of_the_first_layers_outputs(made: QuantizedLinear) -> None:
     """The first layer's queries and keys see the source's own inputs, so what they lose can be computed apart."""
     source, artifact = tiny_models.tensors_of(made.source), tiny_models.dequantized(made.out)
     path = "model.layers.0"
@@ -192,14 +192,14 @@ def test_errors_are_those_of_the_first_layers_outputs(made: Made) -> None:
         assert errors[name].relative_error < errors[name].relative_error_rounding
 
 
-def test_clipped_share_is_counted_where_weights_are_clipped(made: Made) -> None:
+def test_clipped_share_is_counted_where_weights_are_clipped(made: QuantizedLinear) -> None:
     """AutoAWQ clips no queries and keys; our search does."""
     for module in made.record.modules:
         kept = made.record.recipe.search == "awq" and module.module in {"self_attn.q_proj", "self_attn.k_proj"}
         assert (0 < module.clipped_share < 0.2) != kept
 
 
-def test_our_search_tells_how_it_scaled_and_needed_no_fallback(made: Made) -> None:
+def test_our_search_tells_how_it_scaled_and_needed_no_fallback(made: QuantizedLinear) -> None:
     ours = made.record.recipe.search == "gram"
     scalable = {"mlp.down_proj", "self_attn.q_proj"}
     for module in made.record.modules:
@@ -339,7 +339,7 @@ def test_layers_of_the_same_tokens_in_other_blocks_are_made_again(small: Path, t
     assert all((tmp_path / "layers" / name).read_bytes() != content for name, content in layers.items())
 
 
-def test_a_model_that_is_quantized_already_is_refused(made: Made, tmp_path: Path) -> None:
+def test_a_model_that_is_quantized_already_is_refused(made: QuantizedLinear, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModelError, match="quantized already"):
         run(made.out, tmp_path)
 

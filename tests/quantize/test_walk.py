@@ -10,7 +10,7 @@ import torch
 
 from bot.quantize.artifact import quantize
 from bot.quantize.layerfile import hidden_path, layer_path
-from bot.quantize.walk import Turn
+from bot.quantize.walk import LayerRun
 from bot.records import Recipe
 from tests.support import tiny_models
 from tests.support.canary import losses
@@ -59,13 +59,13 @@ def expected(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Bytes:
 def turns(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The layers that all calibration tokens went through."""
     seen: list[int] = []
-    through: Callable[..., object] = Turn.run
+    through: Callable[..., object] = LayerRun.run
 
-    def counted(self: Turn, layer: torch.nn.Module) -> object:
+    def counted(self: LayerRun, layer: torch.nn.Module) -> object:
         seen.append(self.index)
         return through(self, layer)
 
-    monkeypatch.setattr(Turn, "run", counted)
+    monkeypatch.setattr(LayerRun, "run", counted)
     return seen
 
 

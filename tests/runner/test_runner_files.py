@@ -1,4 +1,4 @@
-"""What cannot be run here is at least read by those who know its format, and agrees with the rest of the house."""
+"""Runner files for systemd, Docker and Kubernetes: checked here without running any of them."""
 
 from __future__ import annotations
 

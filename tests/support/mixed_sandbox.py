@@ -1,4 +1,4 @@
-"""A small model's house with every kind of calibration source, and what happens to it."""
+"""A small model's sandbox with every kind of calibration source, and what happens to it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 
 from bot.localhub import Fault, LocalHub
 from tests.support.outcomes import Result
-from tests.support.sandbox import House, wait_for
+from tests.support.sandbox import Sandbox, wait_for
 from tests.support.small_model import SOURCE, conversations, sentence, small_model
 
-Before = Callable[[str], House]
+Before = Callable[[str], Sandbox]
 
 # One source of each kind; chats and texts are data sets on the same Hub.
 WATCHLIST = """\
@@ -37,29 +37,29 @@ models:
 AT_PULL = Fault(path=r"resolve/.*/model\.safetensors", method="HEAD", delay_s=3)
 
 
-def build_mixed_house(root: Path) -> House:
+def build_mixed_sandbox(root: Path) -> Sandbox:
     """A small model calibrated on every kind of source. Its Hub is not started yet."""
     root.mkdir(parents=True)
-    house = House(LocalHub(root / "hub"), root)
-    house.hub.seed(SOURCE, small_model())
-    chats = house.hub.seed(
+    sandbox = Sandbox(LocalHub(root / "hub"), root)
+    sandbox.hub.seed(SOURCE, small_model())
+    chats = sandbox.hub.seed(
         "lab/chats", {"data/train_sft-00000-of-00001.jsonl": conversations()}, repo_type="dataset"
     )
-    texts = house.hub.seed("lab/texts", {"en/train/0000.parquet": _texts()}, repo_type="dataset")
+    texts = sandbox.hub.seed("lab/texts", {"en/train/0000.parquet": _texts()}, repo_type="dataset")
     (root / "notes.txt").write_text("\n".join(sentence(number) for number in range(60)))
-    write_watchlist(house, WATCHLIST.format(chats=chats, texts=texts))
-    return house
+    write_watchlist(sandbox, WATCHLIST.format(chats=chats, texts=texts))
+    return sandbox
 
 
-def write_watchlist(house: House, content: str | bytes) -> None:
-    (house.root / "watchlist.yaml").write_bytes(content.encode() if isinstance(content, str) else content)
+def write_watchlist(sandbox: Sandbox, content: str | bytes) -> None:
+    (sandbox.root / "watchlist.yaml").write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-def edit_watchlist(house: House, old: str, new: str) -> str:
+def edit_watchlist(sandbox: Sandbox, old: str, new: str) -> str:
     """Returns what it was."""
-    before = (house.root / "watchlist.yaml").read_text()
+    before = (sandbox.root / "watchlist.yaml").read_text()
     assert old in before
-    write_watchlist(house, before.replace(old, new))
+    write_watchlist(sandbox, before.replace(old, new))
     return before
 
 
@@ -70,11 +70,11 @@ def _texts() -> bytes:
     return stream.getvalue()
 
 
-def meanwhile(house: House, fault: Fault, act: Callable[[], object], *words: str) -> Result:
+def meanwhile(sandbox: Sandbox, fault: Fault, act: Callable[[], object], *words: str) -> Result:
     """A run during whose held-back request something else happens."""
-    house.hub.faults.add(fault)
-    with house.start(*words) as process:
-        wait_for(lambda: not house.hub.faults.pending or process.poll() is not None)
+    sandbox.hub.faults.add(fault)
+    with sandbox.start(*words) as process:
+        wait_for(lambda: not sandbox.hub.faults.pending or process.poll() is not None)
         act()
         out, err = process.communicate(timeout=120)
     return Result(words, process.returncode, out, err)

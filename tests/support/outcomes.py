@@ -6,7 +6,7 @@ import json
 import subprocess
 from typing import Any
 
-from tests.support.sandbox import House
+from tests.support.sandbox import Sandbox
 from tests.support.small_model import SOURCE, TARGET
 
 Result = subprocess.CompletedProcess[str]
@@ -22,9 +22,9 @@ def failed(result: Result, code: int, *words: str) -> None:
     assert "Traceback" not in result.stdout + result.stderr
 
 
-def refused(house: House, code: int, *words: str) -> None:
+def refused(sandbox: Sandbox, code: int, *words: str) -> None:
     """A run says in these words why there is no job and what to do, ends with this code, publishes nothing."""
-    result = house.call("run")
+    result = sandbox.call("run")
     errors = [line for line in result.stderr.splitlines() if line.startswith("error:")]
     assert (result.returncode, len(errors)) == (code, 1), result.stderr
     assert "Traceback" not in result.stderr
@@ -33,28 +33,28 @@ def refused(house: House, code: int, *words: str) -> None:
     said = " ".join(result.stderr.split())
     for word in words:
         assert word in said
-    assert_nothing_published(house)
+    assert_nothing_published(sandbox)
 
 
-def mended(house: House) -> None:
+def mended(sandbox: Sandbox) -> None:
     """Now there is a job for it."""
-    [job] = house.plan()["jobs"]
+    [job] = sandbox.plan()["jobs"]
     assert (job["kind"], job["entry"]["repo_id"]) == ("release", SOURCE)
 
 
-def assert_nothing_published(house: House) -> None:
+def assert_nothing_published(sandbox: Sandbox) -> None:
     """No target, or one that nobody else can see."""
-    for repo in house.hub.store.repos("model"):
+    for repo in sandbox.hub.store.repos("model"):
         assert repo.namespace != "quantized" or repo.settings().private
 
 
-def assert_published(house: House, result: Result) -> dict[str, Any]:
+def assert_published(sandbox: Sandbox, result: Result) -> dict[str, Any]:
     """Whole and public; its provenance."""
     assert result.returncode == 0, result.stderr
-    provenance: dict[str, Any] = json.loads(house.hub.files(TARGET)["provenance.json"])
-    refs = house.hub.refs(TARGET)
+    provenance: dict[str, Any] = json.loads(sandbox.hub.files(TARGET)["provenance.json"])
+    refs = sandbox.hub.refs(TARGET)
     assert refs[f"refs/tags/{provenance['tag']}"] == refs["refs/heads/main"]
-    assert not house.hub.repo(TARGET).settings().private
+    assert not sandbox.hub.repo(TARGET).settings().private
     return provenance
 
 

@@ -39,7 +39,7 @@ Quantized = Callable[[str], Path]
 
 
 @dataclass(frozen=True)
-class House:
+class Sandbox:
     hub: LocalHub
     root: Path
 
@@ -85,32 +85,32 @@ class House:
             out, err = process.communicate(timeout=PATIENCE_S)
         return subprocess.CompletedProcess(words, process.returncode, out, err)
 
-    def copy_to(self, root: Path) -> House:
-        """The same house elsewhere, its Hub not started yet. This one's Hub must be at rest."""
+    def copy_to(self, root: Path) -> Sandbox:
+        """The same sandbox elsewhere, its Hub not started yet. This one's Hub must be at rest."""
         shutil.copytree(self.root, root, ignore=shutil.ignore_patterns("server.lock", ".lock"))
-        return House(LocalHub(root / "hub"), root)
+        return Sandbox(LocalHub(root / "hub"), root)
 
 
-def build_house(root: Path, *, models: tuple[str, ...] = MODELS) -> House:
+def build_sandbox(root: Path, *, models: tuple[str, ...] = MODELS) -> Sandbox:
     """Its Hub is not started yet."""
     root.mkdir(parents=True, exist_ok=True)
     lines = [line for line in WATCHLIST.splitlines() if not line.startswith("  - ")]
     (root / "watchlist.yaml").write_text("\n".join([*lines, *(f"  - lab/{name}" for name in models), ""]))
-    house = House(LocalHub(root / "hub"), root)
+    sandbox = Sandbox(LocalHub(root / "hub"), root)
     for name in models:
-        house.hub.seed(f"lab/{name}", ASSETS / name)
-    return house
+        sandbox.hub.seed(f"lab/{name}", ASSETS / name)
+    return sandbox
 
 
 def quantize_once(name: str, root: Path) -> Path:
     """A trained model's job as quantizing and measuring leave its folder. Made for the first who asks."""
     made = root / "made"
     if not made.exists():
-        house = build_house(root / "house", models=(name,))
-        with house.hub:
-            done = house.call("run", "--dry-run")
+        sandbox = build_sandbox(root / "sandbox", models=(name,))
+        with sandbox.hub:
+            done = sandbox.call("run", "--dry-run")
             assert done.returncode == 0, done.stderr
-        [folder] = house.jobs
+        [folder] = sandbox.jobs
         keep = shutil.ignore_patterns(*{path.name for path in folder.iterdir()} - _KEPT)
         shutil.copytree(folder, made, ignore=keep)
     return made

@@ -14,7 +14,7 @@ from safetensors.numpy import save
 from bot.localhub import LocalHub
 from bot.localhub.store import Content
 from tests.support import factories
-from tests.support.sandbox import ASSETS, House
+from tests.support.sandbox import ASSETS, Sandbox
 
 SOURCE, TARGET = "lab/small", "quantized/small-awq"
 WEIGHTS = "model.safetensors"
@@ -61,26 +61,26 @@ def small_weights(config: dict[str, Any] = CONFIG) -> dict[str, np.ndarray[Any, 
     }
 
 
-def build_small_house(root: Path) -> House:
+def build_small_sandbox(root: Path) -> Sandbox:
     """Its Hub is not started yet."""
     root.mkdir(parents=True, exist_ok=True)
     (root / "watchlist.yaml").write_text(WATCHLIST)
-    house = House(LocalHub(root / "hub"), root)
-    house.hub.seed(SOURCE, small_model())
-    return house
+    sandbox = Sandbox(LocalHub(root / "hub"), root)
+    sandbox.hub.seed(SOURCE, small_model())
+    return sandbox
 
 
-def prepare_once(root: Path, build: Callable[[Path], House] = build_small_house) -> House:
-    """A house whose job is done but for publishing. Its Hub is at rest. Made for the first who asks."""
+def prepare_once(root: Path, build: Callable[[Path], Sandbox] = build_small_sandbox) -> Sandbox:
+    """A sandbox whose job is done but for publishing. Its Hub is at rest. Made for the first who asks."""
     done = root / "done"
     if done.exists():
-        return House(LocalHub(root / "house" / "hub"), root / "house")
-    house = build(root / "house")
-    with house.hub:
-        result = house.call("run", "--dry-run")
+        return Sandbox(LocalHub(root / "sandbox" / "hub"), root / "sandbox")
+    sandbox = build(root / "sandbox")
+    with sandbox.hub:
+        result = sandbox.call("run", "--dry-run")
     assert result.returncode == 0, result.stderr
     done.touch()
-    return house
+    return sandbox
 
 
 def sentence(number: int) -> str:

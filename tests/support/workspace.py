@@ -21,7 +21,7 @@ WEIGHTS = safetensors({tensor.name: list(tensor.shape) for tensor in layer_tenso
 
 
 @dataclass(frozen=True)
-class Workplace:
+class Workspace:
     root: Path
     hub: LocalHub
     api: GitHubApi
@@ -71,11 +71,11 @@ class Workplace:
 
 
 @contextlib.contextmanager
-def open_workplace(root: Path) -> Iterator[Workplace]:
+def open_workspace(root: Path) -> Iterator[Workspace]:
     with LocalHub(root / "hub") as hub, GitHubApi() as api:
         reader = hub.token("reader", role="read")
         runner = Runner(root, {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": reader})
-        yield Workplace(root, hub, api, runner)
+        yield Workspace(root, hub, api, runner)
 
 
 def rows(ended: Ended, name: str = "quantize") -> Sequence[dict[str, Any]]:
