@@ -31,7 +31,7 @@ def test_a_disk_that_is_too_small_is_said_before_pulling(before: Before, small_d
 
 def test_a_disk_that_fills_up_while_pulling_keeps_what_is_whole(before: Before) -> None:
     sandbox = before("pull")
-    failed(_with_small_files_only(sandbox, "run"), 8, "/source: cannot write")
+    failed(_with_small_files_only(sandbox, "run"), 8, "/source: cannot be written")
     assert_nothing_published(sandbox)
     result = sandbox.call("run")
     assert_published(sandbox, result)
@@ -58,7 +58,7 @@ def test_a_disk_that_is_full_when_the_card_is_written_is_said_so(before: Before)
     sandbox = before("publish")
     job = sandbox.jobs[0]
     (job / "card.json").unlink()
-    failed(_with_small_files_only(sandbox, "card", "--job", str(job), limit_kib=1), 8, str(job), "cannot write")
+    failed(_with_small_files_only(sandbox, "card", "--job", str(job), limit_kib=1), 8, str(job), "cannot be written")
     assert_published(sandbox, sandbox.call("run"))
 
 

@@ -237,7 +237,7 @@ def test_disk_that_is_too_small_is_found_before_anything_is_asked_for(
 
 def test_folder_that_cannot_be_made_is_named(hub: LocalHub, source: Hub, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(EnvironmentProblem, match=f"cannot write: {'Not a directory'}") as caught:
+    with pytest.raises(EnvironmentProblem, match=f"cannot be written: {'Not a directory'}") as caught:
         pull_source(source, release_job(hub), tmp_path / "file" / "source", no_progress)
     assert "--work" in caught.value.hint
 

@@ -123,6 +123,6 @@ def test_fetching_that_keeps_failing_is_an_environment_problem(
 def test_full_disk_while_fetching_is_named(hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.seed(SOURCE, source_files())
     failing(monkeypatch, file_download.__name__, "http_get", [RuntimeError(FULL)])
-    with pytest.raises(EnvironmentProblem, match="cannot write: No space left on device") as caught:
+    with pytest.raises(EnvironmentProblem, match="cannot be written: No space left on device") as caught:
         pull_source(as_bot(hub), release_job(hub), tmp_path / "source", no_progress)
     assert "--work" in caught.value.hint

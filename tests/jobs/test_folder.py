@@ -109,9 +109,9 @@ def test_a_file_where_a_folder_should_be_holds_no_job_and_takes_none(tmp_path: P
     jobdir = JobDir(tmp_path / "README.md")
     with pytest.raises(WatchlistError, match=r"no job\.json"):
         _ = jobdir.job
-    with pytest.raises(EnvironmentProblem, match="cannot write"):
+    with pytest.raises(EnvironmentProblem, match="cannot be written"):
         jobdir.store(job())
-    with pytest.raises(EnvironmentProblem, match="cannot write"), jobdir.locked():
+    with pytest.raises(EnvironmentProblem, match="cannot be written"), jobdir.locked():
         pass
 
 
@@ -190,7 +190,7 @@ def test_a_record_can_be_read_by_others_than_its_writer(jobdir: JobDir) -> None:
 _HOLDER = """
     import sys
     from pathlib import Path
-    from bot.files import JobDir
+    from bot.jobs.folder import JobDir
     with JobDir(Path(sys.argv[1])).locked():
         print("held", flush=True)
         sys.stdin.read()

@@ -56,7 +56,7 @@ def test_a_child_that_is_killed_is_told_by_its_signal(tmp_path: Path, monkeypatc
 
 
 def test_a_child_ends_when_its_parent_is_killed() -> None:
-    child = "from bot.children import end_with_parent; end_with_parent(); print('up', flush=True)"
+    child = "from bot.jobs.worker import end_with_parent; end_with_parent(); print('up', flush=True)"
     code = f"""
 import os, subprocess, sys, time
 os.environ["AWQ_BOT_PARENT"] = str(os.getpid())
@@ -81,8 +81,8 @@ exit 0
 PARENT = """
 import subprocess, sys
 from pathlib import Path
-from bot.children import run_child
-from bot.jobdir import JobDir
+from bot.jobs.worker import run_child
+from bot.jobs.folder import JobDir
 folder = Path(sys.argv[1])
 spy, seen = str(folder / "python"), folder / "seen"
 subprocess.run([spy], check=True)

@@ -29,7 +29,7 @@ REPO = "quantized/x"
 SERVE = """
 import sys
 from pathlib import Path
-from bot.hub.local import serve
+from bot.localhub import serve
 serve(Path(sys.argv[1]), on_start=lambda hub: print(hub.endpoint, flush=True))
 """
 

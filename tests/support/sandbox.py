@@ -20,7 +20,7 @@ from bot.localhub import LocalHub
 from bot.records import to_json
 from bot.watch import watchlist as watchlists
 
-ASSETS = Path(__file__).parent / "assets"
+ASSETS = Path(__file__).parents[1] / "assets"
 MODELS = ("qwen3-tiny", "llama-tiny")
 WATCHLIST = """\
 publish_to: quantized
