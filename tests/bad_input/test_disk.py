@@ -58,7 +58,8 @@ def test_a_disk_that_is_full_when_the_card_is_written_is_said_so(before: Before)
     sandbox = before("publish")
     job = sandbox.jobs[0]
     (job / "card.json").unlink()
-    failed(_with_small_files_only(sandbox, "card", "--job", str(job), limit_kib=1), 8, str(job), "cannot be written")
+    done = _with_small_files_only(sandbox, "card", "--job", str(job), limit_kib=1)
+    failed(done, 8, str(job), "cannot be written")
     assert_published(sandbox, sandbox.call("run"))
 
 
