@@ -68,7 +68,7 @@ def quantized(shared: Path) -> Quantized:
 @pytest.fixture(scope="session")
 def small_sandbox(shared: Path) -> Sandbox:
     """A small model's sandbox, done but for publishing; to be copied. Its Hub is at rest."""
-    from tests.support.small_model import prepare_once  # noqa: PLC0415 - there is no numpy where only planning is tested
+    from tests.support.small_sandbox import prepare_once  # noqa: PLC0415 - there is no numpy where only planning is tested
 
     with FileLock(shared / "small.lock"):
         return prepare_once(shared / "small")
@@ -81,12 +81,12 @@ def hub(tmp_path: Path) -> Iterator[LocalHub]:
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workspace]:
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workspace]:
     """A repository with a watchlist, a Hub and GitHub's API, for the verbs that workflows call."""
     # GitHub asks for pauses between writes; its stand-in does not.
     monkeypatch.setattr("bot.github.client.WRITE_PAUSE_S", 0.0)
-    with open_workspace(tmp_path) as place:
-        yield place
+    with open_workspace(tmp_path) as workspace:
+        yield workspace
 
 
 @pytest.fixture

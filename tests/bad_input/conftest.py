@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,9 +7,14 @@ import pytest
 from filelock import FileLock
 
 from bot.localhub import LocalHub
-from tests.support.mixed_sandbox import Before, build_mixed_sandbox, write_watchlist
 from tests.support.sandbox import Sandbox
-from tests.support.small_model import prepare_once
+from tests.support.small_sandbox import (
+    SandboxBefore,
+    build_mixed_sandbox,
+    copies_before,
+    prepare_once,
+    write_watchlist,
+)
 
 
 @pytest.fixture
@@ -23,26 +27,12 @@ def sandbox(hub: LocalHub, tmp_path: Path) -> Sandbox:
 
 @pytest.fixture(scope="session")
 def ready(shared: Path) -> Sandbox:
-    """Done but for publishing; to be copied. Its Hub is at rest."""
+    """Done except for publishing; to be copied. Its Hub is not running."""
     with FileLock(shared / "mixed.lock"):
         return prepare_once(shared / "mixed", build_mixed_sandbox)
 
 
 @pytest.fixture
-def before(ready: Sandbox, tmp_path: Path) -> Iterator[Before]:
-    """A copy of the ready sandbox in which the stage of the given name has not run; its Hub is up."""
-    copies: list[Sandbox] = []
-
-    def make(stage: str) -> Sandbox:
-        sandbox = ready.copy_to(tmp_path / stage)
-        undone = {"pull": ("weights.json", "source"), "quantize": ("quantized.json", "quantized", "layers")}
-        for name in undone.get(stage, ()):
-            path = sandbox.jobs[0] / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        sandbox.hub.start()
-        copies.append(sandbox)
-        return sandbox
-
-    yield make
-    for sandbox in copies:
-        sandbox.hub.stop()
+def sandbox_before(ready: Sandbox, tmp_path: Path) -> Iterator[SandboxBefore]:
+    with copies_before(ready, tmp_path) as make:
+        yield make

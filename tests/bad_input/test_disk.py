@@ -14,24 +14,30 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.mixed_sandbox import Before
-from tests.support.outcomes import Result, assert_nothing_published, assert_published, failed, quantized_again
 from tests.support.sandbox import Sandbox
 from tests.support.small_disk import mounted
+from tests.support.small_sandbox import (
+    Result,
+    SandboxBefore,
+    assert_failed,
+    assert_nothing_published,
+    assert_published,
+    quantized_again,
+)
 
 
-def test_a_disk_that_is_too_small_is_said_before_pulling(before: Before, small_disk: Path) -> None:
-    sandbox = before("publish")
+def test_a_disk_that_is_too_small_is_said_before_pulling(sandbox_before: SandboxBefore, small_disk: Path) -> None:
+    sandbox = sandbox_before("publish")
     result = sandbox.call("run", "--work", str(small_disk))
-    failed(result, 8, str(small_disk), "GB free, the job needs")
+    assert_failed(result, 8, str(small_disk), "GB free, the job needs")
     assert "--work" in result.stderr
     assert not list(small_disk.rglob("*.safetensors"))
     assert_published(sandbox, sandbox.call("run"))
 
 
-def test_a_disk_that_fills_up_while_pulling_keeps_what_is_whole(before: Before) -> None:
-    sandbox = before("pull")
-    failed(_with_small_files_only(sandbox, "run"), 8, "/source: cannot be written")
+def test_a_disk_that_fills_up_while_pulling_keeps_what_is_whole(sandbox_before: SandboxBefore) -> None:
+    sandbox = sandbox_before("pull")
+    assert_failed(_with_small_files_only(sandbox, "run"), 8, "/source: cannot be written")
     assert_nothing_published(sandbox)
     result = sandbox.call("run")
     assert_published(sandbox, result)
@@ -39,10 +45,10 @@ def test_a_disk_that_fills_up_while_pulling_keeps_what_is_whole(before: Before) 
 
 
 def test_a_disk_that_fills_up_while_quantizing_names_the_file_and_leaves_no_half_of_it(
-    before: Before, ready: Sandbox
+    sandbox_before: SandboxBefore, ready: Sandbox
 ) -> None:
-    sandbox = before("quantize")
-    failed(_with_small_files_only(sandbox, "run"), 8, "layers/hidden-00000.bin: cannot be written")
+    sandbox = sandbox_before("quantize")
+    assert_failed(_with_small_files_only(sandbox, "run"), 8, "layers/hidden-00000.bin: cannot be written")
     job = sandbox.jobs[0]
     assert not list((job / "layers").iterdir())
     assert not (job / "quantized").exists()
@@ -54,12 +60,12 @@ def test_a_disk_that_fills_up_while_quantizing_names_the_file_and_leaves_no_half
     assert_published(sandbox, sandbox.call("run"))
 
 
-def test_a_disk_that_is_full_when_the_card_is_written_is_said_so(before: Before) -> None:
-    sandbox = before("publish")
+def test_a_disk_that_is_full_when_the_card_is_written_is_said_so(sandbox_before: SandboxBefore) -> None:
+    sandbox = sandbox_before("publish")
     job = sandbox.jobs[0]
     (job / "card.json").unlink()
     done = _with_small_files_only(sandbox, "card", "--job", str(job), limit_kib=1)
-    failed(done, 8, str(job), "cannot be written")
+    assert_failed(done, 8, str(job), "cannot be written")
     assert_published(sandbox, sandbox.call("run"))
 
 

@@ -8,33 +8,40 @@ from __future__ import annotations
 
 from safetensors.numpy import save
 
-from tests.support.mixed_sandbox import AT_PULL, Before, meanwhile
-from tests.support.outcomes import (
-    assert_nothing_published,
-    assert_published,
-    failed,
-    mended,
-    quantized_again,
-    refused,
-)
 from tests.support.sandbox import Sandbox
-from tests.support.small_model import SOURCE, TARGET, WEIGHTS, small_model, small_weights
+from tests.support.small_sandbox import (
+    SOURCE,
+    TARGET,
+    WEIGHTS,
+    SandboxBefore,
+    assert_failed,
+    assert_nothing_published,
+    assert_planned,
+    assert_published,
+    assert_refused,
+    quantized_again,
+    run_during_pull,
+    small_model,
+    small_weights,
+)
 
 
 def test_a_revoked_token_stops_the_plan_and_a_new_one_goes_on(sandbox: Sandbox) -> None:
     sandbox.hub.seed(SOURCE, small_model())
     token = sandbox.hub.add_token("bot")
     sandbox.hub.revoke_token(token)
-    failed(sandbox.call("run", token=token), 8, "refuses the token")
+    assert_failed(sandbox.call("run", token=token), 8, "refuses the token")
     assert_nothing_published(sandbox)
-    mended(sandbox)
+    assert_planned(sandbox)
 
 
-def test_a_read_only_token_publishes_nothing_and_a_write_token_goes_on_without_quantizing(before: Before) -> None:
-    sandbox = before("publish")
+def test_a_read_only_token_publishes_nothing_and_a_write_token_goes_on_without_quantizing(
+    sandbox_before: SandboxBefore,
+) -> None:
+    sandbox = sandbox_before("publish")
     made = _times(sandbox)
     result = sandbox.call("run", token=sandbox.hub.token("bot", role="read"))
-    failed(result, 7, TARGET, "the token may only read")
+    assert_failed(result, 7, TARGET, "the token may only read")
     assert "HF_WRITE_TOKEN" in result.stderr
     assert_nothing_published(sandbox)
     assert _times(sandbox) == made
@@ -46,10 +53,10 @@ def test_a_read_only_token_publishes_nothing_and_a_write_token_goes_on_without_q
     assert report.stat().st_mtime_ns == measured
 
 
-def test_somebody_elses_namespace_is_refused_until_they_let_us_in(before: Before) -> None:
-    sandbox = before("publish")
+def test_somebody_elses_namespace_is_refused_until_they_let_us_in(sandbox_before: SandboxBefore) -> None:
+    sandbox = sandbox_before("publish")
     token = sandbox.hub.add_token("newcomer")
-    failed(sandbox.call("run", token=token), 7, TARGET, "newcomer does not belong to quantized")
+    assert_failed(sandbox.call("run", token=token), 7, TARGET, "newcomer does not belong to quantized")
     assert_nothing_published(sandbox)
     sandbox.hub.add_token("newcomer", orgs=["quantized"])
     result = sandbox.call("run", token=token)
@@ -57,10 +64,12 @@ def test_somebody_elses_namespace_is_refused_until_they_let_us_in(before: Before
     assert not quantized_again(result)
 
 
-def test_somebody_elses_content_that_came_while_we_worked_is_not_overwritten(before: Before) -> None:
-    sandbox = before("publish")
+def test_somebody_elses_content_that_came_while_we_worked_is_not_overwritten(
+    sandbox_before: SandboxBefore,
+) -> None:
+    sandbox = sandbox_before("publish")
     theirs = sandbox.hub.seed(TARGET, {"README.md": "mine", "weights.bin": b"mine"}, private=True)
-    failed(sandbox.call("publish", "--job", str(sandbox.jobs[0])), 7, TARGET, "content that is not ours")
+    assert_failed(sandbox.call("publish", "--job", str(sandbox.jobs[0])), 7, TARGET, "content that is not ours")
     assert sandbox.hub.refs(TARGET)["refs/heads/main"] == theirs
     sandbox.hub.store.delete(sandbox.hub.repo(TARGET))
     result = sandbox.call("run")
@@ -74,23 +83,23 @@ def _times(sandbox: Sandbox) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in made}
 
 
-def test_what_the_plan_saw_is_what_is_published_though_upstream_went_on(before: Before) -> None:
-    sandbox = before("pull")
+def test_what_the_plan_saw_is_what_is_published_though_upstream_went_on(sandbox_before: SandboxBefore) -> None:
+    sandbox = sandbox_before("pull")
     planned = sandbox.hub.refs(SOURCE)["refs/heads/main"]
     newer = save({name: 2 * tensor for name, tensor in small_weights().items()})
-    result = meanwhile(sandbox, AT_PULL, lambda: sandbox.hub.seed(SOURCE, {WEIGHTS: newer}), "run")
+    result = run_during_pull(sandbox, lambda: sandbox.hub.seed(SOURCE, {WEIGHTS: newer}))
     provenance = assert_published(sandbox, result)
     assert provenance["source"]["sha"] == planned
     [job] = sandbox.plan()["jobs"]
     assert job["reason"] == f"upstream changed: {WEIGHTS}"
 
 
-def test_an_upstream_that_goes_away_while_it_is_pulled_is_an_upstream_error(before: Before) -> None:
-    sandbox = before("pull")
+def test_an_upstream_that_goes_away_while_it_is_pulled_is_an_upstream_error(sandbox_before: SandboxBefore) -> None:
+    sandbox = sandbox_before("pull")
     upstream = sandbox.hub.repo(SOURCE)
-    result = meanwhile(sandbox, AT_PULL, lambda: sandbox.hub.store.delete(upstream), "run")
-    failed(result, 3, SOURCE, "answers 404")
+    result = run_during_pull(sandbox, lambda: sandbox.hub.store.delete(upstream))
+    assert_failed(result, 3, SOURCE, "answers 404")
     assert_nothing_published(sandbox)
-    refused(sandbox, 3, "missing")
+    assert_refused(sandbox, 3, "missing")
     sandbox.hub.seed(SOURCE, small_model())
-    mended(sandbox)
+    assert_planned(sandbox)

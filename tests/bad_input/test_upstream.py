@@ -16,33 +16,43 @@ from bot.localhub.store import Content
 from bot.records import to_json
 from bot.watch import watchlist as watchlists
 from tests.support import factories
-from tests.support.mixed_sandbox import edit_watchlist, write_watchlist
-from tests.support.outcomes import mended, refused
 from tests.support.repos import as_bot, requests
 from tests.support.sandbox import Sandbox
-from tests.support.small_model import CARD, CONFIG, SOURCE, TARGET, WEIGHTS, small_model, small_weights
+from tests.support.small_sandbox import (
+    CARD,
+    CONFIG,
+    SOURCE,
+    TARGET,
+    WEIGHTS,
+    assert_planned,
+    assert_refused,
+    edit_watchlist,
+    small_model,
+    small_weights,
+    write_watchlist,
+)
 
 
 def test_a_repo_that_is_not_there_is_named_and_taken_once_it_is(sandbox: Sandbox) -> None:
-    refused(sandbox, 3, "missing: no such repo", f"Look at {SOURCE} on the Hub")
+    assert_refused(sandbox, 3, "missing: no such repo", f"Look at {SOURCE} on the Hub")
     sandbox.hub.seed(SOURCE, small_model())
-    mended(sandbox)
+    assert_planned(sandbox)
 
 
 def test_a_gated_repo_waits_for_access(sandbox: Sandbox) -> None:
     sandbox.hub.seed(SOURCE, small_model(), gated="manual")
-    refused(sandbox, 3, "gated", "ask for it on the model's page")
+    assert_refused(sandbox, 3, "gated", "ask for it on the model's page")
     sandbox.hub.grant_access(SOURCE, "bot")
-    mended(sandbox)
+    assert_planned(sandbox)
 
 
 def test_truncated_weights_are_seen_before_they_are_downloaded(sandbox: Sandbox) -> None:
     whole = save(small_weights())
     sandbox.hub.seed(SOURCE, small_model(model__safetensors=whole[:-100]))
-    refused(sandbox, 3, WEIGHTS, "ends at byte", f"Look at {SOURCE} on the Hub")
+    assert_refused(sandbox, 3, WEIGHTS, "ends at byte", f"Look at {SOURCE} on the Hub")
     assert not requests(sandbox.hub, "HEAD", WEIGHTS)
     sandbox.hub.seed(SOURCE, {WEIGHTS: whole})
-    mended(sandbox)
+    assert_planned(sandbox)
 
 
 def test_a_shard_that_the_index_names_is_waited_for(sandbox: Sandbox) -> None:
@@ -55,9 +65,9 @@ def test_a_shard_that_the_index_names_is_waited_for(sandbox: Sandbox) -> None:
     repo = {path: content for path, content in small_model().items() if path != WEIGHTS}
     repo["model.safetensors.index.json"], repo["a.safetensors"] = index, files["a.safetensors"]
     sandbox.hub.seed(SOURCE, repo)
-    refused(sandbox, 3, "upload incomplete: b.safetensors", "It is looked at again next time.")
+    assert_refused(sandbox, 3, "upload incomplete: b.safetensors", "It is looked at again next time.")
     sandbox.hub.seed(SOURCE, {"b.safetensors": files["b.safetensors"]})
-    mended(sandbox)
+    assert_planned(sandbox)
 
 
 @pytest.mark.parametrize(
@@ -74,51 +84,51 @@ def test_a_config_that_cannot_be_worked_with_is_refused(
     sandbox: Sandbox, config: str, code: int, word: str
 ) -> None:
     sandbox.hub.seed(SOURCE, small_model(config__json=config))
-    refused(sandbox, code, word)
+    assert_refused(sandbox, code, word)
     sandbox.hub.seed(SOURCE, {"config.json": json.dumps(CONFIG)})
-    mended(sandbox)
+    assert_planned(sandbox)
 
 
 def test_shapes_that_do_not_divide_are_named_with_the_group_size(sandbox: Sandbox) -> None:
     config = CONFIG | {"hidden_size": 96}
     weights = save(small_weights(config))
     sandbox.hub.seed(SOURCE, small_model(config__json=json.dumps(config), model__safetensors=weights))
-    refused(sandbox, 4, "96 input channels are no multiple of the group size 128", "Put it on `hold:`")
+    assert_refused(sandbox, 4, "96 input channels are no multiple of the group size 128", "Put it on `hold:`")
     edit_watchlist(sandbox, "models:", "defaults: {recipe: {group_size: 32}}\nmodels:")
-    mended(sandbox)
+    assert_planned(sandbox)
 
 
 def test_pickles_are_never_read(sandbox: Sandbox) -> None:
     pickles = {path: content for path, content in small_model().items() if path != WEIGHTS}
     sandbox.hub.seed(SOURCE, pickles | {"pytorch_model.bin": b"cos\nsystem\n(S'true'\ntR."})
-    refused(sandbox, 3, "pickle-only", "Convert them to safetensors upstream")
+    assert_refused(sandbox, 3, "pickle-only", "Convert them to safetensors upstream")
     assert not requests(sandbox.hub, "GET", "pytorch_model.bin")
     sandbox.hub.seed(SOURCE, {WEIGHTS: save(small_weights())})
-    mended(sandbox)
+    assert_planned(sandbox)
 
 
 def test_a_licence_must_be_stated(sandbox: Sandbox) -> None:
     sandbox.hub.seed(SOURCE, small_model(README__md="# A small model\n"))
-    refused(sandbox, 3, "licence absent", "`licenses: {allow: [unknown]}` to this entry")
+    assert_refused(sandbox, 3, "licence absent", "`licenses: {allow: [unknown]}` to this entry")
     sandbox.hub.seed(SOURCE, {"README.md": CARD})
-    mended(sandbox)
+    assert_planned(sandbox)
 
 
 def test_a_denied_licence_is_not_published(sandbox: Sandbox) -> None:
     sandbox.hub.seed(SOURCE, small_model())
     was = edit_watchlist(sandbox, "models:", "defaults: {licenses: {deny: [mit]}}\nmodels:")
-    refused(sandbox, 3, "licence refused: mit is denied", "Take it off `licenses: deny`")
+    assert_refused(sandbox, 3, "licence refused: mit is denied", "Take it off `licenses: deny`")
     write_watchlist(sandbox, was)
-    mended(sandbox)
+    assert_planned(sandbox)
 
 
 def test_a_target_with_somebody_elses_content_is_left_alone(sandbox: Sandbox) -> None:
     sandbox.hub.seed(SOURCE, small_model())
     theirs = sandbox.hub.seed(TARGET, {"README.md": "mine", "weights.bin": b"mine"}, private=True)
-    refused(sandbox, 7, f"{TARGET} is someone else's", "Choose another `target`")
+    assert_refused(sandbox, 7, f"{TARGET} is someone else's", "Choose another `target`")
     assert sandbox.hub.refs(TARGET)["refs/heads/main"] == theirs
     edit_watchlist(sandbox, "- lab/small", "- {repo_id: lab/small, target: quantized/other-awq}")
-    mended(sandbox)
+    assert_planned(sandbox)
 
 
 def test_a_thousand_entries_are_answered_in_two_requests_each(sandbox: Sandbox) -> None:

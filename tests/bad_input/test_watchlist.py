@@ -12,11 +12,22 @@ import shutil
 import pytest
 
 from tests.support import factories
-from tests.support.mixed_sandbox import Before, edit_watchlist, write_watchlist
-from tests.support.outcomes import assert_nothing_published, assert_published, failed, mended, quantized_again
 from tests.support.repos import requests
 from tests.support.sandbox import ASSETS, Sandbox
-from tests.support.small_model import SOURCE, TARGET, WEIGHTS, small_model
+from tests.support.small_sandbox import (
+    SOURCE,
+    TARGET,
+    WEIGHTS,
+    SandboxBefore,
+    assert_failed,
+    assert_nothing_published,
+    assert_planned,
+    assert_published,
+    edit_watchlist,
+    quantized_again,
+    small_model,
+    write_watchlist,
+)
 
 
 @pytest.mark.parametrize(
@@ -33,7 +44,7 @@ def test_a_watchlist_that_cannot_be_read_is_told_by_line(
     sandbox: Sandbox, content: bytes, line: int, word: str
 ) -> None:
     write_watchlist(sandbox, content)
-    failed(sandbox.call("run"), 2, f"watchlist.yaml:{line}:", word)
+    assert_failed(sandbox.call("run"), 2, f"watchlist.yaml:{line}:", word)
     assert not sandbox.hub.requests
     write_watchlist(sandbox, "publish_to: quantized\nmodels:\n  - lab/small\n")
     assert sandbox.call("check").returncode == 0
@@ -63,25 +74,27 @@ def test_a_mix_of_sources_is_counted_by_source(ready: Sandbox) -> None:
     ids=["no such split", "no such commit", "no such data set"],
 )
 def test_a_data_set_that_is_not_there_is_an_error_before_any_weights_are_pulled(
-    before: Before, old: str, new: str, code: int, words: tuple[str, ...]
+    sandbox_before: SandboxBefore, old: str, new: str, code: int, words: tuple[str, ...]
 ) -> None:
-    sandbox = before("publish")
+    sandbox = sandbox_before("publish")
     chats = sandbox.hub.refs("lab/chats", repo_type="dataset")["refs/heads/main"]
     was = edit_watchlist(sandbox, old.format(chats=chats), new)
     sandbox.hub.clear_requests()
-    failed(sandbox.call("run"), code, *words)
+    assert_failed(sandbox.call("run"), code, *words)
     assert not requests(sandbox.hub, "HEAD", WEIGHTS)
     assert_nothing_published(sandbox)
     write_watchlist(sandbox, was)
     assert_published(sandbox, sandbox.call("run"))
 
 
-def test_a_calibration_file_that_is_gone_is_named_and_missed_by_the_pull_too(before: Before) -> None:
-    sandbox = before("pull")
+def test_a_calibration_file_that_is_gone_is_named_and_missed_by_the_pull_too(
+    sandbox_before: SandboxBefore,
+) -> None:
+    sandbox = sandbox_before("pull")
     notes = (sandbox.root / "notes.txt").read_bytes()
     (sandbox.root / "notes.txt").unlink()
-    failed(sandbox.call("run"), 2, "watchlist.yaml:8:", "notes.txt")
-    failed(sandbox.call("pull", "--job", str(sandbox.jobs[0])), 2, "notes.txt: cannot be read")
+    assert_failed(sandbox.call("run"), 2, "watchlist.yaml:8:", "notes.txt")
+    assert_failed(sandbox.call("pull", "--job", str(sandbox.jobs[0])), 2, "notes.txt: cannot be read")
     assert_nothing_published(sandbox)
     (sandbox.root / "notes.txt").write_bytes(notes)
     result = sandbox.call("run")
@@ -89,8 +102,8 @@ def test_a_calibration_file_that_is_gone_is_named_and_missed_by_the_pull_too(bef
     assert not quantized_again(result)
 
 
-def test_pulled_files_that_somebody_deleted_are_pulled_again(before: Before) -> None:
-    sandbox = before("quantize")
+def test_pulled_files_that_somebody_deleted_are_pulled_again(sandbox_before: SandboxBefore) -> None:
+    sandbox = sandbox_before("quantize")
     shutil.rmtree(sandbox.jobs[0] / "calibration")
     (sandbox.jobs[0] / "source" / "tokenizer.json").unlink()
     result = sandbox.call("pull", "--job", str(sandbox.jobs[0]))
@@ -103,18 +116,18 @@ def test_a_tokenizer_that_does_not_load_ends_the_job_with_one_error(sandbox: San
     sandbox.hub.seed(SOURCE, small_model(tokenizer__json='{"version": "1.0", "model": {"type": "None"}}'))
     edit_watchlist(sandbox, "models:", "defaults: {calibration: {sources: [{builtin: stdlib}]}}\nmodels:")
     result = sandbox.call("run")
-    failed(result, 5, "the tokenizer in", "does not load")
+    assert_failed(result, 5, "the tokenizer in", "does not load")
     assert "tokenizer.json" in result.stderr
     assert_nothing_published(sandbox)
     sandbox.hub.seed(SOURCE, {"tokenizer.json": ASSETS / "qwen3-tiny" / "tokenizer.json"})
-    mended(sandbox)
+    assert_planned(sandbox)
 
 
-def test_good_weights_that_miss_the_gate_are_published_once_it_is_loosened(before: Before) -> None:
-    sandbox = before("publish")
+def test_good_weights_that_miss_the_gate_are_published_once_it_is_loosened(sandbox_before: SandboxBefore) -> None:
+    sandbox = sandbox_before("publish")
     was = edit_watchlist(sandbox, "max_kl: 100", "max_kl: 0.0000001")
     result = sandbox.call("run")
-    failed(result, 6, SOURCE, "mean KL divergence", "is above max_kl 1e-07")
+    assert_failed(result, 6, SOURCE, "mean KL divergence", "is above max_kl 1e-07")
     assert "gate" in result.stderr
     assert not sandbox.hub.store.exists(TARGET)
     write_watchlist(sandbox, was)

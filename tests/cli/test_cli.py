@@ -295,16 +295,16 @@ def test_a_verb_that_needs_torch_says_so_where_there_is_none(
 
 
 def test_run_looks_for_torch_before_it_downloads(
-    run: Run, place: Workspace, monkeypatch: pytest.MonkeyPatch
+    run: Run, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place.seed("small")
-    monkeypatch.setenv("HF_ENDPOINT", place.hub.endpoint)
-    monkeypatch.setenv("HF_TOKEN", place.hub.token())
+    workspace.seed("small")
+    monkeypatch.setenv("HF_ENDPOINT", workspace.hub.endpoint)
+    monkeypatch.setenv("HF_TOKEN", workspace.hub.token())
     without("torch", monkeypatch)
-    code, _, err = run("run", "--watchlist", str(place.root / "watchlist.yaml"))
+    code, _, err = run("run", "--watchlist", str(workspace.root / "watchlist.yaml"))
     assert code == 8
     assert "torch is not installed" in err
-    assert not (place.root / "work").exists()
+    assert not (workspace.root / "work").exists()
 
 
 @pytest.mark.parametrize("words", [(), ("--verbose",), ("--log-file", "bot.log")])

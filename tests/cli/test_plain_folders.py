@@ -24,10 +24,9 @@ from bot.calibration import stdlib
 from bot.calibration.blocks import evaluation_tokens
 from bot.cli import app
 from bot.quantize.destination import RECORD
-from tests.support.outcomes import failed
 from tests.support.sandbox import ASSETS, MODELS
 from tests.support.small_disk import mounted
-from tests.support.small_model import CONFIG, WEIGHTS, small_model, small_weights
+from tests.support.small_sandbox import CONFIG, WEIGHTS, assert_failed, small_model, small_weights
 
 Result = subprocess.CompletedProcess[str]
 Run = Callable[..., Result]
@@ -200,7 +199,7 @@ def quantize(run: Run, source: Path, tmp_path: Path) -> Run:
 def test_truncated_weights_are_named_with_the_byte(quantize: Run, source: Path) -> None:
     whole = (source / WEIGHTS).read_bytes()
     (source / WEIGHTS).write_bytes(whole[:-100])
-    failed(quantize(), 3, str(source / WEIGHTS), "ends at byte")
+    assert_failed(quantize(), 3, str(source / WEIGHTS), "ends at byte")
     (source / WEIGHTS).write_bytes(whole)
     assert quantize().returncode == 0
 
@@ -209,12 +208,12 @@ def test_an_index_that_names_a_missing_shard_is_an_incomplete_upload(quantize: R
     (source / WEIGHTS).unlink()
     weight_map = {"model.norm.weight": "model-00001-of-00002.safetensors"}
     (source / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
-    failed(quantize(), 3, "model-00001-of-00002.safetensors: missing")
+    assert_failed(quantize(), 3, "model-00001-of-00002.safetensors: missing")
 
 
 def test_pickles_alone_are_not_read(quantize: Run, source: Path) -> None:
     (source / WEIGHTS).rename(source / "pytorch_model.bin")
-    failed(quantize(), 3, f"{source}: neither model.safetensors nor")
+    assert_failed(quantize(), 3, f"{source}: neither model.safetensors nor")
 
 
 @pytest.mark.parametrize(
@@ -232,14 +231,14 @@ def test_a_config_that_cannot_be_worked_with_is_told_as_such(
     quantize: Run, source: Path, config: object, code: int, word: str
 ) -> None:
     (source / "config.json").write_text(json.dumps(config))
-    failed(quantize(), code, str(source), word)
+    assert_failed(quantize(), code, str(source), word)
 
 
 def test_shapes_that_do_not_divide_are_named_by_module(quantize: Run, source: Path) -> None:
     config = CONFIG | {"hidden_size": 96}
     (source / "config.json").write_text(json.dumps(config))
     (source / WEIGHTS).write_bytes(save(small_weights(config)))
-    failed(quantize(), 4, "self_attn.q_proj: 96 input channels", "group size 128")
+    assert_failed(quantize(), 4, "self_attn.q_proj: 96 input channels", "group size 128")
     assert quantize("--group-size", "32").returncode == 0
 
 
@@ -247,12 +246,12 @@ def test_one_nan_is_named_by_layer_and_module(quantize: Run, source: Path) -> No
     weights = load((source / WEIGHTS).read_bytes())
     weights["model.layers.0.mlp.up_proj.weight"][3, 7] = np.nan
     (source / WEIGHTS).write_bytes(save(weights))
-    failed(quantize(), 5, "layer 0, mlp.up_proj", "NaN")
+    assert_failed(quantize(), 5, "layer 0, mlp.up_proj", "NaN")
 
 
 def test_a_tokenizer_that_does_not_load_is_named(quantize: Run, source: Path) -> None:
     (source / "tokenizer.json").write_text('{"version": "1.0", "model"')
-    failed(quantize(), 5, f"the tokenizer in {source} does not load")
+    assert_failed(quantize(), 5, f"the tokenizer in {source} does not load")
 
 
 def test_chats_for_a_model_without_a_template_are_read_as_texts(
@@ -262,7 +261,7 @@ def test_chats_for_a_model_without_a_template_are_read_as_texts(
     chats = tmp_path / "chats.jsonl"
     line = json.dumps({"messages": [{"role": "user", "content": "Hello? " * 50}]})
     chats.write_text(f"{line}\n")
-    failed(quantize("--calibration", chats), 5, f"{chats}: ", "tokens; 1,024 are needed")
+    assert_failed(quantize("--calibration", chats), 5, f"{chats}: ", "tokens; 1,024 are needed")
     chats.write_text("".join(f"{line.replace('Hello', f'Hello {number}')}\n" for number in range(50)))
     assert quantize("--calibration", chats).returncode == 0
 
@@ -297,25 +296,25 @@ def test_calibration_text_that_is_none_is_named(
 ) -> None:
     if content is not None:
         (tmp_path / name).write_bytes(content)
-    failed(quantize("--calibration", tmp_path / name), 5, str(tmp_path / name), word)
+    assert_failed(quantize("--calibration", tmp_path / name), 5, str(tmp_path / name), word)
 
 
 def test_a_source_that_is_not_there_is_not_looked_for_elsewhere(run: Run, tmp_path: Path) -> None:
     nowhere, out = tmp_path / "nowhere", tmp_path / "out"
-    failed(run("quantize", "--source", nowhere, "--out", out), 2, f"{nowhere}: no such folder")
-    failed(run("evaluate", "--source", nowhere, "--quantized", out), 2, f"{nowhere}: no such folder")
+    assert_failed(run("quantize", "--source", nowhere, "--out", out), 2, f"{nowhere}: no such folder")
+    assert_failed(run("evaluate", "--source", nowhere, "--quantized", out), 2, f"{nowhere}: no such folder")
 
 
 def test_what_is_no_awq_folder_is_neither_measured_nor_overwritten(
     run: Run, quantize: Run, source: Path, tmp_path: Path
 ) -> None:
-    failed(run("evaluate", "--source", source, "--quantized", source), 5, "no quantization_config")
+    assert_failed(run("evaluate", "--source", source, "--quantized", source), 5, "no quantization_config")
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
-    failed(quantize(out=tmp_path / "thesis"), 2, "thesis: is there already, and is no AWQ folder")
+    assert_failed(quantize(out=tmp_path / "thesis"), 2, "thesis: is there already, and is no AWQ folder")
     assert (tmp_path / "thesis" / "chapter.txt").read_text() == "years of work"
     below = tmp_path / "thesis" / "chapter.txt" / "out"
-    failed(quantize(out=below), 2, "chapter.txt is no folder")
+    assert_failed(quantize(out=below), 2, "chapter.txt is no folder")
 
 
 def test_a_folder_is_replaced_only_while_nothing_in_it_would_be_lost(
@@ -332,7 +331,7 @@ def test_a_folder_is_replaced_only_while_nothing_in_it_would_be_lost(
         shutil.copytree(kept, out)
         change()
         before = {path: path.read_bytes() for path in out.iterdir()}
-        failed(run("quantize", "--source", source, "--out", out), 2, f"{out}: ", word)
+        assert_failed(run("quantize", "--source", source, "--out", out), 2, f"{out}: ", word)
         assert {path: path.read_bytes() for path in out.iterdir()} == before
 
     template = out / "tokenizer_config.json"
@@ -349,15 +348,17 @@ def test_an_out_that_cannot_be_swapped_is_refused_before_any_work(
 ) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
-    failed(run("quantize", "--source", source, "--out", tmp_path / "link"), 2, "cannot be replaced as a whole")
+    assert_failed(
+        run("quantize", "--source", source, "--out", tmp_path / "link"), 2, "cannot be replaced as a whole"
+    )
     monkeypatch.chdir(tmp_path / "real")
-    failed(run("quantize", "--source", source, "--out", "."), 2, "cannot be replaced as a whole")
+    assert_failed(run("quantize", "--source", source, "--out", "."), 2, "cannot be replaced as a whole")
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no /proc")
 def test_an_out_that_nobody_can_make_is_refused_before_any_work(run: Run, source: Path) -> None:
     result = run("quantize", "--source", source, "--out", "/proc/made/out")
-    failed(result, 8, "/proc/made/out: cannot be written")
+    assert_failed(result, 8, "/proc/made/out: cannot be written")
     assert "loading" not in result.stderr
 
 
@@ -368,7 +369,7 @@ def test_a_full_disk_is_said_with_the_file_and_room_made_goes_on(quantize: Run, 
     folder.mkdir()
     with files_smaller_than(largest):
         result = quantize(out=folder / "out")
-    failed(result, 8, str(folder), WEIGHTS, "cannot be written: File too large")
+    assert_failed(result, 8, str(folder), WEIGHTS, "cannot be written: File too large")
     assert not (folder / "out").exists()
     assert quantize(out=folder / "out").returncode == 0
     assert {path.name for path in folder.iterdir()} == {"out"}
@@ -388,4 +389,4 @@ def files_smaller_than(size_bytes: int) -> Iterator[None]:
 
 def test_a_disk_that_must_not_be_written_is_said_so(quantize: Run, tmp_path: Path) -> None:
     with mounted(tmp_path / "disk", options="ro") as folder:
-        failed(quantize(out=folder / "out"), 8, "cannot be written: Read-only file system")
+        assert_failed(quantize(out=folder / "out"), 8, "cannot be written: Read-only file system")

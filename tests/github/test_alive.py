@@ -9,45 +9,45 @@ import pytest
 
 from bot.github.issues import COMMENT_MARK
 from tests.support.github_api.server import ACTIONS, REPOSITORY, Job
-from tests.support.workflow_steps import Ended
+from tests.support.workflow_steps import StepResult
 from tests.support.workspace import Workspace
 
 # --- keepalive ----------------------------------------------------------------------------------------------
 
 
-def test_keepalive_enables_the_workflow_again(place: Workspace) -> None:
-    assert place.verb("keepalive").code == 0
-    assert place.verb("keepalive", "--workflow", "other.yml").code == 0
-    assert place.api.enabled == ["watch.yml", "other.yml"]
+def test_keepalive_enables_the_workflow_again(workspace: Workspace) -> None:
+    assert workspace.verb("keepalive").code == 0
+    assert workspace.verb("keepalive", "--workflow", "other.yml").code == 0
+    assert workspace.api.enabled == ["watch.yml", "other.yml"]
 
 
-def test_keepalive_wakes_what_github_put_to_sleep(place: Workspace) -> None:
-    place.api.states["watch.yml"] = "disabled_inactivity"
-    ended = place.verb("keepalive")
-    assert (ended.annotations, place.api.enabled, place.api.states) == ([], ["watch.yml"], {})
+def test_keepalive_wakes_what_github_put_to_sleep(workspace: Workspace) -> None:
+    workspace.api.states["watch.yml"] = "disabled_inactivity"
+    ended = workspace.verb("keepalive")
+    assert (ended.annotations, workspace.api.enabled, workspace.api.states) == ([], ["watch.yml"], {})
 
 
 @pytest.mark.parametrize("state", ["disabled_manually", "disabled_fork"])
-def test_keepalive_leaves_alone_what_a_person_switched_off(place: Workspace, state: str) -> None:
-    place.api.states["watch.yml"] = state
-    ended = place.verb("keepalive")
-    assert (ended.code, place.api.enabled) == (0, [])
+def test_keepalive_leaves_alone_what_a_person_switched_off(workspace: Workspace, state: str) -> None:
+    workspace.api.states["watch.yml"] = state
+    ended = workspace.verb("keepalive")
+    assert (ended.code, workspace.api.enabled) == (0, [])
     [(_, _, message)] = ended.annotations
     assert message == f"watch.yml was switched off by somebody ({state}), and is left so."
     assert "stays enabled" not in ended.out
 
 
 @pytest.mark.parametrize("status", [404, 503])
-def test_keepalive_that_fails_is_a_warning(place: Workspace, status: int) -> None:
-    place.api.fail("/enable", status=status)
-    ended = place.verb("keepalive")
+def test_keepalive_that_fails_is_a_warning(workspace: Workspace, status: int) -> None:
+    workspace.api.fail("/enable", status=status)
+    ended = workspace.verb("keepalive")
     assert ended.code == 0
     assert [level for level, _, _ in ended.annotations] == ["warning"]
-    assert place.api.enabled == []
+    assert workspace.api.enabled == []
 
 
-def test_keepalive_without_a_token_says_so(place: Workspace) -> None:
-    ended = place.verb("keepalive", GITHUB_TOKEN="")
+def test_keepalive_without_a_token_says_so(workspace: Workspace) -> None:
+    ended = workspace.verb("keepalive", GITHUB_TOKEN="")
     [(_, _, message)] = ended.annotations
     assert "No GITHUB_TOKEN" in message
 
@@ -55,158 +55,160 @@ def test_keepalive_without_a_token_says_so(place: Workspace) -> None:
 # --- deadman ------------------------------------------------------------------------------------------------
 
 
-def a_run(place: Workspace, number: int, hours_ago: float, conclusion: str) -> None:
+def a_run(workspace: Workspace, number: int, hours_ago: float, conclusion: str) -> None:
     at = datetime.now(UTC) - timedelta(hours=hours_ago)
-    place.api.add_run(number, Job(name="plan", conclusion=conclusion, completed_at=at), created_at=at)
+    workspace.api.add_run(number, Job(name="plan", conclusion=conclusion, completed_at=at), created_at=at)
 
 
-def test_a_watch_that_made_a_plan_lately_is_well(place: Workspace) -> None:
-    a_run(place, 1, 9, "success")
-    a_run(place, 2, 5, "success")
-    a_run(place, 3, 1, "failure")
-    ended = place.verb("deadman", "--hours", "6")
-    assert (ended.code, place.api.issues) == (0, {})
+def test_a_watch_that_made_a_plan_lately_is_well(workspace: Workspace) -> None:
+    a_run(workspace, 1, 9, "success")
+    a_run(workspace, 2, 5, "success")
+    a_run(workspace, 3, 1, "failure")
+    ended = workspace.verb("deadman", "--hours", "6")
+    assert (ended.code, workspace.api.issues) == (0, {})
     assert "watch.yml is well" in ended.out
 
 
-def test_a_dead_watch_is_one_issue_until_it_is_well_again(place: Workspace) -> None:
-    a_run(place, 1, 9, "success")
+def test_a_dead_watch_is_one_issue_until_it_is_well_again(workspace: Workspace) -> None:
+    a_run(workspace, 1, 9, "success")
     for number in (2, 3):
-        a_run(place, number, 5 - number, "failure")
-        ended = place.verb("deadman", "--hours", "6")
+        a_run(workspace, number, 5 - number, "failure")
+        ended = workspace.verb("deadman", "--hours", "6")
         assert ended.code == 0
         assert "9 hours ago" in ended.annotations[0][2]
-    [issue] = place.api.open_issues()
+    [issue] = workspace.api.open_issues()
     assert "watch.yml" in issue.title
     assert "is it switched on" in issue.body
-    a_run(place, 4, 0, "success")
-    assert "is well" in place.verb("deadman", "--hours", "6").out
+    a_run(workspace, 4, 0, "success")
+    assert "is well" in workspace.verb("deadman", "--hours", "6").out
     assert issue.state == "closed"
-    assert len(place.api.issues) == 1
+    assert len(workspace.api.issues) == 1
 
 
-def test_a_watch_that_only_ever_failed_is_dead_and_one_that_never_began_is_not(place: Workspace) -> None:
-    assert "is well" in place.verb("deadman").out
-    a_run(place, 1, 30, "failure")
-    assert "no plan since at least" in place.verb("deadman").out
-    assert len(place.api.open_issues()) == 1
+def test_a_watch_that_only_ever_failed_is_dead_and_one_that_never_began_is_not(workspace: Workspace) -> None:
+    assert "is well" in workspace.verb("deadman").out
+    a_run(workspace, 1, 30, "failure")
+    assert "no plan since at least" in workspace.verb("deadman").out
+    assert len(workspace.api.open_issues()) == 1
 
 
-def test_a_watch_that_is_paused_is_not_dead(place: Workspace) -> None:
-    a_run(place, 1, 30, "success")
-    ended = place.verb("deadman", AWQ_BOT_PAUSED="true")
+def test_a_watch_that_is_paused_is_not_dead(workspace: Workspace) -> None:
+    a_run(workspace, 1, 30, "success")
+    ended = workspace.verb("deadman", AWQ_BOT_PAUSED="true")
     assert "paused" in ended.out
-    assert place.api.requests == []
-    assert place.verb("deadman", AWQ_BOT_PAUSED="").code == 0
-    assert len(place.api.open_issues()) == 1
+    assert workspace.api.requests == []
+    assert workspace.verb("deadman", AWQ_BOT_PAUSED="").code == 0
+    assert len(workspace.api.open_issues()) == 1
 
 
-def test_a_pause_that_the_watch_would_not_see_is_refused(place: Workspace) -> None:
-    ended = place.verb("deadman", AWQ_BOT_PAUSED="yes")
+def test_a_pause_that_the_watch_would_not_see_is_refused(workspace: Workspace) -> None:
+    ended = workspace.verb("deadman", AWQ_BOT_PAUSED="yes")
     assert ended.code == 2
     assert ended.annotations[0][2] == "AWQ_BOT_PAUSED is 'yes'%0AIt is `true` or `false`, or not set."
 
 
-def test_when_github_does_not_answer_nobody_is_declared_dead(place: Workspace) -> None:
-    place.api.fail("/actions/", status=500)
-    ended = place.verb("deadman")
+def test_when_github_does_not_answer_nobody_is_declared_dead(workspace: Workspace) -> None:
+    workspace.api.fail("/actions/", status=500)
+    ended = workspace.verb("deadman")
     assert ended.code == 0
     assert "When the last plan was made is not known." in ended.annotations[0][2]
-    assert place.api.issues == {}
+    assert workspace.api.issues == {}
 
 
 # --- comment ------------------------------------------------------------------------------------------------
 
 
-def on_pull_request(place: Workspace, number: int, *, head: str = REPOSITORY, token: str | None = None) -> Ended:
+def on_pull_request(
+    workspace: Workspace, number: int, *, head: str = REPOSITORY, token: str | None = None
+) -> StepResult:
     event = {"pull_request": {"number": number, "head": {"repo": {"full_name": head}}}}
-    (place.root / "event.json").write_text(json.dumps(event))
-    variables = {"GITHUB_EVENT_PATH": str(place.root / "event.json"), "HF_TOKEN": ""}
-    return place.verb("comment", **variables | ({} if token is None else {"GITHUB_TOKEN": token}))
+    (workspace.root / "event.json").write_text(json.dumps(event))
+    variables = {"GITHUB_EVENT_PATH": str(workspace.root / "event.json"), "HF_TOKEN": ""}
+    return workspace.verb("comment", **variables | ({} if token is None else {"GITHUB_TOKEN": token}))
 
 
 @pytest.fixture
-def pull(place: Workspace) -> int:
-    place.seed("Tiny")
-    return place.api.open_issue("alice", "Watch Tiny", "Please.", (), is_pull=True).number
+def pull(workspace: Workspace) -> int:
+    workspace.seed("Tiny")
+    return workspace.api.open_issue("alice", "Watch Tiny", "Please.", (), is_pull=True).number
 
 
-def test_a_pull_request_gets_one_comment_that_is_kept_up_to_date(place: Workspace, pull: int) -> None:
-    ended = on_pull_request(place, pull)
+def test_a_pull_request_gets_one_comment_that_is_kept_up_to_date(workspace: Workspace, pull: int) -> None:
+    ended = on_pull_request(workspace, pull)
     assert ended.code == 0, ended.err
-    [text] = place.api.comments_on(pull)
+    [text] = workspace.api.comments_on(pull)
     assert text.endswith(f"\n{COMMENT_MARK}\n")
     assert "**1 to quantize**" in text
     assert "lab/Tiny" in text
     assert "disk" in text
     assert ended.summary.strip() in text
-    place.watch("lab/Tiny", "lab/missing")
-    on_pull_request(place, pull)
-    [text] = place.api.comments_on(pull)
+    workspace.watch("lab/Tiny", "lab/missing")
+    on_pull_request(workspace, pull)
+    [text] = workspace.api.comments_on(pull)
     assert "**1 to quantize**, 1 refused" in text
     assert "missing: no such repo" in text
 
 
-def test_the_same_comment_is_not_written_again(place: Workspace, pull: int) -> None:
-    on_pull_request(place, pull)
-    place.api.requests.clear()
-    on_pull_request(place, pull)
-    assert {asked.method for asked in place.api.requests if asked.path != "/graphql"} == {"GET"}
+def test_the_same_comment_is_not_written_again(workspace: Workspace, pull: int) -> None:
+    on_pull_request(workspace, pull)
+    workspace.api.requests.clear()
+    on_pull_request(workspace, pull)
+    assert {asked.method for asked in workspace.api.requests if asked.path != "/graphql"} == {"GET"}
 
 
-def test_a_comment_that_only_looks_like_ours_is_left_alone(place: Workspace, pull: int) -> None:
-    theirs = place.api.add_comment(pull, "mallory", f"hello\n{COMMENT_MARK}")
-    ours = place.api.add_comment(pull, ACTIONS, "something else that Actions said")
-    on_pull_request(place, pull)
+def test_a_comment_that_only_looks_like_ours_is_left_alone(workspace: Workspace, pull: int) -> None:
+    theirs = workspace.api.add_comment(pull, "mallory", f"hello\n{COMMENT_MARK}")
+    ours = workspace.api.add_comment(pull, ACTIONS, "something else that Actions said")
+    on_pull_request(workspace, pull)
     assert (theirs.body, ours.body) == (f"hello\n{COMMENT_MARK}", "something else that Actions said")
-    assert len(place.api.comments_on(pull)) == 3
+    assert len(workspace.api.comments_on(pull)) == 3
 
 
-def test_mistakes_are_annotated_on_their_lines_and_said_in_the_comment(place: Workspace, pull: int) -> None:
-    with (place.root / "watchlist.yaml").open("a") as file:
+def test_mistakes_are_annotated_on_their_lines_and_said_in_the_comment(workspace: Workspace, pull: int) -> None:
+    with (workspace.root / "watchlist.yaml").open("a") as file:
         file.write("  - repo_id: a/b\n    gatee: {}\n")
-    ended = on_pull_request(place, pull)
+    ended = on_pull_request(workspace, pull)
     assert ended.code == 2
     assert ended.annotations == [
         ("error", "file=watchlist.yaml,line=5", "unknown key 'gatee'%0ADid you mean 'gate'?")
     ]
-    [text] = place.api.comments_on(pull)
+    [text] = workspace.api.comments_on(pull)
     assert "unknown key 'gatee'" in text
     assert "unknown key 'gatee'" in ended.summary
-    assert len(place.api.open_issues()) == 1  # the pull request itself
+    assert len(workspace.api.open_issues()) == 1  # the pull request itself
 
 
-def test_a_forks_pull_request_gets_the_page_and_no_comment(place: Workspace, pull: int) -> None:
-    ended = on_pull_request(place, pull, head="mallory/awq-bot", token=place.api.token(may_write=False))
+def test_a_forks_pull_request_gets_the_page_and_no_comment(workspace: Workspace, pull: int) -> None:
+    ended = on_pull_request(workspace, pull, head="mallory/awq-bot", token=workspace.api.token(may_write=False))
     assert ended.code == 0
     assert "**1 to quantize**" in ended.summary
-    assert place.api.comments_on(pull) == []
-    assert place.api.requests == []
+    assert workspace.api.comments_on(pull) == []
+    assert workspace.api.requests == []
 
 
-def test_a_comment_that_may_not_be_written_is_a_warning(place: Workspace, pull: int) -> None:
-    ended = on_pull_request(place, pull, token=place.api.token(may_write=False))
+def test_a_comment_that_may_not_be_written_is_a_warning(workspace: Workspace, pull: int) -> None:
+    ended = on_pull_request(workspace, pull, token=workspace.api.token(may_write=False))
     assert ended.code == 0
     assert "The comment could not be written." in ended.annotations[0][2]
     assert "**1 to quantize**" in ended.summary
 
 
-def test_the_comment_asks_the_hub_without_a_token(place: Workspace, pull: int) -> None:
-    place.hub.clear_requests()
-    on_pull_request(place, pull)
-    assert place.hub.requests != ()
-    assert not any(request.authenticated for request in place.hub.requests)
-    assert {request.method for request in place.hub.requests} <= {"GET", "HEAD"}
+def test_the_comment_asks_the_hub_without_a_token(workspace: Workspace, pull: int) -> None:
+    workspace.hub.clear_requests()
+    on_pull_request(workspace, pull)
+    assert workspace.hub.requests != ()
+    assert not any(request.authenticated for request in workspace.hub.requests)
+    assert {request.method for request in workspace.hub.requests} <= {"GET", "HEAD"}
 
 
 @pytest.mark.parametrize(
     "name", ["$(touch pwned)", "a/`touch pwned`", "a/b;touch pwned", "a/b::error::x", "../../etc"]
 )
-def test_a_name_with_shell_in_it_is_a_mistake_and_nothing_more(place: Workspace, pull: int, name: str) -> None:
-    (place.root / "watchlist.yaml").write_text(f"publish_to: quantized\nmodels:\n  - {json.dumps(name)}\n")
-    ended = on_pull_request(place, pull)
+def test_a_name_with_shell_in_it_is_a_mistake_and_nothing_more(workspace: Workspace, pull: int, name: str) -> None:
+    (workspace.root / "watchlist.yaml").write_text(f"publish_to: quantized\nmodels:\n  - {json.dumps(name)}\n")
+    ended = on_pull_request(workspace, pull)
     assert ended.code == 2
     assert [level for level, _, _ in ended.commands if level != "add-mask"] == ["error"]
-    assert not (place.root / "pwned").exists()
-    [text] = place.api.comments_on(pull)
+    assert not (workspace.root / "pwned").exists()
+    [text] = workspace.api.comments_on(pull)
     assert "`touch" not in text.replace("\\`", "")

@@ -1,11 +1,11 @@
-"""Workflow commands: escaped so that no text is a command, and none but ours are obeyed."""
+"""Workflow commands: escaped so that no text is a command, and none but ours are workflow_commands."""
 
 from __future__ import annotations
 
 import pytest
 
 from bot.github.environment import Actions, Commands, annotation
-from tests.support.workflow_steps import obeyed
+from tests.support.workflow_steps import workflow_commands
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_nothing_but_our_own_annotations_is_obeyed() -> None:
     hostile = ["::set-output name=a::b", "  ::add-path::/tmp", "::error::theirs", "::stop-commands::x", "::x::"]
     log = [*commands.opening(), *hostile, *commands.annotation("error", "ours"), *hostile, *commands.closing()]
     after = "::notice::later"
-    told = [item for item in obeyed("\n".join([*log, after])) if item[0] != "add-mask"]
+    told = [item for item in workflow_commands("\n".join([*log, after])) if item[0] != "add-mask"]
     assert told == [("error", "", "ours"), ("notice", "", "later")]
 
 

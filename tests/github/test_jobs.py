@@ -7,31 +7,31 @@ from unittest.mock import patch
 import pytest
 
 from bot.records import Job, JobResult, from_json
-from tests.support.workflow_steps import Ended
+from tests.support.workflow_steps import StepResult
 from tests.support.workspace import Workspace
 
 
 @pytest.fixture
-def planned(place: Workspace) -> Job:
-    place.seed("Tiny")
-    place.plan()
-    [job] = place.planned()
+def planned(workspace: Workspace) -> Job:
+    workspace.seed("Tiny")
+    workspace.plan()
+    [job] = workspace.planned()
     return job
 
 
-def quantize(place: Workspace, job: Job, **more: str) -> Ended:
-    return place.runner.step_here("actions", "quantize", "--job-id", job.job_id, **more)
+def quantize(workspace: Workspace, job: Job, **more: str) -> StepResult:
+    return workspace.runner.step_here("actions", "quantize", "--job-id", job.job_id, **more)
 
 
-def result_of(place: Workspace, job: Job) -> JobResult:
-    [path] = (place.root / "results").glob(f"result-*-{job.job_id}/{job.job_id}.json")
+def result_of(workspace: Workspace, job: Job) -> JobResult:
+    [path] = (workspace.root / "results").glob(f"result-*-{job.job_id}/{job.job_id}.json")
     return from_json(JobResult, path.read_bytes())
 
 
-def test_an_upstream_that_went_away_is_said_everywhere(place: Workspace, planned: Job) -> None:
-    place.hub.disable("lab/Tiny")
-    ended = quantize(place, planned)
-    result = result_of(place, planned)
+def test_an_upstream_that_went_away_is_said_everywhere(workspace: Workspace, planned: Job) -> None:
+    workspace.hub.disable("lab/Tiny")
+    ended = quantize(workspace, planned)
+    result = result_of(workspace, planned)
     assert ended.code == result.exit_code == 3
     assert (result.status, result.stage) == ("failed", "quantize")
     assert result.hint
@@ -45,37 +45,39 @@ def test_an_upstream_that_went_away_is_said_everywhere(place: Workspace, planned
     assert ended.outputs == {}
 
 
-def test_an_expired_token_is_named_and_not_shown(place: Workspace, planned: Job) -> None:
-    token = place.hub.add_token("somebody", role="read")
-    place.hub.revoke_token(token)
-    ended = quantize(place, planned, HF_TOKEN=token)
-    assert ended.code == result_of(place, planned).exit_code == 8
+def test_an_expired_token_is_named_and_not_shown(workspace: Workspace, planned: Job) -> None:
+    token = workspace.hub.add_token("somebody", role="read")
+    workspace.hub.revoke_token(token)
+    ended = quantize(workspace, planned, HF_TOKEN=token)
+    assert ended.code == result_of(workspace, planned).exit_code == 8
     assert "the Hub refuses the token" in ended.annotations[0][2]
     assert token not in ended.everything
 
 
-def test_a_setting_that_makes_no_sense_leaves_a_result_too(place: Workspace, planned: Job) -> None:
-    ended = quantize(place, planned, HF_ENDPOINT="not an address")
-    assert ended.code == result_of(place, planned).exit_code == 8
+def test_a_setting_that_makes_no_sense_leaves_a_result_too(workspace: Workspace, planned: Job) -> None:
+    ended = quantize(workspace, planned, HF_ENDPOINT="not an address")
+    assert ended.code == result_of(workspace, planned).exit_code == 8
     assert "HF_ENDPOINT is no web address" in ended.annotations[0][2]
 
 
-def test_a_write_token_that_expired_fails_the_publish_leg_alone(place: Workspace, planned: Job) -> None:
-    (place.root / "artifact").mkdir()
-    (place.root / "artifact" / "job.json").write_text("{}")
+def test_a_write_token_that_expired_fails_the_publish_leg_alone(workspace: Workspace, planned: Job) -> None:
+    (workspace.root / "artifact").mkdir()
+    (workspace.root / "artifact" / "job.json").write_text("{}")
     words = ("--job-id", planned.job_id, "--artifact", "artifact")
-    ended = place.runner.step_here("actions", "publish", *words, HF_WRITE_TOKEN="hf_expired_token")
-    result = result_of(place, planned)
+    ended = workspace.runner.step_here("actions", "publish", *words, HF_WRITE_TOKEN="hf_expired_token")
+    result = result_of(workspace, planned)
     assert (ended.code, result.stage, result.status) == (7, "publish", "failed")
     assert "hf_expired_token" not in ended.everything
 
 
-def test_a_fault_of_the_bot_leaves_a_result_and_its_trace_commands_nothing(place: Workspace, planned: Job) -> None:
-    token = place.hub.token("reader", role="read")
+def test_a_fault_of_the_bot_leaves_a_result_and_its_trace_commands_nothing(
+    workspace: Workspace, planned: Job
+) -> None:
+    token = workspace.hub.token("reader", role="read")
     fault = RuntimeError(f"boom {token}\n::set-output name=publish::true")
     with patch("bot.jobs.pipeline.prepare_job", side_effect=fault):
-        ended = quantize(place, planned)
-    result = result_of(place, planned)
+        ended = quantize(workspace, planned)
+    result = result_of(workspace, planned)
     assert ended.code == result.exit_code == 1
     assert "unexpected RuntimeError: boom" in result.message
     assert "Traceback" in ended.err
@@ -84,23 +86,23 @@ def test_a_fault_of_the_bot_leaves_a_result_and_its_trace_commands_nothing(place
     assert token not in ended.everything + result.message
 
 
-def test_a_plan_of_another_version_is_named(place: Workspace, planned: Job) -> None:
-    (place.root / "plan" / f"{planned.job_id}.json").write_text('{"job_id": "x"}')
-    ended = quantize(place, planned)
+def test_a_plan_of_another_version_is_named(workspace: Workspace, planned: Job) -> None:
+    (workspace.root / "plan" / f"{planned.job_id}.json").write_text('{"job_id": "x"}')
+    ended = quantize(workspace, planned)
     assert ended.code == 8
     assert "cannot be read as a Job" in ended.annotations[0][2]
 
 
 @pytest.mark.parametrize("job_id", ["../plan/plan", "a/b", "", "$(touch pwned)", "x" * 300, "-rf"])
-def test_what_is_no_jobs_name_is_refused(place: Workspace, planned: Job, job_id: str) -> None:
-    ended = place.runner.step_here("actions", "quantize", f"--job-id={job_id}")
+def test_what_is_no_jobs_name_is_refused(workspace: Workspace, planned: Job, job_id: str) -> None:
+    ended = workspace.runner.step_here("actions", "quantize", f"--job-id={job_id}")
     assert ended.code == 2
-    assert not (place.root / "results").exists()
+    assert not (workspace.root / "results").exists()
 
 
-def test_the_help_of_every_verb_teaches_by_an_example(place: Workspace) -> None:
+def test_the_help_of_every_verb_teaches_by_an_example(workspace: Workspace) -> None:
     for verb in ("plan", "quantize", "publish", "refresh", "report", "keepalive", "deadman", "comment"):
-        ended = place.runner.step_here("actions", verb, "--help")
+        ended = workspace.runner.step_here("actions", verb, "--help")
         assert ended.code == 0
         assert f"awq-bot actions {verb}" in " ".join(ended.out.split()), verb
-    assert "GITHUB_TOKEN" in place.runner.step_here("actions", "--help").out
+    assert "GITHUB_TOKEN" in workspace.runner.step_here("actions", "--help").out

@@ -18,39 +18,39 @@ TARGET = "quantized/Tiny-awq"
 SWITCHES = ("AWQ_BOT_PAUSED", "AWQ_BOT_OIDC")
 
 
-def remembered(place: Workspace, count: int, next_try: datetime | None, *, author: str = ACTIONS) -> int:
+def remembered(workspace: Workspace, count: int, next_try: datetime | None, *, author: str = ACTIONS) -> int:
     """An issue that says how often the one planned job failed."""
-    [job] = place.planned()
+    [job] = workspace.planned()
     tried = Attempts(
         target=job.entry.target,
         content=tried_content(job),
         count=count,
         next_try=iso(next_try) if next_try else None,
     )
-    return place.api.open_issue(author, "awq-bot: it failed", f"Words.\n\n{mark(tried)}\n").number
+    return workspace.api.open_issue(author, "awq-bot: it failed", f"Words.\n\n{mark(tried)}\n").number
 
 
 @pytest.mark.parametrize(
     ("private", "publish_on", "planned"), [(True, "hosted", 2), (False, "hosted", 1), (False, "runner", 2)]
 )
 def test_a_gated_model_is_not_handed_on_where_everybody_can_fetch_it(
-    private: bool, publish_on: str, planned: int, place: Workspace
+    private: bool, publish_on: str, planned: int, workspace: Workspace
 ) -> None:
-    place.seed("Open")
-    place.hub.seed("lab/Gated", source_files(model__safetensors=WEIGHTS), gated="auto")
-    place.hub.grant_access("lab/Gated", "reader")
-    place.watch("lab/Open", "lab/Gated")
-    event = place.root / "event.json"
+    workspace.seed("Open")
+    workspace.hub.seed("lab/Gated", source_files(model__safetensors=WEIGHTS), gated="auto")
+    workspace.hub.grant_access("lab/Gated", "reader")
+    workspace.watch("lab/Open", "lab/Gated")
+    event = workspace.root / "event.json"
     event.write_text(json.dumps({"repository": {"private": private}}))
-    ended = place.plan(GITHUB_EVENT_PATH=str(event), AWQ_BOT_PUBLISH_ON=publish_on)
+    ended = workspace.plan(GITHUB_EVENT_PATH=str(event), AWQ_BOT_PUBLISH_ON=publish_on)
     assert ended.code == 0, ended.err
     assert ended.outputs["quantize_count"] == str(planned)
     assert ("anybody could fetch what its jobs hand on" in ended.summary) == (planned == 1)
 
 
-def test_an_empty_plan_starts_nothing(place: Workspace) -> None:
-    place.watch("lab/missing")
-    ended = place.plan()
+def test_an_empty_plan_starts_nothing(workspace: Workspace) -> None:
+    workspace.watch("lab/missing")
+    ended = workspace.plan()
     assert ended.code == 0, ended.err
     assert (ended.outputs["quantize_count"], ended.outputs["refresh_count"]) == ("0", "0")
     assert rows(ended) == rows(ended, "refresh") == []
@@ -58,16 +58,16 @@ def test_an_empty_plan_starts_nothing(place: Workspace) -> None:
     assert "missing: no such repo" in ended.summary
 
 
-def test_variables_of_a_dispatch_say_what_the_options_say(place: Workspace) -> None:
-    place.seed("Tiny", "Other")
-    ended = place.plan(AWQ_BOT_ONLY="lab/Tiny", AWQ_BOT_FORCE="true", AWQ_BOT_PUBLISH_ON="runner")
+def test_variables_of_a_dispatch_say_what_the_options_say(workspace: Workspace) -> None:
+    workspace.seed("Tiny", "Other")
+    ended = workspace.plan(AWQ_BOT_ONLY="lab/Tiny", AWQ_BOT_FORCE="true", AWQ_BOT_PUBLISH_ON="runner")
     assert [row["target"] for row in rows(ended)] == [TARGET]
 
 
-def test_a_scheduled_run_has_all_of_them_empty(place: Workspace) -> None:
-    place.seed("Tiny")
+def test_a_scheduled_run_has_all_of_them_empty(workspace: Workspace) -> None:
+    workspace.seed("Tiny")
     names = ("ONLY", "FORCE", "DRY_RUN", "PUBLISH_ON", "OIDC", "HEARTBEAT_URL", "MOST_JOBS", "PAUSED")
-    ended = place.plan(**{f"AWQ_BOT_{name}": "" for name in names})
+    ended = workspace.plan(**{f"AWQ_BOT_{name}": "" for name in names})
     assert ended.code == 0, ended.err
     assert ended.outputs["quantize_count"] == "1"
 
@@ -83,10 +83,10 @@ def test_a_scheduled_run_has_all_of_them_empty(place: Workspace) -> None:
     ],
 )
 def test_what_makes_no_sense_is_refused_with_an_annotation(
-    place: Workspace, variables: dict[str, str], said: str
+    workspace: Workspace, variables: dict[str, str], said: str
 ) -> None:
-    place.seed("Tiny")
-    ended = place.plan(**variables)
+    workspace.seed("Tiny")
+    ended = workspace.plan(**variables)
     assert ended.code == 2
     [(level, _, message)] = ended.annotations
     assert level == "error"
@@ -95,89 +95,89 @@ def test_what_makes_no_sense_is_refused_with_an_annotation(
 
 
 @pytest.mark.parametrize("said", ["true", "True"])
-def test_a_switch_is_on_as_the_workflows_read_it(place: Workspace, said: str) -> None:
-    place.seed("Tiny")
-    ended = place.plan(AWQ_BOT_PAUSED=said)
+def test_a_switch_is_on_as_the_workflows_read_it(workspace: Workspace, said: str) -> None:
+    workspace.seed("Tiny")
+    ended = workspace.plan(AWQ_BOT_PAUSED=said)
     assert (ended.code, ended.outputs) == (0, {})
     assert "paused" in ended.out
-    assert "workflow's identity cannot create it" in place.plan(AWQ_BOT_OIDC=said).summary
-    assert place.plan(AWQ_BOT_PAUSED="false", AWQ_BOT_OIDC="False").outputs["quantize_count"] == "1"
+    assert "workflow's identity cannot create it" in workspace.plan(AWQ_BOT_OIDC=said).summary
+    assert workspace.plan(AWQ_BOT_PAUSED="false", AWQ_BOT_OIDC="False").outputs["quantize_count"] == "1"
 
 
-def test_a_dry_run_starts_nothing_and_says_what_it_would(place: Workspace) -> None:
-    place.seed("Tiny")
-    ended = place.plan("--dry-run")
+def test_a_dry_run_starts_nothing_and_says_what_it_would(workspace: Workspace) -> None:
+    workspace.seed("Tiny")
+    ended = workspace.plan("--dry-run")
     assert (ended.outputs["quantize_count"], rows(ended)) == ("0", [])
     assert "### Would be done" in ended.summary
     assert "lab/Tiny" in ended.summary
 
 
-def test_what_failed_waits_for_its_next_try(place: Workspace) -> None:
-    place.seed("Tiny")
-    assert place.plan().outputs["quantize_count"] == "1"
-    number = remembered(place, 2, datetime.now(UTC) + timedelta(hours=5))
-    ended = place.plan()
+def test_what_failed_waits_for_its_next_try(workspace: Workspace) -> None:
+    workspace.seed("Tiny")
+    assert workspace.plan().outputs["quantize_count"] == "1"
+    number = remembered(workspace, 2, datetime.now(UTC) + timedelta(hours=5))
+    ended = workspace.plan()
     assert ended.outputs["quantize_count"] == "0"
     assert "### Waits" in ended.summary
     assert f"[issue {number}](https://github.com/{REPOSITORY}/issues/{number})" in ended.summary
-    assert place.plan("--force").outputs["quantize_count"] == "1"
+    assert workspace.plan("--force").outputs["quantize_count"] == "1"
 
 
 @pytest.mark.parametrize("hours", [-1, -100])
-def test_what_failed_is_tried_again_when_its_time_has_come(place: Workspace, hours: int) -> None:
-    place.seed("Tiny")
-    place.plan()
-    remembered(place, 1, datetime.now(UTC) + timedelta(hours=hours))
-    assert place.plan().outputs["quantize_count"] == "1"
+def test_what_failed_is_tried_again_when_its_time_has_come(workspace: Workspace, hours: int) -> None:
+    workspace.seed("Tiny")
+    workspace.plan()
+    remembered(workspace, 1, datetime.now(UTC) + timedelta(hours=hours))
+    assert workspace.plan().outputs["quantize_count"] == "1"
 
 
-def test_what_waits_for_a_person_is_tried_when_the_issue_is_closed(place: Workspace) -> None:
-    place.seed("Tiny")
-    place.plan()
-    number = remembered(place, 4, None)
-    ended = place.plan()
+def test_what_waits_for_a_person_is_tried_when_the_issue_is_closed(workspace: Workspace) -> None:
+    workspace.seed("Tiny")
+    workspace.plan()
+    number = remembered(workspace, 4, None)
+    ended = workspace.plan()
     assert ended.outputs["quantize_count"] == "0"
     assert "waits for a person" in ended.summary
-    place.api.issues[number].state = "closed"
-    assert place.plan().outputs["quantize_count"] == "1"
+    workspace.api.issues[number].state = "closed"
+    assert workspace.plan().outputs["quantize_count"] == "1"
 
 
-def test_another_release_is_another_matter(place: Workspace) -> None:
-    place.seed("Tiny")
-    place.plan()
-    remembered(place, 4, None)
-    place.hub.seed("lab/Tiny", {"tokenizer.json": '{"version": "2.0"}'})
-    assert place.plan().outputs["quantize_count"] == "1"
+def test_another_release_is_another_matter(workspace: Workspace) -> None:
+    workspace.seed("Tiny")
+    workspace.plan()
+    remembered(workspace, 4, None)
+    workspace.hub.seed("lab/Tiny", {"tokenizer.json": '{"version": "2.0"}'})
+    assert workspace.plan().outputs["quantize_count"] == "1"
 
 
 @pytest.mark.parametrize("author", ["mallory", "github-actions", "other-app[bot]"])
-def test_an_issue_that_somebody_else_wrote_stops_nothing(place: Workspace, author: str) -> None:
-    place.seed("Tiny")
-    place.plan()
-    remembered(place, 4, None, author=author)
-    assert place.plan().outputs["quantize_count"] == "1"
+def test_an_issue_that_somebody_else_wrote_stops_nothing(workspace: Workspace, author: str) -> None:
+    workspace.seed("Tiny")
+    workspace.plan()
+    remembered(workspace, 4, None, author=author)
+    assert workspace.plan().outputs["quantize_count"] == "1"
 
 
-def test_without_an_answer_about_issues_only_four_jobs_are_started(place: Workspace) -> None:
-    place.seed(*(f"Tiny-{number}" for number in range(6)))
-    place.api.fail("/issues", status=500)
-    ended = place.plan()
+def test_without_an_answer_about_issues_only_four_jobs_are_started(workspace: Workspace) -> None:
+    workspace.seed(*(f"Tiny-{number}" for number in range(6)))
+    workspace.api.fail("/issues", status=500)
+    ended = workspace.plan()
     assert ended.code == 0, ended.err
     assert ended.outputs["quantize_count"] == "4"
     assert "no more than 4 jobs are started" in ended.summary
     assert "GitHub keeps failing, after 4 tries" in ended.summary
 
 
-def test_no_more_releases_are_under_way_than_the_variable_says(place: Workspace) -> None:
-    place.seed(*(f"Tiny-{number}" for number in range(9)))
-    assert place.plan().outputs["quantize_count"] == "8"
+def test_no_more_releases_are_under_way_than_the_variable_says(workspace: Workspace) -> None:
+    workspace.seed(*(f"Tiny-{number}" for number in range(9)))
+    assert workspace.plan().outputs["quantize_count"] == "8"
     job = Job(name="quantized/Tiny-8-awq / quantize quantized/Tiny-8-awq", status="queued")
-    place.api.add_run(2, job, status="in_progress")
-    ended = place.plan(AWQ_BOT_MOST_JOBS="3")
+    workspace.api.add_run(2, job, status="in_progress")
+    ended = workspace.plan(AWQ_BOT_MOST_JOBS="3")
     assert ended.outputs["quantize_count"] == "2"
     assert "A later run takes it." in ended.summary
     for wrong in ("0", "many"):
-        assert place.plan(AWQ_BOT_MOST_JOBS=wrong).code == 2
+        assert workspace.plan(AWQ_BOT_MOST_JOBS=wrong).code == 2
 
 
 @pytest.mark.parametrize(
@@ -195,28 +195,28 @@ def test_no_more_releases_are_under_way_than_the_variable_says(place: Workspace)
     ],
 )
 def test_a_refusal_of_github_is_said_and_does_not_stop_the_run(
-    place: Workspace, status: int, body: str, headers: dict[str, str], said: str
+    workspace: Workspace, status: int, body: str, headers: dict[str, str], said: str
 ) -> None:
-    place.seed("Tiny")
-    place.api.fail("/issues", status=status, body=body, headers=headers)
-    ended = place.plan()
+    workspace.seed("Tiny")
+    workspace.api.fail("/issues", status=status, body=body, headers=headers)
+    ended = workspace.plan()
     assert (ended.code, ended.outputs["quantize_count"]) == (0, "1")
     assert said in ended.summary
 
 
-def test_an_answer_that_comes_on_the_third_try_is_enough(place: Workspace) -> None:
-    place.seed(*(f"Tiny-{number}" for number in range(5)))
-    place.api.fail("/issues", times=2, status=502)
-    ended = place.plan()
+def test_an_answer_that_comes_on_the_third_try_is_enough(workspace: Workspace) -> None:
+    workspace.seed(*(f"Tiny-{number}" for number in range(5)))
+    workspace.api.fail("/issues", times=2, status=502)
+    ended = workspace.plan()
     assert ended.outputs["quantize_count"] == "5"
     assert "NOTE" not in ended.summary
 
 
-def test_targets_of_runs_that_are_not_over_are_left_alone(place: Workspace) -> None:
-    place.seed("Tiny", "Made", "Failed", "Waits", "Old", "Own")
+def test_targets_of_runs_that_are_not_over_are_left_alone(workspace: Workspace) -> None:
+    workspace.seed("Tiny", "Made", "Failed", "Waits", "Old", "Own")
     leg = "{0} / quantize {0}".format
-    place.api.add_run(1, Job(name=leg("quantized/Own-awq"), status="in_progress"), status="in_progress")
-    place.api.add_run(
+    workspace.api.add_run(1, Job(name=leg("quantized/Own-awq"), status="in_progress"), status="in_progress")
+    workspace.api.add_run(
         2,
         Job(name="plan"),
         Job(name=leg(TARGET), status="in_progress"),
@@ -224,27 +224,29 @@ def test_targets_of_runs_that_are_not_over_are_left_alone(place: Workspace) -> N
         Job(name=leg("quantized/Failed-awq"), conclusion="failure"),
         status="in_progress",
     )
-    place.api.add_run(3, Job(name="quantized/Waits-awq", status="queued"), status="queued")
-    place.api.add_run(4, Job(name="quantize quantized/Old-awq"), status="completed")
-    ended = place.plan()
+    workspace.api.add_run(3, Job(name="quantized/Waits-awq", status="queued"), status="queued")
+    workspace.api.add_run(4, Job(name="quantize quantized/Old-awq"), status="completed")
+    ended = workspace.plan()
     assert {row["target"] for row in rows(ended)} == {f"quantized/{name}-awq" for name in ("Failed", "Old", "Own")}
     assert ended.summary.count("another run works on it") == 3
 
 
-def test_a_run_that_cannot_be_asked_about_is_noted(place: Workspace) -> None:
-    place.seed("Tiny")
-    place.api.fail("/actions/", status=503)
-    ended = place.plan()
+def test_a_run_that_cannot_be_asked_about_is_noted(workspace: Workspace) -> None:
+    workspace.seed("Tiny")
+    workspace.api.fail("/actions/", status=503)
+    ended = workspace.plan()
     assert ended.outputs["quantize_count"] == "1"
     assert "What other runs work on is not known." in ended.summary
 
 
-def test_a_broken_watchlist_is_annotated_line_by_line_and_one_issue(place: Workspace) -> None:
-    place.seed("Tiny")
-    good = (place.root / "watchlist.yaml").read_text()
-    (place.root / "watchlist.yaml").write_text(f"{good}  - repo_id: a/b\n    gatee: {{}}\n  - repo_id: c%,:d\n")
+def test_a_broken_watchlist_is_annotated_line_by_line_and_one_issue(workspace: Workspace) -> None:
+    workspace.seed("Tiny")
+    good = (workspace.root / "watchlist.yaml").read_text()
+    (workspace.root / "watchlist.yaml").write_text(
+        f"{good}  - repo_id: a/b\n    gatee: {{}}\n  - repo_id: c%,:d\n"
+    )
     for _ in range(2):
-        ended = place.plan()
+        ended = workspace.plan()
         assert (ended.code, ended.outputs) == (2, {})
         assert [(level, where) for level, where, _ in ended.annotations] == [
             ("error", "file=watchlist.yaml,line=5"),
@@ -252,36 +254,36 @@ def test_a_broken_watchlist_is_annotated_line_by_line_and_one_issue(place: Works
         ]
         assert "unknown key 'gatee'%0ADid you mean 'gate'?" in ended.annotations[0][2]
         assert "c%25,:d" in ended.annotations[1][2]
-        [issue] = place.api.open_issues()
+        [issue] = workspace.api.open_issues()
     assert issue.labels == ["awq-bot", "awq-bot: configuration"]
     assert "watchlist.yaml:5" in issue.body.replace("\\", "")
-    assert not (place.root / "plan").exists()
+    assert not (workspace.root / "plan").exists()
 
-    (place.root / "watchlist.yaml").write_text(good)
-    assert place.plan().outputs["quantize_count"] == "1"
-    assert place.api.open_issues() == []
+    (workspace.root / "watchlist.yaml").write_text(good)
+    assert workspace.plan().outputs["quantize_count"] == "1"
+    assert workspace.api.open_issues() == []
 
 
-def test_the_heartbeat_is_asked_for_after_a_good_plan_only(place: Workspace) -> None:
-    place.seed("Tiny")
-    assert place.plan(AWQ_BOT_HEARTBEAT_URL=f"{place.hub.endpoint}/api/models?limit=1").annotations == []
-    assert any(request.query == "limit=1" for request in place.hub.requests)
-    [(level, _, message)] = place.plan(AWQ_BOT_HEARTBEAT_URL="http://127.0.0.1:9/").annotations
+def test_the_heartbeat_is_asked_for_after_a_good_plan_only(workspace: Workspace) -> None:
+    workspace.seed("Tiny")
+    assert workspace.plan(AWQ_BOT_HEARTBEAT_URL=f"{workspace.hub.endpoint}/api/models?limit=1").annotations == []
+    assert any(request.query == "limit=1" for request in workspace.hub.requests)
+    [(level, _, message)] = workspace.plan(AWQ_BOT_HEARTBEAT_URL="http://127.0.0.1:9/").annotations
     assert (level, message) == ("warning", "the heartbeat URL did not answer")
 
 
-def test_a_plan_in_which_everything_was_refused_is_no_good_plan(place: Workspace) -> None:
-    place.watch("lab/missing", "lab/gone")
-    [(level, _, message)] = place.plan(AWQ_BOT_HEARTBEAT_URL=f"{place.hub.endpoint}/heartbeat").annotations
+def test_a_plan_in_which_everything_was_refused_is_no_good_plan(workspace: Workspace) -> None:
+    workspace.watch("lab/missing", "lab/gone")
+    [(level, _, message)] = workspace.plan(AWQ_BOT_HEARTBEAT_URL=f"{workspace.hub.endpoint}/heartbeat").annotations
     assert (level, message) == ("warning", "every model was refused, so the heartbeat URL is not asked for")
-    assert not [request for request in place.hub.requests if request.path == "/heartbeat"]
+    assert not [request for request in workspace.hub.requests if request.path == "/heartbeat"]
 
 
-def test_an_expired_hub_token_is_said_once_without_showing_it(place: Workspace) -> None:
-    place.seed("Tiny")
-    expired = place.hub.add_token("somebody", role="read")
-    place.hub.revoke_token(expired)
-    ended = place.plan(HF_TOKEN=expired)
+def test_an_expired_hub_token_is_said_once_without_showing_it(workspace: Workspace) -> None:
+    workspace.seed("Tiny")
+    expired = workspace.hub.add_token("somebody", role="read")
+    workspace.hub.revoke_token(expired)
+    ended = workspace.plan(HF_TOKEN=expired)
     assert ended.code == 8
     [(_, where, message)] = ended.annotations
     assert "environment" in where
@@ -290,13 +292,13 @@ def test_an_expired_hub_token_is_said_once_without_showing_it(place: Workspace) 
     assert expired not in ended.everything
 
 
-def test_what_a_stranger_wrote_commands_nothing(place: Workspace) -> None:
+def test_what_a_stranger_wrote_commands_nothing(workspace: Workspace) -> None:
     evil = "::set-output name=publish::true"
     card = f"---\nlicense: other\nlicense_name: '{evil} <img src=x> @everyone [x](http://evil)'\n---\n"
-    place.seed("Tiny", README__md=card)
-    text = (place.root / "watchlist.yaml").read_text()
-    (place.root / "watchlist.yaml").write_text(text + "defaults:\n  licenses: {deny: [other]}\n")
-    ended = place.plan()
+    workspace.seed("Tiny", README__md=card)
+    text = (workspace.root / "watchlist.yaml").read_text()
+    (workspace.root / "watchlist.yaml").write_text(text + "defaults:\n  licenses: {deny: [other]}\n")
+    ended = workspace.plan()
     assert "licence refused" in ended.summary
     assert {name for name, _, _ in ended.commands} == {"add-mask"}
     assert "<img" not in ended.summary.replace("\\<", "")
@@ -304,10 +306,10 @@ def test_what_a_stranger_wrote_commands_nothing(place: Workspace) -> None:
     assert json.loads(ended.outputs["quantize"]) == {"include": []}
 
 
-def test_no_token_is_shown(place: Workspace) -> None:
-    place.seed("Tiny")
-    token = place.api.token()
-    ended = place.plan(GITHUB_TOKEN=token)
+def test_no_token_is_shown(workspace: Workspace) -> None:
+    workspace.seed("Tiny")
+    token = workspace.api.token()
+    ended = workspace.plan(GITHUB_TOKEN=token)
     assert ended.code == 0
     assert token not in ended.everything
     assert ("add-mask", "", token) in ended.commands

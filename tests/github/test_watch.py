@@ -19,9 +19,9 @@ from bot.jobs.handover import accepted
 from bot.localhub import HubError
 from bot.records import Card, Job, JobResult, PublishedFile, QuantizedModel, Recipe, from_json
 from bot.watch.plan import timeout_minutes
-from tests.support.forgery import rendered, rerecorded, with_report
 from tests.support.sandbox import Sandbox, build_sandbox
-from tests.support.workflow_steps import Ended, Runner
+from tests.support.tampering import change_report, render_card_again, replace_file
+from tests.support.workflow_steps import Runner, StepResult
 
 MODEL, TARGET = "lab/llama-tiny", "quantized/llama-tiny-awq"
 
@@ -32,15 +32,15 @@ class Watch:
 
     sandbox: Sandbox
     runner: Runner
-    planned: Ended
-    quantized: Ended
+    planned: StepResult
+    quantized: StepResult
     job: Job
 
     @property
     def artifact(self) -> Path:
         return self.runner.root / self.quantized.outputs["artifact"]
 
-    def publish(self, artifact: Path, results: str = "results-of-a-try", plan: str = "plan") -> Ended:
+    def publish(self, artifact: Path, results: str = "results-of-a-try", plan: str = "plan") -> StepResult:
         words = ("--job-id", self.job.job_id, "--artifact", str(artifact), "--results", results, "--plan", plan)
         return self.runner.step_here("actions", "publish", *words, HF_WRITE_TOKEN=self.sandbox.hub.token())
 
@@ -138,12 +138,12 @@ def refused(watch: Watch, artifact: Path, said: str) -> None:
 
 
 def test_code_of_a_stranger_is_refused_even_when_it_is_on_record(watch: Watch, copy: Path) -> None:
-    rerecorded(copy, "modeling_evil.py", b"import os")
+    replace_file(copy, "modeling_evil.py", b"import os")
     refused(watch, copy, "'modeling_evil.py' is not what upstream has")
 
 
 def test_another_tokenizer_than_upstreams_is_refused_even_when_it_is_on_record(watch: Watch, copy: Path) -> None:
-    rerecorded(copy, "tokenizer.json", b"{}")
+    replace_file(copy, "tokenizer.json", b"{}")
     refused(watch, copy, "'tokenizer.json' is not what upstream has")
 
 
@@ -151,7 +151,7 @@ def test_another_tokenizer_than_upstreams_is_refused_even_when_it_is_on_record(w
 def test_an_edited_file_is_only_edited_as_the_bot_does_it(watch: Watch, copy: Path, path: str) -> None:
     config = json.loads((copy / "quantized" / path).read_bytes())
     config["auto_map"] = {"AutoModelForCausalLM": "evil/repo--modeling.Evil"}
-    rerecorded(copy, path, json.dumps(config).encode())
+    replace_file(copy, path, json.dumps(config).encode())
     refused(watch, copy, f"'{path}' is not what upstream has")
 
 
@@ -172,7 +172,7 @@ ADVERTISEMENT = "x.png)\n\n# Buy [this](https://evil.example)\n\n![y](assets/err
 def test_a_picture_cannot_bring_words_of_its_own_onto_the_card(
     watch: Watch, copy: Path, pictures: tuple[str, ...]
 ) -> None:
-    forged = rendered(with_report(copy, pictures=("assets/error-by-layer.png", *pictures)))
+    forged = render_card_again(change_report(copy, pictures=("assets/error-by-layer.png", *pictures)))
     assert pictures[0] in (forged / "card" / "README.md").read_text()
     refused(watch, forged, "is no picture that it holds")
 
@@ -183,26 +183,28 @@ def test_a_hash_cannot_bring_words_of_its_own_onto_the_card(watch: Watch, copy: 
     quantized = jobdir.load(QuantizedModel)
     assert quantized is not None
     jobdir.store(replace(quantized, calibration=replace(quantized.calibration, sha256=said)))
-    refused(watch, rendered(jobdir), "the sha256 of its calibration is none")
+    refused(watch, render_card_again(jobdir), "the sha256 of its calibration is none")
 
 
 def test_a_hash_cannot_bring_words_of_its_own_into_the_provenance(watch: Watch, copy: Path) -> None:
-    refused(watch, rendered(with_report(copy, text_sha256="any words")), "the sha256 of its text is none")
+    refused(
+        watch, render_card_again(change_report(copy, text_sha256="any words")), "the sha256 of its text is none"
+    )
 
 
 def test_a_forger_who_forges_nothing_is_believed(watch: Watch, copy: Path) -> None:
     originals = watch.runner.root / "plan" / "originals" / watch.job.job_id
-    forged = rendered(JobDir(copy))
+    forged = render_card_again(JobDir(copy))
     assert accepted(watch.job, forged, originals).path == forged
 
 
 def test_a_card_with_other_figures_than_the_records_is_refused(watch: Watch, copy: Path) -> None:
-    with_report(copy, kl_mean=9.0)
+    change_report(copy, kl_mean=9.0)
     refused(watch, copy, "its card does not follow from its records")
 
 
 def test_the_gate_is_judged_again_where_it_is_published(watch: Watch, copy: Path) -> None:
-    stages.card(with_report(copy, kl_mean=9.0))
+    stages.card(change_report(copy, kl_mean=9.0))
     refused(watch, copy, "mean KL divergence 9 nats is above max_kl 0.3")
 
 

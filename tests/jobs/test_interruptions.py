@@ -12,7 +12,7 @@ import pytest
 
 from bot.localhub import Fault, HubError
 from tests.support.sandbox import Quantized, Sandbox, build_sandbox, recorded_files, wait_for
-from tests.support.small_model import TARGET
+from tests.support.small_sandbox import TARGET
 
 # Whoever asks first quantizes the trained model, which takes its time on a busy machine.
 pytestmark = pytest.mark.timeout(900)

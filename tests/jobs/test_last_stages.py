@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.sandbox import Sandbox
-from tests.support.small_model import TARGET
+from tests.support.small_sandbox import TARGET
 
 LOG_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} \d+ (INFO|DEBUG) \S.*")
 

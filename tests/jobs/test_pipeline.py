@@ -12,7 +12,7 @@ import pytest
 
 from bot.cli.demo import nudged
 from tests.support.sandbox import MODELS, Sandbox, build_sandbox
-from tests.support.small_model import SOURCE, TARGET, WEIGHTS
+from tests.support.small_sandbox import SOURCE, TARGET, WEIGHTS
 
 
 @pytest.fixture(scope="module")

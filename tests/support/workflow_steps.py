@@ -26,8 +26,8 @@ _OURS = ("HF_", "GITHUB_", "ACTIONS_", "AWQ_BOT_", "RUNNER_")
 
 
 @dataclass(frozen=True)
-class Ended:
-    """How a step ended. commands: what the runner obeyed, as (name, properties, message)."""
+class StepResult:
+    """How a step ended. commands: what the runner workflow_commands, as (name, properties, message)."""
 
     code: int
     out: str
@@ -37,7 +37,7 @@ class Ended:
 
     @property
     def commands(self) -> list[tuple[str, str, str]]:
-        return obeyed(self.out)
+        return workflow_commands(self.out)
 
     @property
     def annotations(self) -> list[tuple[str, str, str]]:
@@ -57,7 +57,7 @@ class Runner:
     root: Path
     variables: Mapping[str, str] = field(default_factory=dict)
 
-    def step(self, *words: str, **more: str) -> Ended:
+    def step(self, *words: str, **more: str) -> StepResult:
         """`awq-bot WORDS`; more: variables of this step alone."""
         environment = self._environment(more)
         done = subprocess.run(
@@ -71,7 +71,7 @@ class Runner:
         )
         return self._ended(done.returncode, done.stdout, done.stderr)
 
-    def step_here(self, *words: str, **more: str) -> Ended:
+    def step_here(self, *words: str, **more: str) -> StepResult:
         """The same in this process, which is quicker; for verbs that start no child."""
         out, err = io.StringIO(), io.StringIO()
         with (
@@ -95,9 +95,9 @@ class Runner:
         ours = {"OMP_NUM_THREADS": "1", "COLUMNS": "200", "GITHUB_ACTIONS": "true"}
         return kept | ours | files | dict(self.variables) | dict(more)
 
-    def _ended(self, code: int, out: str, err: str) -> Ended:
+    def _ended(self, code: int, out: str, err: str) -> StepResult:
         outputs = {found[1]: found[3] for found in _HEREDOC.finditer(self._output.read_text())}
-        return Ended(code, out, err, self._summary.read_text(), outputs)
+        return StepResult(code, out, err, self._summary.read_text(), outputs)
 
     @property
     def _output(self) -> Path:
@@ -108,7 +108,7 @@ class Runner:
         return self.root / "github-summary"
 
 
-def obeyed(log: str) -> list[tuple[str, str, str]]:
+def workflow_commands(log: str) -> list[tuple[str, str, str]]:
     """Workflow commands as GitHub's runner reads them: nothing counts between stop-commands and its token."""
     found: list[tuple[str, str, str]] = []
     stopped_by = ""

@@ -15,7 +15,7 @@ from bot.records import Job, JobResult, Plan, from_json, to_json
 from tests.support.factories import layer_tensors
 from tests.support.github_api.server import GitHubApi
 from tests.support.repos import safetensors, source_files
-from tests.support.workflow_steps import Ended, Runner
+from tests.support.workflow_steps import Runner, StepResult
 
 WEIGHTS = safetensors({tensor.name: list(tensor.shape) for tensor in layer_tensors()})
 
@@ -37,14 +37,14 @@ class Workspace:
         text = "".join(f"  - {repo_id}\n" for repo_id in repo_ids)
         (self.root / "watchlist.yaml").write_text(f"publish_to: quantized\nmodels:\n{text}")
 
-    def verb(self, *words: str, **more: str) -> Ended:
+    def verb(self, *words: str, **more: str) -> StepResult:
         """`awq-bot actions WORDS` in run 1 of watch.yml, with the token that Actions gives."""
         return self.runner.step_here("actions", *words, **self.api.environment(self.api.token()) | more)
 
-    def plan(self, *words: str, **more: str) -> Ended:
+    def plan(self, *words: str, **more: str) -> StepResult:
         return self.verb("plan", *words, **more)
 
-    def report(self, **more: str) -> Ended:
+    def report(self, **more: str) -> StepResult:
         return self.verb("report", **more)
 
     def planned(self) -> tuple[Job, ...]:
@@ -78,6 +78,6 @@ def open_workspace(root: Path) -> Iterator[Workspace]:
         yield Workspace(root, hub, api, runner)
 
 
-def rows(ended: Ended, name: str = "quantize") -> Sequence[dict[str, Any]]:
+def rows(ended: StepResult, name: str = "quantize") -> Sequence[dict[str, Any]]:
     """The rows of a matrix that a plan gave out."""
     return list(json.loads(ended.outputs[name])["include"])

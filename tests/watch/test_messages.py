@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.watchlists import TOP, mistakes
+from tests.support.watch import TOP, mistakes
 
 
 @pytest.mark.parametrize(

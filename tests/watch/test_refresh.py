@@ -6,7 +6,6 @@ import pytest
 
 from bot.records import JobKind, Tag, Upstream
 from bot.watch.release import Candidate, triage
-from tests.support.decisions import candidate, job, skip
 from tests.support.factories import (
     HEAD,
     SHA,
@@ -18,6 +17,7 @@ from tests.support.factories import (
     with_file,
     without_file,
 )
+from tests.support.watch import candidate, job, skip
 
 
 @pytest.mark.parametrize(

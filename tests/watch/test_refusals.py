@@ -7,7 +7,6 @@ import pytest
 from bot.errors import PublishError, UnsupportedModelError, UpstreamError
 from bot.records import Calibration, Details, Job, Licenses, Published, Recipe, TargetState, Upstream, WatchEntry
 from bot.watch.release import Candidate, decide, on_hold, triage
-from tests.support.decisions import candidate, skip
 from tests.support.factories import (
     CONFIG,
     absent,
@@ -20,6 +19,7 @@ from tests.support.factories import (
     with_file,
     without_file,
 )
+from tests.support.watch import candidate, skip
 
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
 

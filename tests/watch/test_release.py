@@ -22,7 +22,6 @@ from bot.records import (
     WatchEntry,
 )
 from bot.watch.release import QUANTIZER_VERSION, decide, recipe_digest, source_files, triage
-from tests.support.decisions import candidate, job, skip
 from tests.support.factories import (
     HEAD,
     OTHER_SHA,
@@ -39,6 +38,7 @@ from tests.support.factories import (
     with_file,
     without_file,
 )
+from tests.support.watch import candidate, job, skip
 
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
 

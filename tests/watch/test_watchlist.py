@@ -12,7 +12,7 @@ import pytest
 from bot.errors import WatchlistError
 from bot.records import Calibration, Licenses, Recipe, TextSource, Thresholds, WatchEntry
 from bot.watch.watchlist import load
-from tests.support.watchlists import SHA, TOP, loaded, mistakes
+from tests.support.watch import SHA, TOP, loaded, mistakes
 
 # --- what is understood -------------------------------------------------------------------------------------
 

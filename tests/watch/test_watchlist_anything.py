@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bot.records import WatchEntry
 from bot.watch.watchlist import InvalidWatchlistError
-from tests.support.watchlists import SHA, loaded
+from tests.support.watch import SHA, loaded
 
 _WORDS = """publish_to defaults models repo_id target revision recipe calibration sources file dataset gate max_kl
 samples licenses allow hold trust_remote_code x"""

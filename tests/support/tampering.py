@@ -1,4 +1,4 @@
-"""What somebody with a GPU runner could do to the folder that it hands on: records are forged with the files."""
+"""What someone on the GPU runner could do to the folder that it uploads: change files, and records with them."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from bot.records import Card, QuantizedModel, Report, to_json
 from bot.watch.release import QUANTIZER_VERSION
 
 
-def rerecorded(folder: Path, path: str, content: bytes) -> None:
-    """A forger who also brings the record up to date."""
+def replace_file(folder: Path, path: str, content: bytes) -> None:
+    """Write a file of the artifact and update the record that lists its hash."""
     jobdir = JobDir(folder)
-    made, target = jobdir.load(Card), jobdir.quantized / path
-    assert made is not None
+    card, target = jobdir.load(Card), jobdir.quantized / path
+    assert card is not None
     target.write_bytes(content)
-    files = {file.path: file for file in made.files} | {path: describe_file(jobdir.quantized, path)}
+    files = {file.path: file for file in card.files} | {path: describe_file(jobdir.quantized, path)}
     jobdir.store(Card(files=tuple(sorted(files.values(), key=lambda file: file.path))))
 
 
-def with_report(folder: Path, **fields: Any) -> JobDir:
+def change_report(folder: Path, **fields: Any) -> JobDir:
     jobdir = JobDir(folder)
     report = jobdir.load(Report)
     assert report is not None
@@ -34,19 +34,18 @@ def with_report(folder: Path, **fields: Any) -> JobDir:
     return jobdir
 
 
-def rendered(jobdir: JobDir) -> Path:
-    """A forger who makes card and provenance of what the records say."""
-    report, quantized, made = jobdir.load(Report), jobdir.load(QuantizedModel), jobdir.load(Card)
+def render_card_again(jobdir: JobDir) -> Path:
+    """Card and provenance from what the records say now."""
+    report, quantized, card = jobdir.load(Report), jobdir.load(QuantizedModel), jobdir.load(Card)
     assert report is not None
     assert quantized is not None
-    assert made is not None
-    kept = tuple(file for file in made.files if file.path not in ("README.md", "provenance.json"))
+    assert card is not None
+    kept = tuple(file for file in card.files if file.path not in ("README.md", "provenance.json"))
     job = jobdir.job
-    described = partial(make_provenance, job, quantized, report, tool=TOOL, quantizer=QUANTIZER_VERSION)
-    provenance = described(files=kept)
+    describe = partial(make_provenance, job, quantized, report, tool=TOOL, quantizer=QUANTIZER_VERSION)
+    provenance = describe(files=kept)
     (jobdir.card / "README.md").write_text(render_card(job, provenance, chat=has_chat_template(jobdir.quantized)))
-    card = describe_file(jobdir.card, "README.md")
-    provenance = described(files=(*kept, card))
+    provenance = describe(files=(*kept, describe_file(jobdir.card, "README.md")))
     (jobdir.card / "provenance.json").write_text(to_json(provenance))
     jobdir.store(Card(files=(*provenance.files, describe_file(jobdir.card, "provenance.json"))))
     return jobdir.path

@@ -1,0 +1,245 @@
+"""A model with random weights that takes a second to quantize, its sandboxes, and what is asserted about a run.
+
+For tests that do not ask how well it is quantized.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from safetensors.numpy import save
+
+from bot.localhub import Fault, LocalHub
+from bot.localhub.store import Content
+from tests.support import factories
+from tests.support.sandbox import ASSETS, Sandbox, wait_for
+
+Result = subprocess.CompletedProcess[str]
+# A stage's name -> a sandbox in which it has not run.
+SandboxBefore = Callable[[str], Sandbox]
+
+SOURCE, TARGET = "lab/small", "quantized/small-awq"
+WEIGHTS = "model.safetensors"
+CARD = "---\nlicense: mit\n---\nA small model.\n"
+CONFIG: dict[str, Any] = factories.CONFIG | {
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "torch_dtype": "float16",
+    "max_position_embeddings": 4096,
+}
+# How much random weights lose is not known, so the gate accepts everything.
+WATCHLIST = """\
+publish_to: quantized
+defaults:
+  calibration: {samples: 16, seq_len: 64, sources: [{builtin: stdlib}]}
+  gate: {max_kl: 100, min_top1: 0, max_perplexity_ratio: 100}
+models:
+  - lab/small
+"""
+# One calibration source of each kind; chats and texts are data sets on the same Hub.
+MIXED_WATCHLIST = """\
+publish_to: quantized
+defaults:
+  calibration:
+    samples: 16
+    seq_len: 64
+    sources:
+      - builtin: stdlib
+      - {{file: notes.txt, weight: 2}}
+      - {{dataset: lab/chats, revision: {chats}, split: train_sft, weight: 2}}
+      - {{dataset: lab/texts, revision: {texts}, split: en/train, column: body, weight: 3}}
+  gate: {{max_kl: 100, min_top1: 0, max_perplexity_ratio: 100}}
+models:
+  - lab/small
+"""
+# Which records and folders are missing when only the stage of this name has not run.
+_OUTPUTS = {"pull": ("weights.json", "source"), "quantize": ("quantized.json", "quantized", "layers")}
+_WORDS = Path(factories.__file__).read_text().split()
+
+
+# --- the model ------------------------------------------------------------------------------------------------
+
+
+def small_model(**changed: Content) -> dict[str, Content]:
+    """A repo; a changed path is written with `__` for `.`."""
+    carried: dict[str, Content] = {
+        name: ASSETS / "qwen3-tiny" / name
+        for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+    }
+    generated: dict[str, Content] = {
+        "README.md": CARD,
+        "config.json": json.dumps(CONFIG),
+        WEIGHTS: save(small_weights(CONFIG)),
+    }
+    return generated | carried | {path.replace("__", "."): content for path, content in changed.items()}
+
+
+def small_weights(config: dict[str, Any] = CONFIG) -> dict[str, np.ndarray[Any, Any]]:
+    random = np.random.default_rng(0)
+    return {
+        info.name: (np.ones(info.shape) if len(info.shape) == 1 else random.normal(0, 0.05, info.shape)).astype(
+            "f2"
+        )
+        for info in factories.layer_tensors(config)
+    }
+
+
+# --- its sandboxes; their Hubs are not started yet ------------------------------------------------------------
+
+
+def build_small_sandbox(root: Path) -> Sandbox:
+    """Calibrated on the built-in text alone."""
+    root.mkdir(parents=True, exist_ok=True)
+    sandbox = Sandbox(LocalHub(root / "hub"), root)
+    sandbox.hub.seed(SOURCE, small_model())
+    write_watchlist(sandbox, WATCHLIST)
+    return sandbox
+
+
+def build_mixed_sandbox(root: Path) -> Sandbox:
+    """Calibrated on every kind of source."""
+    sandbox = build_small_sandbox(root)
+    chats = sandbox.hub.seed(
+        "lab/chats", {"data/train_sft-00000-of-00001.jsonl": _conversations()}, repo_type="dataset"
+    )
+    texts = sandbox.hub.seed("lab/texts", {"en/train/0000.parquet": _texts()}, repo_type="dataset")
+    (root / "notes.txt").write_text("\n".join(_sentence(number) for number in range(60)))
+    write_watchlist(sandbox, MIXED_WATCHLIST.format(chats=chats, texts=texts))
+    return sandbox
+
+
+def prepare_once(root: Path, build: Callable[[Path], Sandbox] = build_small_sandbox) -> Sandbox:
+    """A sandbox whose job is done except for publishing. The first caller makes it."""
+    done = root / "done"
+    if done.exists():
+        return Sandbox(LocalHub(root / "sandbox" / "hub"), root / "sandbox")
+    sandbox = build(root / "sandbox")
+    with sandbox.hub:
+        result = sandbox.call("run", "--dry-run")
+    assert result.returncode == 0, result.stderr
+    done.touch()
+    return sandbox
+
+
+@contextmanager
+def copies_before(ready: Sandbox, folder: Path) -> Iterator[SandboxBefore]:
+    """Copies of a prepared sandbox in which the stage of the given name has not run; their Hubs are up."""
+    with ExitStack() as hubs:
+
+        def make(stage: str) -> Sandbox:
+            sandbox = ready.copy_to(folder / stage)
+            for name in _OUTPUTS.get(stage, ()):
+                path = sandbox.jobs[0] / name
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            hubs.enter_context(sandbox.hub)
+            return sandbox
+
+        yield make
+
+
+def write_watchlist(sandbox: Sandbox, content: str | bytes) -> None:
+    (sandbox.root / "watchlist.yaml").write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def edit_watchlist(sandbox: Sandbox, old: str, new: str) -> str:
+    """Returns the text before the edit."""
+    before = (sandbox.root / "watchlist.yaml").read_text()
+    assert old in before
+    write_watchlist(sandbox, before.replace(old, new))
+    return before
+
+
+def _conversations() -> bytes:
+    """jsonl of forty short conversations."""
+    rows = [
+        {"messages": [{"role": "user", "content": _sentence(n)}, {"role": "assistant", "content": _sentence(-n)}]}
+        for n in range(1000, 1040)
+    ]
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def _texts() -> bytes:
+    rows = [{"body": _sentence(number), "language": "en"} for number in range(2000, 2060)]
+    stream = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), stream)
+    return stream.getvalue()
+
+
+def _sentence(number: int) -> str:
+    """Forty words, the same for the same number."""
+    return " ".join(Random(number).choices(_WORDS, k=40))
+
+
+# --- runs -----------------------------------------------------------------------------------------------------
+
+
+def run_during_pull(sandbox: Sandbox, act: Callable[[], object]) -> Result:
+    """A run that is pulling weights while `act` happens."""
+    # Only pull sends HEAD; the plan has read everything that it needs by then.
+    sandbox.hub.faults.add(Fault(path=r"resolve/.*/model\.safetensors", method="HEAD", delay_s=3))
+    with sandbox.start("run") as process:
+        wait_for(lambda: not sandbox.hub.faults.pending or process.poll() is not None)
+        act()
+        out, err = process.communicate(timeout=120)
+    return Result(("run",), process.returncode, out, err)
+
+
+def quantized_again(result: Result) -> bool:
+    return "quantizing:" in result.stderr
+
+
+def assert_failed(result: Result, code: int, *words: str) -> str:
+    """It ended with this code, one error that holds these words, a hint and no traceback. Returns the error."""
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error:")]
+    assert (result.returncode, len(errors)) == (code, 1), result.stderr
+    assert [word for word in words if word not in errors[0]] == [], errors[0]
+    assert "hint:" in result.stderr
+    assert "Traceback" not in result.stdout + result.stderr
+    return errors[0]
+
+
+def assert_refused(sandbox: Sandbox, code: int, *words: str) -> None:
+    """A run ends with this code and no job, says the reason in these words, and publishes nothing."""
+    result = sandbox.call("run")
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error:")]
+    assert (result.returncode, len(errors)) == (code, 1), result.stderr
+    assert "Traceback" not in result.stderr
+    assert "refused" in result.stderr
+    assert "nothing to do" in result.stdout
+    said = " ".join(result.stderr.split())
+    assert [word for word in words if word not in said] == [], said
+    assert_nothing_published(sandbox)
+
+
+def assert_planned(sandbox: Sandbox) -> None:
+    [job] = sandbox.plan()["jobs"]
+    assert (job["kind"], job["entry"]["repo_id"]) == ("release", SOURCE)
+
+
+def assert_nothing_published(sandbox: Sandbox) -> None:
+    """No target, or a private one."""
+    for repo in sandbox.hub.store.repos("model"):
+        assert repo.namespace != "quantized" or repo.settings().private
+
+
+def assert_published(sandbox: Sandbox, result: Result) -> dict[str, Any]:
+    """Complete and public. Returns its provenance."""
+    assert result.returncode == 0, result.stderr
+    provenance: dict[str, Any] = json.loads(sandbox.hub.files(TARGET)["provenance.json"])
+    refs = sandbox.hub.refs(TARGET)
+    assert refs[f"refs/tags/{provenance['tag']}"] == refs["refs/heads/main"]
+    assert not sandbox.hub.repo(TARGET).settings().private
+    return provenance
