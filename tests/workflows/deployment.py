@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,10 +17,10 @@ from bot.jobs import pipeline
 from bot.localhub import HubError, LocalHub
 from bot.watch import watchlist as watchlists
 from tests.support.sandbox import ASSETS, WATCHLIST
-from tests.workflows.api import RunsApi
-from tests.workflows.reading import Reading
-from tests.workflows.repository import Repository
-from tests.workflows.runs import Run, start
+from tests.workflows.interpreter.api import RunsApi
+from tests.workflows.interpreter.parser import WorkflowParser
+from tests.workflows.interpreter.repository import Repository
+from tests.workflows.interpreter.runs import Run, start
 
 ASSET = "qwen3-tiny"
 NAMESPACE = "quantized"
@@ -47,6 +49,16 @@ class Deployment:
         lines = [gate if gate and line.startswith("  gate:") else line for line in head]
         text = "\n".join([*lines, *(f"  - lab/{name}" for name in names), ""])
         (self.repository.checkout / "watchlist.yaml").write_text(text)
+
+    def act_before(self, job: str, step: str, act: Callable[[], object]) -> None:
+        """Do something just before a step of a job, once. An empty step: before the job starts."""
+        left = [act]
+
+        def before_step(running: str, next_step: str) -> None:
+            if (running, next_step) == (job, step) and left:
+                left.pop()()
+
+        self.repository.before_step = before_step
 
     def is_published(self, name: str) -> bool:
         """Whether the target's head has its release's tag."""
@@ -82,24 +94,19 @@ def target(name: str) -> str:
     return f"{NAMESPACE}/{name}-awq"
 
 
-def leg(verb: str, name: str) -> str:
-    """The name of a model's job."""
-    return f"{target(name)} / {verb} {target(name)}"
+def quantize_job(name: str) -> str:
+    """The name of a model's job as GitHub shows it."""
+    return f"{target(name)} / quantize {target(name)}"
 
 
-def at(job: str, step: str, act: Callable[[], None]) -> Callable[[str, str], None]:
-    """A `before_step` that does something just before a step of a job, once."""
-    left = [act]
-
-    def before_step(running: str, next_step: str) -> None:
-        if (running, next_step) == (job, step) and left:
-            left.pop()()
-
-    return before_step
+def publish_job(name: str) -> str:
+    return f"{target(name)} / publish {target(name)}"
 
 
 @contextlib.contextmanager
-def deployment(reading: Reading, root: Path, *names: str, quantized: Path | None = None) -> Iterator[Deployment]:
+def open_deployment(
+    parser: WorkflowParser, root: Path, *names: str, quantized: Path | None = None
+) -> Iterator[Deployment]:
     """Watching lab/NAME for each name. quantized: a folder made by `quantize_once`, to save its minutes."""
     checkout, tools = root / "checkout", root / "tools"
     checkout.mkdir(parents=True)
@@ -110,7 +117,7 @@ def deployment(reading: Reading, root: Path, *names: str, quantized: Path | None
         for name in names:
             hub.seed(f"lab/{name}", ASSETS / ASSET)
         repository = Repository(
-            reading=reading,
+            parser=parser,
             api=api,
             root=root / "runs",
             checkout=checkout,
@@ -140,3 +147,15 @@ def hosted_machine(hub: LocalHub, root: Path) -> dict[str, str]:
 
 def _path() -> str:
     return f"{Path(sys.executable).parent}:/usr/bin:/bin"
+
+
+# Where pip finds packages is set by the environment of the tests.
+PIP = {
+    name: value for name, value in os.environ.items() if name.startswith("PIP_") or name.lower().endswith("_proxy")
+}
+
+
+def fresh_python(folder: Path) -> str:
+    """The PATH of a machine that has it."""
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    return f"{folder / 'bin'}:/usr/bin:/bin"

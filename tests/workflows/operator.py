@@ -17,10 +17,10 @@ from github.Repository import Repository
 from tests.support.github_api.id_token import REPOSITORY
 from tests.support.github_api.settings import TEMPLATE
 from tests.support.sandbox import wait_for
-from tests.workflows.documents import ROOT
+from tests.workflows.interpreter.documents import ROOT
 
 _SCRIPT = ROOT / ".github" / "runner" / "jit-runner.sh"
-# In place of in-container.sh: tests the machine for real, then is idle while the harness runs a job's steps.
+# In place of in-container.sh: tests the machine for real, then is idle while the interpreter runs a job's steps.
 _EXEC = """\
 #!/usr/bin/env bash
 set -euo pipefail
@@ -68,7 +68,7 @@ class Pages:
 class GpuMachine:
     """A machine that our script gives to one job at a time. environment: of its jobs.
 
-    Its Python finds what is installed here, and installs beside it, as the runner's image has it.
+    Its Python finds what is installed deployment, and installs beside it, as the runner's image has it.
     """
 
     root: Path

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.github_api.server import Job
 from tests.workflows.deployment import Deploy, Deployment
-from tests.workflows.runs import Run, start
+from tests.workflows.interpreter.runs import Run, start
 
 MAKE = """\
 #!/bin/sh
@@ -19,7 +19,7 @@ test "make $1" != "$FAILS"
 
 
 @pytest.fixture
-def here(deploy: Deploy, tmp_path: Path) -> Deployment:
+def deployment(deploy: Deploy, tmp_path: Path) -> Deployment:
     made = deploy("one", prepared=False)
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "make").write_text(MAKE)
@@ -29,15 +29,15 @@ def here(deploy: Deploy, tmp_path: Path) -> Deployment:
     return made
 
 
-def propose(here: Deployment) -> Run:
+def propose(deployment: Deployment) -> Run:
     return start(
-        here.repository, "ci.yml", "pull_request", pull_request={"head": {"repo": {"full_name": "a/fork"}}}
+        deployment.repository, "ci.yml", "pull_request", pull_request={"head": {"repo": {"full_name": "a/fork"}}}
     )
 
 
-def test_a_change_is_checked_on_every_python_that_is_promised(here: Deployment) -> None:
+def test_a_change_is_checked_on_every_python_that_is_promised(deployment: Deployment) -> None:
     run = start(
-        here.repository, "ci.yml", "pull_request", pull_request={"head": {"repo": {"full_name": "a/fork"}}}
+        deployment.repository, "ci.yml", "pull_request", pull_request={"head": {"repo": {"full_name": "a/fork"}}}
     )
     assert set(run.results.values()) == {"success"}
     assert [step.log for step in run.steps] == [
@@ -50,45 +50,45 @@ def test_a_change_is_checked_on_every_python_that_is_promised(here: Deployment) 
 
 
 @pytest.mark.parametrize("fails", ["make check", "make test", "make test-base"])
-def test_all_green_is_not_green_when_anything_failed(here: Deployment, fails: str) -> None:
-    here.repository.machine["FAILS"] = fails
-    run = propose(here)
+def test_all_green_is_not_green_when_anything_failed(deployment: Deployment, fails: str) -> None:
+    deployment.repository.machine["FAILS"] = fails
+    run = propose(deployment)
     assert run.job("all green").result == "failure"
 
 
-def watchdog(here: Deployment) -> None:
-    run = start(here.repository, "ci.yml", "schedule")
+def watchdog(deployment: Deployment) -> None:
+    run = start(deployment.repository, "ci.yml", "schedule")
     assert run.results == {"watchdog": "success"}, run.steps[-1].log
 
 
-def planned(here: Deployment, *, hours_ago: float) -> None:
+def planned(deployment: Deployment, *, hours_ago: float) -> None:
     then = datetime.now(UTC) - timedelta(hours=hours_ago)
-    number = len(here.api.runs) + 1
-    here.api.add_run(number, Job(name="plan", completed_at=then), created_at=then)
+    number = len(deployment.api.runs) + 1
+    deployment.api.add_run(number, Job(name="plan", completed_at=then), created_at=then)
 
 
 @pytest.mark.slow
-def test_the_watchdog_says_when_nobody_watches_and_when_somebody_does_again(here: Deployment) -> None:
-    planned(here, hours_ago=7)
-    watchdog(here)
-    watchdog(here)
-    [issue] = here.api.issues.values()
+def test_the_watchdog_says_when_nobody_watches_and_when_somebody_does_again(deployment: Deployment) -> None:
+    planned(deployment, hours_ago=7)
+    watchdog(deployment)
+    watchdog(deployment)
+    [issue] = deployment.api.issues.values()
     assert "no plan" in issue.title + issue.body
-    planned(here, hours_ago=0)
-    watchdog(here)
+    planned(deployment, hours_ago=0)
+    watchdog(deployment)
     assert issue.state == "closed"
-    assert here.api.enabled[:2] == ["watch.yml", "ci.yml"]
+    assert deployment.api.enabled[:2] == ["watch.yml", "ci.yml"]
 
 
-def test_a_repository_that_is_minutes_old_is_not_dead(here: Deployment) -> None:
-    run = start(here.repository, "ci.yml", "push")
+def test_a_repository_that_is_minutes_old_is_not_dead(deployment: Deployment) -> None:
+    run = start(deployment.repository, "ci.yml", "push")
     assert run.job("watchdog").result == "success"
-    assert here.api.enabled == ["watch.yml", "ci.yml"]
-    assert not here.api.issues
+    assert deployment.api.enabled == ["watch.yml", "ci.yml"]
+    assert not deployment.api.issues
 
 
-def test_the_watchdog_sleeps_while_the_watch_is_paused(here: Deployment) -> None:
-    planned(here, hours_ago=700)
-    here.repository.variables["AWQ_BOT_PAUSED"] = "true"
-    watchdog(here)
-    assert not here.api.issues
+def test_the_watchdog_sleeps_while_the_watch_is_paused(deployment: Deployment) -> None:
+    planned(deployment, hours_ago=700)
+    deployment.repository.variables["AWQ_BOT_PAUSED"] = "true"
+    watchdog(deployment)
+    assert not deployment.api.issues

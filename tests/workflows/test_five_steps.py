@@ -15,14 +15,22 @@ from tests.support.github_api.jit_runners import JitRunners
 from tests.support.github_api.server import REPOSITORY
 from tests.support.github_api.settings import Settings
 from tests.support.sandbox import ASSETS
-from tests.workflows.api import RunsApi
-from tests.workflows.deployment import ASSET, NVIDIA_SMI, Deployment, hosted_machine, leg
-from tests.workflows.documents import ROOT
-from tests.workflows.installing import PIP, fresh_python
+from tests.workflows.deployment import (
+    ASSET,
+    NVIDIA_SMI,
+    PIP,
+    Deployment,
+    fresh_python,
+    hosted_machine,
+    publish_job,
+    quantize_job,
+)
+from tests.workflows.interpreter.api import RunsApi
+from tests.workflows.interpreter.documents import ROOT
+from tests.workflows.interpreter.parser import WorkflowParser
+from tests.workflows.interpreter.repository import Repository
+from tests.workflows.interpreter.runs import Run, start
 from tests.workflows.operator import GpuMachine, Pages
-from tests.workflows.reading import Reading
-from tests.workflows.repository import Repository
-from tests.workflows.runs import Run, start
 
 STEPS = (
     "*Use this template* → a **private** repository; write your models and `publish_to` into `watchlist.yaml`.",
@@ -34,14 +42,14 @@ STEPS = (
     "Run it again without *dry run*: the first model is published, and every hour from now on what is new.",
 )
 OWNER = REPOSITORY.split("/", maxsplit=1)[0]
-QUANTIZE = leg("quantize", "one")
+QUANTIZE = quantize_job("one")
 
 
 @dataclass
 class Beginning:
     """What there is before the first step: accounts, a Hub with a model, and a machine with a GPU."""
 
-    here: Deployment
+    deployment: Deployment
     settings: Settings
     runners: JitRunners
     machine: GpuMachine
@@ -55,11 +63,11 @@ class Beginning:
         """The run that was just asked for."""
         file, inputs = self.settings.dispatched.pop()
         payload = {"inputs": inputs, "repository": self.as_github_shows_it}
-        return start(self.here.repository, file, "workflow_dispatch", **payload)
+        return start(self.deployment.repository, file, "workflow_dispatch", **payload)
 
 
 @pytest.fixture
-def beginning(reading: Reading, tmp_path: Path) -> Iterator[Beginning]:
+def beginning(parser: WorkflowParser, tmp_path: Path) -> Iterator[Beginning]:
     settings = Settings(template=ROOT, files=tmp_path / "repository")
     tools = tmp_path / "tools"
     tools.mkdir()
@@ -73,7 +81,7 @@ def beginning(reading: Reading, tmp_path: Path) -> Iterator[Beginning]:
         hub.seed("lab/one", ASSETS / ASSET)
         hosted = hosted_machine(hub, tmp_path) | PIP | {"PATH": fresh_python(tmp_path / "python")}
         repository = Repository(
-            reading=reading,
+            parser=parser,
             api=api,
             root=tmp_path / "runs",
             checkout=settings.files,
@@ -84,9 +92,9 @@ def beginning(reading: Reading, tmp_path: Path) -> Iterator[Beginning]:
             environments=settings.environments,
             tools=(),
         )
-        here = Deployment(hub=hub, api=api, repository=repository, volume=machine.work)
+        deployment = Deployment(hub=hub, api=api, repository=repository, volume=machine.work)
         with Pages(api.url, api.token(OWNER)) as pages:
-            yield Beginning(here, settings, runners, machine, pages)
+            yield Beginning(deployment, settings, runners, machine, pages)
 
 
 def test_the_readme_lists_these_five_steps() -> None:
@@ -102,22 +110,22 @@ def test_the_readme_lists_these_five_steps() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_five_steps_lead_from_the_template_to_the_first_published_model(beginning: Beginning) -> None:
-    here, pages = beginning.here, beginning.pages
+    deployment, pages = beginning.deployment, beginning.pages
 
     # 1. Until the watchlist is written nothing is watched, and nothing fails.
     pages.use_this_template(private=True)
-    run = here.watch()
+    run = deployment.watch()
     assert run.results == {"plan": "success"}
     assert "the watchlist names no models" in run.job("plan").summary
-    here.write_watchlist("one")
+    deployment.write_watchlist("one")
 
     # 2.
-    pages.repository.create_secret("HF_TOKEN", here.read_token)
-    pages.create_environment("publish", {"HF_WRITE_TOKEN": here.write_token}, branch="main")
+    pages.repository.create_secret("HF_TOKEN", deployment.read_token)
+    pages.create_environment("publish", {"HF_WRITE_TOKEN": deployment.write_token}, branch="main")
 
     # 3.
     labels = ("self-hosted", "gpu", "gpu-16gb", "gpu-24gb")
-    with beginning.machine.waiting_for_one_job(here.api.url, beginning.runners.token, labels):
+    with beginning.machine.waiting_for_one_job(deployment.api.url, beginning.runners.token, labels):
         # 4.
         pages.run_workflow("watch.yml", dry_run=True)
         dry = beginning.started()
@@ -128,10 +136,10 @@ def test_five_steps_lead_from_the_template_to_the_first_published_model(beginnin
         # 5.
         pages.run_workflow("watch.yml", dry_run=False)
         first = beginning.started()
-    assert first.results == dict.fromkeys(("plan", QUANTIZE, leg("publish", "one"), "report"), "success")
-    assert here.is_published("one")
+    assert first.results == dict.fromkeys(("plan", QUANTIZE, publish_job("one"), "report"), "success")
+    assert deployment.is_published("one")
     assert {*first.job(QUANTIZE).labels} <= {*beginning.runners.registered[0]["labels"]}
     assert list((beginning.machine.work / "job").iterdir()) == []
 
     # Every hour from now on.
-    assert here.watch(repository=beginning.as_github_shows_it).results == {"plan": "success"}
+    assert deployment.watch(repository=beginning.as_github_shows_it).results == {"plan": "success"}

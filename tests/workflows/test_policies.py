@@ -10,8 +10,17 @@ from typing import Any
 import pytest
 
 from bot.watch.plan import PUBLISH_MINUTES
-from tests.workflows.documents import ROOT, SELF, CompositeAction, Job, Step, Workflow, load_action, load_workflow
-from tests.workflows.reading import Reading
+from tests.workflows.interpreter.documents import (
+    ROOT,
+    SELF,
+    CompositeAction,
+    Job,
+    Step,
+    Workflow,
+    load_action,
+    load_workflow,
+)
+from tests.workflows.interpreter.parser import WorkflowParser
 
 GITHUB = ROOT / ".github"
 FILES = sorted(path.name for path in (GITHUB / "workflows").glob("*.yml"))
@@ -42,13 +51,13 @@ RIGHTS = {
 
 
 @pytest.fixture(scope="session")
-def workflows(reading: Reading) -> dict[str, Workflow]:
-    return {file: load_workflow(reading, file) for file in FILES}
+def workflows(parser: WorkflowParser) -> dict[str, Workflow]:
+    return {file: load_workflow(parser, file) for file in FILES}
 
 
 @pytest.fixture(scope="session")
-def actions(reading: Reading) -> dict[str, CompositeAction]:
-    return {name: load_action(reading, f"{SELF}.github/actions/{name}") for name in ACTIONS}
+def actions(parser: WorkflowParser) -> dict[str, CompositeAction]:
+    return {name: load_action(parser, f"{SELF}.github/actions/{name}") for name in ACTIONS}
 
 
 @pytest.fixture(scope="session")

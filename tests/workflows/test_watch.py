@@ -8,29 +8,31 @@ from dataclasses import dataclass
 import pytest
 
 from tests.support.sandbox import Quantized
-from tests.workflows.deployment import ASSET, Deployment, deployment, leg, target
-from tests.workflows.reading import Reading
-from tests.workflows.runs import Run, seeing
+from tests.workflows.deployment import ASSET, Deployment, open_deployment, publish_job, quantize_job, target
+from tests.workflows.interpreter.parser import WorkflowParser
+from tests.workflows.interpreter.runs import Run, steps_with_value
 
 # Quantizing for once takes its time on a busy machine.
 pytestmark = pytest.mark.timeout(900)
 
 ONE, TWO = target("one"), target("two")
-QUANTIZE_ONE, PUBLISH_ONE = leg("quantize", "one"), leg("publish", "one")
-QUANTIZE_TWO, PUBLISH_TWO = leg("quantize", "two"), leg("publish", "two")
+QUANTIZE_ONE, PUBLISH_ONE = quantize_job("one"), publish_job("one")
+QUANTIZE_TWO, PUBLISH_TWO = quantize_job("two"), publish_job("two")
 
 
 @dataclass(frozen=True)
 class Watched:
-    here: Deployment
+    deployment: Deployment
     run: Run
 
 
 @pytest.fixture(scope="module")
-def first(reading: Reading, quantized: Quantized, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+def first(
+    parser: WorkflowParser, quantized: Quantized, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Watched]:
     root, made = tmp_path_factory.mktemp("watch") / "d", quantized(ASSET)
-    with deployment(reading, root, "one", "two", quantized=made) as here:
-        yield Watched(here, here.watch())
+    with open_deployment(parser, root, "one", "two", quantized=made) as deployment:
+        yield Watched(deployment, deployment.watch())
 
 
 def test_both_models_are_published_each_as_soon_as_it_is_quantized(first: Watched) -> None:
@@ -42,8 +44,8 @@ def test_both_models_are_published_each_as_soon_as_it_is_quantized(first: Watche
         (PUBLISH_TWO, "success"),
         ("report", "success"),
     ]
-    assert first.here.is_published("one")
-    assert first.here.is_published("two")
+    assert first.deployment.is_published("one")
+    assert first.deployment.is_published("two")
 
 
 def test_only_quantizing_takes_a_machine_of_ones_own(first: Watched) -> None:
@@ -53,7 +55,7 @@ def test_only_quantizing_takes_a_machine_of_ones_own(first: Watched) -> None:
 
 def test_no_step_before_publish_sees_the_write_credential(first: Watched) -> None:
     assert len(first.run.steps) >= 8
-    assert seeing(first.run.steps, first.here.write_token) == {
+    assert steps_with_value(first.run.steps, first.deployment.write_token) == {
         (PUBLISH_ONE, "Publish / Publish"),
         (PUBLISH_TWO, "Publish / Publish"),
     }
@@ -65,7 +67,7 @@ def test_no_job_before_publish_can_prove_who_it_is(first: Watched) -> None:
 
 
 def test_the_read_token_is_seen_by_the_steps_that_read_the_hub(first: Watched) -> None:
-    assert seeing(first.run.steps, first.here.read_token) == {
+    assert steps_with_value(first.run.steps, first.deployment.read_token) == {
         ("plan", "Plan"),
         *(
             (job, step)
@@ -77,15 +79,15 @@ def test_the_read_token_is_seen_by_the_steps_that_read_the_hub(first: Watched) -
 
 
 def test_the_token_for_github_is_seen_only_by_steps_that_talk_to_github(first: Watched) -> None:
-    seen = {found for token in first.here.api.granted for found in seeing(first.run.steps, token)}
+    seen = {found for token in first.deployment.api.granted for found in steps_with_value(first.run.steps, token)}
     assert seen == {("plan", "Plan"), ("report", "Report")}
 
 
 def test_no_token_is_left_in_logs_pages_artifacts_or_on_a_machine(first: Watched) -> None:
-    tokens = {first.here.write_token, first.here.read_token, *first.here.api.granted}
+    tokens = {first.deployment.write_token, first.deployment.read_token, *first.deployment.api.granted}
     texts = [step.log for step in first.run.steps] + [job.summary for job in first.run.jobs]
-    files = [path for path in first.here.repository.root.rglob("*") if path.is_file()]
-    files += [path for path in first.here.volume.rglob("*") if path.is_file()]
+    files = [path for path in first.deployment.repository.root.rglob("*") if path.is_file()]
+    files += [path for path in first.deployment.volume.rglob("*") if path.is_file()]
     assert len(files) > 50
     for token in tokens:
         assert not [text for text in texts if token in text]
@@ -93,8 +95,8 @@ def test_no_token_is_left_in_logs_pages_artifacts_or_on_a_machine(first: Watched
 
 
 def test_every_job_had_the_rights_that_it_needed(first: Watched) -> None:
-    assert first.here.api.requests
-    assert {asked.status for asked in first.here.api.requests} <= {200, 201, 204}
+    assert first.deployment.api.requests
+    assert {asked.status for asked in first.deployment.api.requests} <= {200, 201, 204}
 
 
 def test_what_is_handed_on_is_the_plan_the_models_and_the_results(first: Watched) -> None:
@@ -110,59 +112,63 @@ def test_the_report_is_one_page_with_both(first: Watched) -> None:
     page = first.run.job("report").summary
     assert "2 published" in page
     assert page.count("✅") == 2
-    assert not first.here.api.issues
+    assert not first.deployment.api.issues
 
 
 def test_when_nothing_is_new_the_plan_runs_alone_and_asks_little(first: Watched) -> None:
-    first.here.hub.clear_requests()
-    again = first.here.watch()
+    first.deployment.hub.clear_requests()
+    again = first.deployment.watch()
     assert again.results == {"plan": "success"}
     assert again.artifacts.names() == []
-    asked = [request for request in first.here.hub.requests if "agent-harnesses" not in request.path]
+    asked = [request for request in first.deployment.hub.requests if "agent-harnesses" not in request.path]
     read = [request for request in asked if "/resolve/" in request.path]
     assert len(read) <= 1 * 2
     assert len(asked) - len(read) <= 2 * 2
 
 
 def test_a_relay_of_webhooks_starts_the_watch_for_one_model(first: Watched) -> None:
-    first.here.hub.clear_requests()
-    run = first.here.watch("repository_dispatch", action="upstream-changed", client_payload={"only": "lab/two"})
+    first.deployment.hub.clear_requests()
+    run = first.deployment.watch(
+        "repository_dispatch", action="upstream-changed", client_payload={"only": "lab/two"}
+    )
     assert run.results == {"plan": "success"}
-    assert not [request for request in first.here.hub.requests if "lab/one" in request.path]
-    assert [request for request in first.here.hub.requests if "lab/two" in request.path]
+    assert not [request for request in first.deployment.hub.requests if "lab/one" in request.path]
+    assert [request for request in first.deployment.hub.requests if "lab/two" in request.path]
 
 
 @pytest.mark.slow
 def test_changed_small_files_are_republished_without_a_gpu(first: Watched) -> None:
-    before = first.here.hub.files(ONE)
-    first.here.hub.seed("lab/one", {"generation_config.json": b'{"do_sample": true, "temperature": 0.25}'})
-    run = first.here.watch()
+    before = first.deployment.hub.files(ONE)
+    first.deployment.hub.seed("lab/one", {"generation_config.json": b'{"do_sample": true, "temperature": 0.25}'})
+    run = first.deployment.watch()
     assert run.results == {"plan": "success", f"refresh {ONE}": "success", "report": "success"}
     assert run.job(f"refresh {ONE}").labels == ("ubuntu-latest",)
-    assert seeing(run.steps, first.here.write_token) == {(f"refresh {ONE}", "Refresh / Work it off")}
-    after = first.here.hub.files(ONE)
+    assert steps_with_value(run.steps, first.deployment.write_token) == {
+        (f"refresh {ONE}", "Refresh / Work it off")
+    }
+    after = first.deployment.hub.files(ONE)
     changed = {path for path in before if before[path] != after[path]}
     assert changed == {"generation_config.json", "README.md", "provenance.json"}
-    assert first.here.watch().results == {"plan": "success"}
+    assert first.deployment.watch().results == {"plan": "success"}
 
 
 def test_a_dry_run_says_what_would_be_done_and_starts_nothing(first: Watched) -> None:
-    first.here.hub.seed("lab/two", {"generation_config.json": b'{"do_sample": false}'})
-    run = first.here.watch("workflow_dispatch", inputs={"dry_run": True})
+    first.deployment.hub.seed("lab/two", {"generation_config.json": b'{"do_sample": false}'})
+    run = first.deployment.watch("workflow_dispatch", inputs={"dry_run": True})
     assert run.results == {"plan": "success"}
     assert "**1 to refresh**, 1 up to date. A dry run" in run.job("plan").summary
 
 
 def test_a_good_plan_is_told_to_whoever_counts_heartbeats(first: Watched) -> None:
-    first.here.repository.variables["AWQ_BOT_HEARTBEAT_URL"] = f"{first.here.hub.endpoint}/heartbeat"
-    first.here.hub.clear_requests()
-    assert first.here.watch("workflow_dispatch", inputs={"only": "lab/one"}).results == {"plan": "success"}
-    assert [request.path for request in first.here.hub.requests].count("/heartbeat") == 1
+    first.deployment.repository.variables["AWQ_BOT_HEARTBEAT_URL"] = f"{first.deployment.hub.endpoint}/heartbeat"
+    first.deployment.hub.clear_requests()
+    assert first.deployment.watch("workflow_dispatch", inputs={"only": "lab/one"}).results == {"plan": "success"}
+    assert [request.path for request in first.deployment.hub.requests].count("/heartbeat") == 1
 
 
 def test_the_kill_switch_stops_everything(first: Watched) -> None:
-    first.here.hub.clear_requests()
-    first.here.repository.variables["AWQ_BOT_PAUSED"] = "true"
-    assert first.here.watch().results == {}
-    assert not first.here.hub.requests
-    del first.here.repository.variables["AWQ_BOT_PAUSED"]
+    first.deployment.hub.clear_requests()
+    first.deployment.repository.variables["AWQ_BOT_PAUSED"] = "true"
+    assert first.deployment.watch().results == {}
+    assert not first.deployment.hub.requests
+    del first.deployment.repository.variables["AWQ_BOT_PAUSED"]

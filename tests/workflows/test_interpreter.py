@@ -9,10 +9,10 @@ from textwrap import dedent, indent
 
 import pytest
 
-from tests.workflows.jobs import RunnerLostError
-from tests.workflows.reading import Reading, WorkflowError
-from tests.workflows.repository import NAME, Repository
-from tests.workflows.runs import Run, start
+from tests.workflows.interpreter.jobs import RunnerLostError
+from tests.workflows.interpreter.parser import WorkflowError, WorkflowParser
+from tests.workflows.interpreter.repository import NAME, Repository
+from tests.workflows.interpreter.runs import Run, start
 
 UPLOAD = "actions/upload-artifact@043fb46d1a93c77aae656e7c1c64a875d1fc6a0a"
 DOWN = "- name: down\n  uses: actions/download-artifact@3e5f45b2cfb9172054b4087a40e8e0b5a5461e7c\n  with: "
@@ -45,11 +45,11 @@ class Page:
 class Trial:
     """A repository of which a test writes just the workflows that it is about."""
 
-    def __init__(self, reading: Reading, root: Path) -> None:
+    def __init__(self, parser: WorkflowParser, root: Path) -> None:
         self.page = Page()
         (root / "checkout").mkdir()
         self.repository = Repository(
-            reading=reading,
+            parser=parser,
             api=self.page,
             root=root / "runs",
             checkout=root / "checkout",
@@ -69,8 +69,8 @@ class Trial:
 
 
 @pytest.fixture
-def trial(reading: Reading, tmp_path: Path) -> Trial:
-    return Trial(reading, tmp_path)
+def trial(parser: WorkflowParser, tmp_path: Path) -> Trial:
+    return Trial(parser, tmp_path)
 
 
 def job(name: str, *steps: str, more: str = "") -> str:
@@ -318,7 +318,7 @@ def test_a_lost_machine_runs_no_further_step(trial: Trial) -> None:
 
 
 def test_a_group_that_is_held_is_waited_for(trial: Trial) -> None:
-    trial.repository.held.add("mine")
+    trial.repository.held_groups.add("mine")
     with pytest.raises(WorkflowError, match="would wait"):
         trial.run(job("one", run("echo"), more="concurrency: {group: mine}"))
 

