@@ -30,6 +30,7 @@ from bot.hub.settings import PreparedTarget
 from bot.jobs.pipeline import Outcome
 from bot.records import Check, Estimate, Job, JobKind, Plan, Report, Skip
 from bot.text import duration, size
+from bot.watch.sizing import gpu_class
 
 _log = logging.getLogger("awq_bot")
 _QUIET_S = 20.0  # how often a log that is no terminal hears of progress
@@ -146,7 +147,7 @@ def _skip_word(skip: Skip) -> str:
 def _needs(job: Job, needs: Estimate) -> str:
     sizes = f"{size(needs.download_bytes)} → {size(needs.output_bytes)}"
     machine = f"GPU {size(needs.vram_bytes)}, RAM {size(needs.ram_bytes)}, disk {size(needs.disk_bytes)}"
-    return f"{sizes}, {machine}, about {duration(needs.duration_s)}, {' '.join(job.runner_labels[2:])}"
+    return f"{sizes}, {machine}, about {duration(needs.duration_s)}, gpu-{gpu_class(needs)}gb"
 
 
 def outcome_table(outcomes: list[Outcome], *, prepared: bool = False) -> Table:

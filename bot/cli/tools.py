@@ -13,7 +13,7 @@ from bot.cli.console import JsonOption, WatchlistOption, WorkOption, err, needs_
 from bot.cli.doctor import check_machine
 from bot.errors import EnvironmentProblem, PublishError, WatchlistError
 from bot.github.environment import Actions
-from bot.github.runner_safety import check_exposure
+from bot.github.runner_safety import check_exposure, check_isolation
 from bot.hub.access import check_access, check_endpoint
 from bot.hub.session import Hub
 from bot.hub.verify import verify as verify_repo
@@ -105,6 +105,7 @@ def doctor(
         checks += check_access(here, tuple(namespaces), runner=runner)
         made = pipeline.plan(here, entries) if all(check.status != "failed" for check in checks) else None
     checks += check_machine(made, work, runner=runner)
+    checks += check_isolation() if runner else ()
     checks += check_exposure(Actions.from_environment(), runner=runner)
     _show_checks(tuple(checks), as_json=as_json, bad_code=EnvironmentProblem.exit_code)
 

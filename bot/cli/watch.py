@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -28,7 +27,6 @@ from bot.jobs.pipeline import Outcome
 from bot.jobs.stages import JobContext
 from bot.records import Job, JobKind, Plan, to_json
 from bot.watch import watchlist as watchlists
-from bot.watch.plan import matrix
 
 app = typer.Typer(rich_markup_mode="rich")
 
@@ -49,18 +47,13 @@ def check(watchlist: WatchlistOption = Path("watchlist.yaml")) -> None:
 def plan(
     watchlist: WatchlistOption = Path("watchlist.yaml"),
     as_json: JsonOption = False,
-    as_matrix: Annotated[
-        bool, typer.Option("--matrix", help="Print the matrix for GitHub Actions, as JSON.")
-    ] = False,
 ) -> None:
     """Show what is new, what each job needs, and why the rest is left alone. Downloads no weights.
 
     Example: [bold]awq-bot plan --json | jq '.jobs[].reason'[/]
     """
     made = _plan(watchlist, only=None)
-    if as_matrix:
-        print_raw(json.dumps(matrix(made)))
-    elif as_json:
+    if as_json:
         print_raw(to_json(made))
     else:
         out.print(terminal.plan_table(made))

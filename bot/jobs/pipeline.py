@@ -19,7 +19,7 @@ from bot.jobs.handover import accepted, edited_files
 from bot.jobs.stages import JobContext
 from bot.records import Job, JobKind, Plan, Publication, Report, WatchEntry, no_progress
 from bot.watch import release
-from bot.watch.plan import MATRIX_LIMIT, make_plan
+from bot.watch.plan import make_plan
 from bot.watch.refusals import license_refusal
 
 
@@ -37,9 +37,7 @@ class Outcome:
 # --- watch --------------------------------------------------------------------------------------------------
 
 
-def plan(
-    hub: Hub, entries: Sequence[WatchEntry], *, max_jobs: int = MATRIX_LIMIT, by_identity: bool = False
-) -> Plan:
+def plan(hub: Hub, entries: Sequence[WatchEntry], *, by_identity: bool = False) -> Plan:
     """What there is to do, from a listing per repo; only what is new is looked into.
 
     by_identity: a workflow's identity publishes, which creates no targets.
@@ -56,7 +54,7 @@ def plan(
     decided = [release.decide(item, detail) for item, detail in zip(candidates, details, strict=True)]
     settled = [item for item in looks if not isinstance(item, release.Candidate)]
     held = [release.on_hold(entry) for entry in entries if entry.hold]
-    return make_plan([*settled, *decided, *held], max_jobs=max_jobs)
+    return make_plan([*settled, *decided, *held])
 
 
 def create_targets(hub: Hub, entries: Sequence[WatchEntry]) -> tuple[PreparedTarget, ...]:

@@ -70,9 +70,7 @@ class Job:
     source_files: tuple[HubFile, ...]
     refresh_files: tuple[HubFile, ...]
     weight_files: tuple[str, ...] = ()
-    modules_to_not_convert: tuple[str, ...] = ()
     estimate: Estimate | None = None
-    runner_labels: tuple[str, ...] = ()
     tensor_parallel: tuple[int, ...] = ()
     warnings: tuple[str, ...] = ()
     replaces: str | None = None

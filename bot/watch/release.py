@@ -37,7 +37,7 @@ from bot.watch.refusals import (
     unsupported_reason,
     weights_refusal,
 )
-from bot.watch.sizing import RUNNER_VRAM_GB, estimate, runner_labels
+from bot.watch.sizing import RUNNER_VRAM_GB, estimate, gpu_class
 
 
 def source_files(entry: WatchEntry, upstream: Upstream, weight_files: tuple[str, ...]) -> tuple[HubFile, ...]:
@@ -172,8 +172,7 @@ def decide(candidate: Candidate, details: Details) -> Skip | Job:
         return refusal
     download_bytes = sum(file.size_bytes for file in (*sources, *companions))
     needs = estimate(details, entry, download_bytes=download_bytes)
-    labels = runner_labels(needs)
-    if labels is None:
+    if gpu_class(needs) is None:
         size, largest = needs.vram_bytes / 1e9, RUNNER_VRAM_GB[-1]
         reason = f"too large for any runner: needs about {size:.0f} GB of GPU memory, the largest has {largest}"
         lower = "Lower calibration.samples or seq_len, or take `search: gram`."
@@ -197,7 +196,6 @@ def decide(candidate: Candidate, details: Details) -> Skip | Job:
         refresh_files=companions,
         weight_files=details.weight_files,
         estimate=needs,
-        runner_labels=labels,
         tensor_parallel=legal_tensor_parallel(details.config, entry.recipe),
         warnings=details.warnings,
         replaces=candidate.replaces,

@@ -9,7 +9,7 @@ from typing import Any
 from bot.records import Details, Estimate, Recipe, TensorInfo, WatchEntry
 
 # Classes of GPU that people rent, by memory in decimal gigabytes: an L4 of "24 GB" has 23,034 MiB. A job gets the
-# smallest that fits, as the label `gpu-24gb`.
+# smallest that fits.
 RUNNER_VRAM_GB = (16, 24, 48, 80, 141)
 
 _GB = 10**9
@@ -53,12 +53,9 @@ def estimate(details: Details, entry: WatchEntry, *, download_bytes: int) -> Est
     )
 
 
-def runner_labels(needs: Estimate) -> tuple[str, ...] | None:
-    """Labels of the smallest class of runner that fits, or None when none does."""
-    for size in RUNNER_VRAM_GB:
-        if needs.vram_bytes <= size * _GB:
-            return ("self-hosted", "gpu", f"gpu-{size}gb")
-    return None
+def gpu_class(needs: Estimate) -> int | None:
+    """The smallest class of GPU that fits, by its memory in GB; None where none does."""
+    return next((size for size in RUNNER_VRAM_GB if needs.vram_bytes <= size * _GB), None)
 
 
 def linears_to_quantize(tensors: tuple[TensorInfo, ...], recipe: Recipe) -> tuple[TensorInfo, ...]:

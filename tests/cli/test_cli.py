@@ -114,7 +114,6 @@ def test_plan_prints_records_for_programs_and_reasons_for_people(
     code, out, _ = run("plan")
     assert code == 0
     assert "refused" in out
-    assert json.loads(run("plan", "--matrix")[1]) == {"include": []}
 
 
 def test_run_exits_with_the_code_of_what_it_refused(run: Run, tmp_path: Path, with_hub: LocalHub) -> None:
@@ -243,6 +242,7 @@ def test_doctor_finds_a_token_that_may_only_read(
     assert checks["write to quantized"]["status"] == "failed"
     assert "role write" in checks["write to quantized"]["fix"]
     assert checks["versions"]["status"] == "ok", checks["versions"]
+    assert "account" not in checks  # asked of runners only
 
 
 @pytest.mark.parametrize(("gpu", "code"), [("NVIDIA L4, 570.86.15, 23034", 0), (None, 8)], ids=["L4", "no GPU"])

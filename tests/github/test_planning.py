@@ -45,7 +45,7 @@ def test_a_gated_model_is_not_handed_on_where_everybody_can_fetch_it(
     ended = workspace.plan(GITHUB_EVENT_PATH=str(event), AWQ_BOT_PUBLISH_ON=publish_on)
     assert ended.code == 0, ended.err
     assert ended.outputs["quantize_count"] == str(planned)
-    assert ("anybody could fetch what its jobs hand on" in ended.summary) == (planned == 1)
+    assert ("everyone could download the artifacts of its jobs" in ended.summary) == (planned == 1)
 
 
 def test_an_empty_plan_starts_nothing(workspace: Workspace) -> None:

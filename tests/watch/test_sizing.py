@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bot.records import Calibration, Estimate, Recipe, TensorInfo
-from bot.watch.sizing import RUNNER_VRAM_GB, estimate, linears_to_quantize, output_bytes, runner_labels
+from bot.watch.sizing import RUNNER_VRAM_GB, estimate, gpu_class, linears_to_quantize, output_bytes
 from tests.support.factories import CONFIG, details, entry, layer_tensors, needs
 
 QWEN3_4B: dict[str, Any] = {
@@ -52,7 +52,7 @@ def test_qwen3_4b_has_four_billion_parameters_and_fits_the_smallest_card() -> No
         download_bytes=8_061_000_000,
     )
     assert f"{found.parameters / 1e9:.2f}" == "4.02"
-    assert runner_labels(found) == ("self-hosted", "gpu", "gpu-16gb")
+    assert gpu_class(found) == 16
     assert found.download_bytes == 8_061_000_000
     # Source, layers and shards lie on the disk together at the end.
     assert found.disk_bytes > 8_061_000_000 + 2 * found.output_bytes
@@ -158,18 +158,10 @@ def test_more_calibration_never_takes_less(search: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("gigabytes", "label"),
-    [
-        (1, "gpu-16gb"),
-        (16, "gpu-16gb"),
-        (16.1, "gpu-24gb"),
-        (40, "gpu-48gb"),
-        (80, "gpu-80gb"),
-        (141, "gpu-141gb"),
-    ],
+    ("gigabytes", "fits"), [(1, 16), (16, 16), (16.1, 24), (40, 48), (80, 80), (141, 141), (141.1, None)]
 )
-def test_a_job_gets_the_smallest_class_of_card_that_fits(gigabytes: float, label: str) -> None:
-    assert runner_labels(needs(vram_bytes=int(gigabytes * 10**9))) == ("self-hosted", "gpu", label)
+def test_a_job_gets_the_smallest_class_of_card_that_fits(gigabytes: float, fits: int | None) -> None:
+    assert gpu_class(needs(vram_bytes=int(gigabytes * 10**9))) == fits
 
 
 @pytest.mark.parametrize(
@@ -179,12 +171,8 @@ def test_a_job_gets_the_smallest_class_of_card_that_fits(gigabytes: float, label
 )
 def test_a_job_that_fills_its_class_fits_a_card_of_it(gigabytes: int, mebibytes: int) -> None:
     full = needs(vram_bytes=gigabytes * 10**9)
-    assert runner_labels(full) == ("self-hosted", "gpu", f"gpu-{gigabytes}gb")
+    assert gpu_class(full) == gigabytes
     assert full.vram_bytes < mebibytes * 2**20
-
-
-def test_no_class_fits_what_is_larger_than_the_largest() -> None:
-    assert runner_labels(needs(vram_bytes=RUNNER_VRAM_GB[-1] * 10**9 + 1)) is None
 
 
 @pytest.mark.parametrize("size", [-1, 0, "256", None, 2.5, 10**12, [1]])
