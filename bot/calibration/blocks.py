@@ -20,6 +20,7 @@ from torch import Tensor
 
 from bot.calibration.documents import PASSAGE_CHARACTERS, Document, read, read_file
 from bot.calibration.encoding import Encoder, load_encoder
+from bot.checkpoint.constants import EVALUATION_BLOCKS, EVALUATION_SEQ_LEN
 from bot.errors import QuantizationError
 from bot.records import Calibration, CalibrationSet, SourceCount, TextSource
 
@@ -130,8 +131,8 @@ def evaluation_tokens(
     tokenizer_folder: Path,
     trust_remote_code: bool,
     text: Path | None = None,
-    blocks: int = 64,
-    seq_len: int = 512,
+    blocks: int = EVALUATION_BLOCKS,
+    seq_len: int = EVALUATION_SEQ_LEN,
 ) -> tuple[Tensor, str]:
     """int64 [blocks, seq_len] of text that calibration never sees, and its label.
 

@@ -14,11 +14,9 @@ from torch import Tensor
 
 from bot.checkpoint.config import parse_object
 from bot.checkpoint.header import LENGTH_BYTES, Header, header_length, parse_header
+from bot.checkpoint.repo_files import SINGLE_WEIGHTS, WEIGHT_INDEX
 from bot.errors import UpstreamError
 from bot.records import TensorInfo
-
-SINGLE_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
 
 TORCH_DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,
@@ -111,14 +109,14 @@ def _read_header(path: Path) -> Header:
 
 def _open_files(folder: Path) -> tuple[tuple[str, ...], dict[str, TensorFile]]:
     """The weight files' names, and for each tensor the file that holds it."""
-    single, index = folder / SINGLE_FILE, folder / INDEX_FILE
+    single, index = folder / SINGLE_WEIGHTS, folder / WEIGHT_INDEX
     # Like transformers: where both exist, the single file wins.
     if single.is_file():
         file = TensorFile(single)
-        return (SINGLE_FILE,), dict.fromkeys(file.tensors, file)
+        return (SINGLE_WEIGHTS,), dict.fromkeys(file.tensors, file)
     if not index.is_file():
         raise UpstreamError(
-            f"{folder}: neither {SINGLE_FILE} nor {INDEX_FILE}",
+            f"{folder}: neither {SINGLE_WEIGHTS} nor {WEIGHT_INDEX}",
             hint="Only weights in safetensors files are read; never pickled ones.",
         )
     weight_map = _weight_map(index)
@@ -128,7 +126,7 @@ def _open_files(folder: Path) -> tuple[tuple[str, ...], dict[str, TensorFile]]:
     for tensor, shard_name in weight_map.items():
         if tensor not in shards[shard_name].tensors:
             raise UpstreamError(
-                f"{folder / shard_name}: tensor {tensor!r} is not there, though {INDEX_FILE} says so",
+                f"{folder / shard_name}: tensor {tensor!r} is not there, though {WEIGHT_INDEX} says so",
                 hint="The upload is not complete, or its index is out of date.",
             )
         files[tensor] = shards[shard_name]

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from math import prod
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 import bot
 from bot.checkpoint.config import artifact_config, parse_config
+from bot.checkpoint.constants import SAFETENSORS_NAMES, ArtifactDtype, tool_versions
 from bot.checkpoint.inventory import bits_per_weight, bits_per_weight_file, check_inventory, main_dtype
 from bot.checkpoint.reader import TORCH_DTYPES, Checkpoint, TensorFile
 from bot.checkpoint.repo_files import carry_small_files
-from bot.checkpoint.skeleton import Skeleton, build_skeleton, source_names, unread_tensors
+from bot.checkpoint.skeleton import open_skeleton, unread_tensors
 from bot.checkpoint.writer import Part, copy_of, part_of, write_checkpoint
 from bot.errors import EnvironmentProblem, QuantizationError, UnsupportedModelError, UpstreamError, WatchlistError
 from bot.files import atomic_folder, describe_folder, disk_errors, file_sha256, write_atomic
 from bot.quantize import architectures, destination
-from bot.quantize.autoawq import GramQuantizer, LayerwiseQuantizer, decoder_layers, quantize_layers
+from bot.quantize.autoawq import GramQuantizer, LayerwiseQuantizer, check_known, quantize_layers
 from bot.quantize.layerfile import FinishedLayer
 from bot.quantize.walk import Work
 from bot.records import CalibrationSet, Progress, QuantizedModel, Recipe, sha256_of
@@ -37,9 +35,6 @@ def best_device() -> torch.device:
 def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
-
-ArtifactDtype = Literal["float16", "bfloat16"]
-SAFETENSORS_NAMES: dict[ArtifactDtype, str] = {"float16": "F16", "bfloat16": "BF16"}
 
 # Half of what float16 holds: other text will reach further than the calibration blocks did.
 FP16_PEAK = torch.finfo(torch.float16).max / 2
@@ -83,7 +78,6 @@ def artifact_parts(
 
 
 SEARCHES: dict[str, type[LayerwiseQuantizer]] = {"gram": GramQuantizer, "awq": LayerwiseQuantizer}
-TOOLS = ("torch", "transformers", "autoawq", "safetensors")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,10 +172,6 @@ def check_folders(
         destination.check_ours(out, lambda: _source_sha256(opened, _weight_hashes(opened)))
 
 
-def tool_versions() -> dict[str, str]:
-    return {tool: metadata.version(tool) for tool in TOOLS} | {"python": platform.python_version()}
-
-
 def _open(folder: Path, recipe: Recipe, trust_remote_code: bool) -> Source:
     if (recipe.bits, recipe.zero_point, recipe.version) != (4, True, "gemm") or recipe.search not in SEARCHES:
         raise UnsupportedModelError(f"this bot makes 4-bit GEMM checkpoints with zero points, not {recipe}")
@@ -226,20 +216,25 @@ def _quantize_layers(
     progress("loading", 0, 1, "model")
     # float16 on a CPU is about ten times slower than float32.
     dtype = torch.float32 if device.type == "cpu" else TORCH_DTYPES[source.dtype]
-    model = build_skeleton(source.folder, dtype=dtype, trust_remote_code=source.trust_remote_code)
-    path, layers = decoder_layers(model)
-    names = source_names(model, source.checkpoint.tensors, where=source.folder)
-    chosen = architectures.select_linears(architectures.linears_inside(layers, path), recipe=recipe)
-    linears = tuple(names[f"{name}.weight"].removesuffix(".weight") for name in chosen)
-    architectures.check_dtypes({name: source.checkpoint.tensors[f"{name}.weight"] for name in linears})
-    architectures.check_blocks(blocks, model)
+    tensors = source.checkpoint.tensors
+    skeleton = open_skeleton(
+        source.folder,
+        tensors,
+        read=source.checkpoint.read,
+        dtype=dtype,
+        trust_remote_code=source.trust_remote_code,
+    )
+    check_known(skeleton.model, skeleton.layers)
+    inside = architectures.linears_inside(skeleton.layers, skeleton.path)
+    chosen = architectures.select_linears(inside, recipe=recipe)
+    linears = tuple(skeleton.names[f"{name}.weight"].removesuffix(".weight") for name in chosen)
+    architectures.check_dtypes({name: tensors[f"{name}.weight"] for name in linears})
+    architectures.check_blocks(blocks, skeleton.model)
     progress("loading", 1, 1, "model")
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     work = Work(
-        skeleton=Skeleton(
-            model=model, path=path, layers=layers, names=names, read=source.checkpoint.read, dtype=dtype
-        ),
+        skeleton=skeleton,
         blocks=blocks,
         chosen=frozenset(chosen),
         folder=folder,
@@ -252,8 +247,8 @@ def _quantize_layers(
         return QuantizedLayers(
             layers=quantize_layers(work, quantizer=SEARCHES[recipe.search]),
             linears=linears,
-            tied=frozenset(model.all_tied_weights_keys),
-            unread=unread_tensors(model, source.checkpoint.tensors),
+            tied=frozenset(skeleton.model.all_tied_weights_keys),
+            unread=unread_tensors(skeleton.model, tensors),
         )
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise EnvironmentProblem(

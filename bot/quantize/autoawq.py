@@ -44,10 +44,11 @@ _OUT_OF_RANGE = "Its activations leave the range of its dtype on this text: try 
 _NOTHING_TO_DO = "It cannot be quantized by this version; put it on `hold:` on the watchlist."
 
 
-def decoder_layers(model: Any) -> tuple[str, nn.ModuleList]:
-    """The list of decoder layers and its path in the model.
+def check_known(model: Any, layers: nn.ModuleList) -> None:
+    """Raises UnsupportedModelError unless AutoAWQ knows it as a causal language model with just these layers.
 
-    Raises UnsupportedModelError for a type that AutoAWQ does not take as a causal language model.
+    AutoAWQ names the list of layers for each type: `get_model_layers` in
+    https://github.com/casper-hansen/AutoAWQ/tree/v0.2.9/awq/models.
     """
     model_type = model.config.model_type
     if TRANSFORMERS_AUTO_MAPPING_DICT.get(model_type) != "AutoModelForCausalLM":
@@ -56,12 +57,16 @@ def decoder_layers(model: Any) -> tuple[str, nn.ModuleList]:
         )
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # one of its classes prints the model
-            layers = AWQ_CAUSAL_LM_MODEL_MAP[model_type].get_model_layers(model)
+            known = AWQ_CAUSAL_LM_MODEL_MAP[model_type].get_model_layers(model)
     except AttributeError as error:
         raise UnsupportedModelError(
             f"AutoAWQ does not know this kind of {model_type!r}: {error}", hint=_NOTHING_TO_DO
         ) from error
-    return next(name for name, module in model.named_modules() if module is layers), layers
+    if known is not layers:
+        raise UnsupportedModelError(
+            f"AutoAWQ does not know this kind of {model_type!r}: its decoder layers are elsewhere",
+            hint=_NOTHING_TO_DO,
+        )
 
 
 @torch.no_grad()

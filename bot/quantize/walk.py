@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bot.checkpoint.layerwise import LayerInputs, capture_layer_inputs, run_layer, to_device
-from bot.checkpoint.skeleton import Skeleton, load, read_ahead, unload
+from bot.checkpoint.constants import TOKENS_AT_ONCE
+from bot.checkpoint.layerwise import inputs_of_layers, run_layer, to_device
+from bot.checkpoint.skeleton import Skeleton, load_tensors, read_ahead, unload
 from bot.quantize.layerfile import (
     FinishedLayer,
     HiddenStates,
@@ -33,8 +34,6 @@ from bot.quantize.layerfile import (
 from bot.records import ModuleError, Progress, Recipe
 
 _log = logging.getLogger("awq_bot")
-_TOKENS_AT_ONCE = 16_384  # in one forward pass of a layer
-_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +55,7 @@ class Work:
 
     @property
     def blocks_at_once(self) -> int:
-        return max(1, _TOKENS_AT_ONCE // self.blocks.shape[1])
+        return max(1, TOKENS_AT_ONCE // self.blocks.shape[1])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +116,7 @@ def _walk_on(work: Work, quantize_layer: Callable[[LayerRun, nn.Module], Quantiz
     layers = work.skeleton.layers
     hidden = open_layer(layer_path(work.folder, done - 1)).outputs if done else None
     start = done if hidden is not None and hidden.is_at(hidden_path(work.folder, done)) else 0
-    captured = _before_layers(work.skeleton, work.blocks if start == 0 else work.blocks[:1])
+    captured = inputs_of_layers(work.skeleton, work.blocks if start == 0 else work.blocks[:1])
     if start == 0:
         hidden = write_hidden(hidden_path(work.folder, 0), torch.split(captured.hidden, work.blocks_at_once))
     arguments = captured.arguments
@@ -127,7 +126,7 @@ def _walk_on(work: Work, quantize_layer: Callable[[LayerRun, nn.Module], Quantiz
     for index, tensors in zip(numbers, read_ahead(reads), strict=True):
         work.progress("quantizing", index, len(layers), "layers")
         layer = layers[index]
-        load(layer, tensors, device=work.device)
+        load_tensors(layer, tensors, device=work.device)
         assert hidden is not None
         run = LayerRun(
             index=index,
@@ -168,10 +167,3 @@ def _finished(work: Work, total: int) -> int:
     """How many layers, from the first on, have their files."""
     files = (layer_path(work.folder, index) for index in range(total))
     return next((index for index, path in enumerate(files) if not finished_layer(path, key=work.key)), total)
-
-
-def _before_layers(skeleton: Skeleton, blocks: Tensor) -> LayerInputs:
-    load(skeleton.model, skeleton.tensors_before(), device=_CPU)
-    captured = capture_layer_inputs(skeleton.model, skeleton.layers, blocks)
-    unload(skeleton.model)
-    return captured

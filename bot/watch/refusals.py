@@ -11,14 +11,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from bot.checkpoint.constants import PER_INT32, SOURCE_FLOATS
 from bot.checkpoint.repo_files import CONFIG, SINGLE_WEIGHTS, VOCABULARY, is_pickle, is_safe_path, is_vocabulary
 from bot.errors import BotError, PublishError, UpstreamError
 from bot.records import Details, HubFile, Published, Recipe, Skip, TargetState, TensorInfo, Upstream, WatchEntry
 from bot.watch.sizing import linears_to_quantize
 
 TABLE = Path(__file__).with_name("support_table.json")
-FLOATS = ("F16", "BF16", "F32")
-PER_INT32 = 8  # 4-bit integers in one int32 of the packed weights
 TENSOR_PARALLEL = (1, 2, 4, 8, 16)
 
 # The same size under the names that different families give it.
@@ -113,8 +112,8 @@ def _unsupported_weights(linears: tuple[TensorInfo, ...], recipe: Recipe) -> str
     for tensor in linears:
         out, columns = tensor.shape
         shown = f"{tensor.name} [{out}, {columns}]"
-        if tensor.dtype not in FLOATS:
-            return f"{shown} is {tensor.dtype}, not one of {', '.join(FLOATS)}"
+        if tensor.dtype not in SOURCE_FLOATS:
+            return f"{shown} is {tensor.dtype}, not one of {', '.join(SOURCE_FLOATS)}"
         if columns % recipe.group_size:
             return f"{shown}: {columns} input channels are no multiple of the group size {recipe.group_size}"
         if out % PER_INT32:

@@ -6,6 +6,7 @@ import math
 import re
 from typing import Any
 
+from bot.checkpoint.constants import EVALUATION_BLOCKS, EVALUATION_SEQ_LEN, LOGITS_AT_ONCE, TOKENS_AT_ONCE
 from bot.records import Details, Estimate, Recipe, TensorInfo, WatchEntry
 
 # Classes of GPU that people rent, by memory in decimal gigabytes: an L4 of "24 GB" has 23,034 MiB. A job gets the
@@ -26,9 +27,7 @@ _KERNEL_S = 1e-5  # to start one, however little it does
 _PRODUCTS = 30
 _KERNELS = 20
 _AUTOAWQ_PASSES = 31  # over all tokens: its grid runs about one and a half linears 20 times
-_EVALUATION_TOKENS = 2 * 64 * 512  # of both models
-_TOKENS_AT_ONCE = 16_384  # in one forward pass of a layer
-_LOGITS_AT_ONCE = 2**25  # of each model, while they are compared
+_EVALUATION_TOKENS = 2 * EVALUATION_BLOCKS * EVALUATION_SEQ_LEN  # of both models
 _START_S = 60.0
 _DISK_SPARE = 1.1
 _RUNTIME_BYTES = 2 * _GIB  # CUDA context and workspaces
@@ -111,14 +110,14 @@ def _search_bytes(details: Details, entry: WatchEntry) -> int:
     tokens = entry.calibration.samples * entry.calibration.seq_len
     if entry.recipe.search == "gram":
         weights, grams = 7 * _largest_layer(details), 5 * 4 * widest**2
-        return weights + grams + 2 * min(tokens, _TOKENS_AT_ONCE) * (2 * hidden + 4 * widest)
+        return weights + grams + 2 * min(tokens, TOKENS_AT_ONCE) * (2 * hidden + 4 * widest)
     # AutoAWQ keeps what every linear reads, and the widest of it once more as a reference.
     return 2 * _largest_layer(details) + 2 * tokens * (2 * hidden + 3 * widest)
 
 
 def _compare_bytes(details: Details) -> int:
     """GPU memory to compare the logits: both output embeddings, and some copies of the logits in float32."""
-    return 2 * _outside(details) + 4 * 6 * _LOGITS_AT_ONCE
+    return 2 * _outside(details) + 4 * 6 * LOGITS_AT_ONCE
 
 
 def _largest_layer(details: Details) -> int:

@@ -28,7 +28,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from bot.quantize.artifact import tool_versions
+from bot.checkpoint.constants import tool_versions
 from tests.benchmarks.cases import ASSET_CASES, ASSETS, DEEP, GPU, WIDE, Case, model_folder, write_tokens
 from tests.benchmarks.matrix_rate import matrix_rate, work_of
 from tests.benchmarks.packing import packing_speedup

@@ -9,15 +9,16 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor, nn
 
 from bot.checkpoint.reader import Checkpoint
-from bot.checkpoint.skeleton import Skeleton, build_skeleton, source_names
+from bot.checkpoint.skeleton import Skeleton, open_skeleton
 from bot.errors import QuantizationError, UnsupportedModelError
 from bot.quantize import search as search_room
 from bot.quantize.architectures import linears_inside
 from bot.quantize.artifact import SEARCHES
-from bot.quantize.autoawq import LayerwiseQuantizer, decoder_layers, quantize_layers
+from bot.quantize.autoawq import LayerwiseQuantizer, check_known, quantize_layers
 from bot.quantize.layer import Scales, unscaled
 from bot.quantize.walk import Work
 from bot.records import Recipe, no_progress
@@ -77,14 +78,15 @@ def quantized(
     """All tensors of the finished layers' files."""
     source = tiny_models.build(model_type, folder / "source", **changes)
     checkpoint = Checkpoint(source)
-    model = build_skeleton(source, dtype=dtype, trust_remote_code=False)
-    path, layers = decoder_layers(model)
-    names = source_names(model, checkpoint.tensors, where=source)
+    skeleton = open_skeleton(
+        source, checkpoint.tensors, read=checkpoint.read, dtype=dtype, trust_remote_code=False
+    )
+    check_known(skeleton.model, skeleton.layers)
     (folder / "layers").mkdir()
     work = Work(
-        skeleton=Skeleton(model=model, path=path, layers=layers, names=names, read=checkpoint.read, dtype=dtype),
+        skeleton=skeleton,
         blocks=tiny_models.random_blocks(4, 32),
-        chosen=frozenset(linears_inside(layers, path)),
+        chosen=frozenset(linears_inside(skeleton.layers, skeleton.path)),
         folder=folder / "layers",
         key="key",
         device=CPU,
@@ -147,3 +149,13 @@ def test_the_scaling_is_taken_back_from_rows_and_columns() -> None:
     assert torch.allclose(unscaled(scaled_up, "gate_up", scales), up)
     assert torch.allclose(unscaled(scaled_down, "down", scales), down)
     assert torch.equal(unscaled(up, "other", scales), up)
+
+
+def test_layers_that_autoawq_finds_elsewhere_are_refused() -> None:
+    """The quantizer and the evaluator go by one rule, and AutoAWQ's table must be about the same layers."""
+    config = transformers.LlamaConfig(**tiny_models.CONFIGS["llama"])
+    with torch.device("meta"):
+        model = transformers.LlamaForCausalLM(config)
+    check_known(model, model.model.layers)
+    with pytest.raises(UnsupportedModelError, match="its decoder layers are elsewhere"):
+        check_known(model, nn.ModuleList(model.model.layers))
