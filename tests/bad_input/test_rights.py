@@ -60,7 +60,9 @@ def test_somebody_elses_namespace_is_refused_until_they_let_us_in(before: Before
 def test_somebody_elses_content_that_came_while_we_worked_is_not_overwritten(before: Before) -> None:
     sandbox = before("publish")
     theirs = sandbox.hub.seed(TARGET, {"README.md": "mine", "weights.bin": b"mine"}, private=True)
-    failed(sandbox.call("publish", "--job", str(sandbox.jobs[0])), 7, TARGET, "content that is not ours")
+    failed(
+        sandbox.call("publish", "--job", str(sandbox.jobs[0])), 7, TARGET, "content that awq-bot did not publish"
+    )
     assert sandbox.hub.refs(TARGET)["refs/heads/main"] == theirs
     sandbox.hub.store.delete(sandbox.hub.repo(TARGET))
     result = sandbox.call("run")
