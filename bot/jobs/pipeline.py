@@ -66,8 +66,8 @@ def create_targets(hub: Hub, entries: Sequence[WatchEntry]) -> tuple[PreparedTar
     prepared = []
     for entry, source in zip(entries, client.upstream(hub, entries), strict=True):
         refusal = license_refusal(entry, source)
-        barred = source.problem or (refusal.reason if refusal else "")
-        prepared.append(create_target(hub, entry, source, barred=barred))
+        blocked = source.problem or (refusal.reason if refusal else "")
+        prepared.append(create_target(hub, entry, source, blocked=blocked))
     return tuple(prepared)
 
 

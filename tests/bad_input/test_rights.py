@@ -69,7 +69,8 @@ def test_somebody_elses_content_that_came_while_we_worked_is_not_overwritten(
 ) -> None:
     sandbox = sandbox_before("publish")
     theirs = sandbox.hub.seed(TARGET, {"README.md": "mine", "weights.bin": b"mine"}, private=True)
-    assert_failed(sandbox.call("publish", "--job", str(sandbox.jobs[0])), 7, TARGET, "content that is not ours")
+    result = sandbox.call("publish", "--job", str(sandbox.jobs[0]))
+    assert_failed(result, 7, TARGET, "content that awq-bot did not publish")
     assert sandbox.hub.refs(TARGET)["refs/heads/main"] == theirs
     sandbox.hub.store.delete(sandbox.hub.repo(TARGET))
     result = sandbox.call("run")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 import stamina
@@ -12,9 +13,11 @@ from huggingface_hub import HfApi
 from huggingface_hub.utils import _auth
 
 from bot.errors import EnvironmentProblem, PublishError
-from bot.hub import client
+from bot.hub import client, upload, verify
+from bot.hub.fetch import remote_sha256
 from bot.hub.publish import Artifact, finish, opening_note, publish
 from bot.hub.session import Hub
+from bot.hub.target import allowed
 from bot.jobs import pipeline
 from bot.localhub import Fault, Limits, LocalHub
 from bot.records import Job, no_progress
@@ -32,6 +35,8 @@ from tests.support.repos import (
     writes,
 )
 from tests.support.workflow_identity import running_workflow, trust
+
+Result = TypeVar("Result")
 
 
 @pytest.fixture
@@ -87,7 +92,7 @@ def test_first_release_is_complete_and_stays_private(
     assert is_complete(hub, job)
     assert is_private(hub)
     assert (publication.new, publication.private) == (True, True)
-    assert f"create-target {TARGET}` opens it" in opening_note(job, publication)
+    assert f"create-target {TARGET}` makes it public" in opening_note(job, publication)
     assert hub.history(TARGET)[0].author == "[OIDC]"
     assert not [line for line in writes(hub)[1:] if "/settings" in line or "/repos/create" in line]
 
@@ -129,7 +134,7 @@ def test_release_that_does_not_read_back_is_not_opened(
     hub: LocalHub, ours: Hub, job: Job, artifact: Artifact
 ) -> None:
     hub.faults.add(Fault(path="/resolve/.*tokenizer.json", method="GET", status=404, times=None))
-    with pytest.raises(PublishError, match=r"tokenizer\.json is not there"):
+    with pytest.raises(PublishError, match=r"tokenizer\.json is missing"):
         publish(ours, job, artifact, no_progress)
     assert open_targets(hub, job) == ()
     assert is_private(hub)
@@ -188,7 +193,7 @@ def test_update_that_does_not_read_back_is_reverted(
     open_targets(hub, job)
     newer = next_release(hub)
     hub.faults.add(Fault(path="/resolve/.*tokenizer.json", method="GET", status=404))
-    with pytest.raises(PublishError, match="the previous release is back as"):
+    with pytest.raises(PublishError, match="the previous release was restored as"):
         publish(ours, newer, make_artifact(tmp_path / "newer", newer), no_progress)
     assert hub.history(TARGET)[0].title == f"Restore {job.tag}"
 
@@ -242,7 +247,9 @@ def test_gate_that_upstream_closed_is_asked_for_before_the_update(
 # --- the hour -----------------------------------------------------------------------------------------------
 
 
-def test_token_that_ends_on_the_way_is_exchanged_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_token_that_expires_between_two_files_is_exchanged_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Good for as long as the client renews ahead, so every request renews it; all older ones end half-way."""
     with (
         LocalHub(tmp_path / "hub", limits=Limits(exchanged_token_s=300)) as hub,
@@ -254,11 +261,17 @@ def test_token_that_ends_on_the_way_is_exchanged_anew(tmp_path: Path, monkeypatc
         artifact = make_artifact(tmp_path / "job", job)
         ended: list[int] = []
 
-        def end_tokens(what: str, done: int, total: int, unit: str) -> None:
-            hub.trust.expire_all()
-            ended.append(tokens.asked)
+        def after_all_tokens_ended(request: Callable[..., Result]) -> Callable[..., Result]:
+            def send(*args: Any, **kwargs: Any) -> Result:
+                hub.trust.expire_all()
+                ended.append(tokens.asked)
+                return request(*args, **kwargs)
 
-        assert publish(Hub.from_environment(), job, artifact, end_tokens).new
+            return send
+
+        monkeypatch.setattr(upload, "allowed", after_all_tokens_ended(allowed))
+        monkeypatch.setattr(verify, "remote_sha256", after_all_tokens_ended(remote_sha256))
+        assert publish(Hub.from_environment(), job, artifact, no_progress).new
         assert len(ended) == 2 * len(artifact.files) - 1
         assert ended == sorted(set(ended))  # each time after a new exchange
         assert is_complete(hub, job)

@@ -55,7 +55,7 @@ def test_a_job_that_was_overtaken_ends_before_anything_is_pulled(hub: LocalHub, 
     outcome = pipeline.run_job(bench(hub, tmp_path), older)
     assert outcome.error is not None
     assert outcome.error.exit_code == 7
-    assert "somebody else published there meanwhile" in outcome.error.message
+    assert "another run published there meanwhile" in outcome.error.message
     assert requests(hub, "HEAD", SOURCE) == []
 
 
