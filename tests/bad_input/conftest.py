@@ -11,13 +11,14 @@ from bot.localhub import LocalHub
 from tests.support.mixed_sandbox import Before, build_mixed_sandbox, write_watchlist
 from tests.support.sandbox import Sandbox
 from tests.support.small_model import prepare_once
+from tests.support.watchlists import BUILTIN_TEXT
 
 
 @pytest.fixture
 def sandbox(hub: LocalHub, tmp_path: Path) -> Sandbox:
     """With a watchlist of one model that is not on the Hub yet."""
     sandbox = Sandbox(hub, tmp_path)
-    write_watchlist(sandbox, "publish_to: quantized\nmodels:\n  - lab/small\n")
+    write_watchlist(sandbox, f"publish_to: quantized\nmodels:\n  - lab/small\n{BUILTIN_TEXT}")
     return sandbox
 
 

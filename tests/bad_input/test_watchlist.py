@@ -13,10 +13,16 @@ import pytest
 
 from tests.support import factories
 from tests.support.mixed_sandbox import Before, edit_watchlist, write_watchlist
-from tests.support.outcomes import assert_nothing_published, assert_published, failed, mended, quantized_again
-from tests.support.repos import requests
+from tests.support.outcomes import (
+    assert_nothing_published,
+    assert_published,
+    failed,
+    mended,
+    quantized_again,
+    refused,
+)
 from tests.support.sandbox import ASSETS, Sandbox
-from tests.support.small_model import SOURCE, TARGET, WEIGHTS, small_model
+from tests.support.small_model import SOURCE, TARGET, small_model
 
 
 @pytest.mark.parametrize(
@@ -54,24 +60,21 @@ def test_a_mix_of_sources_is_counted_by_source(ready: Sandbox) -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "code", "words"),
+    ("old", "new", "words"),
     [
-        ("split: en/train", "split: de/train", 2, ("lab/texts", "no parquet or jsonl file of split 'de/train'")),
-        ("{chats}", factories.SHA, 3, (f"lab/chats@{factories.SHA[:8]} answers 404",)),
-        ("dataset: lab/texts", "dataset: lab/nowhere", 3, ("lab/nowhere", "answers 404")),
+        ("split: en/train", "split: de/train", ("lab/texts", "no parquet or jsonl file of split 'de/train'")),
+        ("{chats}", factories.SHA, (f"lab/chats@{factories.SHA[:8]}: missing: no commit",)),
+        ("dataset: lab/texts", "dataset: lab/nowhere", ("lab/nowhere", "builtin: stdlib")),
     ],
     ids=["no such split", "no such commit", "no such data set"],
 )
-def test_a_data_set_that_is_not_there_is_an_error_before_any_weights_are_pulled(
-    before: Before, old: str, new: str, code: int, words: tuple[str, ...]
+def test_a_data_set_that_is_not_there_is_refused_by_the_plan(
+    before: Before, old: str, new: str, words: tuple[str, ...]
 ) -> None:
     sandbox = before("publish")
     chats = sandbox.hub.refs("lab/chats", repo_type="dataset")["refs/heads/main"]
     was = edit_watchlist(sandbox, old.format(chats=chats), new)
-    sandbox.hub.clear_requests()
-    failed(sandbox.call("run"), code, *words)
-    assert not requests(sandbox.hub, "HEAD", WEIGHTS)
-    assert_nothing_published(sandbox)
+    refused(sandbox, 3, *words)
     write_watchlist(sandbox, was)
     assert_published(sandbox, sandbox.call("run"))
 
@@ -101,7 +104,6 @@ def test_pulled_files_that_somebody_deleted_are_pulled_again(before: Before) -> 
 
 def test_a_tokenizer_that_does_not_load_ends_the_job_with_one_error(sandbox: Sandbox) -> None:
     sandbox.hub.seed(SOURCE, small_model(tokenizer__json='{"version": "1.0", "model": {"type": "None"}}'))
-    edit_watchlist(sandbox, "models:", "defaults: {calibration: {sources: [{builtin: stdlib}]}}\nmodels:")
     result = sandbox.call("run")
     failed(result, 5, "the tokenizer in", "does not load")
     assert "tokenizer.json" in result.stderr
