@@ -35,14 +35,23 @@ from tests.support.small_model import SOURCE, TARGET, small_model
     ],
     ids=["not UTF-8", "a list", "empty", "tabs"],
 )
-def test_a_watchlist_that_cannot_be_read_is_told_by_line(
+def test_a_watchlist_that_cannot_be_read_is_reported_by_line(
     sandbox: Sandbox, content: bytes, line: int, word: str
 ) -> None:
     write_watchlist(sandbox, content)
-    failed(sandbox.call("run"), 2, f"watchlist.yaml:{line}:", word)
+    _mistake(sandbox, f"watchlist.yaml:{line}:", word)
     assert not sandbox.hub.requests
     write_watchlist(sandbox, "publish_to: quantized\nmodels:\n  - lab/small\n")
     assert sandbox.call("check").returncode == 0
+
+
+def _mistake(sandbox: Sandbox, place: str, word: str) -> None:
+    """A run ends with the one mistake of the watchlist, and what to type instead."""
+    result = sandbox.call("run")
+    message, hint, count = result.stderr.splitlines()
+    assert (result.returncode, message.startswith(place), count) == (2, True, "1 mistake"), result.stderr
+    assert word in message
+    assert hint.startswith("  help: ")
 
 
 def test_a_mix_of_sources_is_counted_by_source(ready: Sandbox) -> None:
@@ -83,7 +92,7 @@ def test_a_calibration_file_that_is_gone_is_named_and_missed_by_the_pull_too(bef
     sandbox = before("pull")
     notes = (sandbox.root / "notes.txt").read_bytes()
     (sandbox.root / "notes.txt").unlink()
-    failed(sandbox.call("run"), 2, "watchlist.yaml:8:", "notes.txt")
+    _mistake(sandbox, "watchlist.yaml:8:", "notes.txt")
     failed(sandbox.call("pull", "--job", str(sandbox.jobs[0])), 2, "notes.txt: cannot be read")
     assert_nothing_published(sandbox)
     (sandbox.root / "notes.txt").write_bytes(notes)

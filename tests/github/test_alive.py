@@ -168,7 +168,7 @@ def test_mistakes_are_annotated_on_their_lines_and_said_in_the_comment(place: Wo
     ended = on_pull_request(place, pull)
     assert ended.code == 2
     assert ended.annotations == [
-        ("error", "file=watchlist.yaml,line=5", "unknown key 'gatee'%0ADid you mean 'gate'?")
+        ("error", "file=watchlist.yaml,line=6", "unknown key 'gatee'%0ADid you mean 'gate'?")
     ]
     [text] = place.api.comments_on(pull)
     assert "unknown key 'gatee'" in text

@@ -247,14 +247,14 @@ def test_a_broken_watchlist_is_annotated_line_by_line_and_one_issue(place: Works
         ended = place.plan()
         assert (ended.code, ended.outputs) == (2, {})
         assert [(level, where) for level, where, _ in ended.annotations] == [
-            ("error", "file=watchlist.yaml,line=5"),
             ("error", "file=watchlist.yaml,line=6"),
+            ("error", "file=watchlist.yaml,line=7"),
         ]
         assert "unknown key 'gatee'%0ADid you mean 'gate'?" in ended.annotations[0][2]
         assert "c%25,:d" in ended.annotations[1][2]
         [issue] = place.api.open_issues()
     assert issue.labels == ["awq-bot", "awq-bot: configuration"]
-    assert "watchlist.yaml:5" in issue.body.replace("\\", "")
+    assert "watchlist.yaml:6" in issue.body.replace("\\", "")
     assert not (place.root / "plan").exists()
 
     (place.root / "watchlist.yaml").write_text(good)
@@ -295,7 +295,9 @@ def test_what_a_stranger_wrote_commands_nothing(place: Workspace) -> None:
     card = f"---\nlicense: other\nlicense_name: '{evil} <img src=x> @everyone [x](http://evil)'\n---\n"
     place.seed("Tiny", README__md=card)
     text = (place.root / "watchlist.yaml").read_text()
-    (place.root / "watchlist.yaml").write_text(text + "defaults:\n  licenses: {deny: [other]}\n")
+    (place.root / "watchlist.yaml").write_text(
+        text.replace("defaults: {", "defaults: {licenses: {deny: [other]}, ")
+    )
     ended = place.plan()
     assert "licence refused" in ended.summary
     assert {name for name, _, _ in ended.commands} == {"add-mask"}

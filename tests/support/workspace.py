@@ -36,7 +36,7 @@ class Workspace:
 
     def watch(self, *repo_ids: str) -> None:
         text = "".join(f"  - {repo_id}\n" for repo_id in repo_ids)
-        (self.root / "watchlist.yaml").write_text(f"publish_to: quantized\nmodels:\n{text}{BUILTIN_TEXT}")
+        (self.root / "watchlist.yaml").write_text(f"publish_to: quantized\n{BUILTIN_TEXT}models:\n{text}")
 
     def verb(self, *words: str, **more: str) -> Ended:
         """`awq-bot actions WORDS` in run 1 of watch.yml, with the token that Actions gives."""
