@@ -20,6 +20,7 @@ import bot
 from bot.cli import actions, stages, terminal, tools, watch
 from bot.cli.console import child_options, err, log, out, problem_of
 from bot.errors import BotError, WatchlistError
+from bot.watch.watchlist import InvalidWatchlistError
 
 app = typer.Typer(
     name="awq-bot",
@@ -39,6 +40,10 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         code = app(standalone_mode=False)
+    except InvalidWatchlistError as error:
+        # As compilers print it, so that editors and terminals link each line to its place.
+        err.print(error.message, markup=False, soft_wrap=True)
+        code = error.exit_code
     except BotError as error:
         err.print(terminal.error_text(error), soft_wrap=True)
         code = error.exit_code

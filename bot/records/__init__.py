@@ -24,6 +24,7 @@ from bot.records.artifact import (
 )
 from bot.records.config import Calibration, Licenses, Recipe, TextSource, Thresholds, WatchEntry
 from bot.records.hub import (
+    DatasetListing,
     Details,
     HubFile,
     PublishedFile,
@@ -44,6 +45,7 @@ __all__ = [
     "CalibrationSet",
     "Card",
     "Check",
+    "DatasetListing",
     "Details",
     "Digests",
     "Estimate",

@@ -14,7 +14,19 @@ from typing import Any
 from bot.checkpoint.constants import PER_INT32, SOURCE_FLOATS
 from bot.checkpoint.repo_files import CONFIG, SINGLE_WEIGHTS, VOCABULARY, is_pickle, is_safe_path, is_vocabulary
 from bot.errors import BotError, PublishError, UpstreamError
-from bot.records import Details, HubFile, Published, Recipe, Skip, TargetState, TensorInfo, Upstream, WatchEntry
+from bot.records import (
+    DatasetListing,
+    Details,
+    HubFile,
+    Published,
+    Recipe,
+    Skip,
+    TargetState,
+    TensorInfo,
+    TextSource,
+    Upstream,
+    WatchEntry,
+)
 from bot.watch.sizing import linears_to_quantize
 
 TABLE = Path(__file__).with_name("support_table.json")
@@ -233,3 +245,25 @@ def refusal_of_names(entry: WatchEntry, files: tuple[HubFile, ...]) -> Skip | No
     if unsafe := [file.path for file in files if not is_safe_path(file.path)]:
         return refuse(entry, f"unsafe file name upstream: {unsafe[0]!r}", UpstreamError)
     return None
+
+
+def dataset_refusal(
+    entry: WatchEntry, source: TextSource, listing: DatasetListing, split: tuple[str, ...]
+) -> Skip | None:
+    """None where the data set can be calibrated on. split: its files that hold the split that is asked for."""
+    name = f"calibration data set {source.label}"
+    if listing.problem is None and split:
+        return None
+    if listing.problem is None:
+        reason = f"{name}: no parquet or jsonl file of split {source.split!r}"
+        return refuse(entry, reason, UpstreamError, "Look at the data set's files on the Hub and correct `split`.")
+    reason = f"{name}: {listing.problem}"
+    if "missing" in listing.problem:
+        return refuse(entry, reason, UpstreamError, f"Upload it to this Hub, or {_OTHER_TEXT}")
+    if "gated" in listing.problem:
+        return refuse(entry, reason, UpstreamError, f"Ask for access on the data set's page, or {_OTHER_TEXT}")
+    hint = "Nothing is wrong with the watchlist. It is looked at again next time."
+    return Skip(entry=entry, reason=reason, hint=hint, exit_code=UpstreamError.exit_code)
+
+
+_OTHER_TEXT = "calibrate on `calibration: {sources: [{builtin: stdlib}]}` or on a `file:` of your own."

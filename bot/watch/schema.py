@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -25,6 +27,11 @@ ModulePath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*(\.\w+)+$")
 LicenseId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._+-]*$")]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]
 FilePath = Annotated[str, StringConstraints(pattern=_FILE, max_length=500)]
+
+
+def is_text_file(name: str) -> bool:
+    """Whether calibration could read a file of this name."""
+    return re.search(_FILE, name) is not None
 
 
 class _Spec(BaseModel):
@@ -72,17 +79,24 @@ class SourceSpec(_Spec):
 
     @model_validator(mode="after")
     def _one_kind(self) -> SourceSpec:
-        named = [name for name in ("builtin", "file", "dataset") if getattr(self, name) is not None]
-        if len(named) != 1:
-            raise PydanticCustomError("source", "a source is one of `builtin`, `file` or `dataset`")
-        if self.dataset and not self.revision:
-            raise PydanticCustomError("source", "a data set needs `revision`, the full commit sha to pin it to")
-        for key in ("revision", "split"):
-            if getattr(self, key) is not None and not self.dataset:
-                raise PydanticCustomError("source", "`{key}` is for data sets only", {"key": key})
-        if self.builtin and self.column:
-            raise PydanticCustomError("source", "`column` is for files and data sets only")
+        for message in source_mistakes(dict(self)):
+            raise PydanticCustomError("source", "{message}", {"message": message})
         return self
+
+
+def source_mistakes(source: Mapping[str, object]) -> list[str]:
+    """What is wrong between the keys of one source, whatever is wrong with their values."""
+    given = {key for key, value in source.items() if value is not None}
+    found = []
+    if len(given & {"builtin", "file", "dataset"}) != 1:
+        found.append("a source is one of `builtin`, `file` or `dataset`")
+    if "dataset" in given and "revision" not in given:
+        found.append("a data set needs `revision`, the full commit sha to pin it to")
+    if "dataset" not in given:
+        found += [f"`{key}` is for data sets only" for key in ("revision", "split") if key in given]
+    if {"builtin", "column"} <= given:
+        found.append("`column` is for files and data sets only")
+    return found
 
 
 # General text and chat, half and half, each pinned to a commit.
@@ -179,6 +193,29 @@ class WatchlistSpec(_Spec):
     """The user or organisation that the quantized repos belong to."""
     defaults: DefaultsSpec = DefaultsSpec()
     models: tuple[ModelSpec, ...] = Field(strict=False)
+
+
+class Reference(NamedTuple):
+    """A repo as people paste it. revision: None where none was given."""
+
+    repo_id: str
+    revision: str | None = None
+
+
+def read_reference(text: str) -> Reference | None:
+    """`owner/name`, `owner/name@revision`, or the address of a page below a repo; None for anything else."""
+    rest, _, _ = "".join(char for char in text if char.isprintable()).strip().partition("?")
+    address = re.match(r"(?:https?://[^/]+|(?:www\.)?(?:hf\.co|huggingface\.co))/", rest)
+    parts = rest.partition("#")[0][address.end() if address else 0 :].strip("/").split("/")
+    if address and parts[0] in ("datasets", "models"):
+        parts = parts[1:]
+    name, _, revision = "/".join(parts[:2]).partition("@")
+    page = parts[2:]
+    if address and page[:1] in (["tree"], ["blob"], ["resolve"], ["commit"]):
+        page, revision = [], "/".join(page[1:2] if page[0] != "tree" else page[1:])
+    if not re.fullmatch(rf"{_NAME}/{_NAME}", name) or (page and not address):
+        return None
+    return Reference(name, revision or None)
 
 
 def json_schema() -> str:

@@ -20,13 +20,14 @@ from bot.errors import ERRORS_BY_EXIT_CODE
 from bot.localhub import Fault, LocalHub
 from tests.cli.test_doctor import only_nvidia_smi
 from tests.support.repos import source_files
+from tests.support.watch import BUILTIN_TEXT
 from tests.support.workspace import WEIGHTS, Workspace
 
 Run = Callable[..., tuple[int, str, str]]
 
 ROOT = Path(__file__).parents[2]
 
-WATCHLIST = "publish_to: quantized\nmodels:\n  - lab/small\n"
+WATCHLIST = f"publish_to: quantized\n{BUILTIN_TEXT}models:\n  - lab/small\n"
 CONFIG = b'{"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"]}'
 
 
@@ -91,8 +92,13 @@ def test_check_names_every_mistake_with_its_line_and_the_fix(run: Run, tmp_path:
     (tmp_path / "watchlist.yaml").write_text(WATCHLIST + "  - repo_id: a/b\n    gatee: {}\n  - repo_id: c\n")
     code, _, err = run("check")
     assert code == 2
-    assert "watchlist.yaml:5: unknown key 'gatee'  (Did you mean 'gate'?)" in err
-    assert "watchlist.yaml:6: repo_id: c is not valid" in err
+    assert err.splitlines() == [
+        "watchlist.yaml:6: unknown key 'gatee'",
+        "  help: Did you mean 'gate'?",
+        "watchlist.yaml:7: repo_id: c is not valid",
+        "  help: A repo id is `owner/name`, as in the model's URL.",
+        "2 mistakes",
+    ]
 
 
 def test_a_missing_watchlist_says_what_to_do(run: Run) -> None:

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.watch import TOP, mistakes
+from tests.support.watch import SHA, TOP, mistakes
+
+PIN = f"revision: {SHA}"
 
 
 @pytest.mark.parametrize(
@@ -63,12 +65,28 @@ from tests.support.watch import TOP, mistakes
         (TOP + "  - a/b/c", 3, "repo_id: a/b/c is not valid", "`owner/name`"),
         (TOP + "  - ../b", 3, "repo_id: ../b is not valid", "`owner/name`"),
         (TOP + "  - a/b--c", 3, "repo_id: a/b--c is not valid", "`owner/name`"),
-        (
-            TOP + "  - https://huggingface.co/Qwen/Qwen3-4B",
-            3,
-            "is not valid",
-            "Did you mean 'Qwen/Qwen3-4B'?",
+        *(
+            (TOP + f"  - {pasted}", 3, f"repo_id: {pasted} is not valid", "Did you mean 'Qwen/Qwen3-4B'?")
+            for pasted in (
+                "https://huggingface.co/Qwen/Qwen3-4B",
+                "https://huggingface.co/Qwen/Qwen3-4B/tree/main",
+                "https://hub.example/Qwen/Qwen3-4B/",
+                "hf.co/Qwen/Qwen3-4B?library=vllm",
+                "www.huggingface.co/Qwen/Qwen3-4B",
+                "Qwen/Qwen3-4B/",
+                "Qwen/Qwen3-4B@main",
+            )
         ),
+        (TOP + "  - a/b@v1.0", 3, "repo_id: a/b@v1.0 is not valid", "'a/b' with `revision: v1.0`"),
+        (TOP + "  - {repo_id: a/b, target: hf.co/me/x}", 3, "target: hf.co/me/x is not valid", "'me/x'"),
+        ("publish_to: https://huggingface.co/me\nmodels: []", 1, "publish_to: https", "Did you mean 'me'?"),
+        ("publish_to: me/\nmodels: []", 1, "publish_to: me/ is not valid", "Did you mean 'me'?"),
+        # Characters that cannot be seen.
+        (TOP + "  - lab/A\u200b", 3, "repo_id: lab/A\\u200b is not valid", "U+200B (zero width space)"),
+        (TOP + "  - lab/\ufeffA", 3, "repo_id: lab/\\ufeffA is not valid", "Did you mean 'lab/A'?"),
+        (TOP + "  - lab/A\u00a0", 3, "repo_id: lab/A\\xa0 is not valid", "U+00A0 (no-break space)"),
+        (TOP + "  - lab/\u202eA", 3, "repo_id: lab/\\u202eA is not valid", "right-to-left override"),
+        (TOP + "  - {\u200brepo_id: lab/A, repo_id: lab/A}", 3, "unknown key '\\u200brepo_id'", "'repo_id'"),
         (TOP + f"  - a/{'x' * 100}", 3, "repo_id: should have at most 96 characters", ""),
         (TOP + f"  - a/{'x' * 90}", 3, "has more than 96 characters", "shorter `target`"),
         (TOP + "  - {repo_id: a/b, target: awq}", 3, "target: awq is not valid", "`owner/name`"),
@@ -120,7 +138,7 @@ from tests.support.watch import TOP, mistakes
         (TOP + "  - {repo_id: a/b, calibration: {samples: 64.0}}", 3, "samples: should be a valid integer", ""),
         (TOP + "  - {repo_id: a/b, calibration: {sources: []}}", 3, "`sources` is empty", "- builtin: stdlib"),
         (
-            TOP + "  - {repo_id: a/b, calibration: {sources: [{builtin: stdlib, file: a.txt}]}}",
+            TOP + f"  - {{repo_id: a/b, calibration: {{sources: [{{builtin: stdlib, dataset: a/b, {PIN}}}]}}}}",
             3,
             "a source is one of `builtin`, `file` or `dataset`",
             "",
@@ -145,7 +163,7 @@ from tests.support.watch import TOP, mistakes
             "the full 40-character sha",
         ),
         (
-            TOP + "  - {repo_id: a/b, calibration: {sources: [{file: a.txt, split: train}]}}",
+            TOP + "  - {repo_id: a/b, calibration: {sources: [{builtin: stdlib, split: train}]}}",
             3,
             "`split` is for data sets only",
             "",
@@ -160,7 +178,7 @@ from tests.support.watch import TOP, mistakes
             TOP + "  - repo_id: a/b\n    calibration:\n      sources:\n        - file: gone.txt",
             6,
             "calibration file 'gone.txt' cannot be read: No such file or directory",
-            "Paths are relative to watchlist.yaml.",
+            "Paths are relative to the watchlist.",
         ),
         (
             TOP + '  - {repo_id: a/b, calibration: {sources: [{file: "a\\0.txt"}]}}',
@@ -194,6 +212,9 @@ from tests.support.watch import TOP, mistakes
             "Did you mean 'outdated'?",
         ),
         (TOP + "  - {repo_id: a/b, hold: ''}", 3, "hold: should have at least 1 character", ""),
+        (TOP + "  - {repo_id: a/b, hold: false}", 3, "hold: false is not a reason", "To go on, remove the line."),
+        (TOP + "  - {repo_id: a/b, hold: yes}", 3, "hold: yes is not a reason", "`hold: waiting for v2`"),
+        (TOP + "  - repo_id: a/b\n    hold:", 4, "hold: has no reason, so nothing is put on hold", "says why"),
         (
             TOP + "  - repo_id: a/b\n    revision: main\n    trust_remote_code: true",
             5,
@@ -222,9 +243,16 @@ from tests.support.watch import TOP, mistakes
         ("publish_to: !!int me\nmodels: []", 1, "the YAML tag", "Remove it."),
         (TOP + "\t- a/b", 3, "a tab in the indentation", "spaces"),
         (TOP + "  - repo_id: a/b\n\ttarget: a/c", 4, "a tab in the indentation", "spaces"),
-        (TOP + "  - [a/b", 3, "not YAML", "Check indentation"),
+        (TOP + "  - a/b: c: d", 3, "not YAML", "Check indentation"),
+        # What is not closed is reported where it was opened.
+        (TOP + "  - [a/b\n  - c/d\n", 3, "the bracket [ is not closed", "`]`"),
+        (TOP + "  - {repo_id: a/b\n  - c/d\n", 3, "the bracket { is not closed", "`}`"),
+        ("defaults: {gate: {max_kl: 1}\nmodels: []\n", 1, "the bracket { is not closed", "`}`"),
+        ('publish_to: "me\nmodels:\n  - a/b\n', 1, 'the quote " is not closed on its line', "Close it."),
+        ('publish_to: "me\nmodels:\n  - "a/b"\n', 1, 'the quote " is not closed on its line', "Close it."),
+        (TOP + "  - 'a/b\n  - c/d\n", 3, "the quote ' is not closed on its line", "Close it."),
         ("models: []\n---\nmodels: []", 2, "a second document begins", "one document"),
-        ("? [a]\n: b", 1, "a key must be a plain word", ""),
+        ("models: []\n? [a]\n: b", 2, "a key must be a plain word", ""),
         ("models: []\npublish_to: m\x07", 2, "not YAML: unacceptable character", ""),
         ("[" * 600, 1, "too deep to read", "the right file"),
     ],

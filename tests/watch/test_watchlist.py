@@ -169,22 +169,46 @@ def test_a_calibration_file_must_be_a_file(tmp_path: Path) -> None:
     assert [item.message.partition(": ")[2] for item in found] == ["not a file", "not a file"]
 
 
-def test_every_mistake_is_told_at_once_sorted_by_line(tmp_path: Path) -> None:
+def test_every_mistake_is_reported_at_once_sorted_by_line(tmp_path: Path) -> None:
     found = mistakes(
         tmp_path,
         """\
 publish_to: me
 defaults:
   gate: {max_kl: -1}
+  priority: 1
+  priority: 2
+  calibration: {sources: [{file: gone.txt, weight: 0}, {dataset: a/texts, colum: text}]}
 models:
   - a/b
   - repo_id: x
-    recipe:
-      bits: 3
-  - repo: a/c
+    recipe: {bits: 3}
+    revision: 2026-02-30
+  - {repo: a/c, hold: no}
+  - other/b
+  - repo_id: a/d
+    calibration: {sources: [{dataset: a/texts}, {builtin: stdlib, file: also-gone.txt}]}
+    trust_remote_code: true
 """,
     )
-    assert [item.line for item in found] == [3, 6, 8, 9, 9]
+    assert [(item.line, item.message.partition(":")[0]) for item in found] == [
+        (3, "max_kl"),
+        (5, "key 'priority' is there twice, first on line 4"),
+        (6, "weight"),
+        (6, "unknown key 'colum'"),
+        (6, "calibration file 'gone.txt' cannot be read"),
+        (9, "repo_id"),
+        (10, "bits"),
+        (11, "cannot read '2026-02-30'"),
+        (12, "hold"),
+        (12, "key 'repo_id' is missing"),
+        (12, "unknown key 'repo'"),
+        (13, "other/b"),
+        (15, "a data set needs `revision`, the full commit sha to pin it to"),
+        (15, "a source is one of `builtin`, `file` or `dataset`"),
+        (15, "calibration file 'also-gone.txt' cannot be read"),
+        (16, "a/d"),
+    ]
 
 
 def test_mistakes_that_need_the_defaults_are_told_together(tmp_path: Path) -> None:
@@ -231,12 +255,15 @@ def test_a_flood_of_mistakes_is_cut_and_counted(tmp_path: Path) -> None:
     assert found[-1].message == "400 more mistakes from here on"
 
 
-def test_the_error_shows_file_line_and_hint_of_every_mistake(tmp_path: Path) -> None:
+def test_the_error_shows_file_line_and_help_of_every_mistake_and_counts_them(tmp_path: Path) -> None:
     with pytest.raises(WatchlistError) as caught:
         loaded(tmp_path, "publish: me\nmodels: [x]")
     path = tmp_path / "watchlist.yaml"
-    first, second = caught.value.message.splitlines()
-    assert first == f"{path}:1: unknown key 'publish'  (Did you mean 'publish_to'?)"
-    assert caught.value.hint == "2 mistakes; `awq-bot check` looks again."
-    assert second.startswith(f"{path}:2: repo_id: x is not valid  (A repo id is")
+    assert caught.value.message.splitlines() == [
+        f"{path}:1: unknown key 'publish'",
+        "  help: Did you mean 'publish_to'?",
+        f"{path}:2: repo_id: x is not valid",
+        "  help: A repo id is `owner/name`, as in the model's URL.",
+        "2 mistakes",
+    ]
     assert caught.value.exit_code == 2
