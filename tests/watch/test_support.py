@@ -148,5 +148,5 @@ def test_what_the_bot_promises_is_in_the_table() -> None:
 
 
 def test_asking_loads_no_torch() -> None:
-    code = "import sys, bot.watch.support; sys.exit(bool({'torch', 'transformers', 'awq'} & set(sys.modules)))"
+    code = "import sys, bot.watch.refusals; sys.exit(bool({'torch', 'transformers', 'awq'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
