@@ -83,6 +83,7 @@ def render(template: str, **facts: object) -> str:
 def _environment() -> ImmutableSandboxedEnvironment:
     environment = ImmutableSandboxedEnvironment(
         loader=FileSystemLoader(_template_folder()),
+        autoescape=_is_html,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -91,6 +92,10 @@ def _environment() -> ImmutableSandboxedEnvironment:
     filters = (gib, percent, plain, quiet, quiet_code, rounded, size, duration)
     environment.filters.update({item.__name__: item for item in filters})
     return environment
+
+
+def _is_html(template: str | None) -> bool:
+    return template is not None and template.endswith(".html.jinja")
 
 
 def _template_folder() -> Path:

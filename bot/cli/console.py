@@ -22,7 +22,7 @@ log = logging.getLogger("awq_bot")
 child_options: list[str] = []
 # What tells that an extra is installed, by the names that are imported.
 EXTRAS = {
-    "hub": ("starlette", "uvicorn", "jwt"),
+    "hub": ("starlette", "uvicorn", "jwt", "markdown_it"),
     "quantize": ("torch", "transformers", "awq", "safetensors", "matplotlib"),
 }
 
