@@ -12,6 +12,7 @@ import pytest
 from huggingface_hub.utils import get_session
 
 from bot.localhub import LocalHub
+from bot.localhub.store import Content
 
 REPO = "upstream/tiny"
 PNG = b"\x89PNG\r\n\x1a\n\0" + bytes(50)
@@ -69,7 +70,7 @@ def opened(hub: LocalHub, path: str) -> Page:
 
 @pytest.fixture
 def sha(hub: LocalHub) -> str:
-    files = {"LICENSE": "free", "assets/error by.png": PNG, "config.json": "{}", "w.bin": b"\0" * 2000}
+    files: dict[str, Content] = {"LICENSE": "free", "assets/error by.png": PNG, "config.json": "{}", "w.bin": b"\0" * 2000}
     return hub.seed(REPO, {"README.md": CARD, **files})
 
 
@@ -120,7 +121,7 @@ def test_every_link_of_a_repo_opens(hub: LocalHub, sha: str) -> None:
     ],
 )
 def test_file_page_previews_small_text_alone(hub: LocalHub, path: str, shown: str) -> None:
-    files = {"config.json": '{"a": "<b>"}', "w.bin": b"\0", "large.txt": "x" * 600_000, "latin.txt": b"caf\xe9"}
+    files: dict[str, Content] = {"config.json": '{"a": "<b>"}', "w.bin": b"\0", "large.txt": "x" * 600_000, "latin.txt": b"caf\xe9"}
     hub.seed(REPO, files)
     page = opened(hub, f"/{REPO}/blob/main/{path}")
     assert shown in page.text
