@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from bot.cli import terminal
-from bot.cli.console import JsonOption, WatchlistOption, WorkOption, err, needs_extra, out, print_raw
+from bot.cli.console import HUB_PORT, JsonOption, WatchlistOption, WorkOption, err, needs_extra, out, print_raw
 from bot.cli.doctor import check_machine
 from bot.errors import EnvironmentProblem, PublishError, WatchlistError
 from bot.github.environment import Actions
@@ -124,7 +124,7 @@ def _show_checks(checks: tuple[Check, ...], *, as_json: bool, bad_code: int) -> 
 @app.command()
 def hub(
     root: Annotated[Path, typer.Option(help="The folder that keeps its repos.")] = Path("hub"),
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free port.")] = 8765,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free port.")] = HUB_PORT,
 ) -> None:
     """Serve a local Hub from a folder, on this machine only, to rehearse a watchlist without an account.
 

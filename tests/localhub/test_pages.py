@@ -70,8 +70,8 @@ def opened(hub: LocalHub, path: str) -> Page:
 
 @pytest.fixture
 def sha(hub: LocalHub) -> str:
-    files: dict[str, Content] = {"LICENSE": "free", "assets/error by.png": PNG, "config.json": "{}", "w.bin": b"\0" * 2000}
-    return hub.seed(REPO, {"README.md": CARD, **files})
+    files: dict[str, Content] = {"README.md": CARD, "LICENSE": "free", "assets/error by.png": PNG}
+    return hub.seed(REPO, files | {"config.json": "{}", "w.bin": b"\0" * 2000})
 
 
 def test_repo_page_shows_the_card_with_its_picture_and_the_files(hub: LocalHub, sha: str) -> None:
@@ -121,8 +121,8 @@ def test_every_link_of_a_repo_opens(hub: LocalHub, sha: str) -> None:
     ],
 )
 def test_file_page_previews_small_text_alone(hub: LocalHub, path: str, shown: str) -> None:
-    files: dict[str, Content] = {"config.json": '{"a": "<b>"}', "w.bin": b"\0", "large.txt": "x" * 600_000, "latin.txt": b"caf\xe9"}
-    hub.seed(REPO, files)
+    files: dict[str, Content] = {"config.json": '{"a": "<b>"}', "w.bin": b"\0", "latin.txt": b"caf\xe9"}
+    hub.seed(REPO, files | {"large.txt": "x" * 600_000})
     page = opened(hub, f"/{REPO}/blob/main/{path}")
     assert shown in page.text
     assert "b" not in {tag for tag, _ in page.tags}
