@@ -79,6 +79,7 @@ def render(template: str, **facts: object) -> str:
 def _environment() -> ImmutableSandboxedEnvironment:
     environment = ImmutableSandboxedEnvironment(
         loader=FileSystemLoader(_template_folder()),
+        autoescape=_is_html,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -87,6 +88,10 @@ def _environment() -> ImmutableSandboxedEnvironment:
     filters = (duration, escape_github, escape_github_hint, escape_markdown, percent, rounded, size)
     environment.filters.update({item.__name__: item for item in filters})
     return environment
+
+
+def _is_html(template: str | None) -> bool:
+    return template is not None and template.endswith(".html.jinja")
 
 
 def _template_folder() -> Path:

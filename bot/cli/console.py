@@ -20,9 +20,10 @@ out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 log = logging.getLogger("awq_bot")
 child_options: list[str] = []
+HUB_PORT = 8765  # of the local Hub
 # What tells that an extra is installed, by the names that are imported.
 EXTRAS = {
-    "hub": ("starlette", "uvicorn", "jwt"),
+    "hub": ("starlette", "uvicorn", "jwt", "markdown_it"),
     "quantize": ("torch", "transformers", "awq", "safetensors", "matplotlib"),
 }
 

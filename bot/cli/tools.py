@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from bot.cli import terminal
-from bot.cli.console import JsonOption, WatchlistOption, WorkOption, err, needs_extra, out, print_raw
+from bot.cli.console import HUB_PORT, JsonOption, WatchlistOption, WorkOption, err, needs_extra, out, print_raw
 from bot.cli.doctor import check_machine
 from bot.errors import EnvironmentProblem, PublishError, WatchlistError
 from bot.github.environment import Actions
@@ -124,12 +124,12 @@ def _show_checks(checks: tuple[Check, ...], *, as_json: bool, bad_code: int) -> 
 
 @app.command()
 def hub(
-    root: Annotated[Path, typer.Option(help="The folder that holds its repos.")] = Path("hub"),
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8765,
+    root: Annotated[Path, typer.Option(help="The folder that keeps its repos.")] = Path("hub"),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free port.")] = HUB_PORT,
 ) -> None:
-    """Serve a Hub of your own from a folder, on this machine only: to rehearse a watchlist.
+    """Serve a local Hub from a folder, on this machine only, to rehearse a watchlist without an account.
 
-    Prints what to export so that the other verbs and `hf` use it, and how to put a model in.
+    Prints the commands for another terminal: upload a model, plan, run, verify, and open the page of the result.
 
     Example: [bold]awq-bot hub --root demo/hub --port 8765[/]
     """
@@ -145,9 +145,9 @@ def hub(
 
 @app.command()
 def demo(
-    root: Annotated[Path, typer.Option(help="Where the demo keeps its Hub and its jobs.")] = Path("demo"),
+    root: Annotated[Path, typer.Option(help="The folder for the demo's Hub, jobs and watchlist.")] = Path("demo"),
 ) -> None:
-    """The whole chain on this machine, with two tiny trained models and a Hub of its own. A few minutes."""
+    """Run the whole chain on this machine, with two tiny trained models and a local Hub. Takes a few minutes."""
     needs_extra("hub")
     needs_extra("quantize")
     from bot.cli.demo import run_demo

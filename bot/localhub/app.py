@@ -133,6 +133,8 @@ def files_app(context: Context) -> Starlette:
 
 def _error_answer(request: Request, error: Exception) -> Response:
     assert isinstance(error, HubError)
+    if pages.wants_html(request):
+        return pages.error_page(request, error)
     # A header is one line of Latin text, whatever name the message quotes.
     message = " ".join(error.message.encode("ascii", "backslashreplace").decode().split())
     headers = {**error.headers, "X-Error-Message": message}

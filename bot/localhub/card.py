@@ -85,6 +85,13 @@ def front_matter(readme: str) -> dict[str, Any] | None:
     return content
 
 
+def body(readme: str) -> str:
+    """The Markdown below the metadata."""
+    readme = readme.removeprefix("\ufeff")
+    match = _FRONT_MATTER.match(readme)
+    return readme if match is None else readme[match.end() :]
+
+
 def check_card(readme: str) -> tuple[list[str], list[str]]:
     """(errors, warnings) as `POST /api/validate-yaml` gives them."""
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -334,30 +333,6 @@ def test_a_job_that_is_not_there_leaves_no_folder(run: Run, tmp_path: Path, verb
     assert code == 2
     assert "nope: no job.json" in err
     assert not (tmp_path / "nope").exists()
-
-
-def test_what_the_hub_prints_is_enough_to_put_a_model_in_with_the_stock_client(tmp_path: Path) -> None:
-    model = tmp_path / "my-model"
-    model.mkdir()
-    (model / "config.json").write_bytes(CONFIG)
-    (model / "model.safetensors").write_bytes(b"weights")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    command = [sys.executable, "-m", "bot", "hub", "--root", "hub", "--port", "0"]
-    serving = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
-    with serving as hub:
-        assert hub.stdout is not None
-        printed = "".join(iter(hub.stdout.readline, "    - bot/my-model\n"))
-        lines = [line.strip() for line in printed.splitlines()]
-        exports = dict(line.removeprefix("export ").split("=") for line in lines if line.startswith("export "))
-        (upload,) = (line for line in lines if line.startswith("hf upload "))
-        client = Path(sys.executable).parent / "hf"
-        subprocess.run(
-            [client, *upload.split()[1:]], cwd=tmp_path, env=environment | exports, check=True, capture_output=True
-        )
-        second = subprocess.run([*command], cwd=tmp_path, capture_output=True, text=True, check=False)
-        hub.terminate()
-    assert (second.returncode, second.stderr.count("another process serves this folder")) == (8, 1)
-    assert LocalHub(tmp_path / "hub").files("bot/my-model")["config.json"] == CONFIG
 
 
 def test_no_colours_when_nobody_looks(tmp_path: Path) -> None:

@@ -174,7 +174,7 @@ def test_killed_server_leaves_whole_repos(tmp_path: Path) -> None:
 
 
 def test_server_runs_without_the_client_library() -> None:
-    code = "import sys, bot.hub.local; sys.exit('huggingface_hub' in sys.modules)"
+    code = "import sys, bot.localhub; sys.exit('huggingface_hub' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
