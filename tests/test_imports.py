@@ -10,7 +10,17 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 # Extras of pyproject.toml, which may not be installed, and packages that take seconds to import.
 OPTIONAL = (
-    *("torch", "transformers", "awq", "accelerate", "datasets", "safetensors", "tokenizers", "matplotlib", "numpy"),
+    *(
+        "torch",
+        "transformers",
+        "awq",
+        "accelerate",
+        "datasets",
+        "safetensors",
+        "tokenizers",
+        "matplotlib",
+        "numpy",
+    ),
     *("github", "starlette", "uvicorn", "jwt"),
 )
 SHOW_ALL_HELP = """
@@ -46,5 +56,5 @@ def test_importing_the_command_line_loads_no_optional_package() -> None:
 
 
 def test_help_of_every_verb_and_check_work_without_optional_packages() -> None:
-    check = '\nsys.argv = ["awq-bot", "check", "--watchlist", "watchlist.yaml"]\nimport bot.cli.app; bot.cli.app.main()'
-    assert "watchlist.yaml" in run_without_optional(SHOW_ALL_HELP + check)
+    check = "sys.argv = ['awq-bot', 'check', '--watchlist', 'watchlist.yaml']\nbot.cli.app.main()"
+    assert "watchlist.yaml" in run_without_optional(f"{SHOW_ALL_HELP}\nimport bot.cli.app\n{check}")

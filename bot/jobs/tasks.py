@@ -28,7 +28,9 @@ def quantize_job(jobdir: JobDir, progress: Progress) -> QuantizedModel:
     job = jobdir.job
     weights = jobdir.load(Weights)
     if weights is None:
-        raise WatchlistError(f"{jobdir.path}: nothing pulled yet", hint="Run `awq-bot pull --job` first.")
+        raise WatchlistError(
+            f"{jobdir.path}: nothing pulled yet", hint=f"Run `awq-bot pull --job {jobdir.path}` first."
+        )
     quantized = quantize_folder(
         jobdir.source,
         jobdir.quantized,
@@ -87,7 +89,9 @@ def evaluate_job(jobdir: JobDir, progress: Progress) -> Report:
     """quantized/ against source/ -> the report and its pictures."""
     job, quantized = jobdir.job, jobdir.load(QuantizedModel)
     if quantized is None:
-        raise WatchlistError(f"{jobdir.path}: nothing quantized yet", hint="Run `awq-bot quantize --job` first.")
+        raise WatchlistError(
+            f"{jobdir.path}: nothing quantized yet", hint=f"Run `awq-bot quantize --job {jobdir.path}` first."
+        )
     report = evaluate_folder(
         jobdir.source,
         jobdir.quantized,
