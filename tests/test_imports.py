@@ -55,6 +55,15 @@ def test_importing_the_command_line_loads_no_optional_package() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_the_tasks_of_child_processes_import_autoawq_only_to_quantize() -> None:
+    """It takes seconds, and evaluating must not depend on it."""
+    code = (
+        "import sys; import bot.jobs.tasks, bot.evaluate.metrics, bot.evaluate.plots; print('awq' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
 def test_help_of_every_verb_and_check_work_without_optional_packages() -> None:
     check = "sys.argv = ['awq-bot', 'check', '--watchlist', 'watchlist.yaml']\nbot.cli.app.main()"
     assert "watchlist.yaml" in run_without_optional(f"{SHOW_ALL_HELP}\nimport bot.cli.app\n{check}")
