@@ -20,9 +20,8 @@ from bot.cli import terminal
 from bot.errors import BotError, EnvironmentProblem
 from bot.github.attempts import tried_content
 from bot.github.environment import Actions, Commands, Level, redacted
-from bot.github.issues import code_name
 from bot.github.results import store_result
-from bot.github.summaries import error_page, job_page
+from bot.github.summaries import code_name, error_page, job_page
 from bot.hub.session import DEFAULT_ENDPOINT, Hub
 from bot.jobs.folder import JobDir
 from bot.jobs.pipeline import Outcome

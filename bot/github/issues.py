@@ -6,34 +6,15 @@ import re
 
 from github.Issue import Issue
 
-from bot.errors import (
-    EnvironmentProblem,
-    PublishError,
-    QualityGateError,
-    QuantizationError,
-    UnsupportedModelError,
-    UpstreamError,
-    WatchlistError,
-)
 from bot.github.client import GitHubClient, GitHubFailsError, answered
 from bot.github.environment import redacted
+from bot.github.summaries import code_name
 from bot.records import Attempts
-from bot.text import one_line
 
 LABEL = "awq-bot"
 COMMENT_MARK = "<!-- awq-bot plan -->"
-_LONGEST_TITLE = 120
 _LONGEST_TEXT = 60_000  # characters; GitHub takes 65,536
 
-_NAMES = {
-    WatchlistError.exit_code: "configuration",
-    UpstreamError.exit_code: "upstream",
-    UnsupportedModelError.exit_code: "unsupported",
-    QuantizationError.exit_code: "quantization",
-    QualityGateError.exit_code: "quality gate",
-    PublishError.exit_code: "publishing",
-    EnvironmentProblem.exit_code: "environment",
-}
 _MARK = re.compile(
     r"^<!-- awq-bot target=(?P<target>\S+) content=(?P<content>\S+) attempts=(?P<count>\d{1,4})"
     r" next=(?P<next>-|\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ)(?: run=(?P<run>\S+))? -->$",
@@ -41,16 +22,8 @@ _MARK = re.compile(
 )
 
 
-def code_name(exit_code: int) -> str:
-    return _NAMES.get(exit_code, "unexpected")
-
-
 def label_of(exit_code: int) -> str:
     return f"{LABEL}: {code_name(exit_code)}"
-
-
-def title_of(target: str, reason: str) -> str:
-    return one_line(f"awq-bot: {target}: {reason}", _LONGEST_TITLE)
 
 
 def body_of(text: str, hidden: str) -> str:

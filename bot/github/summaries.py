@@ -6,12 +6,20 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from bot.errors import (
+    EnvironmentProblem,
+    PublishError,
+    QualityGateError,
+    QuantizationError,
+    UnsupportedModelError,
+    UpstreamError,
+    WatchlistError,
+)
 from bot.github.attempts import MOST_ATTEMPTS, shown
-from bot.github.issues import code_name
 from bot.github.results import Ending, Fate
 from bot.hub.publish import opening_note
 from bot.records import Attempts, Job, JobKind, JobResult, Plan, Skip
-from bot.text import duration, render, size
+from bot.text import duration, one_line, render, size
 from bot.watch.release import UP_TO_DATE
 from bot.watch.sizing import gpu_class
 
@@ -23,6 +31,16 @@ _WORDS = {
     Fate.STOPPED: "⏹️ stopped",
     Fate.UNKNOWN: "❔ unknown",
 }
+_NAMES = {
+    WatchlistError.exit_code: "configuration",
+    UpstreamError.exit_code: "upstream",
+    UnsupportedModelError.exit_code: "unsupported",
+    QuantizationError.exit_code: "quantization",
+    QualityGateError.exit_code: "quality gate",
+    PublishError.exit_code: "publishing",
+    EnvironmentProblem.exit_code: "environment",
+}
+_LONGEST_TITLE = 120
 _EXIT_CODES = range(2, 9)
 _FRONT_MATTER = re.compile(r"\A---\n.*?\n---\n+", re.DOTALL)
 _PICTURE = re.compile(r"^!\[[^\]]*\]\((?!https?:)[^)]*\)\n+", re.MULTILINE)
@@ -173,3 +191,11 @@ def trouble_text(headline: str, items: Sequence[tuple[str, str]], *, run_url: st
 def error_page(title: str, items: Sequence[tuple[str, str]]) -> str:
     """What stopped a step. items: messages and hints."""
     return render("error_summary.md.jinja", title=title, items=items)
+
+
+def title_of(target: str, reason: str) -> str:
+    return one_line(f"awq-bot: {target}: {reason}", _LONGEST_TITLE)
+
+
+def code_name(exit_code: int) -> str:
+    return _NAMES.get(exit_code, "unexpected")

@@ -24,9 +24,8 @@ from bot.github.attempts import (
     tried_content,
 )
 from bot.github.environment import Actions
-from bot.github.issues import title_of
 from bot.github.results import Ending, Fate
-from bot.github.summaries import failure_text, refusal_text, trouble_text
+from bot.github.summaries import failure_text, refusal_text, title_of, trouble_text
 from bot.records import Attempts, Plan, RunningJob, sha256_of
 from bot.watch.watchlist import Mistake
 

@@ -255,6 +255,6 @@ def _needed(jobdir: JobDir, kind: type[Record], stage: str) -> Record:
     record = jobdir.load(kind)
     if record is None:
         raise WatchlistError(
-            f"{jobdir.path}: nothing from `{stage}` yet", hint=f"Run `awq-bot {stage} --job` first."
+            f"{jobdir.path}: nothing from `{stage}` yet", hint=f"Run `awq-bot {stage} --job {jobdir.path}` first."
         )
     return record

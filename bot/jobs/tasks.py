@@ -14,12 +14,8 @@ from bot.calibration.blocks import build, evaluation_tokens
 from bot.calibration.encoding import try_tokenizer
 from bot.checkpoint.repo_files import carry_small_files
 from bot.errors import WatchlistError
-from bot.evaluate.metrics import evaluate as measure
-from bot.evaluate.plots import draw_error_by_layer
 from bot.files import describe_file, disk_errors
 from bot.jobs.folder import JobDir, evaluate_inputs, quantize_inputs
-from bot.quantize.artifact import check_folders
-from bot.quantize.artifact import quantize as make_artifact
 from bot.records import Calibration, Progress, QuantizedModel, Recipe, Report, SmallFiles, Weights
 
 
@@ -28,7 +24,9 @@ def quantize_job(jobdir: JobDir, progress: Progress) -> QuantizedModel:
     job = jobdir.job
     weights = jobdir.load(Weights)
     if weights is None:
-        raise WatchlistError(f"{jobdir.path}: nothing pulled yet", hint="Run `awq-bot pull --job` first.")
+        raise WatchlistError(
+            f"{jobdir.path}: nothing pulled yet", hint=f"Run `awq-bot pull --job {jobdir.path}` first."
+        )
     quantized = quantize_folder(
         jobdir.source,
         jobdir.quantized,
@@ -59,6 +57,9 @@ def quantize_folder(
     texts: where the calibration's files lie. layers: keeps one file per layer. If None, they lie beside `out` and
     are removed, and `out` is a person's own: replaced only where nothing is lost.
     """
+    from bot.quantize.artifact import check_folders
+    from bot.quantize.artifact import quantize as make_artifact
+
     own = layers is None
     # transformers would blame the tokenizer for a broken config.json, or look for the folder on the Hub.
     check_folders(source, out, recipe=recipe, trust_remote_code=trust_remote_code, on_record=own)
@@ -85,9 +86,13 @@ PICTURE = "assets/error-by-layer.png"
 
 def evaluate_job(jobdir: JobDir, progress: Progress) -> Report:
     """quantized/ against source/ -> the report and its pictures."""
+    from bot.evaluate.plots import draw_error_by_layer
+
     job, quantized = jobdir.job, jobdir.load(QuantizedModel)
     if quantized is None:
-        raise WatchlistError(f"{jobdir.path}: nothing quantized yet", hint="Run `awq-bot quantize --job` first.")
+        raise WatchlistError(
+            f"{jobdir.path}: nothing quantized yet", hint=f"Run `awq-bot quantize --job {jobdir.path}` first."
+        )
     report = evaluate_folder(
         jobdir.source,
         jobdir.quantized,
@@ -108,6 +113,8 @@ def evaluate_folder(
     source: Path, quantized: Path, *, text: Path | None, trust_remote_code: bool, progress: Progress
 ) -> Report:
     """text: a file to measure on, instead of text that calibration never sees."""
+    from bot.evaluate.metrics import evaluate as measure
+
     for folder in (source, quantized):
         if not folder.is_dir():
             raise WatchlistError(f"{folder}: no such folder", hint="Check --source and --quantized.")

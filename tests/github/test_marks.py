@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from bot.github.issues import body_of, mark, read_mark, title_of
+from bot.github.issues import body_of, mark, read_mark
+from bot.github.summaries import title_of
 from bot.records import Attempts
 
 TRIED = Attempts(

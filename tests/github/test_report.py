@@ -10,7 +10,8 @@ import pytest
 
 from bot.errors import ERRORS_BY_EXIT_CODE
 from bot.github.attempts import tried_content
-from bot.github.issues import code_name, mark, read_mark
+from bot.github.issues import mark, read_mark
+from bot.github.summaries import code_name
 from bot.records import Attempts, Publication
 from tests.support.factories import HEAD, report
 from tests.support.github_api.server import ACTIONS, Issue

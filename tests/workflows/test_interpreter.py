@@ -1,60 +1,34 @@
-"""The harness itself, on workflows made up to try one rule of GitHub Actions each."""
+"""The interpreter itself, on workflows made up to try one rule of GitHub Actions each."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from textwrap import dedent, indent
+from typing import Any
 
 import pytest
 
+from tests.workflows.interpreter.api import RunsApi
 from tests.workflows.interpreter.jobs import RunnerLostError
 from tests.workflows.interpreter.parser import WorkflowError, WorkflowParser
 from tests.workflows.interpreter.repository import NAME, Repository
 from tests.workflows.interpreter.runs import Run, start
 
-UPLOAD = "actions/upload-artifact@043fb46d1a93c77aae656e7c1c64a875d1fc6a0a"
-DOWN = "- name: down\n  uses: actions/download-artifact@3e5f45b2cfb9172054b4087a40e8e0b5a5461e7c\n  with: "
-
-
-class Page:
-    """Just enough of GitHub to start a run: it remembers what it was told."""
-
-    url = "http://127.0.0.1:1"
-
-    def __init__(self) -> None:
-        self.told: list[tuple[str, str, str | None]] = []
-
-    def grant(self, permissions: Mapping[str, str]) -> str:
-        return f"token for {dict(permissions)}"
-
-    def identity(self, environment: str, workflow: str) -> dict[str, str]:
-        return {"ACTIONS_ID_TOKEN_REQUEST_URL": f"{self.url}/{environment}/{workflow}"}
-
-    def start_run(self, file: str, event: str) -> int:
-        return 1
-
-    def set_job(self, run_id: int, name: str, status: str, conclusion: str | None) -> None:
-        self.told.append((name, status, conclusion))
-
-    def finish_run(self, run_id: int, conclusion: str) -> None:
-        self.told.append(("run", "completed", conclusion))
+UPLOAD = "uses: actions/upload-artifact@043fb46d1a93c77aae656e7c1c64a875d1fc6a0a"
+DOWNLOAD = "uses: actions/download-artifact@3e5f45b2cfb9172054b4087a40e8e0b5a5461e7c"
 
 
 class Trial:
     """A repository of which a test writes just the workflows that it is about."""
 
-    def __init__(self, parser: WorkflowParser, root: Path) -> None:
-        self.page = Page()
-        (root / "checkout").mkdir()
+    def __init__(self, parser: WorkflowParser, api: RunsApi, root: Path) -> None:
+        checkout, machine = root / "checkout", {"PATH": os.environ["PATH"]}
+        checkout.mkdir()
+        self.api = api
         self.repository = Repository(
-            parser=parser,
-            api=self.page,
-            root=root / "runs",
-            checkout=root / "checkout",
-            source=root,
-            machine={"PATH": os.environ["PATH"]},
+            parser=parser, api=api, root=root / "runs", checkout=checkout, source=root, machine=machine
         )
 
     def write(self, path: str, text: str) -> None:
@@ -62,154 +36,202 @@ class Trial:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(dedent(text))
 
-    def run(self, jobs: str, *, event: str = "push", on: str = "push:") -> Run:
-        head = f"name: trial\non:\n  {on}\npermissions: {{}}\njobs:\n"
-        self.write("workflows/trial.yml", head + indent(dedent(jobs), "  "))
-        return start(self.repository, "trial.yml", event)
+    def run(self, *jobs: str, event: str = "push", **payload: Any) -> Run:
+        head = "name: trial\non: [push, pull_request]\npermissions: {}\njobs:\n"
+        self.write("workflows/trial.yml", head + indent("\n".join(jobs), "  "))
+        return start(self.repository, "trial.yml", event, **payload)
 
 
 @pytest.fixture
-def trial(parser: WorkflowParser, tmp_path: Path) -> Trial:
-    return Trial(parser, tmp_path)
+def trial(parser: WorkflowParser, tmp_path: Path) -> Iterator[Trial]:
+    with RunsApi() as api:
+        yield Trial(parser, api, tmp_path)
 
 
 def job(name: str, *steps: str, more: str = "") -> str:
-    lines = [f"{name}:", "  runs-on: ubuntu-latest", "  timeout-minutes: 1", "  permissions: {}"]
-    lines += [indent(dedent(more).strip(), "  ")] if more else []
-    return "\n".join([*lines, "  steps:", *(indent(dedent(step).strip(), "    ") for step in steps), ""])
+    """more: other keys of the job, or other values for the usual ones."""
+    usual = ("runs-on: ubuntu-latest", "timeout-minutes: 1", "permissions: {}")
+    keys = [line for line in usual if line.split()[0] not in more]
+    return "\n".join([f"{name}:", indent("\n".join([*keys, more, "steps:", *steps]), "  ")])
 
 
-def run(script: str, more: str = "") -> str:
-    body = "\n".join([f"name: {script[:8]!r}", f"run: {script}", *dedent(more).strip().splitlines()])
-    return "- " + indent(body, "  ").strip()
+def step(script: str, *more: str) -> str:
+    """`run: script`, or any step that begins with `uses:`; its name is the last word."""
+    body = script if script.startswith("uses:") else f"run: |\n{indent(script, '  ')}"
+    return "- " + indent("\n".join([f"name: '{script.rsplit(maxsplit=1)[-1]}'", body, *more]), "  ").strip()
 
 
-def log(ran: Run, name: str) -> str:
-    return "\n".join(step.log for step in ran.job(name).steps)
+def log(run: Run, name: str) -> str:
+    """What a job printed, as words."""
+    return " ".join(" ".join(step.log for step in run.job(name).steps).split())
 
 
-def test_a_step_after_a_failure_runs_only_when_it_asks_to(trial: Trial) -> None:
-    ran = trial.run(
-        job(
-            "one",
-            run("exit 3"),
-            run("echo usual"),
-            run("echo always", "if: always()"),
-            run("echo sad", "if: failure()"),
-        )
-    )
-    assert ran.results == {"one": "failure"}
-    assert log(ran, "one").split() == ["always", "sad"]
-    assert trial.page.told == [
-        ("one", "in_progress", None),
-        ("one", "completed", "failure"),
-        ("run", "completed", "failure"),
-    ]
+OUTPUTS = """\
+echo "word=yes" >> "$GITHUB_OUTPUT"
+printf "lines<<END\\na\\nb\\nEND\\n" >> "$GITHUB_OUTPUT\""""
+OUTPUT_WORD, OUTPUT_LINES = "${{ steps.first.outputs.word }}", "${{ steps.first.outputs.lines }}"
+ARTIFACT_ID = "${{ steps.up.outputs.artifact-id }}"
+MATRIX = "name: job ${{ matrix.code }}\nstrategy: {matrix: {code: [0, 1, 2]}, fail-fast: false}"
+MAKE = step("mkdir -p out/deep out/.git; touch out/.lock out/.git/x; echo 1 > out/deep/file")
+# What it is about, jobs, results, and what some of the jobs print.
+RULES: dict[str, tuple[list[str], dict[str, str], dict[str, str]]] = {
+    "a step after a failure runs only when its condition says so": (
+        [
+            job(
+                "a",
+                step("exit 3"),
+                step("echo 1"),
+                step("echo 2", "if: always()"),
+                step("echo 3", "if: failure()"),
+                step("echo 4", "if: github.event_name == 'push'"),
+            )
+        ],
+        {"a": "failure"},
+        {"a": "2 3"},
+    ),
+    "outputs reach later steps and jobs": (
+        [
+            job(
+                "a",
+                step(OUTPUTS, "id: first"),
+                step("echo $WORD $LINES", f"env: {{WORD: '{OUTPUT_WORD}', LINES: '{OUTPUT_LINES}'}}"),
+                more=f"outputs: {{x: '{OUTPUT_WORD}'}}",
+            ),
+            job("b", step("echo $X", "env: {X: '${{ needs.a.outputs.x }}'}"), more="needs: a"),
+        ],
+        {"a": "success", "b": "success"},
+        {"a": "yes a b", "b": "yes"},
+    ),
+    "a job is skipped when a need failed or was skipped": (
+        [
+            job("a", step("exit 1")),
+            job("b", step("echo"), more="needs: a"),
+            job("c", step("echo"), more="needs: b"),
+            job("d", step("echo ${{ needs.b.result }} # d"), more="needs: [a, b]\nif: always()"),
+        ],
+        {"a": "failure", "d": "success"},
+        {"d": "skipped"},
+    ),
+    "jobs of a matrix": (
+        [job("a", step('exit "$CODE" # a', "env: {CODE: '${{ matrix.code }}'}"), more=MATRIX)],
+        {"job 0": "success", "job 1": "failure", "job 2": "failure"},
+        {},
+    ),
+    "masked values are not in the log": (
+        [job("a", step("echo early hush\necho '::add-mask::hush'\necho late hush"))],
+        {"a": "success"},
+        {"a": "early hush late ***"},
+    ),
+    "artifacts leave out hidden files and are found by id or by pattern": (
+        [
+            job(
+                "a",
+                MAKE,
+                step(UPLOAD, "id: up", "with: {name: a-1, path: out}"),
+                more=f"outputs: {{id: '{ARTIFACT_ID}'}}",
+            ),
+            job("b", MAKE, step(UPLOAD, "with: {name: a-2, path: out/deep}")),
+            job(
+                "c",
+                step(DOWNLOAD, "with: {artifact-ids: '${{ needs.a.outputs.id }}', path: by-id}"),
+                step(DOWNLOAD, "with: {pattern: 'a-*', path: all}"),
+                step("find . -type f | sort"),
+                more="needs: [a, b]",
+            ),
+        ],
+        {"a": "success", "b": "success", "c": "success"},
+        {"c": "./all/a-1/deep/file ./all/a-2/file ./by-id/deep/file"},
+    ),
+    "nothing to upload is an error only on request": (
+        [
+            job("a", step("mkdir out"), step(UPLOAD, "with: {name: a, path: out, if-no-files-found: error}")),
+            job("b", step("mkdir out"), step(UPLOAD, "with: {name: a, path: out}")),
+        ],
+        {"a": "failure", "b": "success"},
+        {},
+    ),
+}
 
 
-def test_a_condition_without_a_status_means_success_as_well(trial: Trial) -> None:
-    ran = trial.run(job("one", run("exit 1"), run("echo no", "if: github.event_name == 'push'")))
-    assert log(ran, "one") == ""
+@pytest.mark.parametrize(("jobs", "results", "logs"), RULES.values(), ids=RULES.keys())
+def test_jobs_end_as_on_github(
+    trial: Trial, jobs: list[str], results: dict[str, str], logs: dict[str, str]
+) -> None:
+    run = trial.run(*jobs)
+    assert run.results == results
+    assert {name: log(run, name) for name in logs} == logs
+    shown = {each.name: each.conclusion for each in trial.api.runs[run.id].jobs if each.conclusion != "skipped"}
+    assert shown == results
 
 
-def test_a_forgiven_failure_does_not_fail_the_job(trial: Trial) -> None:
-    ran = trial.run(job("one", run("exit 1", "continue-on-error: true"), run("echo on")))
-    assert ran.results == {"one": "success"}
-    assert log(ran, "one").split() == ["on"]
+def test_workflow_commands_are_ignored_while_they_are_stopped(trial: Trial) -> None:
+    printed = ("::error::heard", "::stop-commands::e", "::error::unheard", "::e::")
+    run = trial.run(job("a", step("\n".join([*(f"echo {line}" for line in printed), "true"]))))
+    assert run.job("a").annotations == ("::error::heard",)
+    assert log(run, "a") == "::error::heard ::error::unheard"
 
 
-def test_outputs_environment_and_paths_reach_the_steps_after(trial: Trial) -> None:
-    first = run(
-        '|\n  echo "word=yes" >> "$GITHUB_OUTPUT"\n  printf "lines<<END\\na\\nb\\nEND\\n" >> "$GITHUB_OUTPUT"\n'
-        '  echo "KEPT=here" >> "$GITHUB_ENV"\n  echo "$PWD/tools" >> "$GITHUB_PATH"',
-        "id: first",
-    )
-    second = run(
-        'echo "$KEPT $WORD $LINES ${PATH%%:*}"',
-        "env:\n  WORD: ${{ steps.first.outputs.word }}\n  LINES: ${{ steps.first.outputs.lines }}",
-    )
-    ran = trial.run(
-        job("one", first, second, more="outputs: {word: '${{ steps.first.outputs.word }}'}")
-        + job("two", run("echo $WORD", "env: {WORD: '${{ needs.one.outputs.word }}'}"), more="needs: one")
-    )
-    said, path = ran.job("one").steps[1].log.rsplit(" ", 1)
-    assert said == "here yes a\nb"
-    assert path.endswith("/tools")
-    assert log(ran, "two") == "yes"
+def test_an_artifact_that_is_overwritten_keeps_its_name_but_not_its_id(trial: Trial) -> None:
+    upload = step(UPLOAD, "id: up", "with: {name: a, path: out}")
+    again = step(UPLOAD, "with: {name: a, path: out, overwrite: true}")
+    fetch = step(DOWNLOAD, f"with: {{artifact-ids: '{ARTIFACT_ID}', path: x}}")
+    run = trial.run(job("a", MAKE, upload, again, fetch))
+    assert run.job("a").annotations == ("::error::No artifact with the id '1'",)
+    with pytest.raises(WorkflowError, match="one of that name already"):
+        trial.run(job("a", MAKE, upload, again.replace(", overwrite: true", "")))
 
 
-def test_a_job_is_skipped_when_what_it_needs_failed_and_so_is_the_next(trial: Trial) -> None:
-    ran = trial.run(
-        job("one", run("exit 1"))
-        + job("two", run("echo"), more="needs: one")
-        + job("three", run("echo"), more="needs: two")
-        + job(
-            "four",
-            run("echo $RESULT", "env: {RESULT: '${{ needs.two.result }}'}"),
-            more="needs: [one, two]\nif: always()",
-        )
-    )
-    assert ran.results == {"one": "failure", "four": "success"}
-    assert log(ran, "four") == "skipped"
+def test_a_lost_machine_runs_no_further_step(trial: Trial) -> None:
+    def lose(job: str, step: str) -> None:
+        if step == "two":
+            raise RunnerLostError
+
+    trial.repository.before_step = lose
+    run = trial.run(job("a", step("echo one"), step("echo two"), step("echo three", "if: always()")))
+    assert run.results == {"a": "failure"}
+    assert log(run, "a") == "one"
 
 
-def test_a_matrix_stops_at_the_first_failure_unless_told_otherwise(trial: Trial) -> None:
-    matrix = "name: leg ${{ matrix.code }}\nstrategy:\n  matrix: {code: [0, 1, 2]}\n"
-    ran = trial.run(job("one", run('exit "$CODE"', "env: {CODE: '${{ matrix.code }}'}"), more=matrix))
-    assert ran.results == {"leg 0": "success", "leg 1": "failure", "leg 2": "cancelled"}
-    patient = matrix + "  fail-fast: false\n"
-    ran = trial.run(job("one", run('exit "$CODE"', "env: {CODE: '${{ matrix.code }}'}"), more=patient))
-    assert ran.results == {"leg 0": "success", "leg 1": "failure", "leg 2": "failure"}
+# --- secrets, permissions, called workflows and actions ------------------------------------------------------
 
-
-def test_secrets_of_an_environment_are_seen_only_by_jobs_that_name_it(trial: Trial) -> None:
-    trial.repository.secrets = {"READ": "r"}
-    trial.repository.environments = {"safe": {"WRITE": "w"}}
-    step = run('echo "$READ-$WRITE"', "env: {READ: '${{ secrets.READ }}', WRITE: '${{ secrets.WRITE }}'}")
-    ran = trial.run(job("one", step) + job("two", step, more="environment: safe"))
-    assert (log(ran, "one"), log(ran, "two")) == ("r-", "r-w")
-
-
-CALLED = """\
+SAY_SECRETS = step("echo $READ-$WRITE", "env: {READ: '${{ secrets.READ }}', WRITE: '${{ secrets.WRITE }}'}")
+CALLED = f"""\
 name: called
 on:
   workflow_call:
-    inputs: {word: {type: string, required: true}}
-    secrets: {READ: {required: false}, WRITE: {required: false}}
-permissions: {}
+    inputs: {{word: {{type: string, required: true}}}}
+    secrets: {{READ: {{required: false}}, WRITE: {{required: false}}}}
+permissions: {{}}
 jobs:
-  inner:
-    name: inner ${{ inputs.word }}
-    runs-on: ubuntu-latest
-    timeout-minutes: 1
-    environment: safe
-    permissions: PERMISSIONS
-    steps:
-      - name: say
-        run: echo "$READ-$WRITE-$ACTIONS_ID_TOKEN_REQUEST_URL"
-        env:
-          READ: ${{ secrets.READ }}
-          WRITE: ${{ secrets.WRITE }}
+{indent(job("inner", SAY_SECRETS, step("echo $ACTIONS_ID_TOKEN_REQUEST_URL"), more="environment: safe"), "  ")}
 """
 
 
 def call(**lines: str) -> str:
     more = [f"  {key}: {value}" for key, value in lines.items()]
-    return "\n".join(["outer:", "  uses: $/.github/workflows/called.yml", *more, ""])
+    return "\n".join(["outer:", "  uses: $/.github/workflows/called.yml", *more])
+
+
+def test_secrets_of_an_environment_are_seen_only_by_jobs_that_name_it(trial: Trial) -> None:
+    trial.repository.secrets = {"READ": "r"}
+    trial.repository.environments = {"safe": {"WRITE": "w"}}
+    run = trial.run(job("a", SAY_SECRETS), job("b", SAY_SECRETS, more="environment: safe"))
+    assert (log(run, "a"), log(run, "b")) == ("r-", "r-w")
 
 
 def test_a_called_workflow_sees_secrets_of_its_environment_by_the_names_that_were_passed(trial: Trial) -> None:
     trial.repository.environments = {"safe": {"WRITE": "w", "READ": "r"}}
-    trial.write("workflows/called.yml", CALLED.replace("PERMISSIONS", "{}"))
-    passed = "{WRITE: '${{ secrets.WRITE }}'}"
-    ran = trial.run(call(permissions="{}", secrets=passed, **{"with": "{word: hello}"}))
-    assert log(ran, "outer / inner hello") == "-w-"
+    trial.write("workflows/called.yml", CALLED)
+    run = trial.run(call(permissions="{}", secrets="{WRITE: '${{ secrets.WRITE }}'}", **{"with": "{word: hello}"}))
+    assert log(run, "outer / inner") == "-w"
 
 
-def test_an_identity_is_given_only_with_the_right_to_it_which_a_caller_must_have(trial: Trial) -> None:
-    trial.write("workflows/called.yml", CALLED.replace("PERMISSIONS", "{id-token: write}"))
-    ran = trial.run(call(permissions="{id-token: write}", **{"with": "{word: hello}"}))
-    assert log(ran, "outer / inner hello") == f"--{trial.page.url}/safe/trial.yml"
+def test_an_id_token_needs_the_permission_of_job_and_caller(trial: Trial) -> None:
+    trial.write(
+        "workflows/called.yml", CALLED.replace("permissions: {}\n    en", "permissions: {id-token: write}\n    en")
+    )
+    run = trial.run(call(permissions="{id-token: write}", **{"with": "{word: hello}"}))
+    assert trial.api.identities.environment["ACTIONS_ID_TOKEN_REQUEST_URL"] in log(run, "outer / inner")
     with pytest.raises(WorkflowError, match="id-token: write, more than its caller"):
         trial.run(call(permissions="{contents: read}", **{"with": "{word: hello}"}))
 
@@ -218,7 +240,7 @@ def test_an_identity_is_given_only_with_the_right_to_it_which_a_caller_must_have
     ("inputs", "wrong"), [("{}", "needs word"), ("{word: x, other: y}", "no inputs"), ("{word: 3}", "no string")]
 )
 def test_a_called_workflow_gets_the_inputs_that_it_declares(trial: Trial, inputs: str, wrong: str) -> None:
-    trial.write("workflows/called.yml", CALLED.replace("PERMISSIONS", "{}"))
+    trial.write("workflows/called.yml", CALLED)
     with pytest.raises(WorkflowError, match=wrong):
         trial.run(call(permissions="{}", **{"with": inputs}))
 
@@ -227,11 +249,8 @@ def test_a_composite_action_sees_its_inputs_and_gives_its_outputs(trial: Trial) 
     action = """\
     name: greet
     description: x
-    inputs:
-      who: {description: x, required: true}
-      how: {description: x, default: hello}
-    outputs:
-      said: {description: x, value: "${{ steps.say.outputs.said }}"}
+    inputs: {who: {description: x, required: true}, how: {description: x, default: hello}}
+    outputs: {said: {description: x, value: "${{ steps.say.outputs.said }}"}}
     runs:
       using: composite
       steps:
@@ -240,142 +259,61 @@ def test_a_composite_action_sees_its_inputs_and_gives_its_outputs(trial: Trial) 
           shell: bash
           run: echo "said=$HOW $WHO" >> "$GITHUB_OUTPUT"
           env: {HOW: "${{ inputs.how }}", WHO: "${{ inputs.who }}"}
-        - name: fail
-          shell: bash
-          run: "false"
-        - name: tidy
-          if: always()
-          shell: bash
-          run: echo tidied
+        - {name: fail, shell: bash, run: "false"}
+        - {name: tidy, shell: bash, run: echo tidied, if: always()}
     """
     trial.write("actions/greet/action.yml", action)
-    use = "- name: greet\n  id: greet\n  uses: $/.github/actions/greet\n  with: {who: you}\n"
-    ran = trial.run(
-        job("one", use, run("echo $SAID", "if: always()\nenv: {SAID: '${{ steps.greet.outputs.said }}'}"))
-    )
-    assert ran.results == {"one": "failure"}
-    assert [step.name for step in ran.steps][:3] == ["greet / say", "greet / fail", "greet / tidy"]
-    assert ran.steps[-1].log == "hello you"
-    with pytest.raises(WorkflowError, match="needs"):
-        trial.run(job("one", use.replace("who: you", "how: hi")))
-    with pytest.raises(WorkflowError, match="no inputs"):
-        trial.run(job("one", use.replace("who: you", "who: you, why: no")))
+    use = step("uses: $/.github/actions/greet", "id: greet", "with: {who: you}")
+    say = step("echo $SAID", "if: always()", "env: {SAID: '${{ steps.greet.outputs.said }}'}")
+    run = trial.run(job("a", use, say))
+    assert run.results == {"a": "failure"}
+    assert [each.name.rpartition(" / ")[2] for each in run.steps] == ["say", "fail", "tidy", "$SAID"]
+    assert run.steps[-1].log == "hello you"
+    for inputs, wrong in (("how: hi", "needs"), ("who: you, why: no", "no inputs")):
+        with pytest.raises(WorkflowError, match=wrong):
+            trial.run(job("a", use.replace("who: you", inputs)))
 
 
-def upload(**inputs: str) -> str:
-    return (
-        f"- name: up\n  id: up\n  uses: {UPLOAD}\n  with: {{{', '.join(f'{k}: {v}' for k, v in inputs.items())}}}"
-    )
-
-
-def test_artifacts_leave_hidden_files_behind_and_come_back_by_id_or_by_pattern(trial: Trial) -> None:
-    make = run("mkdir -p out/deep out/.git; touch out/.lock out/.git/x; echo 1 > out/deep/file")
-    ran = trial.run(
-        job(
-            "one",
-            make,
-            upload(name="a-1", path="out"),
-            more="outputs: {id: '${{ steps.up.outputs.artifact-id }}'}",
-        )
-        + job("two", make, upload(name="a-2", path="out/deep"))
-        + job(
-            "three",
-            DOWN + "{artifact-ids: '${{ needs.one.outputs.id }}', path: by-id}",
-            DOWN + "{pattern: 'a-*', path: all}",
-            run("find . -type f | sort"),
-            more="needs: [one, two]",
-        )
-    )
-    assert log(ran, "three").split() == ["./all/a-1/deep/file", "./all/a-2/file", "./by-id/deep/file"]
-
-
-def test_an_artifact_that_is_overwritten_keeps_its_name_but_not_its_id(trial: Trial) -> None:
-    make = run("mkdir out; touch out/file")
-    again = upload(name="a", path="out", overwrite="true").replace("id: up", "id: again")
-    fetch = DOWN + "{artifact-ids: '${{ steps.up.outputs.artifact-id }}', path: x}"
-    ran = trial.run(job("one", make, upload(name="a", path="out"), again, fetch))
-    assert ran.job("one").annotations == ("::error::No artifact with the id '1'",)
-    with pytest.raises(WorkflowError, match="one of that name already"):
-        trial.run(job("one", make, upload(name="a", path="out"), again.replace(", overwrite: true", "")))
-
-
-def test_nothing_to_upload_is_an_error_where_it_is_asked_to_be(trial: Trial) -> None:
-    make = run("mkdir out")
-    wanted = upload(name="a", path="out", **{"if-no-files-found": "error"})
-    assert trial.run(job("one", make, wanted)).results == {"one": "failure"}
-    assert trial.run(job("one", make, upload(name="a", path="out"))).results == {"one": "success"}
-
-
-def test_a_lost_machine_runs_no_further_step(trial: Trial) -> None:
-    def lose(job: str, step: str) -> None:
-        if step == "exit 0":
-            raise RunnerLostError
-
-    trial.repository.before_step = lose
-    ran = trial.run(job("one", run("echo 1"), run("exit 0"), run("echo 2", "if: always()")))
-    assert ran.results == {"one": "failure"}
-    assert log(ran, "one") == "1"
-
-
-def test_a_group_that_is_held_is_waited_for(trial: Trial) -> None:
-    trial.repository.held_groups.add("mine")
-    with pytest.raises(WorkflowError, match="would wait"):
-        trial.run(job("one", run("echo"), more="concurrency: {group: mine}"))
-
-
-def test_values_that_are_masked_are_not_in_the_log(trial: Trial) -> None:
-    ran = trial.run(job("one", run("|\n  echo early hush\n  echo '::add-mask::hush'\n  echo late hush")))
-    assert log(ran, "one") == "early hush\nlate ***"
-
-
-def test_nothing_is_obeyed_while_commands_are_stopped(trial: Trial) -> None:
-    ran = trial.run(
-        job(
-            "one",
-            run("|\n  echo ::error::heard\n  echo ::stop-commands::e\n  echo ::error::unheard\n  echo ::e::"),
-        )
-    )
-    assert ran.job("one").annotations == ("::error::heard",)
-    assert log(ran, "one").splitlines() == ["::error::heard", "::error::unheard"]
-
-
-def test_what_a_fork_proposes_gets_no_secrets_and_may_only_read(trial: Trial) -> None:
+def test_a_pull_request_from_a_fork_gets_no_secrets_and_a_read_only_token(trial: Trial) -> None:
     trial.repository.secrets = {"READ": "r"}
-    step = run('echo "$READ-$TOKEN"', "env: {READ: '${{ secrets.READ }}', TOKEN: '${{ github.token }}'}")
-    trial.run(
-        job("one", step).replace("permissions: {}", "permissions: {issues: write}"),
-        on="pull_request:",
-        event="pull_request",
-    )
-    logs = []
-    for repo in ("stranger/fork", NAME):
-        ran = start(
-            trial.repository, "trial.yml", "pull_request", pull_request={"head": {"repo": {"full_name": repo}}}
+    found = []
+    for repo in ("another/fork", NAME):
+        pull = {"head": {"repo": {"full_name": repo}}}
+        run = trial.run(
+            job("a", SAY_SECRETS, more="permissions: {issues: write}"), event="pull_request", pull_request=pull
         )
-        logs.append(log(ran, "one"))
-    assert logs == ["-token for {'issues': 'read'}", "r-token for {'issues': 'write'}"]
+        found.append((log(run, "a"), run.job("a").permissions))
+    assert found == [("-", {"issues": "read"}), ("r-", {"issues": "write"})]
+
+
+# --- refused --------------------------------------------------------------------------------------------------
+
+ECHO = job("a", step("echo"))
 
 
 @pytest.mark.parametrize(
-    ("jobs", "said"),
+    ("jobs", "message"),
     [
-        (job("one", run("echo", "working-directory: /")), "does not know working-directory"),
-        (job("one", run("echo"), more="container: x"), "does not know container"),
-        (job("one", "- name: x\n  uses: actions/checkout@v7"), "not pinned"),
-        (job("one", f"- name: x\n  uses: who/knows@{'0' * 40}"), "does not know this action"),
-        (job("one", run("echo", "shell: python")), "shell python"),
-        (job("one", run("echo")).replace("ubuntu-latest", "windows-latest"), "no machine"),
-        (job("one", run("echo ${{ nobody.knows }}")), "Unrecognized named-value"),
-        (job("one", run("echo")) + job("two", run("echo"), more="needs: [one, nobody]"), "unknown job"),
-        (job("one", run("echo")).replace("  timeout-minutes: 1\n", ""), "without a timeout"),
-        (job("one", run("echo"), more="strategy: {matrix: {a: [1], exclude: [{a: 1}]}}"), "either axes or"),
+        (job("a", step("echo", "working-directory: /")), "does not know working-directory"),
+        (job("a", step("echo"), more="container: x"), "does not know container"),
+        (job("a", step("uses: actions/checkout@v7")), "not pinned"),
+        (job("a", step(f"uses: who/knows@{'0' * 40}")), "does not know this action"),
+        (job("a", step("echo", "shell: python")), "shell python"),
+        (ECHO.replace("ubuntu-latest", "windows-latest"), "no machine"),
+        (job("a", step("echo ${{ unknown.name }} # a")), "Unrecognized named-value"),
+        (ECHO + "\n" + job("b", step("echo"), more="needs: [a, unknown]"), "unknown job"),
+        (ECHO.replace("  timeout-minutes: 1\n", ""), "without a timeout"),
+        (job("a", step("echo"), more=MATRIX.replace("{code", "{exclude: [{code: 1}], code")), "either axes or"),
+        (job("a", step("echo"), more=MATRIX.replace("false", "true")), "would cancel the others"),
+        (job("a", step("echo"), more="concurrency: {group: held}"), "would wait"),
     ],
 )
-def test_what_is_not_known_is_refused(trial: Trial, jobs: str, said: str) -> None:
-    with pytest.raises(WorkflowError, match=said):
+def test_what_the_interpreter_does_not_know_is_refused(trial: Trial, jobs: str, message: str) -> None:
+    trial.repository.held_groups.add("held")
+    with pytest.raises(WorkflowError, match=message):
         trial.run(jobs)
 
 
 def test_a_workflow_starts_only_on_its_events(trial: Trial) -> None:
     with pytest.raises(WorkflowError, match="does not start on schedule"):
-        trial.run(job("one", run("echo")), event="schedule")
+        trial.run(ECHO, event="schedule")

@@ -176,12 +176,6 @@ def test_the_watch_is_hourly_and_not_on_the_hour(workflows: dict[str, Workflow])
     assert {"workflow_dispatch", "repository_dispatch"} < workflows["watch.yml"].events.keys()
 
 
-def test_no_leg_of_a_matrix_stops_another(jobs: dict[tuple[str, str], Job]) -> None:
-    matrices = [job for job in jobs.values() if job.matrix is not None]
-    assert len(matrices) == 4
-    assert not [job.id for job in matrices if job.fail_fast]
-
-
 def test_the_lock_of_what_reads_workflows_names_no_registry_of_ones_own() -> None:
     lock = json.loads((ROOT / "tests" / "workflows" / "node" / "package-lock.json").read_text())
     assert {package.get("resolved") for package in lock["packages"].values()} == {None}

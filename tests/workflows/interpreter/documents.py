@@ -27,7 +27,7 @@ _JOB = {
     "steps",
 }
 _CALL = {"name", "needs", "if", "strategy", "concurrency", "permissions", "uses", "with", "secrets"}
-_STEP = {"name", "id", "if", "run", "shell", "uses", "with", "env", "continue-on-error"}
+_STEP = {"name", "id", "if", "run", "shell", "uses", "with", "env"}
 _STRATEGY = {"matrix", "fail-fast", "max-parallel"}
 _SUCCESS = {"$expression": "success()"}
 
@@ -42,7 +42,6 @@ class Step:
     uses: str | None = None
     inputs: Tree = field(default_factory=dict)
     env: Tree = field(default_factory=dict)
-    continue_on_error: Tree = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +53,6 @@ class Job:
     needs: tuple[str, ...]
     condition: Tree
     matrix: Tree
-    fail_fast: bool
     concurrency: Tree
     permissions: dict[str, str]
     runs_on: Tree = None
@@ -126,6 +124,8 @@ def _job(file: str, name: str, tree: dict[str, Any]) -> Job:
     _only(tree, _CALL if "uses" in tree else _JOB, where)
     strategy = tree.get("strategy", {})
     _only(strategy, _STRATEGY, where)
+    if "matrix" in strategy and strategy.get("fail-fast", True):
+        raise WorkflowError(f"{where}: a failing job would cancel the others of its matrix")
     if "uses" not in tree and "timeout-minutes" not in tree:
         raise WorkflowError(f"{where}: a job without a timeout may run for six hours")
     needs = tree.get("needs", [])
@@ -135,7 +135,6 @@ def _job(file: str, name: str, tree: dict[str, Any]) -> Job:
         needs=(needs,) if isinstance(needs, str) else tuple(needs),
         condition=tree.get("if", _SUCCESS),
         matrix=strategy.get("matrix"),
-        fail_fast=strategy.get("fail-fast", True),
         concurrency=tree.get("concurrency"),
         permissions=tree["permissions"],
         runs_on=tree.get("runs-on"),
@@ -164,7 +163,6 @@ def _step(where: str, number: int, tree: dict[str, Any]) -> Step:
         uses=tree.get("uses"),
         inputs=tree.get("with", {}),
         env=tree.get("env", {}),
-        continue_on_error=tree.get("continue-on-error", False),
     )
 
 

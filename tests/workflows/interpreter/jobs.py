@@ -63,8 +63,6 @@ class JobRun:
 
     def __init__(self, parser: WorkflowParser, setup: JobSetup) -> None:
         self._parser, self._setup = parser, setup
-        self._added_env: dict[str, str] = {}
-        self._added_paths: list[str] = []
         self.scope = Scope(inputs=setup.contexts["inputs"])
         self.records: list[StepRecord] = []
         self.annotations: list[str] = []
@@ -91,10 +89,8 @@ class JobRun:
             if truthy(self._evaluate(step.condition, scope)):
                 self._setup.before_step(self._setup.job, " / ".join([*scope.inside, step.name]))
                 outcome, outputs = self._run_step(step, scope)
-            forgiven = outcome == "failure" and truthy(self._evaluate(step.continue_on_error, scope))
-            conclusion = "success" if forgiven else outcome
-            scope.steps[step.id] = {"outputs": outputs, "outcome": outcome, "conclusion": conclusion}
-            if conclusion == "failure":
+            scope.steps[step.id] = {"outputs": outputs, "outcome": outcome, "conclusion": outcome}
+            if outcome == "failure":
                 scope.status = "failure"
 
     def _run_step(self, step: Step, scope: Scope) -> tuple[str, dict[str, str]]:
@@ -140,13 +136,10 @@ class JobRun:
 
     def _run_shell(self, step: Step, scope: Scope, env: dict[str, str]) -> tuple[str, dict[str, str]]:
         script = as_text(self._evaluate(step.run, scope))
-        seen = self._setup.machine | self._setup.env | self._added_env | env
-        seen["PATH"] = ":".join([*reversed(self._added_paths), self._setup.machine["PATH"]])
+        seen = self._setup.machine | self._setup.env | env
         ran = run_script(
             script, shell=step.shell, env=seen, folder=self._setup.context.workspace, timeout_s=_PATIENCE_S
         )
-        self._added_env |= ran.env
-        self._added_paths += ran.paths
         self.summary += ran.summary
         self.annotations += ran.annotations
         name = " / ".join([*scope.inside, step.name])
@@ -166,7 +159,7 @@ class JobRun:
             "github": github | {"action_path": scope.action_path},
             "inputs": scope.inputs,
             "steps": scope.steps,
-            "env": self._setup.env | self._added_env | scope.env,
+            "env": self._setup.env | scope.env,
             "job": {"status": scope.status},
         }
-        return self._parser.evaluate(tree, seen, status=scope.status, workspace=self._setup.context.workspace)
+        return self._parser.evaluate(tree, seen, status=scope.status)

@@ -49,18 +49,16 @@ class WorkflowParser:
     def parse(self, kind: Literal["workflow", "action"], path: Path) -> Tree:
         return self._ask({"parse": kind, "path": path.name, "text": path.read_text()}, path.name)
 
-    def evaluate(self, tree: Tree, contexts: Contexts, *, status: str = "success", workspace: Path) -> Any:
-        """The tree with every expression in it replaced by its value. status: what success() and its kin go by."""
+    def evaluate(self, tree: Tree, contexts: Contexts, *, status: str = "success") -> Any:
+        """The tree with every expression replaced by its value. status: what success() and failure() go by."""
         if isinstance(tree, list):
-            return [self.evaluate(item, contexts, status=status, workspace=workspace) for item in tree]
+            return [self.evaluate(item, contexts, status=status) for item in tree]
         if not isinstance(tree, dict):
             return tree
         if "$expression" in tree:
             question = {"evaluate": tree["$expression"], "contexts": contexts, "status": status}
-            return self._ask(question | {"workspace": str(workspace)}, tree["$expression"])
-        return {
-            key: self.evaluate(value, contexts, status=status, workspace=workspace) for key, value in tree.items()
-        }
+            return self._ask(question, tree["$expression"])
+        return {key: self.evaluate(value, contexts, status=status) for key, value in tree.items()}
 
     def _ask(self, question: Mapping[str, Any], about: str) -> Any:
         assert self._process.stdin is not None

@@ -6,28 +6,17 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from tests.support.github_api.id_token import REPOSITORY
 from tests.workflows.interpreter.actions import ActionContext, Artifacts
+from tests.workflows.interpreter.api import RunsApi
 from tests.workflows.interpreter.documents import ROOT, Job, Workflow
 from tests.workflows.interpreter.jobs import JobRun, JobSetup, StepRecord
 from tests.workflows.interpreter.parser import WorkflowError, WorkflowParser, as_text
 
 NAME = REPOSITORY
 SHA = "0123456789abcdef0123456789abcdef01234567"
-
-
-class Api(Protocol):
-    """GitHub's API as the run is seen in it."""
-
-    @property
-    def url(self) -> str: ...
-    def grant(self, permissions: Mapping[str, str]) -> str: ...
-    def identity(self, environment: str, workflow: str) -> dict[str, str]: ...
-    def start_run(self, file: str, event: str) -> int: ...
-    def set_job(self, run_id: int, name: str, status: str, conclusion: str | None) -> None: ...
-    def finish_run(self, run_id: int, conclusion: str) -> None: ...
 
 
 @dataclass(kw_only=True)
@@ -41,7 +30,7 @@ class Repository:
     """
 
     parser: WorkflowParser
-    api: Api
+    api: RunsApi
     root: Path
     checkout: Path
     machine: dict[str, str]
@@ -121,7 +110,7 @@ def launch(run: RunContext, level: Level, job: Job, contexts: dict[str, Any], *,
     machine = repository.machine | _defaults(run, job, folder) | ({} if hosted else repository.gpu_machine)
     if permissions.get("id-token") == "write":
         machine |= repository.api.identity(environment or "", run.file)
-    env = repository.parser.evaluate(level.workflow.env, seen, workspace=run.root)
+    env = repository.parser.evaluate(level.workflow.env, seen)
     started = JobRun(
         repository.parser,
         JobSetup(
@@ -154,7 +143,7 @@ def launch(run: RunContext, level: Level, job: Job, contexts: dict[str, Any], *,
 
 
 def _environment(run: RunContext, job: Job, contexts: dict[str, Any]) -> str | None:
-    named = run.repository.parser.evaluate(job.environment, contexts, workspace=run.root)
+    named = run.repository.parser.evaluate(job.environment, contexts)
     return str(named["name"] if isinstance(named, dict) else named) if named else None
 
 
@@ -168,11 +157,11 @@ def _secrets(repository: Repository, level: Level, environment: str | None) -> d
 
 def _labels(run: RunContext, job: Job, contexts: dict[str, Any]) -> tuple[str, ...]:
     parser = run.repository.parser
-    wanted = parser.evaluate(job.runs_on, contexts, workspace=run.root)
+    wanted = parser.evaluate(job.runs_on, contexts)
     labels = (wanted,) if isinstance(wanted, str) else tuple(wanted)
     if labels != (_HOSTED,) and labels[:1] != ("self-hosted",):
         raise WorkflowError(f"{job.id}: no machine has the labels {labels}")
-    if not parser.evaluate(job.timeout_minutes, contexts, workspace=run.root) > 0:
+    if not parser.evaluate(job.timeout_minutes, contexts) > 0:
         raise WorkflowError(f"{job.id}: its timeout is not a positive number")
     return labels
 

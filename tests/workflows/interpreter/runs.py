@@ -111,14 +111,8 @@ class Run:
         matrices = matrix_jobs(job, self._evaluate(job.matrix, contexts))
         results: list[str] = []
         outputs: dict[str, str] = {}
-        for number, matrix in enumerate(matrices):
-            strategy = {"fail-fast": job.fail_fast, "job-index": number, "job-total": len(matrices)}
-            seen = contexts | {"matrix": matrix, "strategy": strategy}
-            if job.fail_fast and "failure" in results:
-                results.append("cancelled")
-                self._record(JobRecord(name=level.name(self._name(job, seen)), result="cancelled"))
-                continue
-            result, outputs = self._run_job(level, job, seen)
+        for matrix in matrices:
+            result, outputs = self._run_job(level, job, contexts | {"matrix": matrix})
             results.append(result)
         if len(matrices) > 1 and outputs:
             raise WorkflowError(f"{job.id}: outputs of a matrix are those of the job that ends last")
@@ -174,14 +168,14 @@ class Run:
             "run_id": str(self.id),
             "workflow": self._workflow.name,
         }
-        nothing: dict[str, Any] = {name: {} for name in ("env", "needs", "matrix", "strategy")}
+        nothing: dict[str, Any] = {name: {} for name in ("env", "needs", "matrix")}
         return nothing | {"github": github, "vars": self._here.variables, "inputs": level.inputs}
 
     def _name(self, job: Job, contexts: dict[str, Any]) -> str:
         return as_text(self._evaluate(job.name, contexts))
 
     def _evaluate(self, tree: Any, contexts: dict[str, Any], *, status: str = "success") -> Any:
-        return self._here.parser.evaluate(tree, contexts, status=status, workspace=self._root)
+        return self._here.parser.evaluate(tree, contexts, status=status)
 
 
 def _is_from_fork(payload: dict[str, Any]) -> bool:
@@ -205,9 +199,8 @@ def in_order(jobs: tuple[Job, ...]) -> Iterator[Job]:
 def status_before(job: Job, jobs: Mapping[str, Job], done: Mapping[str, Mapping[str, Any]]) -> str:
     """What success() and its kin go by before a job: a need that was skipped makes all of them false."""
     results = {done[name]["result"] for name in _ancestors(job, jobs)}
-    for bad in ("failure", "cancelled"):
-        if bad in results:
-            return bad
+    if "failure" in results:
+        return "failure"
     return "success" if all(done[need]["result"] == "success" for need in job.needs) else "skipped"
 
 
@@ -220,7 +213,7 @@ def _ancestors(job: Job, jobs: Mapping[str, Job]) -> set[str]:
 
 def combined_result(results: list[str]) -> str:
     """The result of several jobs as one."""
-    return next((result for result in ("failure", "cancelled", "success") if result in results), "skipped")
+    return next((result for result in ("failure", "success") if result in results), "skipped")
 
 
 def matrix_jobs(job: Job, matrix: Any) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.workflows.interpreter.parser import WorkflowError
 
-_FILES = ("GITHUB_OUTPUT", "GITHUB_ENV", "GITHUB_PATH", "GITHUB_STEP_SUMMARY")
+_FILES = ("GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY")
 _SHELLS = {None: ("bash", "-e"), "bash": ("bash", "--noprofile", "--norc", "-eo", "pipefail")}
 _ANNOTATION = re.compile(r"::(error|warning|notice)[ :]")
 _MASK = "::add-mask::"
@@ -21,13 +21,11 @@ _SUMMARY_LIMIT = 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class ScriptResult:
-    """What came of a script. log: what whoever has access to the repository can read."""
+    """log: what everyone with read access to the repository can see."""
 
     exit_code: int
     log: str
     outputs: dict[str, str]
-    env: dict[str, str]
-    paths: list[str]
     summary: str
     annotations: list[str]
 
@@ -63,8 +61,6 @@ def run_script(
             log=log,
             annotations=annotations,
             outputs=_assignments(files["GITHUB_OUTPUT"].read_text()),
-            env=_assignments(files["GITHUB_ENV"].read_text()),
-            paths=files["GITHUB_PATH"].read_text().splitlines(),
             summary=summary,
         )
 
@@ -72,7 +68,8 @@ def run_script(
 def _read_commands(printed: str) -> tuple[str, list[str]]:
     """The log as people read it, and its annotations: what the runner makes of what a step printed.
 
-    From the line that masks a value on, the value is hidden; between stop-commands and its end, nothing is obeyed.
+    From the line that masks a value on, the value is hidden; between stop-commands and its end, commands are
+    ignored.
     """
     lines: list[str] = []
     annotations: list[str] = []

@@ -1,12 +1,9 @@
-// GitHub's own reading of workflows and actions, for the harness: one JSON request per line in, one answer per line out.
+// GitHub's parser and evaluator, for the interpreter: one JSON request per line in, one answer per line out.
 //
 //   {"parse": "workflow" | "action", "path", "text"}  ->  {"value": tree} with expressions as {"$expression": "..."}
-//   {"evaluate": "...", "contexts": {...}, "status": "success" | "failure" | "cancelled", "workspace"}  ->  {"value"}
+//   {"evaluate": "...", "contexts": {...}, "status": "success" | "failure"}  ->  {"value"}
 //
 // What cannot be parsed or evaluated is answered with {"error": "..."}.
-import { createHash } from "node:crypto";
-import { globSync, readFileSync, statSync } from "node:fs";
-import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { Evaluator, Lexer, Parser, data } from "@actions/expressions";
 import { replacer } from "@actions/expressions/data/replacer";
@@ -52,8 +49,8 @@ function entry(context, key, value) {
   return plain(context, condition ?? value);
 }
 
-function evaluate({ evaluate: text, contexts, status, workspace }) {
-  const functions = statusFunctions(status, workspace);
+function evaluate({ evaluate: text, contexts, status }) {
+  const functions = statusFunctions(status);
   const { tokens } = new Lexer(text).lex();
   const tree = new Parser(tokens, Object.keys(contexts), functions).parse();
   const known = JSON.parse(JSON.stringify(contexts), reviver);
@@ -61,18 +58,10 @@ function evaluate({ evaluate: text, contexts, status, workspace }) {
   return JSON.parse(JSON.stringify(result, replacer));
 }
 
-function statusFunctions(status, workspace) {
+function statusFunctions(status) {
   const answer = (name, value) => ({ name, minArgs: 0, maxArgs: 0, call: () => new data.BooleanData(value) });
-  const hashFiles = { name: "hashfiles", minArgs: 1, maxArgs: 255, call: (...globs) => hashOf(workspace, globs) };
   const statuses = ["success", "failure", "cancelled"].map(name => answer(name, name === status));
-  return [answer("always", true), ...statuses, hashFiles];
-}
-
-function hashOf(workspace, globs) {
-  const patterns = globs.map(glob => glob.coerceString());
-  const paths = globSync(patterns, { cwd: workspace }).sort().map(path => join(workspace, path));
-  const hashes = paths.filter(path => statSync(path).isFile()).map(path => createHash("sha256").update(readFileSync(path)).digest());
-  return new data.StringData(hashes.length ? createHash("sha256").update(Buffer.concat(hashes)).digest("hex") : "");
+  return [answer("always", true), ...statuses];
 }
 
 for await (const line of createInterface({ input: process.stdin })) {
