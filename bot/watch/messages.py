@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
-from bot.watch.schema import FILE_SUFFIXES, WatchlistSpec
+from bot.watch.schema import FILE_SUFFIXES, RecipeSpec, WatchlistSpec
 
 Loc = tuple[str | int, ...]
 
@@ -191,7 +191,7 @@ def describe(detail: ErrorDetails, typed: str | None) -> tuple[str, str]:
     key = next((str(part) for part in reversed(loc) if isinstance(part, str)), "watchlist")
     shown = _short(typed) if typed else _short(repr(value)) if isinstance(value, str) else _kind_of(value)
     if kind == "extra_forbidden":
-        return f"unknown key {_short(repr(key))}", _meant(key, loc[:-1])
+        return f"unknown key {_short(repr(key))}", _renamed(key, value, loc[:-1]) or _meant(key, loc[:-1])
     if kind == "missing":
         return f"key {key!r} is missing", _MISSING_HINTS.get(key, "")
     if kind == "source":
@@ -250,6 +250,13 @@ def _short(text: str) -> str:
 
 
 # --- keys that nobody knows ---------------------------------------------------------------------------------
+
+
+def _renamed(key: str, value: object, loc: tuple[str | int, ...]) -> str:
+    """The key and value that say today what version 0.1 called `search`."""
+    if key != "search" or _model_at(loc) is not RecipeSpec:
+        return ""
+    return f"Did you mean `method: {'awq' if value == 'awq' else 'awq+gptq'}`?"
 
 
 def _meant(key: str, loc: tuple[str | int, ...]) -> str:
