@@ -31,6 +31,7 @@ from bot.jobs import stages
 from bot.jobs.folder import JobDir
 from bot.jobs.worker import end_with_parent
 from bot.records import Calibration, Failure, Publication, Recipe, TextSource, to_json
+from bot.records.config import Method
 from bot.text import size
 
 app = typer.Typer(rich_markup_mode="rich")
@@ -61,7 +62,9 @@ def quantize(
     seq_len: Annotated[int, typer.Option(min=1, help="Tokens in a block.")] = 512,
     group_size: Annotated[int, typer.Option(help="Input channels that share a scale: 32, 64 or 128.")] = 128,
     seed: Annotated[int, typer.Option(min=0, help="Draws the calibration blocks.")] = 0,
-    search: Annotated[str, typer.Option(help="gram, or awq: AutoAWQ's own, slower and less exact.")] = "gram",
+    method: Annotated[
+        Method, typer.Option(help="awq: AutoAWQ's own search, which is slower and less accurate.")
+    ] = "awq+gptq",
     as_json: JsonOption = False,
 ) -> None:
     """Stage 2 of a job, or a local folder in and a complete AWQ folder out. No Hub, no watchlist.
@@ -72,8 +75,6 @@ def quantize(
         raise WatchlistError("quantize what?", hint="Give --source and --out, or --job.")
     if group_size not in (32, 64, 128):
         raise WatchlistError(f"--group-size {group_size}", hint="Servers read 32, 64 and 128.")
-    if search not in ("gram", "awq"):
-        raise WatchlistError(f"--search {search}", hint="It is gram or awq.")
     text = TextSource(builtin="stdlib") if calibration is None else TextSource(file=str(calibration.resolve()))
     with _child(job, "quantize"):
         with _loading_torch():
@@ -87,7 +88,7 @@ def quantize(
                 made = tasks.quantize_folder(
                     source,
                     destination,
-                    recipe=Recipe(group_size=group_size, search=search),
+                    recipe=Recipe(group_size=group_size, method=method),
                     calibration=Calibration(samples=samples, seq_len=seq_len, seed=seed, sources=(text,)),
                     texts=Path(),
                     trust_remote_code=False,

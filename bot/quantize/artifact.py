@@ -22,9 +22,9 @@ from bot.checkpoint.writer import Part, copy_of, part_of, write_checkpoint
 from bot.errors import EnvironmentProblem, QuantizationError, UnsupportedModelError, UpstreamError, WatchlistError
 from bot.files import atomic_folder, describe_folder, disk_errors, file_sha256, write_atomic
 from bot.quantize import architectures, destination
-from bot.quantize.autoawq import GramQuantizer, LayerwiseQuantizer, check_known, quantize_layers
+from bot.quantize.autoawq import CompensatedQuantizer, LayerwiseQuantizer, check_known, quantize_layers
 from bot.quantize.layerfile import FinishedLayer
-from bot.quantize.walk import Work
+from bot.quantize.walk import QuantizeContext
 from bot.records import CalibrationSet, Progress, QuantizedModel, Recipe, sha256_of
 
 
@@ -77,7 +77,7 @@ def artifact_parts(
             yield part_of(source, name, dtype=dtype)
 
 
-SEARCHES: dict[str, type[LayerwiseQuantizer]] = {"gram": GramQuantizer, "awq": LayerwiseQuantizer}
+METHODS: dict[str, type[LayerwiseQuantizer]] = {"awq+gptq": CompensatedQuantizer, "awq": LayerwiseQuantizer}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,7 +173,7 @@ def check_folders(
 
 
 def _open(folder: Path, recipe: Recipe, trust_remote_code: bool) -> Source:
-    if (recipe.bits, recipe.zero_point, recipe.version) != (4, True, "gemm") or recipe.search not in SEARCHES:
+    if (recipe.bits, recipe.zero_point, recipe.version) != (4, True, "gemm") or recipe.method not in METHODS:
         raise UnsupportedModelError(f"this bot makes 4-bit GEMM checkpoints with zero points, not {recipe}")
     path = folder / "config.json"
     if not folder.is_dir():
@@ -233,7 +233,7 @@ def _quantize_layers(
     progress("loading", 1, 1, "model")
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    work = Work(
+    context = QuantizeContext(
         skeleton=skeleton,
         blocks=blocks,
         chosen=frozenset(chosen),
@@ -245,7 +245,7 @@ def _quantize_layers(
     )
     try:
         return QuantizedLayers(
-            layers=quantize_layers(work, quantizer=SEARCHES[recipe.search]),
+            layers=quantize_layers(context, quantizer=METHODS[recipe.method]),
             linears=linears,
             tied=frozenset(skeleton.model.all_tied_weights_keys),
             unread=unread_tensors(skeleton.model, tensors),

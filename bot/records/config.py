@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import AliasChoices, BeforeValidator, Field
+
+# AWQ's scales and clipping with error-compensated rounding as in GPTQ, or AutoAWQ's own search.
+Method = Literal["awq+gptq", "awq"]
+_EARLIER_METHODS = {"gram": "awq+gptq"}  # as `search` named it in records of version 0.1
+
+
+def _method(value: object) -> object:
+    return _EARLIER_METHODS.get(value, value) if isinstance(value, str) else value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,7 +24,9 @@ class Recipe:
     group_size: int = 128
     zero_point: bool = True
     version: Literal["gemm"] = "gemm"
-    search: str = "gram"
+    method: Annotated[
+        Method, Field(validation_alias=AliasChoices("method", "search")), BeforeValidator(_method)
+    ] = "awq+gptq"
     modules_to_not_convert: tuple[str, ...] = ()
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
-from bot.watch.schema import FILE_SUFFIXES, WatchlistSpec, read_reference
+from bot.watch.schema import FILE_SUFFIXES, RecipeSpec, WatchlistSpec, read_reference
 
 _LICENSE_HINT = "Write licence ids as the Hub does, in lower case: apache-2.0, mit, llama3.1."
 _PATTERN_HINTS = {
@@ -52,7 +52,7 @@ def describe(detail: ErrorDetails, typed: str | None) -> tuple[str, str]:
     loc, kind, value = detail["loc"], detail["type"], detail.get("input")
     key = next((str(part) for part in reversed(loc) if isinstance(part, str)), "watchlist")
     if kind == "extra_forbidden":
-        return f"unknown key {_short(repr(key))}", _meant(key, loc[:-1])
+        return f"unknown key {_short(repr(key))}", _renamed(key, value, loc[:-1]) or _meant(key, loc[:-1])
     if kind == "missing":
         return f"key {key!r} is missing", _MISSING_HINTS.get(key, "")
     if kind == "source":
@@ -136,6 +136,13 @@ def _short(text: str) -> str:
 
 
 # --- unknown keys ---------------------------------------------------------------------------------------------
+
+
+def _renamed(key: str, value: object, loc: tuple[str | int, ...]) -> str:
+    """The key and value that say today what version 0.1 called `search`."""
+    if key != "search" or _model_at(loc) is not RecipeSpec:
+        return ""
+    return f"Did you mean `method: {'awq' if value == 'awq' else 'awq+gptq'}`?"
 
 
 def _meant(key: str, loc: tuple[str | int, ...]) -> str:

@@ -5,7 +5,7 @@ Published repos carry the digests made here. To change how one is made is to qua
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from itertools import chain, count
 
@@ -75,7 +75,14 @@ def refresh_digest(upstream: Upstream) -> str:
 
 def recipe_digest(entry: WatchEntry, *, quantizer: int | None = None) -> str:
     """Over what the watchlist asks for. quantizer: only where it asked for a newer one than was used."""
-    return sha256_of({"recipe": entry.recipe, "calibration": entry.calibration, "quantizer": quantizer})
+    return sha256_of({"recipe": _digested(entry.recipe), "calibration": entry.calibration, "quantizer": quantizer})
+
+
+def _digested(recipe: Recipe) -> dict[str, object]:
+    """The recipe in the words of version 0.1, which the digests of published repos are made of."""
+    words = asdict(recipe)
+    method = words.pop("method")
+    return words | {"search": "gram" if method == "awq+gptq" else method}
 
 
 def tag_name(upstream: Upstream, digests: Digests, *, taken: tuple[str, ...] = ()) -> str:
@@ -175,8 +182,8 @@ def decide(candidate: Candidate, details: Details) -> Skip | Job:
     if gpu_class(needs) is None:
         size, largest = needs.vram_bytes / 1e9, RUNNER_VRAM_GB[-1]
         reason = f"too large for any runner: needs about {size:.0f} GB of GPU memory, the largest has {largest}"
-        lower = "Lower calibration.samples or seq_len, or take `search: gram`."
-        hint = lower if entry.recipe.search == "awq" else "Put it on `hold:` to silence this."
+        lower = "Lower calibration.samples or seq_len, or take `method: awq+gptq`."
+        hint = lower if entry.recipe.method == "awq" else "Put it on `hold:` to silence this."
         return refuse(entry, reason, UnsupportedModelError, hint)
     quantizer = QUANTIZER_VERSION if candidate.outdated else None
     digests = Digests(

@@ -11,6 +11,8 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from bot.records.config import Method
+
 SCHEMA_FILE = Path(__file__).with_name("watchlist.schema.json")
 
 # What calibration can read; a watchlist that names anything else is wrong before any download.
@@ -49,8 +51,8 @@ class RecipeSpec(_Spec):
     """Input channels that share a scale: fewer lose less and take more space."""
     zero_point: Literal[True] = True
     version: Literal["gemm"] = "gemm"
-    search: Literal["gram", "awq"] = "gram"
-    """How scales and integers are chosen: `gram` from the inputs' Gram matrices, `awq` by AutoAWQ itself."""
+    method: Method = "awq+gptq"
+    """`awq+gptq`: AWQ scaling and clipping, then error-compensated rounding (GPTQ); `awq`: AutoAWQ's search."""
     modules_to_not_convert: tuple[ModulePath, ...] = Field(default=(), strict=False)
     """Full paths of linears to leave as they are, such as model.layers.0.self_attn.q_proj."""
 

@@ -90,7 +90,7 @@ def _search_s(details: Details, entry: WatchEntry) -> float:
     linears = [tensor.shape for tensor in linears_to_quantize(details.tensors, entry.recipe)]
     tokens = entry.calibration.samples * entry.calibration.seq_len
     forward_s = 2 * tokens * sum(out * columns for out, columns in linears) / _HALF_FLOPS
-    if entry.recipe.search == "awq":
+    if entry.recipe.method == "awq":
         return _AUTOAWQ_PASSES * forward_s
     flops = sum(
         2 * _PRODUCTS * out * columns**2 + tokens * columns**2 + 4 * columns**3 / 3 for out, columns in linears
@@ -108,7 +108,7 @@ def _search_bytes(details: Details, entry: WatchEntry) -> int:
     widest = max((tensor.shape[1] for tensor in linears), default=0)
     hidden = _size(details.config, "hidden_size") or widest
     tokens = entry.calibration.samples * entry.calibration.seq_len
-    if entry.recipe.search == "gram":
+    if entry.recipe.method == "awq+gptq":
         weights, grams = 7 * _largest_layer(details), 5 * 4 * widest**2
         return weights + grams + 2 * min(tokens, TOKENS_AT_ONCE) * (2 * hidden + 4 * widest)
     # AutoAWQ keeps what every linear reads, and the widest of it once more as a reference.

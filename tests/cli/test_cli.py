@@ -179,11 +179,11 @@ def test_quantize_without_folders_asks_for_them(run: Run) -> None:
     assert "--source" in err
 
 
-def test_quantize_names_the_searches_that_there_are(run: Run) -> None:
-    code, _, err = run("quantize", "--source", "model", "--out", "made", "--search", "guess")
+def test_quantize_names_the_methods_that_it_knows(run: Run) -> None:
+    code, _, err = run("quantize", "--source", "model", "--out", "made", "--method", "gram")
     assert code == 2
-    assert "--search guess" in err
-    assert "gram or awq" in err
+    assert "--method" in err
+    assert "'awq+gptq', 'awq'" in err
 
 
 def test_create_target_takes_sources_and_targets_and_prints_what_it_did(

@@ -36,6 +36,18 @@ PIN = f"revision: {SHA}"
             "unknown key 'datset'",
             "Did you mean 'dataset'?",
         ),
+        (
+            TOP + "  - {repo_id: a/b, recipe: {search: gram}}",
+            3,
+            "unknown key 'search'",
+            "Did you mean `method: awq+gptq`?",
+        ),
+        (
+            TOP + "  - {repo_id: a/b, recipe: {search: awq}}",
+            3,
+            "unknown key 'search'",
+            "Did you mean `method: awq`?",
+        ),
         (TOP + "  - {repo_id: a/b, gate: {kl: 1}}", 3, "unknown key 'kl'", "Known here: max_kl, min_top1"),
         (
             TOP + "  - {repo_id: a/b, licenses: {alow: [mit]}}",

@@ -206,7 +206,7 @@ def test_an_unsupported_model_is_refused_before_any_download() -> None:
 
 
 def test_a_model_that_no_runner_can_hold_is_refused_with_what_it_needs() -> None:
-    asked = entry(calibration=Calibration(samples=4096, seq_len=32_768), recipe=Recipe(search="awq"))
+    asked = entry(calibration=Calibration(samples=4096, seq_len=32_768), recipe=Recipe(method="awq"))
     refusal = skip(decide(candidate(triage(asked, upstream(), absent())), details()))
     assert refusal.reason.startswith("too large for any runner: needs about ")
     assert refusal.exit_code == UnsupportedModelError.exit_code

@@ -33,7 +33,7 @@ models:
   - repo_id: lab/A
     revision: {SHA}
     target: other/A-int4
-    recipe: {{bits: 4, group_size: 64, zero_point: true, version: gemm, search: awq,
+    recipe: {{bits: 4, group_size: 64, zero_point: true, version: gemm, method: awq,
              modules_to_not_convert: [model.layers.0.self_attn.q_proj]}}
     calibration:
       samples: 64
@@ -56,7 +56,7 @@ models:
         repo_id="lab/A",
         revision=SHA,
         target="other/A-int4",
-        recipe=Recipe(group_size=64, search="awq", modules_to_not_convert=("model.layers.0.self_attn.q_proj",)),
+        recipe=Recipe(group_size=64, method="awq", modules_to_not_convert=("model.layers.0.self_attn.q_proj",)),
         calibration=Calibration(
             samples=64, seq_len=2048, seed=7, sources=(data_set, TextSource(builtin="stdlib"))
         ),
