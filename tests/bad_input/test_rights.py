@@ -34,7 +34,7 @@ def test_a_read_only_token_publishes_nothing_and_a_write_token_goes_on_without_q
     sandbox = before("publish")
     made = _times(sandbox)
     result = sandbox.call("run", token=sandbox.hub.token("bot", role="read"))
-    failed(result, 7, TARGET, "the token may only read")
+    failed(result, 7, TARGET, "the token can only read")
     assert "HF_WRITE_TOKEN" in result.stderr
     assert_nothing_published(sandbox)
     assert _times(sandbox) == made
