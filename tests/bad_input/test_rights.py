@@ -41,7 +41,7 @@ def test_a_read_only_token_publishes_nothing_and_a_write_token_goes_on_without_q
     sandbox = sandbox_before("publish")
     made = _times(sandbox)
     result = sandbox.call("run", token=sandbox.hub.token("bot", role="read"))
-    assert_failed(result, 7, TARGET, "the token may only read")
+    assert_failed(result, 7, TARGET, "the token can only read")
     assert "HF_WRITE_TOKEN" in result.stderr
     assert_nothing_published(sandbox)
     assert _times(sandbox) == made

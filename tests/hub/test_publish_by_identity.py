@@ -247,7 +247,7 @@ def test_gate_that_upstream_closed_is_asked_for_before_the_update(
 # --- the hour -----------------------------------------------------------------------------------------------
 
 
-def test_token_that_expires_between_two_files_is_exchanged_again(
+def test_token_that_expires_between_files_is_exchanged_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Good for as long as the client renews ahead, so every request renews it; all older ones end half-way."""
@@ -300,7 +300,7 @@ def test_publisher_that_is_removed_on_the_way_is_named(tmp_path: Path, monkeypat
 def test_target_that_is_not_there_is_to_be_created_first(
     hub: LocalHub, workflow: IdTokens, job: Job, artifact: Artifact
 ) -> None:
-    with pytest.raises(PublishError, match="it is not there") as caught:
+    with pytest.raises(PublishError, match="it does not exist") as caught:
         publish(Hub.from_environment(), job, artifact, no_progress)
     assert f"awq-bot create-target {TARGET}" in caught.value.hint
     assert workflow.asked == 1
@@ -337,7 +337,7 @@ def test_job_without_the_permission_is_told_which(
     ours: Hub, job: Job, artifact: Artifact, monkeypatch: pytest.MonkeyPatch, missing: str
 ) -> None:
     monkeypatch.delenv(missing)
-    with pytest.raises(EnvironmentProblem, match="may not ask for an id-token") as caught:
+    with pytest.raises(EnvironmentProblem, match="may not request an id-token") as caught:
         publish(ours, job, artifact, no_progress)
     assert "id-token: write" in caught.value.hint
 
@@ -371,7 +371,7 @@ def test_without_a_read_token_the_identity_reads_the_private_target(
     assert not publish(alone, job, artifact, no_progress).new
     hub.trust.remove_publishers(TARGET)
     monkeypatch.setattr(_auth, "_OIDC_TOKEN_CACHE", None)
-    with pytest.raises(PublishError, match="it is not there, or HF_TOKEN may not see it"):
+    with pytest.raises(PublishError, match="it does not exist, or HF_TOKEN cannot read it"):
         publish(alone, job, artifact, no_progress)
 
 
@@ -392,7 +392,7 @@ def test_account_as_resource_reads_gated_models_and_publishes_nothing(
 @pytest.mark.parametrize("resource", ["quantized/Tiny-awq ", "datasets/a/b", "a b", "https://huggingface.co/a/b"])
 def test_resource_that_names_no_model_is_refused(monkeypatch: pytest.MonkeyPatch, resource: str) -> None:
     monkeypatch.setenv("HF_OIDC_RESOURCE", resource)
-    with pytest.raises(EnvironmentProblem, match="HF_OIDC_RESOURCE names no repo"):
+    with pytest.raises(EnvironmentProblem, match="HF_OIDC_RESOURCE is not a repo"):
         Hub.from_environment()
 
 

@@ -41,7 +41,8 @@ STEPS = (
     " `gpu-16gb`, `gpu-24gb`.",
     "Open *Actions* → *watch* → *Run workflow* and tick *dry run*: the run's summary shows what would be done, and"
     " why.",
-    "Run it again without *dry run*. It publishes the first model; from then on it looks for new releases every hour.",
+    "Run it again without *dry run*. It publishes the first model; from then on it looks for new releases every"
+    " hour.",
 )
 OWNER = REPOSITORY.split("/", maxsplit=1)[0]
 QUANTIZE = quantize_job("one")
