@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 from bot.cli import app, console
-from bot.cli.manual import with_commands
 from bot.errors import ERRORS_BY_EXIT_CODE
 from bot.localhub import Fault, LocalHub
 from tests.cli.test_doctor import only_nvidia_smi
@@ -365,7 +364,7 @@ def test_no_colours_when_nobody_looks(tmp_path: Path) -> None:
 
 def test_the_readme_installs_every_extra_before_it_types_a_command() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    steps = (ROOT / "README.md").read_text().partition("## Use it for real")[2]
+    steps = (ROOT / "README.md").read_text().partition("## By hand")[2]
     installed, extras = steps.partition("$ pip install -c constraints.txt '.[")[::2]
     assert "$ awq-bot" not in installed
     assert set(extras.partition("]")[0].split(",")) == set(project["optional-dependencies"])
@@ -392,8 +391,3 @@ def test_every_exit_code_of_the_readme_is_one_of_ours_and_the_other_way_round() 
     assert [int(code) for code in codes] == [0, *sorted(ERRORS_BY_EXIT_CODE), app.INTERRUPTED]
     assert len(meanings) == len(codes)
     assert all(meanings)
-
-
-def test_the_readmes_commands_are_those_of_the_command_line() -> None:
-    readme = (ROOT / "README.md").read_text()
-    assert with_commands(readme) == readme, "run `make readme`"
