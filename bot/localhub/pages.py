@@ -13,13 +13,12 @@ from starlette.responses import HTMLResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import Route
 
 from bot.localhub import protocol
-from bot.localhub.accounts import may_read_files, may_see
+from bot.localhub.access import may_read_files, may_see
 from bot.localhub.card import body, strings
-from bot.localhub.context import Asked, asked, context, identity, param, quoted
+from bot.localhub.context import RepoAccess, context, identity, open_repo, param, quoted
 from bot.localhub.info import RepoFacts, tree_items
 from bot.localhub.markdown import Links, to_html
-from bot.localhub.protocol import REPO_TYPES
-from bot.localhub.records import Commit, FileEntry, RepoSettings
+from bot.localhub.protocol import REPO_TYPES, Commit, FileEntry, RepoSettings
 from bot.localhub.repo import HEADS, PULLS, TAGS, Repo
 from bot.text import render, size
 
@@ -119,8 +118,8 @@ def wants_html(request: Request) -> bool:
     return "text/html" in request.headers.get("accept", "")
 
 
-def _at_revision(request: Request) -> tuple[Asked, str, Commit]:
-    found = asked(request)
+def _at_revision(request: Request) -> tuple[RepoAccess, str, Commit]:
+    found = open_repo(request)
     revision = param(request, "rev") if "rev" in request.path_params else "main"
     return found, revision, found.repo.commit_at(revision)
 
@@ -143,7 +142,7 @@ def _summary(repo: Repo) -> dict[str, Any]:
     }
 
 
-def _facts(found: Asked, commit: Commit) -> dict[str, Any]:
+def _facts(found: RepoAccess, commit: Commit) -> dict[str, Any]:
     repo, settings = found.repo, found.settings
     facts = RepoFacts(repo, settings, commit)
     return {
@@ -187,14 +186,14 @@ def _refs(repo: Repo) -> list[tuple[str, list[dict[str, str]]]]:
     kinds = (("Branches", HEADS), ("Tags", TAGS), ("Pull requests", PULLS))
     found = []
     for title, prefix in kinds:
-        # A pull request's revision is its whole name.
+        # The revision of a pull request is the full ref.
         cut = 0 if prefix == PULLS else len(prefix)
         names = [name[cut:] for name in repo.refs() if name.startswith(prefix)]
         found.append((title, [{"name": name, "url": _tree_url(repo, name)} for name in names]))
     return [(title, refs) for title, refs in found if refs]
 
 
-def _card(found: Asked, revision: str, commit: Commit) -> tuple[Markup | None, str]:
+def _card(found: RepoAccess, revision: str, commit: Commit) -> tuple[Markup | None, str]:
     """The README as HTML, or why there is none."""
     entry = commit.files.get("README.md")
     if entry is None:
@@ -246,8 +245,8 @@ def _date(commit: Commit) -> str:
     return f"{commit.date[:16].replace('T', ' ')} UTC"
 
 
-def _plain_listing(found: Asked, revision: str, commit: Commit) -> Response:
-    """The files, and the README where everybody may read it."""
+def _plain_listing(found: RepoAccess, revision: str, commit: Commit) -> Response:
+    """The files, and the README unless the repo is gated."""
     lines = [
         f"{found.repo.repo_id} @ {revision}",
         f"{commit.sha}  {commit.date}  {commit.author}: {commit.title}",

@@ -31,7 +31,7 @@ def test_the_whole_demo_succeeds_and_shows_its_steps(tmp_path: Path) -> None:
         "$ awq-bot check",
         "first release",
         "The model card on the Hub",
-        "nothing new",
+        "An hour later, nothing is new",
         "upstream changed: model.safetensors",
         "small files changed upstream: generation_config.json",
         "Anyone can verify a published repo",
