@@ -94,11 +94,6 @@ def _urgency(job: Job) -> tuple[int, int, int, int]:
     return _ORDER[job.kind], -job.entry.priority, download_bytes, job.entry.line
 
 
-def matrix(plan: Plan) -> dict[str, list[dict[str, Any]]]:
-    """The `strategy.matrix` of the workflow: names, labels and limits. The jobs themselves are in the plan."""
-    return {"include": [matrix_row(job) for job in plan.jobs]}
-
-
 def matrices(plan: Plan) -> dict[str, list[dict[str, Any]]]:
     """The rows of the workflow's two matrices: what needs a GPU, and what does not."""
     rows: dict[str, list[dict[str, Any]]] = {"quantize": [], "refresh": []}

@@ -13,7 +13,7 @@ from bot.watch.plan import (
     HOSTED_RUNNER,
     MATRIX_LIMIT,
     make_plan,
-    matrix,
+    matrices,
     publishable,
     timeout_minutes,
 )
@@ -82,17 +82,17 @@ def test_the_cap_is_never_more_than_a_matrix_holds(asked: int, planned: int) -> 
 def test_nothing_to_do_is_an_empty_plan_and_an_empty_matrix() -> None:
     plan = make_plan([])
     assert (plan.jobs, plan.skipped, plan.deferred) == ((), (), ())
-    assert matrix(plan) == {"include": []}
+    assert matrices(plan) == {"quantize": [], "refresh": []}
 
 
 def test_the_matrix_is_json_that_github_takes() -> None:
     jobs = [release(f"quantized--Model-{number}-01234567-89abcdef") for number in range(300)]
-    made = matrix(make_plan(jobs))
+    made = matrices(make_plan(jobs))
     text = json.dumps(made)
-    assert len(made["include"]) == 256
+    assert len(made["quantize"]) == 256
     assert len(text) < 1_000_000
     assert json.loads(text) == made
-    assert made["include"][0] == {
+    assert made["quantize"][0] == {
         "job_id": "quantized--Model-0-01234567-89abcdef",
         "target": "quantized/Tiny-awq",
         "runs_on": ["self-hosted", "gpu", "gpu-16gb"],
@@ -102,7 +102,7 @@ def test_the_matrix_is_json_that_github_takes() -> None:
 
 @pytest.mark.parametrize("kind", [JobKind.REFRESH, JobKind.FINISH])
 def test_what_needs_no_gpu_runs_on_a_hosted_runner(kind: JobKind) -> None:
-    (row,) = matrix(make_plan([small("a", kind)]))["include"]
+    (row,) = matrices(make_plan([small("a", kind)]))["refresh"]
     assert row["runs_on"] == [HOSTED_RUNNER]
 
 
