@@ -104,7 +104,7 @@ def _likely(key: str, value: str) -> str:
         return unseen
     if key == "publish_to":
         return f"{unseen} Did you mean {found.repo_id.split('/')[0]!r}?".strip()
-    pinned = f" with `revision: {found.revision}`" if found.revision not in (None, "main") else ""
+    pinned = f" with `revision: {found.revision}`" if found.revision else ""
     return f"{unseen} Did you mean {found.repo_id!r}{pinned}?".strip()
 
 

@@ -18,9 +18,10 @@ FILE_SUFFIXES = ("txt", "md", "jsonl", "jsonl.gz", "parquet")
 
 _NAME = r"[A-Za-z0-9_]+(?:(?:[.-]|\.-|-\.)[A-Za-z0-9_]+)*"
 _FILE = rf"[^/]\.({'|'.join(suffix.replace('.', r'[.]') for suffix in FILE_SUFFIXES)})$"
+_MAX_NAMESPACE = 42
 MAX_REPO_ID = 96  # characters, as huggingface_hub counts them: owner, slash and name
 RepoId = Annotated[str, StringConstraints(pattern=rf"^{_NAME}/{_NAME}$", max_length=MAX_REPO_ID)]
-Namespace = Annotated[str, StringConstraints(pattern=rf"^{_NAME}$", max_length=42)]
+Namespace = Annotated[str, StringConstraints(pattern=rf"^{_NAME}$", max_length=_MAX_NAMESPACE)]
 FullSha = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
 Revision = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$", max_length=200)]
 ModulePath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*(\.\w+)+$")]
@@ -195,27 +196,33 @@ class WatchlistSpec(_Spec):
     models: tuple[ModelSpec, ...] = Field(strict=False)
 
 
+def is_namespace(name: str) -> bool:
+    return re.fullmatch(_NAME, name) is not None and len(name) <= _MAX_NAMESPACE
+
+
 class Reference(NamedTuple):
-    """A repo as people paste it. revision: None where none was given."""
+    """A repo as people paste it. revision: None where it is main, or none was given."""
 
     repo_id: str
     revision: str | None = None
 
 
+_ADDRESS = re.compile(r"(?:https?://[^/]+|(?:www\.)?(?:hf\.co|huggingface\.co))/(?:datasets/|models/)?")
+_PAGE = re.compile(r"(?:tree|commit)/(.+)|(?:blob|resolve)/([^/]+)/")
+
+
 def read_reference(text: str) -> Reference | None:
     """`owner/name`, `owner/name@revision`, or the address of a page below a repo; None for anything else."""
-    rest, _, _ = "".join(char for char in text if char.isprintable()).strip().partition("?")
-    address = re.match(r"(?:https?://[^/]+|(?:www\.)?(?:hf\.co|huggingface\.co))/", rest)
-    parts = rest.partition("#")[0][address.end() if address else 0 :].strip("/").split("/")
-    if address and parts[0] in ("datasets", "models"):
-        parts = parts[1:]
-    name, _, revision = "/".join(parts[:2]).partition("@")
-    page = parts[2:]
-    if address and page[:1] in (["tree"], ["blob"], ["resolve"], ["commit"]):
-        page, revision = [], "/".join(page[1:2] if page[0] != "tree" else page[1:])
-    if not re.fullmatch(rf"{_NAME}/{_NAME}", name) or (page and not address):
+    visible = "".join(char for char in text if char.isprintable()).strip()
+    path = re.split(r"[?#]", visible)[0].rstrip("/")
+    address = _ADDRESS.match(path)
+    path, _, revision = path[address.end() if address else 0 :].partition("@")
+    owner, name, page = (*path.rstrip("/").split("/", 2), "", "")[:3]
+    if not re.fullmatch(rf"{_NAME}/{_NAME}", f"{owner}/{name}") or (page and not address):
         return None
-    return Reference(name, revision or None)
+    if shown := _PAGE.match(page):
+        revision = shown[1] or shown[2]
+    return Reference(f"{owner}/{name}", None if revision in ("", "main") else revision)
 
 
 def json_schema() -> str:

@@ -49,8 +49,13 @@ def load(path: Path) -> tuple[WatchEntry, ...]:
 
     Raises InvalidWatchlistError with every mistake, each with file and line.
     """
+    return parse(_read(path), path)
+
+
+def parse(text: str, path: Path) -> tuple[WatchEntry, ...]:
+    """As `load`, of a text that is, or could be, the content of the file."""
     try:
-        raw, lines, unread = load_with_lines(_read(path))
+        raw, lines, unread = load_with_lines(text)
     except YamlMistake as error:
         raise _invalid(path, error.line, error.message, error.hint) from None
     raw = _long_form(path, raw)
@@ -79,7 +84,7 @@ def _read(path: Path) -> str:
     except OSError as error:
         raise WatchlistError(
             f"{path}: cannot be read: {error.strerror}",
-            hint="Name the file with --watchlist, or start one: see the README.",
+            hint="Name the file with --watchlist, or start one with `awq-bot init`.",
         ) from None
     if len(content) > _MAX_BYTES:
         raise _invalid(path, 1, f"more than {_MAX_BYTES:,} bytes, too large to be read", "Is it the right file?")
