@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,12 +20,11 @@ from bot.cli import app, console
 from bot.cli.manual import with_commands
 from bot.errors import ERRORS_BY_EXIT_CODE
 from bot.localhub import Fault, LocalHub
+from tests.cli.conftest import Run
 from tests.cli.test_doctor import only_nvidia_smi
 from tests.support.repos import source_files
 from tests.support.watchlists import BUILTIN_TEXT
 from tests.support.workspace import WEIGHTS, Workspace
-
-Run = Callable[..., tuple[int, str, str]]
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,46 +32,60 @@ WATCHLIST = f"publish_to: quantized\n{BUILTIN_TEXT}models:\n  - lab/small\n"
 CONFIG = b'{"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"]}'
 
 
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Calls the command line in this process; returns exit code, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-    # They asked for the terminal's width when they were made, wherever that was.
-    monkeypatch.setattr(console.out, "width", 200)
-    monkeypatch.setattr(console.err, "width", 200)
-    monkeypatch.setattr("signal.signal", lambda *args: None)
-
-    def call(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["awq-bot", *words])
-        with pytest.raises(SystemExit) as ended:
-            app.main()
-        printed = capsys.readouterr()
-        code = ended.value.code
-        return code if isinstance(code, int) else 0, printed.out, printed.err
-
-    return call
+def verbs(group: Any, *path: str) -> Iterator[tuple[str, ...]]:
+    yield path
+    for name, verb in getattr(group, "commands", {}).items():
+        yield from verbs(verb, *path, name)
 
 
-@pytest.fixture
-def with_hub(hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> LocalHub:
-    monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
-    monkeypatch.setenv("HF_TOKEN", hub.token())
-    return hub
+VERBS = tuple(verbs(app.command()))
 
 
-def test_help_names_every_verb_and_the_variables(run: Run) -> None:
+@pytest.mark.parametrize("verb", VERBS, ids=" ".join)
+def test_help_fits_80_columns_and_breaks_no_sentence(
+    run: Run, monkeypatch: pytest.MonkeyPatch, verb: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(console.out, "width", 80)
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = run(*verb, "--help")
+    assert code == 0
+    lines = [line.rstrip() for line in out.splitlines()]
+    assert all(len(line) <= 80 for line in lines)
+    assert not re.search(r"\[/?bold\]|\[/\]|<bool>", out)
+    prose = out.partition("\n╭")[0].splitlines()[2:]
+    for line, after in itertools.pairwise(item.strip() for item in prose):
+        # A line ends where the next word would not fit: nowhere else, unless it ends a paragraph.
+        assert not line or not after or len(f" {line} {after.split()[0]}") > 78, line
+
+
+def test_help_groups_the_verbs_and_names_the_variables(run: Run) -> None:
     code, out, _ = run()
     assert code == 0
-    for verb in ("check", "plan", "run", "pull", "quantize", "evaluate", "card", "publish", "verify", "doctor"):
-        assert f" {verb} " in out
-    assert "HF_WRITE_TOKEN" in out
+    panels = ("Watchlist", "Run", "One stage of a job", "Tools")
+    assert re.findall(r"╭─ (.+?) ─", out) == ["Options", *panels]
+    watchlist = out.partition("─ Watchlist ─")[2].partition("╰")[0]
+    assert re.findall(r"│ (\w+) ", watchlist) == ["init", "add", "check"]
+    for name in ("HF_TOKEN", "HF_WRITE_TOKEN", "HF_ENDPOINT"):
+        assert name in out
 
 
-def test_every_verbs_help_teaches_with_an_example_or_says_its_stage(run: Run) -> None:
-    for verb in ("check", "plan", "run", "quantize", "evaluate", "create-target", "verify", "doctor", "hub"):
-        code, out, _ = run(verb, "--help")
-        assert code == 0
-        assert "Example:" in out, verb
+def test_a_group_of_verbs_alone_prints_its_help(run: Run) -> None:
+    code, out, err = run("actions")
+    assert (code, err) == (0, "")
+    assert "Usage: awq-bot actions" in out
+    assert "keepalive" in out
+
+
+def test_the_shell_completes_verbs(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {"_AWQ_BOT_COMPLETE": "complete_bash", "COMP_WORDS": "awq-bot pl", "COMP_CWORD": "1"}
+    command = [sys.executable, "-m", "bot"]
+    done = subprocess.run(command, env=os.environ | asked, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.split()) == (0, ["plan"]), done.stderr
+
+
+def test_every_verbs_help_has_an_example_or_is_a_stage() -> None:
+    without = {name for name, verb in app.command().commands.items() if "Example: " not in verb.help}
+    assert without == {"pull", "card", "publish", "refresh", "demo", "actions"}
 
 
 def test_an_unknown_verb_is_a_configuration_error_with_the_near_one(run: Run) -> None:
@@ -120,7 +135,9 @@ def test_plan_prints_records_for_programs_and_reasons_for_people(
     code, out, _ = run("plan")
     assert code == 0
     assert "refused" in out
-    assert json.loads(run("plan", "--matrix")[1]) == {"include": []}
+    assert json.loads(run("plan", "--only", "lab/small", "--json")[1]) == plan
+    code, _, err = run("plan", "--only", "lab/other")
+    assert (code, "lab/other is not on watchlist.yaml" in err) == (2, True)
 
 
 def test_run_exits_with_the_code_of_what_it_refused(run: Run, tmp_path: Path, with_hub: LocalHub) -> None:
