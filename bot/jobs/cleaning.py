@@ -31,7 +31,7 @@ class JobFolder:
     in_use: bool
 
     def is_old(self, older_than_days: float | None) -> bool:
-        """Without an age, what is published is old; with one, whatever was not touched for so long."""
+        """Without an age: what is published. With one: what has not changed for so long, in any state."""
         if older_than_days is None:
             return self.state == "published"
         return self.changed_s > older_than_days * _DAY_S

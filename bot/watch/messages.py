@@ -125,7 +125,7 @@ def _yaml_word(value: object) -> str:
 
 
 def _kind_of(value: object) -> str:
-    """For what has no short text of its own."""
+    """What a list or a mapping is called."""
     return "a list" if isinstance(value, list | tuple) else "keys and values"
 
 

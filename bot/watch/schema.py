@@ -1,4 +1,4 @@
-"""The watchlist's keys as pydantic models: what may be typed, and the JSON Schema for editors."""
+"""The watchlist's keys as pydantic models, and the JSON Schema made from them for editors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic_core import PydanticCustomError
 
 SCHEMA_FILE = Path(__file__).with_name("watchlist.schema.json")
 
-# What calibration can read; a watchlist that names anything else is wrong before any download.
+# The files that calibration can read.
 FILE_SUFFIXES = ("txt", "md", "jsonl", "jsonl.gz", "parquet")
 
 _NAME = r"[A-Za-z0-9_]+(?:(?:[.-]|\.-|-\.)[A-Za-z0-9_]+)*"
@@ -36,7 +36,7 @@ def is_text_file(name: str) -> bool:
 
 
 class _Spec(BaseModel):
-    # The lines below each key are what an editor shows of it.
+    # Editors show the docstring below a key.
     model_config = ConfigDict(
         extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
@@ -64,7 +64,7 @@ class SourceSpec(_Spec):
     )
 
     builtin: Literal["stdlib"] | None = None
-    """Text that is part of the bot: needs no network."""
+    """Text that is built in and needs no network."""
     file: FilePath | None = None
     """A file of text or chats, relative to the watchlist."""
     dataset: RepoId | None = None
@@ -86,7 +86,7 @@ class SourceSpec(_Spec):
 
 
 def source_mistakes(source: Mapping[str, object]) -> list[str]:
-    """What is wrong between the keys of one source, whatever is wrong with their values."""
+    """Keys of one source that are missing or do not go together. Looks at no values."""
     given = {key for key, value in source.items() if value is not None}
     found = []
     if len(given & {"builtin", "file", "dataset"}) != 1:
@@ -118,14 +118,14 @@ DEFAULT_SOURCES = (
 
 
 class CalibrationSpec(_Spec):
-    """The text that the search for scales looks at."""
+    """The text whose activations decide the scales."""
 
     samples: Annotated[int, Field(ge=16, le=4096)] = 128
     """Blocks of calibration tokens."""
     seq_len: Annotated[int, Field(ge=32, le=32_768)] = 512
     """Tokens in a block."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    """Draws the blocks."""
+    """Random seed for drawing the blocks."""
     sources: tuple[SourceSpec, ...] = Field(
         default=DEFAULT_SOURCES, strict=False, json_schema_extra={"minItems": 1}
     )
@@ -140,14 +140,14 @@ class CalibrationSpec(_Spec):
 
 
 class GateSpec(_Spec):
-    """What may be lost at most; beyond it nothing is published."""
+    """The quality gate: a model that loses more is not published."""
 
     max_kl: Annotated[float, Field(gt=0)] = 0.10
     """Mean KL divergence to the source, in nats per token."""
     min_top1: Annotated[float, Field(ge=0, le=1)] = 0.85
-    """Share of tokens, from 0 to 1, whose most likely successor is the source's."""
+    """Share of tokens, from 0 to 1, for which both models predict the same next token."""
     max_perplexity_ratio: Annotated[float, Field(ge=1)] = 1.10
-    """Perplexity divided by the source's."""
+    """Perplexity divided by that of the source."""
 
 
 class LicensesSpec(_Spec):
@@ -158,7 +158,7 @@ class LicensesSpec(_Spec):
 
 
 class DefaultsSpec(_Spec):
-    """What holds for every model that does not say otherwise."""
+    """Settings for all models; a model's own settings win."""
 
     revision: Revision = "main"
     """Branch, tag or commit to watch."""
@@ -167,13 +167,13 @@ class DefaultsSpec(_Spec):
     gate: GateSpec = GateSpec()
     licenses: LicensesSpec = LicensesSpec()
     hold: Text | None = None
-    """Why nothing should be done for now; remove it to go on."""
+    """Why the model is left alone for now; remove the line to go on."""
     priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
-    """Higher comes first."""
+    """Higher is done first."""
     private: bool = False
     """Publish to a private repo."""
     requantize: Literal["changed", "outdated"] = "changed"
-    """outdated: also when a newer version of the bot would quantize better."""
+    """outdated: also quantize again when a newer version of the bot would do better."""
     trust_remote_code: bool = False
     """Run the model's own code; needs `revision` to be the full sha of a commit that you have read."""
 
