@@ -120,6 +120,23 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def unlocked(path: Path) -> Iterator[bool]:
+    """Whether no process holds the lock of `locked`; if so, none can take it inside the block. Makes no file."""
+    try:
+        lock = path.open("rb")
+    except FileNotFoundError:
+        yield True
+        return
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
 # --- hashing ------------------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""What a person asked for, as the watchlist says it."""
+"""What a person asked for in the watchlist."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class TextSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """What to calibrate on: `samples` blocks of exactly `seq_len` tokens, drawn by `seed`."""
+    """What to calibrate on: `samples` blocks of exactly `seq_len` tokens, drawn with the random seed `seed`."""
 
     samples: int = 128
     seq_len: int = 512
@@ -65,7 +65,7 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thresholds:
-    """What may be lost at most. max_kl in nats per predicted token; min_top1 as a share of 1."""
+    """The quality gate. max_kl in nats per predicted token; min_top1 as a share of 1."""
 
     max_kl: float = 0.10
     min_top1: float = 0.85
@@ -74,7 +74,10 @@ class Thresholds:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Licenses:
-    """Licence ids as the Hub writes them. allow empty: any that is stated; deny wins."""
+    """Licence ids as the Hub writes them. An empty allow permits any that is stated; deny wins.
+
+    https://huggingface.co/docs/hub/repositories-licenses
+    """
 
     allow: tuple[str, ...] = ()
     deny: tuple[str, ...] = ()

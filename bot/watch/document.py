@@ -31,9 +31,6 @@ class Lines:
     def put_typed(self, loc: Loc, text: str) -> None:
         self._typed[loc] = text
 
-    def knows(self, loc: Sequence[str | int]) -> bool:
-        return tuple(loc) in self._lines
-
     def of(self, loc: Sequence[str | int]) -> int:
         """The line of the value, or of the nearest thing around it."""
         known = tuple(loc)
@@ -85,7 +82,10 @@ def _syntax_mistake(text: str, error: yaml.MarkedYAMLError) -> YamlMistake:
 
 
 def _left_open(text: str, error: yaml.MarkedYAMLError) -> YamlMistake | None:
-    """The quote or bracket that was opened on an earlier line than the one where the parser gave up."""
+    """The quote or bracket that was opened on an earlier line than the one where the parser gave up.
+
+    A quote that is not closed ends at the next one in the file, and the parser gives up on what follows that.
+    """
     mark = error.problem_mark
     quote: yaml.Mark | None = None
     brackets: list[yaml.Mark] = []
@@ -93,12 +93,13 @@ def _left_open(text: str, error: yaml.MarkedYAMLError) -> YamlMistake | None:
         for token in yaml.scan(text, Loader=yaml.SafeLoader):
             if mark is not None and token.start_mark.index >= mark.index:
                 break
+            quote = None
             if isinstance(token, yaml.FlowSequenceStartToken | yaml.FlowMappingStartToken):
                 brackets.append(token.start_mark)
             elif isinstance(token, yaml.FlowSequenceEndToken | yaml.FlowMappingEndToken):
                 brackets = brackets[:-1]
             elif isinstance(token, yaml.ScalarToken) and token.style in ("'", '"'):
-                quote = token.start_mark if token.end_mark.line > token.start_mark.line else quote
+                quote = token.start_mark if token.end_mark.line > token.start_mark.line else None
     except yaml.MarkedYAMLError as scanned:
         if scanned.context == "while scanning a quoted scalar":
             quote = scanned.context_mark

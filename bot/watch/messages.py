@@ -104,7 +104,7 @@ def _likely(key: str, value: str) -> str:
         return unseen
     if key == "publish_to":
         return f"{unseen} Did you mean {found.repo_id.split('/')[0]!r}?".strip()
-    pinned = f" with `revision: {found.revision}`" if found.revision not in (None, "main") else ""
+    pinned = f" with `revision: {found.revision}`" if found.revision else ""
     return f"{unseen} Did you mean {found.repo_id!r}{pinned}?".strip()
 
 
@@ -125,7 +125,7 @@ def _yaml_word(value: object) -> str:
 
 
 def _kind_of(value: object) -> str:
-    """For what has no short text of its own."""
+    """What a list or a mapping is called."""
     return "a list" if isinstance(value, list | tuple) else "keys and values"
 
 

@@ -1,6 +1,6 @@
-"""Why a model is refused, in words for the person who put it on the watchlist.
+"""Why the plan refuses a model, and what the person who put it on the watchlist can do about it.
 
-`support_table.json` holds what quantizing a tiny model of each type found; `tests/support/canary.py` writes it.
+`support_table.json` holds the result of quantizing a tiny model of each type; `tests/support/canary.py` writes it.
 """
 
 from __future__ import annotations
@@ -30,13 +30,6 @@ from bot.records import (
 from bot.watch.sizing import linears_to_quantize
 
 TABLE = Path(__file__).with_name("support_table.json")
-TENSOR_PARALLEL = (1, 2, 4, 8, 16)
-
-# The same size under the names that different families give it.
-_HIDDEN = ("hidden_size", "n_embd", "d_model")
-_INTERMEDIATE = ("intermediate_size", "ffn_dim", "ffn_hidden_size", "n_inner")
-_HEADS = ("num_attention_heads", "n_head", "n_heads")
-_KV_HEADS = ("num_key_value_heads", "num_kv_heads", "n_head_kv")
 
 
 def unsupported_reason(config: dict[str, Any], tensors: tuple[TensorInfo, ...], recipe: Recipe) -> str | None:
@@ -49,30 +42,6 @@ def unsupported_reason(config: dict[str, Any], tensors: tuple[TensorInfo, ...], 
         or _unsupported_type(config)
         or _no_causal_lm(config)
         or _unsupported_weights(linears_to_quantize(tensors, recipe), recipe)
-    )
-
-
-def legal_tensor_parallel(config: dict[str, Any], recipe: Recipe) -> tuple[int, ...]:
-    """Over how many GPUs a server can split each layer of the artifact; (1,) when the config does not say.
-
-    Heads are split whole; input channels in whole groups, output channels in whole int32s (vLLM's AWQ layers).
-    """
-    hidden, heads = _size(config, _HIDDEN), _size(config, _HEADS)
-    if hidden is None or heads is None:
-        return (1,)
-    kv_heads = _size(config, _KV_HEADS) or heads
-    head_dim = _size(config, ("head_dim",)) or hidden // heads
-    intermediate = _size(config, _INTERMEDIATE) or 4 * hidden
-    return tuple(
-        ways
-        for ways in TENSOR_PARALLEL
-        if ways == 1
-        or (
-            heads % ways == 0
-            and (kv_heads % ways == 0 or ways % kv_heads == 0)  # fewer heads than GPUs are repeated
-            and _divide((heads * head_dim, intermediate), ways * recipe.group_size)
-            and _divide((heads * head_dim, intermediate, max(kv_heads, ways) * head_dim), ways * PER_INT32)
-        )
     )
 
 
@@ -110,9 +79,9 @@ def _unsupported_type(config: dict[str, Any]) -> str | None:
 
 def _no_causal_lm(config: dict[str, Any]) -> str | None:
     names = config.get("architectures")
-    if not names or not isinstance(names, list):  # transformers then goes by the model_type
+    if not names or not isinstance(names, list):  # transformers then chooses by model_type
         return None
-    # RWForCausalLM and the like; heads for classes, rewards or embeddings are other tasks.
+    # Other heads classify, score or embed.
     if any(str(name).endswith("ForCausalLM") for name in names):
         return None
     return f"{', '.join(map(str, names))} is no causal language model"
@@ -134,24 +103,12 @@ def _unsupported_weights(linears: tuple[TensorInfo, ...], recipe: Recipe) -> str
 
 
 def _plain(config: dict[str, Any]) -> dict[str, Any]:
-    """The settings that can be compared: upstream's file may hold anything."""
+    """The settings of plain types: an upstream config.json may hold anything."""
     return {key: value for key, value in config.items() if isinstance(value, (bool, int, float, str))}
 
 
-def _size(config: dict[str, Any], names: tuple[str, ...]) -> int | None:
-    for name in names:
-        value = config.get(name)
-        if isinstance(value, int) and value > 0:
-            return value
-    return None
-
-
-def _divide(sizes: tuple[int, ...], by: int) -> bool:
-    return all(size % by == 0 for size in sizes)
-
-
 UNSTATED_LICENSE = "unknown"  # the Hub's own id for it
-OTHER_LICENSE = "other"  # likewise: see its name
+OTHER_LICENSE = "other"  # the Hub's id for a licence that `license_name` names
 
 
 def refuse(entry: WatchEntry, reason: str, error: type[BotError], hint: str = "") -> Skip:
@@ -174,7 +131,7 @@ def refused_at_sight(entry: WatchEntry, upstream: Upstream, published: Published
 
 
 def exposed(entry: WatchEntry, upstream: Upstream, published: Published) -> Skip | None:
-    """What was published for everybody, by an entry or from an upstream that became private since."""
+    """A public target whose entry or upstream has become private since."""
     if published.private is not False or not (entry.private or upstream.private):
         return None
     hint = f"Make it private in its settings on the Hub, or run `awq-bot create-target {entry.target}`."
@@ -182,17 +139,17 @@ def exposed(entry: WatchEntry, upstream: Upstream, published: Published) -> Skip
 
 
 def missing_target(entry: WatchEntry) -> Skip:
-    """For publishing with a workflow's identity: hours of GPU for what could not be published are not spent."""
+    """With Trusted Publishing, which cannot create a repo: refused before hours of GPU are spent."""
     reason = f"{entry.target} is not there, or HF_TOKEN may not see it; a workflow's identity cannot create it"
     return refuse(entry, reason, PublishError, f"Run `awq-bot create-target {entry.target}` first.")
 
 
 def license_refusal(entry: WatchEntry, upstream: Upstream) -> Skip | None:
-    """None where the entry's `licenses` permit what the repo states of itself."""
+    """None where the entry's `licenses` permit the licence that the repo states."""
     license_id = (upstream.license or UNSTATED_LICENSE).lower()
     name = (upstream.license_name or "").lower()
     stated = {license_id, name} - {"", UNSTATED_LICENSE}
-    # Anybody may call a licence anything: a name allows nothing beside an id that says something else.
+    # `license_name` is free text: it counts only where the id says nothing.
     counting = {license_id, name} if license_id in (UNSTATED_LICENSE, OTHER_LICENSE) else {license_id}
     allow, deny = set(entry.licenses.allow), set(entry.licenses.deny)
     shown = " / ".join(sorted(stated)) or UNSTATED_LICENSE
@@ -209,7 +166,7 @@ def license_refusal(entry: WatchEntry, upstream: Upstream) -> Skip | None:
 
 
 def _allowing(license_id: str) -> str:
-    """Under `defaults` it would refuse every other model, for nothing is allowed then but what is named."""
+    """To this entry: under `defaults` the list would refuse every other licence for all models."""
     return f"add `licenses: {{allow: [{license_id}]}}` to this entry, not to `defaults`."
 
 

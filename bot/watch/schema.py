@@ -1,4 +1,4 @@
-"""The watchlist's keys as pydantic models: what may be typed, and the JSON Schema for editors."""
+"""The watchlist's keys as pydantic models, and the JSON Schema made from them for editors."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from bot.records.config import Method
 
 SCHEMA_FILE = Path(__file__).with_name("watchlist.schema.json")
 
-# What calibration can read; a watchlist that names anything else is wrong before any download.
+# The files that calibration can read.
 FILE_SUFFIXES = ("txt", "md", "jsonl", "jsonl.gz", "parquet")
 
 _NAME = r"[A-Za-z0-9_]+(?:(?:[.-]|\.-|-\.)[A-Za-z0-9_]+)*"
 _FILE = rf"[^/]\.({'|'.join(suffix.replace('.', r'[.]') for suffix in FILE_SUFFIXES)})$"
+_MAX_NAMESPACE = 42
 MAX_REPO_ID = 96  # characters, as huggingface_hub counts them: owner, slash and name
 RepoId = Annotated[str, StringConstraints(pattern=rf"^{_NAME}/{_NAME}$", max_length=MAX_REPO_ID)]
-Namespace = Annotated[str, StringConstraints(pattern=rf"^{_NAME}$", max_length=42)]
+Namespace = Annotated[str, StringConstraints(pattern=rf"^{_NAME}$", max_length=_MAX_NAMESPACE)]
 FullSha = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
 Revision = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$", max_length=200)]
 ModulePath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*(\.\w+)+$")]
@@ -37,7 +38,7 @@ def is_text_file(name: str) -> bool:
 
 
 class _Spec(BaseModel):
-    # The lines below each key are what an editor shows of it.
+    # Editors show the docstring below a key.
     model_config = ConfigDict(
         extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
@@ -65,7 +66,7 @@ class SourceSpec(_Spec):
     )
 
     builtin: Literal["stdlib"] | None = None
-    """Text that is part of the bot: needs no network."""
+    """Text that is built in and needs no network."""
     file: FilePath | None = None
     """A file of text or chats, relative to the watchlist."""
     dataset: RepoId | None = None
@@ -87,7 +88,7 @@ class SourceSpec(_Spec):
 
 
 def source_mistakes(source: Mapping[str, object]) -> list[str]:
-    """What is wrong between the keys of one source, whatever is wrong with their values."""
+    """Keys of one source that are missing or do not go together. Looks at no values."""
     given = {key for key, value in source.items() if value is not None}
     found = []
     if len(given & {"builtin", "file", "dataset"}) != 1:
@@ -119,14 +120,14 @@ DEFAULT_SOURCES = (
 
 
 class CalibrationSpec(_Spec):
-    """The text that the search for scales looks at."""
+    """The text whose activations decide the scales."""
 
     samples: Annotated[int, Field(ge=16, le=4096)] = 128
     """Blocks of calibration tokens."""
     seq_len: Annotated[int, Field(ge=32, le=32_768)] = 512
     """Tokens in a block."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    """Draws the blocks."""
+    """Random seed for drawing the blocks."""
     sources: tuple[SourceSpec, ...] = Field(
         default=DEFAULT_SOURCES, strict=False, json_schema_extra={"minItems": 1}
     )
@@ -141,14 +142,14 @@ class CalibrationSpec(_Spec):
 
 
 class GateSpec(_Spec):
-    """What may be lost at most; beyond it nothing is published."""
+    """The quality gate: a model that loses more is not published."""
 
     max_kl: Annotated[float, Field(gt=0)] = 0.10
     """Mean KL divergence to the source, in nats per token."""
     min_top1: Annotated[float, Field(ge=0, le=1)] = 0.85
-    """Share of tokens, from 0 to 1, whose most likely successor is the source's."""
+    """Share of tokens, from 0 to 1, for which both models predict the same next token."""
     max_perplexity_ratio: Annotated[float, Field(ge=1)] = 1.10
-    """Perplexity divided by the source's."""
+    """Perplexity divided by that of the source."""
 
 
 class LicensesSpec(_Spec):
@@ -159,7 +160,7 @@ class LicensesSpec(_Spec):
 
 
 class DefaultsSpec(_Spec):
-    """What holds for every model that does not say otherwise."""
+    """Settings for all models; a model's own settings win."""
 
     revision: Revision = "main"
     """Branch, tag or commit to watch."""
@@ -168,13 +169,13 @@ class DefaultsSpec(_Spec):
     gate: GateSpec = GateSpec()
     licenses: LicensesSpec = LicensesSpec()
     hold: Text | None = None
-    """Why nothing should be done for now; remove it to go on."""
+    """Why the model is left alone for now; remove the line to go on."""
     priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
-    """Higher comes first."""
+    """Higher is done first."""
     private: bool = False
     """Publish to a private repo."""
     requantize: Literal["changed", "outdated"] = "changed"
-    """outdated: also when a newer version of the bot would quantize better."""
+    """outdated: also quantize again when a newer version of the bot would do better."""
     trust_remote_code: bool = False
     """Run the model's own code; needs `revision` to be the full sha of a commit that you have read."""
 
@@ -197,27 +198,33 @@ class WatchlistSpec(_Spec):
     models: tuple[ModelSpec, ...] = Field(strict=False)
 
 
+def is_namespace(name: str) -> bool:
+    return re.fullmatch(_NAME, name) is not None and len(name) <= _MAX_NAMESPACE
+
+
 class Reference(NamedTuple):
-    """A repo as people paste it. revision: None where none was given."""
+    """A repo as people paste it. revision: None where it is main, or none was given."""
 
     repo_id: str
     revision: str | None = None
 
 
+_ADDRESS = re.compile(r"(?:https?://[^/]+|(?:www\.)?(?:hf\.co|huggingface\.co))/(?:datasets/|models/)?")
+_PAGE = re.compile(r"(?:tree|commit)/(.+)|(?:blob|resolve)/([^/]+)/")
+
+
 def read_reference(text: str) -> Reference | None:
     """`owner/name`, `owner/name@revision`, or the address of a page below a repo; None for anything else."""
-    rest, _, _ = "".join(char for char in text if char.isprintable()).strip().partition("?")
-    address = re.match(r"(?:https?://[^/]+|(?:www\.)?(?:hf\.co|huggingface\.co))/", rest)
-    parts = rest.partition("#")[0][address.end() if address else 0 :].strip("/").split("/")
-    if address and parts[0] in ("datasets", "models"):
-        parts = parts[1:]
-    name, _, revision = "/".join(parts[:2]).partition("@")
-    page = parts[2:]
-    if address and page[:1] in (["tree"], ["blob"], ["resolve"], ["commit"]):
-        page, revision = [], "/".join(page[1:2] if page[0] != "tree" else page[1:])
-    if not re.fullmatch(rf"{_NAME}/{_NAME}", name) or (page and not address):
+    visible = "".join(char for char in text if char.isprintable()).strip()
+    path = re.split(r"[?#]", visible)[0].rstrip("/")
+    address = _ADDRESS.match(path)
+    path, _, revision = path[address.end() if address else 0 :].partition("@")
+    owner, name, page = (*path.rstrip("/").split("/", 2), "", "")[:3]
+    if not re.fullmatch(rf"{_NAME}/{_NAME}", f"{owner}/{name}") or (page and not address):
         return None
-    return Reference(name, revision or None)
+    if shown := _PAGE.match(page):
+        revision = shown[1] or shown[2]
+    return Reference(f"{owner}/{name}", None if revision in ("", "main") else revision)
 
 
 def json_schema() -> str:

@@ -13,6 +13,15 @@ from bot.records import Details, Estimate, Recipe, TensorInfo, WatchEntry
 # smallest that fits.
 RUNNER_VRAM_GB = (16, 24, 48, 80, 141)
 
+PER_INT32 = 8  # 4-bit integers in one int32 of the packed weights
+TENSOR_PARALLEL = (1, 2, 4, 8, 16)
+
+# The same size under the names that different families give it.
+_HIDDEN = ("hidden_size", "n_embd", "d_model")
+_INTERMEDIATE = ("intermediate_size", "ffn_dim", "ffn_hidden_size", "n_inner")
+_HEADS = ("num_attention_heads", "n_head", "n_heads")
+_KV_HEADS = ("num_key_value_heads", "num_kv_heads", "n_head_kv")
+
 _GB = 10**9
 
 _GIB = 2**30
@@ -55,6 +64,30 @@ def estimate(details: Details, entry: WatchEntry, *, download_bytes: int) -> Est
 def gpu_class(needs: Estimate) -> int | None:
     """The smallest class of GPU that fits, by its memory in GB; None where none does."""
     return next((size for size in RUNNER_VRAM_GB if needs.vram_bytes <= size * _GB), None)
+
+
+def legal_tensor_parallel(config: dict[str, Any], recipe: Recipe) -> tuple[int, ...]:
+    """Over how many GPUs a server can split each layer of the artifact; (1,) when the config does not say.
+
+    Heads are split whole; input channels in whole groups, output channels in whole int32s (vLLM's AWQ layers).
+    """
+    hidden, heads = _first_size(config, _HIDDEN), _first_size(config, _HEADS)
+    if hidden is None or heads is None:
+        return (1,)
+    kv_heads = _first_size(config, _KV_HEADS) or heads
+    head_dim = _first_size(config, ("head_dim",)) or hidden // heads
+    intermediate = _first_size(config, _INTERMEDIATE) or 4 * hidden
+    return tuple(
+        ways
+        for ways in TENSOR_PARALLEL
+        if ways == 1
+        or (
+            heads % ways == 0
+            and (kv_heads % ways == 0 or ways % kv_heads == 0)  # fewer heads than GPUs are repeated
+            and _divide((heads * head_dim, intermediate), ways * recipe.group_size)
+            and _divide((heads * head_dim, intermediate, max(kv_heads, ways) * head_dim), ways * PER_INT32)
+        )
+    )
 
 
 def linears_to_quantize(tensors: tuple[TensorInfo, ...], recipe: Recipe) -> tuple[TensorInfo, ...]:
@@ -137,3 +170,15 @@ def _outside(details: Details) -> int:
 def _size(config: dict[str, Any], key: str) -> int:
     value = config.get(key, 0)
     return value if isinstance(value, int) and 0 < value < 10**7 else 0
+
+
+def _first_size(config: dict[str, Any], names: tuple[str, ...]) -> int | None:
+    for name in names:
+        value = config.get(name)
+        if isinstance(value, int) and value > 0:
+            return value
+    return None
+
+
+def _divide(sizes: tuple[int, ...], by: int) -> bool:
+    return all(size % by == 0 for size in sizes)

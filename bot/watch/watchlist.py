@@ -1,4 +1,4 @@
-"""watchlist.yaml -> WatchEntry: the one place where a person's typing is validated."""
+"""watchlist.yaml -> WatchEntry: the one place where the watchlist is validated."""
 
 from __future__ import annotations
 
@@ -49,8 +49,13 @@ def load(path: Path) -> tuple[WatchEntry, ...]:
 
     Raises InvalidWatchlistError with every mistake, each with file and line.
     """
+    return parse(_read(path), path)
+
+
+def parse(text: str, path: Path) -> tuple[WatchEntry, ...]:
+    """As `load`, of a text that is, or could be, the content of the file."""
     try:
-        raw, lines, unread = load_with_lines(_read(path))
+        raw, lines, unread = load_with_lines(text)
     except YamlMistake as error:
         raise _invalid(path, error.line, error.message, error.hint) from None
     raw = _long_form(path, raw)
@@ -79,7 +84,7 @@ def _read(path: Path) -> str:
     except OSError as error:
         raise WatchlistError(
             f"{path}: cannot be read: {error.strerror}",
-            hint="Name the file with --watchlist, or start one: see the README.",
+            hint="Name the file with --watchlist, or start one with `awq-bot init`.",
         ) from None
     if len(content) > _MAX_BYTES:
         raise _invalid(path, 1, f"more than {_MAX_BYTES:,} bytes, too large to be read", "Is it the right file?")
@@ -98,7 +103,7 @@ def _long_form(path: Path, raw: Any) -> dict[str, Any]:
     """The short form `- owner/name` is the long form with one key."""
     if not isinstance(raw, dict):
         found = "nothing" if raw is None else "a list" if isinstance(raw, list) else "text without keys"
-        hint = "At the top stand the keys `publish_to:`, `defaults:` and `models:`."
+        hint = "A watchlist has the keys `publish_to:`, `defaults:` and `models:`, and no others."
         raise _invalid(path, 1, f"expected keys and values, found {found}", hint)
     models = raw.get("models")
     if not isinstance(models, list):
@@ -166,7 +171,7 @@ def _entry(
 
 
 def _merged(defaults: DefaultsSpec, model: ModelSpec) -> DefaultsSpec:
-    """What the model says, else what `defaults` says, key by key also inside recipe, calibration and gate."""
+    """The model's settings over those of `defaults`, key by key also inside recipe, calibration and gate."""
     below = defaults.model_dump(exclude_unset=True)
     above = model.model_dump(exclude_unset=True, exclude={"repo_id", "target"})
     for key, value in above.items():
@@ -195,7 +200,7 @@ def _file_contents(folder: Path, raw: dict[str, Any]) -> dict[str, _FileContent]
 
 def _file_content(folder: Path, name: str) -> _FileContent:
     try:
-        # A pipe would be waited for without end.
+        # Reading a pipe would block.
         if (folder / name).exists() and not (folder / name).is_file():
             return _FileContent(problem="not a file")
         with (folder / name).open("rb") as stream:
@@ -203,5 +208,5 @@ def _file_content(folder: Path, name: str) -> _FileContent:
     except OSError as error:
         return _FileContent(problem=error.strerror or str(error))
     except ValueError:
-        # A name that no file can have, such as one with a null character.
+        # No file can have this name, such as one with a null character.
         return _FileContent(problem="no such name")

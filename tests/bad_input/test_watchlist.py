@@ -1,7 +1,7 @@
-"""What people type into the watchlist and the files that it names, and what they ask for.
+"""Mistakes in the watchlist and in the files that it names, and requests that cannot be met.
 
 Each ends with its exit code, one line of what happened where, what to do next, and nothing half-published; and
-where a person can mend it, the next run goes on.
+once a person has corrected it, the next run continues.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def test_a_calibration_file_that_is_gone_is_named_and_missed_by_the_pull_too(
     assert not quantized_again(result)
 
 
-def test_pulled_files_that_somebody_deleted_are_pulled_again(sandbox_before: SandboxBefore) -> None:
+def test_pulled_files_that_were_deleted_are_pulled_again(sandbox_before: SandboxBefore) -> None:
     sandbox = sandbox_before("quantize")
     shutil.rmtree(sandbox.jobs[0] / "calibration")
     (sandbox.jobs[0] / "source" / "tokenizer.json").unlink()

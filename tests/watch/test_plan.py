@@ -17,11 +17,7 @@ def small(name: str, kind: JobKind) -> Job:
 
 def test_finish_comes_before_refresh_before_release() -> None:
     plan = make_plan(
-        [
-            release("release", priority=1000),
-            small("refresh", JobKind.REFRESH),
-            small("finish", JobKind.FINISH),
-        ]
+        [release("release", priority=1000), small("refresh", JobKind.REFRESH), small("finish", JobKind.FINISH)]
     )
     assert [item.job_id for item in plan.jobs] == ["finish", "refresh", "release"]
 

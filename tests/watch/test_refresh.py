@@ -92,7 +92,7 @@ def test_complete_is_provenance_on_the_head_and_its_tag_pointing_there(
     assert not absent(tags=tags, head=HEAD).complete
 
 
-def test_a_commit_by_hand_on_top_of_a_release_is_told_and_left_alone() -> None:
+def test_a_commit_by_hand_on_top_of_a_release_is_reported_and_left_alone() -> None:
     """The tag cannot move to it, so trying to finish would fail for ever."""
     target = published(tags=(Tag(name=provenance().tag, sha=SHA),))
     found = skip(triage(entry(), upstream(), target))
