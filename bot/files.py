@@ -8,7 +8,7 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -147,20 +147,27 @@ def write_hashed(target: BinaryIO, pieces: Iterable[bytes]) -> tuple[str, int]:
     return digest.hexdigest(), size_bytes
 
 
-def file_sha256(path: Path) -> str:
+def file_sha256(path: Path, *, on_bytes: Callable[[int], None] | None = None) -> str:
+    """on_bytes: called with the size of each chunk that was hashed."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        for chunk in chunks(file):
+            digest.update(chunk)
+            if on_bytes is not None:
+                on_bytes(len(chunk))
+    return digest.hexdigest()
 
 
-def describe_file(folder: Path, path: str) -> PublishedFile:
+def describe_file(folder: Path, path: str, *, on_bytes: Callable[[int], None] | None = None) -> PublishedFile:
     """Size and sha256 of the file that will be published as `path`."""
-    return PublishedFile(path=path, size_bytes=(folder / path).stat().st_size, sha256=file_sha256(folder / path))
+    sha256 = file_sha256(folder / path, on_bytes=on_bytes)
+    return PublishedFile(path=path, size_bytes=(folder / path).stat().st_size, sha256=sha256)
 
 
-def describe_folder(folder: Path) -> tuple[PublishedFile, ...]:
-    """Every file of the folder, by path."""
+def describe_folder(folder: Path, *, on_bytes: Callable[[int], None] | None = None) -> tuple[PublishedFile, ...]:
+    """Every file of the folder, by path. on_bytes: as in file_sha256."""
     paths = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file())
-    return tuple(describe_file(folder, path) for path in paths)
+    return tuple(describe_file(folder, path, on_bytes=on_bytes) for path in paths)
 
 
 def found_as_listed(folder: Path, file: HubFile) -> PublishedFile | None:

@@ -21,6 +21,7 @@ from bot.cli.console import (
     out,
     print_raw,
 )
+from bot.cli.cpu import CpuOption, jobs_on_cpu
 from bot.errors import BotError
 from bot.hub.session import Hub
 from bot.jobs import pipeline
@@ -72,6 +73,7 @@ def run(
     only: Annotated[str | None, typer.Option("--only", metavar="REPO_ID", help="One model of the list.")] = None,
     work: WorkOption = Path("work"),
     dry_run: DryRunOption = False,
+    cpu: CpuOption = False,
 ) -> None:
     """Plan, then do it: pull, quantize, evaluate, card and publish for each new release.
 
@@ -85,6 +87,8 @@ def run(
     if any(job.kind is not JobKind.FINISH for job in made.jobs):
         # Before gigabytes are pulled for a child process that could not start.
         needs_extra("quantize")
+    if notice := jobs_on_cpu(made.jobs, allowed=cpu):
+        err.print(notice)
     outcomes = []
     for number, job in enumerate(made.jobs, 1):
         err.rule(f"[bold]{number} of {len(made.jobs)}[/]  {job.entry.repo_id} → {job.entry.target}", align="left")
