@@ -1,7 +1,7 @@
 """Where an artifact goes, and whether a folder that is already there may be replaced.
 
-A folder named with --out is replaced only when nothing in it would be lost, so its artifact includes a record of what
-was written. A job's folder may always be replaced; what is made there and published has no record.
+A folder named with --out is replaced only when nothing in it would be lost, so its artifact includes a record of
+what was written. A job's folder may always be replaced; what is made there and published has no record.
 """
 
 from __future__ import annotations
