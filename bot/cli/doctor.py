@@ -30,7 +30,7 @@ def check_machine(plan: Plan | None, work: Path, *, runner: bool) -> Iterator[Ch
 
 def _check_gpu(needs: list[Estimate], *, runner: bool) -> Check:
     wanted = max((need.vram_bytes for need in needs), default=0)
-    listed = _nvidia_smi()
+    listed = nvidia_smi()
     if not listed:
         fix = "Install the NVIDIA driver and check with nvidia-smi. Without a GPU only tiny models are practical."
         return Check(name="GPU", status="failed" if runner else "warning", found="none", fix=fix)
@@ -42,7 +42,7 @@ def _check_gpu(needs: list[Estimate], *, runner: bool) -> Check:
     return Check(name="GPU", status="ok", found=found)
 
 
-def _nvidia_smi() -> list[str]:
+def nvidia_smi() -> list[str]:
     try:
         done = subprocess.run(_NVIDIA_QUERY, capture_output=True, text=True, check=True, timeout=30)
     except (OSError, subprocess.SubprocessError):

@@ -21,6 +21,7 @@ from bot.cli.console import (
     out,
     print_raw,
 )
+from bot.cli.cpu import CpuOption, jobs_on_cpu
 from bot.errors import BotError
 from bot.hub.session import Hub
 from bot.jobs import pipeline
@@ -67,6 +68,7 @@ def run(
     only: OnlyOption = None,
     work: WorkOption = Path("work"),
     dry_run: DryRunOption = False,
+    cpu: CpuOption = False,
 ) -> None:
     """Plan, then pull, quantize, evaluate and publish each new release.
 
@@ -80,6 +82,8 @@ def run(
     if any(job.kind is not JobKind.FINISH for job in made.jobs):
         # Not only after gigabytes were pulled for it.
         needs_extra("quantize")
+    if notice := jobs_on_cpu(made.jobs, allowed=cpu):
+        err.print(notice)
     outcomes = []
     for number, job in enumerate(made.jobs, 1):
         err.rule(f"[bold]{number} of {len(made.jobs)}[/]  {job.entry.repo_id} → {job.entry.target}", align="left")

@@ -25,7 +25,7 @@ from bot.quantize import architectures, destination
 from bot.quantize.autoawq import CompensatedQuantizer, LayerwiseQuantizer, check_known, quantize_layers
 from bot.quantize.layerfile import FinishedLayer
 from bot.quantize.walk import QuantizeContext
-from bot.records import CalibrationSet, Progress, QuantizedModel, Recipe, sha256_of
+from bot.records import CalibrationSet, Progress, QuantizedModel, Recipe, byte_counter, sha256_of
 
 
 def best_device() -> torch.device:
@@ -114,20 +114,20 @@ def quantize(
     calibration: CalibrationSet,
     trust_remote_code: bool,
     progress: Progress,
-    on_record: bool = False,
+    with_record: bool = False,
 ) -> QuantizedModel:
-    """Quantize the model in source and write a complete AWQ folder; out appears only when it is whole.
+    """Quantize the model in source and write a complete AWQ folder; out appears only when it is complete.
 
-    layers: where each finished layer's file goes; those of an earlier run with the same input are used again.
-    blocks: token ids, int64 [samples, seq_len]; calibration: where they come from. on_record: out tells what was
-    written there, so that it may be replaced later. The same input gives the same bytes on the same machine.
-    Raises UpstreamError, UnsupportedModelError and WatchlistError for what cannot be done, QuantizationError for
-    broken numbers, EnvironmentProblem for a full disk or memory.
+    layers: the folder for one file per finished layer; those of an earlier run with the same input are used again.
+    blocks: token ids, int64 [samples, seq_len]; calibration: where they come from. with_record: write a record of
+    the files into out, so that a later run may replace it. The same input gives the same bytes on the same
+    machine. Raises UpstreamError, UnsupportedModelError and WatchlistError for what cannot be quantized,
+    QuantizationError for numbers that are not finite, EnvironmentProblem for a full disk or memory.
     """
     started, device = time.monotonic(), best_device()
     destination.check_replaceable(out)
     opened = _open(source, recipe, trust_remote_code)
-    weights = _weight_hashes(opened)
+    weights = _weight_hashes(opened, progress)
     key = _key(opened, weights, recipe, calibration, device)
     done = _quantize_layers(
         opened, layers, recipe=recipe, blocks=blocks, key=key, device=device, progress=progress
@@ -135,8 +135,9 @@ def quantize(
     dtype = artifact_dtype(opened.dtype, done.layers)
     with atomic_folder(out) as folder:
         artifact = _write(folder, opened, done, recipe, dtype)
-        files = describe_folder(folder)
-        if on_record:
+        written_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        files = describe_folder(folder, byte_counter(progress, "hashing the artifact", written_bytes))
+        if with_record:
             written = destination.Written(source_sha256=_source_sha256(opened, weights), files=files)
             destination.leave_record(folder, written)
     tensors = opened.checkpoint.tensors
@@ -160,16 +161,22 @@ def quantize(
 
 
 def check_folders(
-    source: Path, out: Path, *, recipe: Recipe, trust_remote_code: bool, on_record: bool = False
+    source: Path,
+    out: Path,
+    *,
+    recipe: Recipe,
+    trust_remote_code: bool,
+    progress: Progress,
+    with_record: bool = False,
 ) -> None:
-    """Raises what quantize() would raise at once, before anybody spends time on calibration text.
+    """Raises what quantize() would raise at once, before time is spent on calibration text.
 
-    on_record: also when out is there and its record does not tell that it may be replaced.
+    with_record: also when out exists and its record does not show that it may be replaced.
     """
     destination.check_replaceable(out)
     opened = _open(source, recipe, trust_remote_code)
-    if on_record:
-        destination.check_ours(out, lambda: _source_sha256(opened, _weight_hashes(opened)))
+    if with_record:
+        destination.check_ours(out, lambda: _source_sha256(opened, _weight_hashes(opened, progress)))
 
 
 def _open(folder: Path, recipe: Recipe, trust_remote_code: bool) -> Source:
@@ -257,8 +264,10 @@ def _quantize_layers(
         ) from error
 
 
-def _weight_hashes(source: Source) -> list[str]:
-    return [file_sha256(source.folder / name) for name in source.checkpoint.weight_files]
+def _weight_hashes(source: Source, progress: Progress) -> list[str]:
+    paths = [source.folder / name for name in source.checkpoint.weight_files]
+    count = byte_counter(progress, "hashing the source", sum(path.stat().st_size for path in paths))
+    return [file_sha256(path, count) for path in paths]
 
 
 def _source_sha256(source: Source, weights: list[str]) -> str:

@@ -36,7 +36,7 @@ class Skip:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """What a job will need, in bytes and seconds; an estimate before any download."""
+    """What a job will need, in bytes, and seconds on a GPU; an estimate before any download."""
 
     download_bytes: int
     output_bytes: int
@@ -45,6 +45,7 @@ class Estimate:
     disk_bytes: int
     duration_s: float
     parameters: int
+    float_operations: float = 0.0
 
 
 class JobKind(StrEnum):

@@ -6,14 +6,19 @@ import math
 import re
 from typing import Any
 
-from bot.checkpoint.constants import EVALUATION_BLOCKS, EVALUATION_SEQ_LEN, LOGITS_AT_ONCE, TOKENS_AT_ONCE
-from bot.records import Details, Estimate, Recipe, TensorInfo, WatchEntry
+from bot.checkpoint.constants import (
+    EVALUATION_BLOCKS,
+    EVALUATION_SEQ_LEN,
+    LOGITS_AT_ONCE,
+    PER_INT32,
+    TOKENS_AT_ONCE,
+)
+from bot.records import Calibration, Details, Estimate, Recipe, TensorInfo, WatchEntry
 
 # Classes of GPU that people rent, by memory in decimal gigabytes: an L4 of "24 GB" has 23,034 MiB. A job gets the
 # smallest that fits.
 RUNNER_VRAM_GB = (16, 24, 48, 80, 141)
 
-PER_INT32 = 8  # 4-bit integers in one int32 of the packed weights
 TENSOR_PARALLEL = (1, 2, 4, 8, 16)
 
 # The same size under the names that different families give it.
@@ -31,6 +36,7 @@ _NOT_QUANTIZED = re.compile(r"norm|router|(?:^|\.)gate\.weight$|shared_expert_ga
 # On the smallest class of card: multiply-adds of matrices count as two. Float32 is what the search works in.
 _HALF_FLOPS = 5e13
 _FLOAT32_FLOPS = 1e13
+_CPU_CORE_FLOPS = 3e10  # between 2e10, measured on hidden 576, and 7e10 on hidden 1,024
 _KERNEL_S = 1e-5  # to start one, however little it does
 # Per linear, as counted: products of its weights with their inputs' Gram matrix, and kernels per input channel.
 _PRODUCTS = 30
@@ -58,7 +64,19 @@ def estimate(details: Details, entry: WatchEntry, *, download_bytes: int) -> Est
         disk_bytes=math.ceil((download_bytes + 2 * output + 2 * hidden) * _DISK_SPARE),
         duration_s=_START_S + _search_s(details, entry) + 2 * parameters * _EVALUATION_TOKENS / _HALF_FLOPS,
         parameters=parameters,
+        float_operations=float_operations(details.tensors, entry.recipe, entry.calibration),
     )
+
+
+def float_operations(tensors: tuple[TensorInfo, ...], recipe: Recipe, calibration: Calibration) -> float:
+    """Additions and multiplications of quantizing and evaluating a model with these tensors."""
+    evaluation = 2 * _EVALUATION_TOKENS * sum(math.prod(tensor.shape) for tensor in tensors)
+    return sum(_quantize_operations(tensors, recipe, calibration)) + evaluation
+
+
+def cpu_duration_s(operations: float, *, cores: int) -> float:
+    """A rough estimate: CPUs, and the sizes of matrices that suit them, differ several times."""
+    return _START_S + operations / (cores * _CPU_CORE_FLOPS)
 
 
 def gpu_class(needs: Estimate) -> int | None:
@@ -119,17 +137,28 @@ def _packed_bytes(tensor: TensorInfo, recipe: Recipe) -> int:
 
 
 def _search_s(details: Details, entry: WatchEntry) -> float:
-    """Forward passes in half precision; then Gram matrices, grid, factors and sweeps in float32."""
-    linears = [tensor.shape for tensor in linears_to_quantize(details.tensors, entry.recipe)]
-    tokens = entry.calibration.samples * entry.calibration.seq_len
-    forward_s = 2 * tokens * sum(out * columns for out, columns in linears) / _HALF_FLOPS
+    forward, search = _quantize_operations(details.tensors, entry.recipe, entry.calibration)
+    duration_s = forward / _HALF_FLOPS + search / _FLOAT32_FLOPS
     if entry.recipe.method == "awq":
-        return _AUTOAWQ_PASSES * forward_s
-    flops = sum(
+        return duration_s
+    columns = sum(tensor.shape[1] for tensor in linears_to_quantize(details.tensors, entry.recipe))
+    return duration_s + _KERNELS * columns * _KERNEL_S
+
+
+def _quantize_operations(
+    tensors: tuple[TensorInfo, ...], recipe: Recipe, calibration: Calibration
+) -> tuple[float, float]:
+    """Those of forward passes, in half precision on a GPU, and those of the search, in float32."""
+    linears = [tensor.shape for tensor in linears_to_quantize(tensors, recipe)]
+    tokens = calibration.samples * calibration.seq_len
+    forward = 2 * tokens * sum(out * columns for out, columns in linears)
+    if recipe.method == "awq":
+        return _AUTOAWQ_PASSES * forward, 0.0
+    # Gram matrices, grid, factors and sweeps.
+    search = sum(
         2 * _PRODUCTS * out * columns**2 + tokens * columns**2 + 4 * columns**3 / 3 for out, columns in linears
     )
-    kernels = _KERNELS * sum(columns for _, columns in linears)
-    return forward_s + flops / _FLOAT32_FLOPS + kernels * _KERNEL_S
+    return forward, search
 
 
 def _search_bytes(details: Details, entry: WatchEntry) -> int:

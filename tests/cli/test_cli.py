@@ -191,10 +191,12 @@ def test_a_hub_that_is_not_there_is_an_environment_problem(
     assert "HF_ENDPOINT" in err
 
 
-def test_quantize_without_folders_asks_for_them(run: Run) -> None:
-    code, _, err = run("quantize")
+@pytest.mark.parametrize("verb", ["quantize", "evaluate"])
+def test_stage_on_folders_says_which_options_are_missing(verb: str, run: Run) -> None:
+    code, _, err = run(verb)
     assert code == 2
-    assert "--source" in err
+    other = {"quantize": "--out", "evaluate": "--quantized"}[verb]
+    assert f"{verb} needs --source and {other}, or --job" in err
 
 
 def test_quantize_names_the_methods_that_it_knows(run: Run) -> None:

@@ -222,10 +222,14 @@ def test_same_input_gives_the_same_bytes_and_nothing_is_printed(
     assert capfd.readouterr() == ("", "")
 
 
-def test_progress_counts_layers(small: Path, tmp_path: Path) -> None:
+def test_progress_counts_layers_and_hashed_bytes(small: Path, tmp_path: Path) -> None:
     seen: list[tuple[str, int, int, str]] = []
     run(small, tmp_path, progress=lambda *step: seen.append(step))
     assert [step for step in seen if step[0] == "quantizing"] == [("quantizing", i, 2, "layers") for i in range(3)]
+    for what, folder in {"hashing the source": small, "hashing the artifact": tmp_path / "out"}.items():
+        pattern = "*.safetensors" if folder == small else "*"
+        size = sum(path.stat().st_size for path in folder.glob(pattern))
+        assert [step for step in seen if step[0] == what][-1] == (what, size, size, "B")
 
 
 def test_layers_of_the_same_recipe_are_used_again_and_others_are_made_again(small: Path, tmp_path: Path) -> None:
