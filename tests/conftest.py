@@ -39,7 +39,6 @@ from bot.localhub import LocalHub
 from tests.support.sandbox import Quantized, Sandbox, quantize_once
 from tests.support.workspace import Workspace, open_workspace
 
-
 # In this order before all others: with a file per worker, a long file that starts last is waited for.
 LONG_FILES = (
     "jobs/test_pipeline.py",
