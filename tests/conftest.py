@@ -39,6 +39,25 @@ from bot.localhub import LocalHub
 from tests.support.sandbox import Quantized, Sandbox, quantize_once
 from tests.support.workspace import Workspace, open_workspace
 
+# In this order before all others: with a file per worker, a long file that starts last is waited for.
+LONG_FILES = (
+    "jobs/test_pipeline.py",
+    "cli/test_plain_folders.py",
+    "jobs/test_interruptions.py",
+    "github/test_watch.py",
+    "workflows/test_watch_failures.py",
+    "jobs/test_trusted_publishing.py",
+    "bad_input/test_rights.py",
+    "bad_input/test_disk.py",
+    "workflows/test_watch.py",
+    "workflows/test_ways_to_publish.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {Path(__file__).parent / name: number for number, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
+
 
 @pytest.fixture(autouse=True)
 def closed_connections() -> Iterator[None]:

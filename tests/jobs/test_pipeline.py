@@ -11,15 +11,16 @@ from pathlib import Path
 import pytest
 
 from bot.cli.demo import nudged
-from tests.support.sandbox import MODELS, Sandbox, build_sandbox
+from tests.support.sandbox import MODELS, Quantized, Sandbox, build_sandbox
 from tests.support.small_sandbox import SOURCE, TARGET, WEIGHTS
 
 
 @pytest.fixture(scope="module")
-def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    """Both models published once."""
+def sandbox(tmp_path_factory: pytest.TempPathFactory, quantized: Quantized) -> Iterator[Sandbox]:
+    """Both models published once, by a run that goes on after measuring."""
     sandbox = build_sandbox(tmp_path_factory.mktemp("pipeline") / "sandbox")
     with sandbox.hub:
+        sandbox.prepare(quantized)
         result = sandbox.call("run")
         assert result.returncode == 0, result.stderr
         yield sandbox

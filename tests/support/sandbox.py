@@ -34,7 +34,7 @@ models:
 PATIENCE_S = 240.0
 _KEPT = {"quantized", "quantized.json", "report.json", "card"}
 
-# A trained model's name -> its folder, made by `quantize_once`.
+# A trained model's name -> its job folder, made by `quantize_once`.
 Quantized = Callable[[str], Path]
 
 
@@ -73,6 +73,13 @@ class Sandbox:
         """What `plan --json` prints; made in this process, which is quicker."""
         hub = Hub(self.hub.endpoint, self.hub.token(), self.hub.token())
         return dict(json.loads(to_json(pipeline.plan(hub, watchlists.load(self.root / "watchlist.yaml")))))
+
+    def prepare(self, quantized: Quantized) -> None:
+        """Put the results of quantizing and measuring into the folders of the planned jobs of trained models."""
+        for job in self.plan()["jobs"]:
+            name = job["entry"]["repo_id"].partition("/")[2]
+            shutil.copytree(quantized(name), self.root / "work" / job["job_id"], dirs_exist_ok=True)
+        self.hub.clear_requests()
 
     def stop_when(
         self, happened: Callable[[], bool], number: signal.Signals, *words: str

@@ -12,9 +12,6 @@ from tests.workflows.interpreter.documents import ROOT
 from tests.workflows.interpreter.repository import NAME
 from tests.workflows.interpreter.runs import start
 
-# Quantizing for once takes its time on a busy machine.
-pytestmark = pytest.mark.timeout(900)
-
 
 @pytest.mark.slow
 def test_a_run_with_nothing_prepared_quantizes_and_publishes(deploy: Deploy) -> None:

@@ -12,9 +12,6 @@ from tests.workflows.deployment import ASSET, Deployment, open_deployment, publi
 from tests.workflows.interpreter.parser import WorkflowParser
 from tests.workflows.interpreter.runs import Run, steps_with_value
 
-# Quantizing for once takes its time on a busy machine.
-pytestmark = pytest.mark.timeout(900)
-
 ONE, TWO = target("one"), target("two")
 QUANTIZE_ONE, PUBLISH_ONE = quantize_job("one"), publish_job("one")
 QUANTIZE_TWO, PUBLISH_TWO = quantize_job("two"), publish_job("two")

@@ -12,9 +12,6 @@ from tests.workflows.deployment import Deploy, Deployment, publish_job, quantize
 from tests.workflows.interpreter.jobs import RunnerLostError
 from tests.workflows.interpreter.runs import Run
 
-# Quantizing for once takes its time on a busy machine.
-pytestmark = pytest.mark.timeout(900)
-
 PLAN_ALONE = {"plan": "success"}
 
 

@@ -12,9 +12,6 @@ from tests.support.workflow_identity import trust
 from tests.workflows.deployment import Deploy, Deployment, publish_job, quantize_job, target
 from tests.workflows.interpreter.runs import steps_with_value
 
-# Quantizing for once takes its time on a busy machine.
-pytestmark = pytest.mark.timeout(900)
-
 
 def create_targets(deployment: Deployment) -> list[tuple[str, ...]]:
     """As `awq-bot create-target` does, typed by a person with a token of their own."""
