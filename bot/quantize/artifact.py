@@ -27,57 +27,9 @@ from bot.quantize.layerfile import FinishedLayer
 from bot.quantize.walk import QuantizeContext
 from bot.records import CalibrationSet, Progress, QuantizedModel, Recipe, byte_counter, sha256_of
 
-
-def best_device() -> torch.device:
-    return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-
-
-def device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
+METHODS: dict[str, type[LayerwiseQuantizer]] = {"awq+gptq": CompensatedQuantizer, "awq": LayerwiseQuantizer}
 # Half of float16's maximum: on other text activations may be larger than on the calibration blocks.
 FP16_PEAK = torch.finfo(torch.float16).max / 2
-
-
-def artifact_dtype(source_dtype: str, layers: Sequence[FinishedLayer]) -> ArtifactDtype:
-    """float16, which every reader supports, or bfloat16 where the source has it and the activations need it.
-
-    Raises QuantizationError when the activations need it and the source does not have it.
-    """
-    index, peak = max(enumerate(layer.measured.peak for layer in layers), key=lambda item: item[1])
-    if peak <= FP16_PEAK:
-        return "float16"
-    if source_dtype == "BF16":
-        return "bfloat16"
-    raise QuantizationError(
-        f"layer {index}: activations reach {peak:.4g}, too close to float16's maximum, in a {source_dtype} model",
-        hint="Readers would compute wrong numbers. Only a bfloat16 source can be published as bfloat16.",
-    )
-
-
-def artifact_parts(
-    source: Checkpoint, layers: Sequence[FinishedLayer], *, dtype: str, unread: Collection[str]
-) -> Iterator[Part]:
-    """Every tensor of the artifact in the source's order, each from the file that holds it.
-
-    unread: tensors that the model does not read; their bytes are copied, as their values may not fit dtype.
-    """
-    made: dict[str, TensorFile] = {name: layer.file for layer in layers for name in layer.file.tensors}
-    for name in source.tensors:
-        stem = name.removesuffix(".weight")
-        if name in unread:
-            yield copy_of(source, name)
-        elif name in made:
-            yield part_of(made[name], name, dtype=dtype)
-        elif stem != name and f"{stem}.qweight" in made:
-            for part in ("qweight", "qzeros", "scales"):
-                yield part_of(made[f"{stem}.{part}"], f"{stem}.{part}")
-        else:
-            yield part_of(source, name, dtype=dtype)
-
-
-METHODS: dict[str, type[LayerwiseQuantizer]] = {"awq+gptq": CompensatedQuantizer, "awq": LayerwiseQuantizer}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -304,3 +256,48 @@ def _write(
         unread=done.unread,
     )
     return artifact
+
+
+def artifact_dtype(source_dtype: str, layers: Sequence[FinishedLayer]) -> ArtifactDtype:
+    """float16, which every reader supports, or bfloat16 where the source has it and the activations need it.
+
+    Raises QuantizationError when the activations need it and the source does not have it.
+    """
+    index, peak = max(enumerate(layer.measured.peak for layer in layers), key=lambda item: item[1])
+    if peak <= FP16_PEAK:
+        return "float16"
+    if source_dtype == "BF16":
+        return "bfloat16"
+    raise QuantizationError(
+        f"layer {index}: activations reach {peak:.4g}, too close to float16's maximum, in a {source_dtype} model",
+        hint="Readers would compute wrong numbers. Only a bfloat16 source can be published as bfloat16.",
+    )
+
+
+def artifact_parts(
+    source: Checkpoint, layers: Sequence[FinishedLayer], *, dtype: str, unread: Collection[str]
+) -> Iterator[Part]:
+    """Every tensor of the artifact in the source's order, each from the file that holds it.
+
+    unread: tensors that the model does not read; their bytes are copied, as their values may not fit dtype.
+    """
+    made: dict[str, TensorFile] = {name: layer.file for layer in layers for name in layer.file.tensors}
+    for name in source.tensors:
+        stem = name.removesuffix(".weight")
+        if name in unread:
+            yield copy_of(source, name)
+        elif name in made:
+            yield part_of(made[name], name, dtype=dtype)
+        elif stem != name and f"{stem}.qweight" in made:
+            for part in ("qweight", "qzeros", "scales"):
+                yield part_of(made[f"{stem}.{part}"], f"{stem}.{part}")
+        else:
+            yield part_of(source, name, dtype=dtype)
+
+
+def best_device() -> torch.device:
+    return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+
+
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

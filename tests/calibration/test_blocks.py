@@ -1,4 +1,4 @@
-"""Blocks of exactly the asked size, the same for the same seed, and honest counts."""
+"""Blocks of exactly the given size, reproducible by seed, with correct counts."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""Which reports pass, and what is said about those that do not."""
+"""Which reports pass, and the reasons for those that do not."""
 
 import subprocess
 import sys

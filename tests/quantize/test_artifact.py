@@ -322,7 +322,7 @@ def test_bfloat16_is_kept_only_where_the_activations_need_it(
 
 
 def test_what_the_model_does_not_read_is_copied_whatever_it_holds(small: Path, tmp_path: Path) -> None:
-    """Older checkpoints hold masks that float16 cannot, and angles; nobody reads them any more."""
+    """Older checkpoints have masks that float16 cannot hold, and rotary frequencies, which are no longer read."""
 
     def store(tensors: dict[str, Tensor]) -> None:
         tensors["model.layers.0.self_attn.masked_bias"] = torch.tensor(-1e9)
