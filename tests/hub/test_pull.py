@@ -1,9 +1,8 @@
-"""The pinned files on disk, verified, whatever the line and the disk do."""
+"""The pinned files on disk, verified, whatever the connection and the disk do."""
 
 from __future__ import annotations
 
 import dataclasses
-import errno
 import hashlib
 import logging
 import shutil
@@ -25,7 +24,7 @@ from bot.errors import EnvironmentProblem, UpstreamError
 from bot.hub.pull import Pinned, dataset_files, pull_files, pull_source, tqdm_class
 from bot.hub.session import WORKER, Hub
 from bot.localhub import Fault, LocalHub
-from bot.records import HubFile, byte_counter, no_progress, to_json
+from bot.records import HubFile, Job, byte_counter, no_progress, to_json
 from tests.support.repos import SOURCE, as_bot, forget_requests, release_job, requests, source_files
 
 DATASET = "lab/Texts"
@@ -85,19 +84,10 @@ def test_pinned_commit_is_pulled_although_upstream_went_on(hub: LocalHub, source
     assert on_disk(tmp_path / "source")["model.safetensors"] == WEIGHTS
 
 
-def test_weights_that_nothing_names_are_left_out(hub: LocalHub, source: Hub, tmp_path: Path) -> None:
+def test_safetensors_that_the_index_does_not_name_are_left_out(hub: LocalHub, source: Hub, tmp_path: Path) -> None:
     job = dataclasses.replace(release_job(hub), weight_files=())
     pull_source(source, job, tmp_path / "source", no_progress)
     assert set(on_disk(tmp_path / "source")) == RELEASED - {"model.safetensors"}
-
-
-def test_second_pull_asks_for_nothing(hub: LocalHub, source: Hub, tmp_path: Path) -> None:
-    job = release_job(hub)
-    first = pull_source(source, job, tmp_path / "source", no_progress)
-    forget_requests(hub)
-    second = pull_source(source, job, tmp_path / "source", no_progress)
-    assert hub.requests == ()
-    assert second.files == first.files
 
 
 def test_downloading_and_checking_report_every_byte(hub: LocalHub, source: Hub, tmp_path: Path) -> None:
@@ -111,12 +101,17 @@ def test_downloading_and_checking_report_every_byte(hub: LocalHub, source: Hub, 
     assert {report[2:] for report in seen} == {(total, "B")}
 
 
-def test_checking_what_is_on_disk_is_reported_too(hub: LocalHub, source: Hub, tmp_path: Path) -> None:
+def test_second_pull_checks_what_is_on_disk_and_requests_nothing(
+    hub: LocalHub, source: Hub, tmp_path: Path
+) -> None:
     job = release_job(hub)
-    weights = pull_source(source, job, tmp_path / "source", no_progress)
+    first = pull_source(source, job, tmp_path / "source", no_progress)
+    forget_requests(hub)
     seen: list[tuple[str, int, int, str]] = []
-    pull_source(source, job, tmp_path / "source", lambda *report: seen.append(report))
-    total = sum(file.size_bytes for file in weights.files)
+    second = pull_source(source, job, tmp_path / "source", lambda *report: seen.append(report))
+    assert hub.requests == ()
+    assert second.files == first.files
+    total = sum(file.size_bytes for file in first.files)
     assert {what for what, *_ in seen} == {f"check {SOURCE}"}
     assert seen[-1][1:] == (total, total, "B")
 
@@ -142,7 +137,7 @@ def test_file_that_comes_by_xet_is_counted_once() -> None:
     assert seen == [400, 1000]
 
 
-def test_cut_line_is_taken_up_where_it_broke(
+def test_broken_connection_is_resumed_where_it_broke(
     hub: LocalHub, source: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 4096)
@@ -156,43 +151,46 @@ def test_cut_line_is_taken_up_where_it_broke(
 
 
 @pytest.mark.parametrize("method", ["HEAD", "GET"])
-def test_busy_hub_is_asked_again(hub: LocalHub, source: Hub, tmp_path: Path, method: str) -> None:
+def test_busy_hub_is_retried(hub: LocalHub, source: Hub, tmp_path: Path, method: str) -> None:
     job = release_job(hub)
     hub.faults.add(Fault(path="tokenizer.json", method=method, status=503, times=1))
     pull_source(source, job, tmp_path / "source", no_progress)
     assert set(on_disk(tmp_path / "source")) == RELEASED
 
 
-def test_rotten_bytes_are_found_and_fetched_anew(hub: LocalHub, source: Hub, tmp_path: Path) -> None:
-    job = release_job(hub)
-    entry = hub.repo(SOURCE).commit_at("main").files["model.safetensors"]
-    stored = hub.repo(SOURCE).object_path(entry.sha256)
-    stored.write_bytes(WEIGHTS[:-1] + b"\0")
+def pull_damaged(source: Hub, job: Job, folder: Path) -> None:
     with pytest.raises(UpstreamError, match=r"model\.safetensors: the download is not the planned file") as caught:
-        pull_source(source, job, tmp_path / "source", no_progress)
+        pull_source(source, job, folder, no_progress)
     assert "again" in caught.value.hint
-    stored.write_bytes(WEIGHTS)
-    forget_requests(hub)
-    pull_source(source, job, tmp_path / "source", no_progress)
-    assert fetched(hub) == ["model.safetensors"] * 1
-    assert on_disk(tmp_path / "source")["model.safetensors"] == WEIGHTS
 
 
-@pytest.mark.parametrize("damage", [WEIGHTS[:-1] + b"\0", WEIGHTS[:-1], b""], ids=["flipped", "short", "empty"])
-def test_file_damaged_on_disk_is_fetched_anew(hub: LocalHub, source: Hub, tmp_path: Path, damage: bytes) -> None:
-    job = release_job(hub)
-    pull_source(source, job, tmp_path / "source", no_progress)
-    (tmp_path / "source" / "model.safetensors").write_bytes(damage)
+@pytest.mark.parametrize(
+    ("where", "damage"),
+    [("hub", WEIGHTS[:-1] + b"\0"), ("disk", WEIGHTS[:-1] + b"\0"), ("disk", WEIGHTS[:-1]), ("disk", b"")],
+    ids=["flipped on the hub", "flipped", "short", "empty"],
+)
+def test_damaged_file_is_downloaded_again(
+    hub: LocalHub, source: Hub, tmp_path: Path, where: str, damage: bytes
+) -> None:
+    job, folder = release_job(hub), tmp_path / "source"
+    if where == "hub":
+        stored = hub.repo(SOURCE).object_path(hub.repo(SOURCE).commit_at("main").files["model.safetensors"].sha256)
+        stored.write_bytes(damage)
+        pull_damaged(source, job, folder)
+        stored.write_bytes(WEIGHTS)
+    else:
+        pull_source(source, job, folder, no_progress)
+        (folder / "model.safetensors").write_bytes(damage)
     forget_requests(hub)
-    pull_source(source, job, tmp_path / "source", no_progress)
+    pull_source(source, job, folder, no_progress)
     assert fetched(hub) == ["model.safetensors"]
-    assert on_disk(tmp_path / "source")["model.safetensors"] == WEIGHTS
+    assert on_disk(folder)["model.safetensors"] == WEIGHTS
 
 
-def test_strays_and_the_client_s_notes_are_removed(hub: LocalHub, source: Hub, tmp_path: Path) -> None:
-    stray = tmp_path / "source" / "model-00001-of-00002.safetensors"
+def test_other_files_and_the_client_s_cache_are_removed(hub: LocalHub, source: Hub, tmp_path: Path) -> None:
+    other = tmp_path / "source" / "model-00001-of-00002.safetensors"
     half = tmp_path / "source" / ".cache" / "huggingface" / "download" / "x.1234.incomplete"
-    for path in (stray, half):
+    for path in (other, half):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"old")
     pull_source(source, release_job(hub), tmp_path / "source", no_progress)
@@ -200,7 +198,7 @@ def test_strays_and_the_client_s_notes_are_removed(hub: LocalHub, source: Hub, t
 
 
 @pytest.mark.parametrize("gone", ["repo", "gate"])
-def test_upstream_that_goes_away_while_pulling_is_named(
+def test_upstream_that_is_deleted_or_gated_meanwhile_is_named(
     hub: LocalHub, api: HfApi, tmp_path: Path, gone: str
 ) -> None:
     hub.seed("bot/Brief", source_files(), gated="auto" if gone == "gate" else None)
@@ -235,12 +233,11 @@ def test_unreachable_hub_is_an_environment_problem(hub: LocalHub, source: Hub, t
         pull_source(source, job, tmp_path / "source", no_progress)
 
 
-def test_disk_that_is_too_small_is_found_before_anything_is_asked_for(
+def test_disk_that_is_too_small_is_found_before_any_request(
     hub: LocalHub, source: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = release_job(hub)
     forget_requests(hub)
-    # Nothing here has a disk of just this size.
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**12, 10**12 - 10**9, 10**9))
     with pytest.raises(EnvironmentProblem, match=r"1\.0 GB free, the job needs 7\.0 GB") as caught:
         pull_source(source, job, tmp_path / "source", no_progress)
@@ -255,25 +252,14 @@ def test_folder_that_cannot_be_made_is_named(hub: LocalHub, source: Hub, tmp_pat
     assert "--work" in caught.value.hint
 
 
-def test_disk_that_fills_up_is_named(
-    hub: LocalHub, source: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr("huggingface_hub.file_download._chmod_and_move", full)
-    with pytest.raises(EnvironmentProblem, match="No space left on device"):
-        pull_source(source, release_job(hub), tmp_path / "source", no_progress)
-
-
-def test_unsafe_names_are_refused_before_anything_is_asked_for(hub: LocalHub, source: Hub, tmp_path: Path) -> None:
+def test_unsafe_names_are_refused_before_any_request(hub: LocalHub, source: Hub, tmp_path: Path) -> None:
     bad = HubFile(path="../outside", size_bytes=1, content_hash="0" * 40)
     with pytest.raises(UpstreamError, match="unsafe file name"):
         pull_files(source, Pinned(SOURCE, "0" * 40), [bad], tmp_path / "source", no_progress)
     assert hub.requests == ()
 
 
-def test_killed_pull_goes_on_with_the_files_it_lacks(hub: LocalHub, source: Hub, tmp_path: Path) -> None:
+def test_killed_pull_resumes_with_the_missing_files(hub: LocalHub, source: Hub, tmp_path: Path) -> None:
     job = release_job(hub)
     folder = tmp_path / "source"
     hub.faults.add(Fault(path="/objects/", delay_s=30))
@@ -316,7 +302,7 @@ def test_interrupted_pull_ends_at_once(
         pull_source(source, job, tmp_path / "source", interrupt)
     assert started.is_set()
     assert "model.safetensors" not in on_disk(tmp_path / "source")
-    # Nobody waited for the other downloads; they end at their next chunk, while a Hub is still there to answer.
+    # The other downloads were not waited for; they end at their next chunk, while the Hub still answers.
     for thread in set(threading.enumerate()) - before:
         if thread.name.startswith(WORKER):
             thread.join()
@@ -336,7 +322,7 @@ def test_data_set_is_pulled_at_its_sha(hub: LocalHub, source: Hub, tmp_path: Pat
 
 
 @pytest.mark.parametrize("repo_id", [DATASET, "lab/Nothing"])
-def test_data_set_that_is_not_there_is_named(hub: LocalHub, source: Hub, repo_id: str) -> None:
+def test_missing_data_set_is_named(hub: LocalHub, source: Hub, repo_id: str) -> None:
     hub.seed(DATASET, {"a": "1"}, repo_type="dataset")
     with pytest.raises(UpstreamError, match=f"data set {repo_id}@01234567 answers 404") as caught:
         dataset_files(source, Pinned(repo_id, "0123456789" * 4, "dataset"))
