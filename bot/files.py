@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from bot.errors import EnvironmentProblem
-from bot.records import HubFile, PublishedFile
+from bot.records import HubFile, OnBytes, PublishedFile, ignore_bytes
 
 CHUNK_BYTES = 1 << 20
 MAKE_ROOM = "Free some space, or name a folder on a larger disk, then run it again: it resumes."
@@ -120,6 +120,23 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def unlocked(path: Path) -> Iterator[bool]:
+    """Whether no process holds the lock of `locked`; if so, none can take it inside the block. Makes no file."""
+    try:
+        lock = path.open("rb")
+    except FileNotFoundError:
+        yield True
+        return
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
 # --- hashing ------------------------------------------------------------------------------------------------
 
 
@@ -147,34 +164,44 @@ def write_hashed(target: BinaryIO, pieces: Iterable[bytes]) -> tuple[str, int]:
     return digest.hexdigest(), size_bytes
 
 
-def file_sha256(path: Path) -> str:
+def file_sha256(path: Path, on_bytes: OnBytes = ignore_bytes) -> str:
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        for chunk in chunks(file):
+            digest.update(chunk)
+            on_bytes(len(chunk))
+    return digest.hexdigest()
 
 
-def describe_file(folder: Path, path: str) -> PublishedFile:
+def describe_file(folder: Path, path: str, on_bytes: OnBytes = ignore_bytes) -> PublishedFile:
     """Size and sha256 of the file that will be published as `path`."""
-    return PublishedFile(path=path, size_bytes=(folder / path).stat().st_size, sha256=file_sha256(folder / path))
+    size_bytes = (folder / path).stat().st_size
+    return PublishedFile(path=path, size_bytes=size_bytes, sha256=file_sha256(folder / path, on_bytes))
 
 
-def describe_folder(folder: Path) -> tuple[PublishedFile, ...]:
+def describe_folder(folder: Path, on_bytes: OnBytes = ignore_bytes) -> tuple[PublishedFile, ...]:
     """Every file of the folder, by path."""
     paths = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file())
-    return tuple(describe_file(folder, path) for path in paths)
+    return tuple(describe_file(folder, path, on_bytes) for path in paths)
 
 
-def found_as_listed(folder: Path, file: HubFile) -> PublishedFile | None:
-    """The file on disk, when size and content are as the Hub lists them: sha256, or git's sha1 of small files."""
+def found_as_listed(folder: Path, file: HubFile, on_bytes: OnBytes = ignore_bytes) -> PublishedFile | None:
+    """The file on disk, if its size and content hash are as the Hub lists them.
+
+    The Hub lists the sha256 of LFS files and git's blob sha1 of others. Nothing is read when the size differs.
+    """
     path = folder / file.path
     if not path.is_file() or path.stat().st_size != file.size_bytes:
         return None
     sha256 = hashlib.sha256()
+    # https://git-scm.com/book/en/v2/Git-Internals-Git-Objects#_object_storage
     blob = hashlib.sha1(f"blob {file.size_bytes}\0".encode(), usedforsecurity=False)
     hashes = [sha256, blob] if len(file.content_hash) == len(blob.hexdigest()) else [sha256]
     with path.open("rb") as stream:
         for chunk in chunks(stream):
             for known in hashes:
                 known.update(chunk)
+            on_bytes(len(chunk))
     if file.content_hash not in [known.hexdigest() for known in hashes]:
         return None
     return PublishedFile(path=file.path, size_bytes=file.size_bytes, sha256=sha256.hexdigest())

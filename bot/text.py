@@ -1,4 +1,4 @@
-"""How figures and strangers' words are shown to people: sizes, durations, Markdown that cannot be injected."""
+"""Text for people: sizes, durations, templates, and untrusted text escaped so that it cannot become markup."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from pathlib import Path
 from jinja2 import FileSystemLoader, StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-_LONGEST_TEXT = 200  # characters of somebody else's, unless told otherwise
+_MAX_CHARS = 200  # of an untrusted text
 
-# What Markdown, HTML and TeX read; and what makes an address a link: `https://` its colon, `www.` its dot, and
-# `a@b.c` its at.
+# What Markdown, HTML and TeX treat as markup, and the character that turns an address into a link: the colon of
+# `https://`, the dot of `www.`, the @ of `a@b.c`. See https://github.github.com/gfm/#autolinks-extension-
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>|#!&~$]|:(?=//)|(?<=www)\.|@(?=[^\s@]*\.))", re.IGNORECASE)
-# GitHub looks for people and issues in what was rendered, where backslashes are gone.
+# GitHub looks for mentions and issue numbers after rendering, when backslashes are gone. See
+# https://docs.github.com/en/get-started/writing-on-github/working-with-advanced-formatting/autolinked-references-and-urls
 _REFERENCE = re.compile(r"(@|#|(?<=://)|(?<=GH-))(?=\w)", re.IGNORECASE)
 _CODE = re.compile(r"(?<!`)`([^`|\\]+)`(?!`)")
-_JOINER = "\N{WORD JOINER}"  # is not seen, and breaks no line
+_JOINER = "\N{WORD JOINER}"  # invisible, and allows no line break
 
 
 def size(size_bytes: int) -> str:
@@ -35,11 +36,6 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
 
 
-def gib(size_bytes: int) -> str:
-    value = size_bytes / 2**30
-    return f"{value:.2f} GiB" if value >= 0.1 else f"{size_bytes / 2**20:.2f} MiB"
-
-
 def percent(share: float, digits: int = 1) -> str:
     return f"{100 * share:.{digits}f} %"
 
@@ -48,34 +44,34 @@ def rounded(value: float, digits: int = 3) -> str:
     return f"{value:.{digits}f}"
 
 
-def one_line(text: object, longest: int = _LONGEST_TEXT) -> str:
-    """Text from elsewhere on one line, without what cannot be printed, and not without end."""
+def one_line(text: object, max_chars: int = _MAX_CHARS) -> str:
+    """Untrusted text on one line, without unprintable characters, cut to max_chars."""
     line = "".join(char for char in " ".join(str(text).split()) if char.isprintable())
-    return line if len(line) <= longest else f"{line[: longest - 1]}…"
+    return line if len(line) <= max_chars else f"{line[: max_chars - 1]}…"
 
 
-def plain(text: object, longest: int = _LONGEST_TEXT) -> str:
-    """Text from elsewhere on one line, unable to be markup or a link."""
-    return _MARKUP.sub(r"\\\1", one_line(text, longest))
+def escape_markdown(text: object, max_chars: int = _MAX_CHARS) -> str:
+    """Untrusted text on one line that cannot become markup or a link."""
+    return _MARKUP.sub(r"\\\1", one_line(text, max_chars))
 
 
-def quiet(text: object, longest: int = 1000) -> str:
-    """As plain, and on GitHub it names nobody and refers to no issue."""
-    return _silenced(one_line(text, longest))
+def escape_github(text: object, max_chars: int = 1000) -> str:
+    """As escape_markdown, and on GitHub it mentions no account and links to no issue."""
+    return _escape_references(one_line(text, max_chars))
 
 
-def quiet_code(text: object) -> str:
-    """As quiet, but the `code` of our own hints stays code; whatever is in it, it can be no more than that."""
+def escape_github_hint(text: object) -> str:
+    """As escape_github, but `code` stays code, as in the hints of our own errors."""
     parts = _CODE.split(one_line(text, 1000))
-    return "".join(f"`{part}`" if number % 2 else _silenced(part) for number, part in enumerate(parts))
+    return "".join(f"`{part}`" if number % 2 else _escape_references(part) for number, part in enumerate(parts))
 
 
-def _silenced(text: str) -> str:
+def _escape_references(text: str) -> str:
     return _MARKUP.sub(r"\\\1", _REFERENCE.sub(rf"\1{_JOINER}", text))
 
 
 def render(template: str, **facts: object) -> str:
-    """A file of templates/. Raises jinja2.UndefinedError when it names a fact that is not there."""
+    """Render a file of templates/. Raises jinja2.UndefinedError when it uses a fact that was not given."""
     return _environment().get_template(template).render(**facts)
 
 
@@ -83,14 +79,19 @@ def render(template: str, **facts: object) -> str:
 def _environment() -> ImmutableSandboxedEnvironment:
     environment = ImmutableSandboxedEnvironment(
         loader=FileSystemLoader(_template_folder()),
+        autoescape=_is_html,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    filters = (gib, percent, plain, quiet, quiet_code, rounded, size, duration)
+    filters = (duration, escape_github, escape_github_hint, escape_markdown, percent, rounded, size)
     environment.filters.update({item.__name__: item for item in filters})
     return environment
+
+
+def _is_html(template: str | None) -> bool:
+    return template is not None and template.endswith(".html.jinja")
 
 
 def _template_folder() -> Path:

@@ -4,10 +4,10 @@ set -euo pipefail
 
 readonly NAME="awq-bot-runner"
 
-# What a power cut left behind; most times there is nothing. If Docker itself fails, the next line says so.
+# Left over from a power cut, if anything. If Docker itself fails, the next line reports it.
 docker rm --force "$NAME" >/dev/null 2>&1 || true
 
-# The name alone: its value must be in nobody's list of processes.
+# Only the name: the value would be visible in the list of processes.
 exec docker run --rm --init --name "$NAME" \
     --gpus all --shm-size 2g --pids-limit 8192 \
     --cap-drop ALL --security-opt no-new-privileges \

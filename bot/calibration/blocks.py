@@ -1,14 +1,16 @@
-"""Documents -> token blocks [samples, seq_len], drawn by seed, with the real counts on record.
+"""Documents -> token blocks [samples, seq_len], drawn by a random seed, and a record of what was used.
 
-Near-duplicate documents are left out: a small sketch of each is compared with those that were kept before.
+Near-duplicates are left out: a sketch of each document (its smallest hashes, as in MinHash) is compared with those
+of the documents kept so far.
 """
 
 from __future__ import annotations
 
 import hashlib
 import heapq
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from math import floor
 from pathlib import Path
@@ -20,60 +22,27 @@ from torch import Tensor
 
 from bot.calibration.documents import PASSAGE_CHARACTERS, Document, read, read_file
 from bot.calibration.encoding import Encoder, load_encoder
+from bot.checkpoint.constants import EVALUATION_BLOCKS, EVALUATION_SEQ_LEN
 from bot.errors import QuantizationError
-from bot.records import Calibration, CalibrationSet, SourceCount, TextSource
-
-RUN_CHARACTERS: Final = 24
-SKETCH_SIZE: Final = 64
-DUPLICATE_SHARE: Final = 0.8
-
-Sketch = frozenset[int]
-
-
-def is_duplicate(sketch: Sketch, seen: set[int]) -> bool:
-    """Whether at least DUPLICATE_SHARE of the sketch was seen before; an empty sketch says nothing new."""
-    return len(sketch & seen) >= DUPLICATE_SHARE * len(sketch)
-
-
-def sketch_of(text: str) -> Sketch:
-    """The SKETCH_SIZE smallest 64-bit hashes of the text's character runs; empty for blank text."""
-    normalised = " ".join(text.casefold().split())
-    if not normalised:
-        return frozenset()
-    characters = np.frombuffer(normalised.encode("utf-32-le", errors="replace"), dtype="<u4").astype(np.uint64)
-    hashes = np.unique(_mixed(_run_hashes(characters)))
-    return frozenset(int(value) for value in hashes[:SKETCH_SIZE])
-
-
-def _run_hashes(
-    characters: np.ndarray[tuple[int], np.dtype[np.uint64]],
-) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
-    """A polynomial hash modulo 2^64 of each run, by Horner's rule over all runs at once."""
-    runs = max(1, len(characters) - RUN_CHARACTERS + 1)
-    hashes = np.zeros(runs, dtype=np.uint64)
-    for offset in range(min(RUN_CHARACTERS, len(characters))):
-        hashes = hashes * np.uint64(0x100000001B3) + characters[offset : offset + runs]
-    return hashes
-
-
-def _mixed(hashes: np.ndarray[tuple[int], np.dtype[np.uint64]]) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
-    """splitmix64's finaliser: without it the smallest hashes would favour certain characters."""
-    hashes = (hashes ^ (hashes >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    hashes = (hashes ^ (hashes >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return hashes ^ (hashes >> np.uint64(31))
-
+from bot.records import Calibration, CalibrationSet, Progress, SourceCount, TextSource, byte_counter, no_progress
 
 SAMPLES: Final = (16, 4096)
 MIN_SEQ_LEN: Final = 16
 # Ordinary text lies above 0.1; a tenth of that is the same few sentences over and over.
 MIN_DISTINCT_TOKEN_SHARE: Final = 0.01
 MIN_EVALUATION_BLOCKS: Final = 8
+RUN_CHARACTERS: Final = 24
+SKETCH_SIZE: Final = 64
+DUPLICATE_SHARE: Final = 0.8
 _FIRST_DRAW: Final = 2048
+
+
+Sketch = frozenset[int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Drawn:
-    """What was taken of one source, and what all sources so far have said."""
+    """What was taken from one source. seen: the sketches of all documents so far."""
 
     ids: list[int]
     documents: int
@@ -83,14 +52,19 @@ class _Drawn:
 
 
 def build(
-    calibration: Calibration, *, tokenizer_folder: Path, folder: Path, trust_remote_code: bool
+    calibration: Calibration,
+    *,
+    tokenizer_folder: Path,
+    folder: Path,
+    trust_remote_code: bool,
+    progress: Progress = no_progress,
 ) -> tuple[Tensor, CalibrationSet]:
-    """int64 [samples, seq_len], and what it was made of.
+    """int64 [samples, seq_len], and the record of what it was made of.
 
-    folder: where the sources lie, see sources.local_path(). Documents are drawn in an order that depends on the
-    seed and their number alone; near-duplicates are left out; each source's token stream is cut into blocks of
-    exactly seq_len, and nothing is dropped for being long: of a very long conversation the beginning is taken.
-    Raises QuantizationError when the text is unusable, too little or too much alike.
+    folder: where the sources are, see sources.local_path(). Documents are drawn in an order that depends only on
+    the seed and their number. Near-duplicates are left out. Each source's token stream is cut into blocks of
+    exactly seq_len tokens; of a very long conversation only the beginning is used. Raises QuantizationError when
+    the text cannot be used, is too short or too uniform.
     """
     _check(calibration)
     encoder = load_encoder(tokenizer_folder, trust_remote_code=trust_remote_code)
@@ -107,6 +81,7 @@ def build(
             seq_len=calibration.seq_len,
             seed=calibration.seed,
             seen=seen,
+            progress=progress,
         )
         _check_enough(source, drawn, samples, calibration.seq_len)
         seen = drawn.seen
@@ -130,14 +105,15 @@ def evaluation_tokens(
     tokenizer_folder: Path,
     trust_remote_code: bool,
     text: Path | None = None,
-    blocks: int = 64,
-    seq_len: int = 512,
+    progress: Progress = no_progress,
+    blocks: int = EVALUATION_BLOCKS,
+    seq_len: int = EVALUATION_SEQ_LEN,
 ) -> tuple[Tensor, str]:
-    """int64 [blocks, seq_len] of text that calibration never sees, and its label.
+    """int64 [blocks, seq_len] of text that calibration does not use, and its label.
 
-    text: a file instead of the standard library's `test` split. The text is one stream in its own order; the
-    blocks are spread evenly over it. Each begins as every text of the model does: with its beginning-of-text
-    token, if it has one. A shorter text gives fewer blocks, but at least MIN_EVALUATION_BLOCKS.
+    text: a file instead of the standard library's `test` split. The text is one stream in its own order, and the
+    blocks are spread evenly over it. Each starts with the model's beginning-of-text token, if it has one. A
+    shorter text gives fewer blocks, but at least MIN_EVALUATION_BLOCKS.
     """
     encoder = load_encoder(tokenizer_folder, trust_remote_code=trust_remote_code)
     if text is None:
@@ -146,7 +122,8 @@ def evaluation_tokens(
     elif not text.is_file():
         raise QuantizationError(f"evaluation text {text} is not there", hint="Check the path given as --text.")
     else:
-        label, documents = text.name, read_file(text, label=text.name)
+        on_bytes = byte_counter(progress, f"reading {text.name}", text.stat().st_size)
+        label, documents = text.name, read_file(text, label=text.name, on_bytes=on_bytes)
     ids = [token for document in documents for token in encoder.encode(document, special=False)]
     opening = encoder.opening
     length = seq_len - len(opening)
@@ -185,30 +162,41 @@ def _draw(
     seq_len: int,
     seed: int,
     seen: frozenset[int],
+    progress: Progress,
 ) -> _Drawn:
-    """Reads the source once if the first documents drawn are enough, and again with a longer list if not.
+    """Reads the source once if the first documents drawn are enough, else again for a longer list of them.
 
-    So a data set of any size is held a few thousand documents at a time. A longer list begins with the shorter
-    one, so that the result does not depend on how often it was read.
+    A data set of any size is held a few thousand documents at a time. A longer list begins with the shorter one,
+    so the result does not depend on how often the source was read.
     """
     limit = _FIRST_DRAW
     while True:
-        numbered = enumerate(read(source, folder))
+        numbered = enumerate(read(source, folder, progress=progress))
         listed = heapq.nsmallest(limit, numbered, key=lambda item: _place(seed, item[0]))
         most = max(seq_len, PASSAGE_CHARACTERS)
-        drawn = _take((document for _, document in listed), encoder, needed, most, seen)
+        count = partial(progress, f"tokenizing {source.label}")
+        documents = (document for _, document in listed)
+        drawn = _take(documents, encoder, needed=needed, most=most, seen=seen, count=count)
         if len(drawn.ids) >= needed or len(listed) < limit:
             return drawn
         limit *= 8
 
 
 def _place(seed: int, number: int) -> bytes:
-    """Where a document stands in the drawing: a hash, because random.shuffle is not promised to stay the same."""
+    """A document's place in the draw: a hash, because random.shuffle may change between versions of Python."""
     return hashlib.sha256(f"{seed}/{number}".encode()).digest()
 
 
-def _take(documents: Iterator[Document], encoder: Encoder, needed: int, most: int, seen: frozenset[int]) -> _Drawn:
-    """most: tokens of one document. A conversation about a long report would be most of a calibration."""
+def _take(
+    documents: Iterator[Document],
+    encoder: Encoder,
+    *,
+    needed: int,
+    most: int,
+    seen: frozenset[int],
+    count: Callable[[int, int, str], None],
+) -> _Drawn:
+    """most: tokens of one document, because one very long conversation could fill a whole calibration."""
     ids: list[int] = []
     known = set(seen)
     languages: set[str] = set()
@@ -222,6 +210,7 @@ def _take(documents: Iterator[Document], encoder: Encoder, needed: int, most: in
             continue
         known |= sketch
         ids += encoder.encode(document)[:most]
+        count(min(len(ids), needed), needed, "tokens")
         taken += 1
         if document.language:
             languages.add(document.language)
@@ -300,3 +289,36 @@ def _check_diversity(tokens: Tensor, share: float) -> None:
             f"among {tokens.numel():,}",
             hint="Use text as varied as what the model will read.",
         )
+
+
+def is_duplicate(sketch: Sketch, seen: set[int]) -> bool:
+    """Whether at least DUPLICATE_SHARE of the sketch was seen before; an empty sketch says nothing new."""
+    return len(sketch & seen) >= DUPLICATE_SHARE * len(sketch)
+
+
+def sketch_of(text: str) -> Sketch:
+    """The SKETCH_SIZE smallest 64-bit hashes of the text's character runs; empty for blank text."""
+    normalised = " ".join(text.casefold().split())
+    if not normalised:
+        return frozenset()
+    characters = np.frombuffer(normalised.encode("utf-32-le", errors="replace"), dtype="<u4").astype(np.uint64)
+    hashes = np.unique(_mixed(_run_hashes(characters)))
+    return frozenset(int(value) for value in hashes[:SKETCH_SIZE])
+
+
+def _run_hashes(
+    characters: np.ndarray[tuple[int], np.dtype[np.uint64]],
+) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+    """A polynomial hash modulo 2^64 of each run, by Horner's rule over all runs at once."""
+    runs = max(1, len(characters) - RUN_CHARACTERS + 1)
+    hashes = np.zeros(runs, dtype=np.uint64)
+    for offset in range(min(RUN_CHARACTERS, len(characters))):
+        hashes = hashes * np.uint64(0x100000001B3) + characters[offset : offset + runs]
+    return hashes
+
+
+def _mixed(hashes: np.ndarray[tuple[int], np.dtype[np.uint64]]) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+    """splitmix64's finaliser: without it the smallest hashes would favour certain characters."""
+    hashes = (hashes ^ (hashes >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    hashes = (hashes ^ (hashes >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return hashes ^ (hashes >> np.uint64(31))

@@ -1,8 +1,9 @@
-"""Text files, row files and builtin text as a stream of documents. Reads, checks, and decides nothing."""
+"""Text files, JSON lines, parquet files and built-in text as a stream of documents."""
 
 from __future__ import annotations
 
 import gzip
+import io
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -17,10 +18,10 @@ from bot.calibration import stdlib
 from bot.calibration.sources import ROW_SUFFIXES, TEXT_SUFFIXES, local_path, split_files, suffix_of
 from bot.errors import QuantizationError
 from bot.files import file_sha256
-from bot.records import TextSource
+from bot.records import OnBytes, Progress, TextSource, byte_counter, ignore_bytes, no_progress
 
-# A long text is drawn in passages of about this many characters, some 1,000 tokens: 64k tokens of calibration then
-# come from sixty places, not from one long chapter.
+# A long text is cut into passages of about this many characters, some 1,000 tokens, so that 64k tokens of
+# calibration come from sixty places and not from one long chapter.
 PASSAGE_CHARACTERS: Final = 4096
 DEFAULT_COLUMNS: Final = ("text", "messages")
 LANGUAGE_COLUMNS: Final = ("language", "lang")
@@ -40,13 +41,15 @@ class Document:
 
     @property
     def content(self) -> str:
-        """What somebody said: without roles, and without the system prompt that conversations may share."""
+        """The text alone: without roles, and without the system prompt that conversations may share."""
         if not self.messages:
             return self.text
-        return "\n".join(_said(message["content"]) for message in self.messages if message["role"] != "system")
+        return "\n".join(_text_of(message["content"]) for message in self.messages if message["role"] != "system")
 
 
-def read(source: TextSource, folder: Path, *, split: stdlib.Split = "calibrate") -> Iterator[Document]:
+def read(
+    source: TextSource, folder: Path, *, split: stdlib.Split = "calibrate", progress: Progress = no_progress
+) -> Iterator[Document]:
     """The documents of a source in file order, streamed; `split` is for builtin text alone.
 
     folder: what local_path() is relative to. Raises QuantizationError for anything that is not readable text.
@@ -55,7 +58,7 @@ def read(source: TextSource, folder: Path, *, split: stdlib.Split = "calibrate")
     if path is None:
         return _read_builtin(source, split)
     if source.dataset is not None:
-        return _read_dataset(source, folder / path)
+        return _read_dataset(source, folder / path, progress)
     if not (folder / path).is_file():
         pulled = source.sha256 is not None
         raise QuantizationError(
@@ -63,18 +66,24 @@ def read(source: TextSource, folder: Path, *, split: stdlib.Split = "calibrate")
             hint="Pull the job again." if pulled else "Check its path; it must be a file.",
         )
     _check_pin(source, folder / path)
-    return read_file(folder / path, label=source.label, column=source.column)
+    count = byte_counter(progress, f"reading {source.label}", (folder / path).stat().st_size)
+    return read_file(folder / path, label=source.label, column=source.column, on_bytes=count)
 
 
-def read_file(path: Path, *, label: str, column: str | None = None) -> Iterator[Document]:
-    """One local file by its suffix: text in passages, or rows of text or chat messages."""
+def read_file(
+    path: Path, *, label: str, column: str | None = None, on_bytes: OnBytes = ignore_bytes
+) -> Iterator[Document]:
+    """One local file by its suffix: text in passages, or rows of text or chat messages.
+
+    on_bytes: called with bytes of the file, compressed as it is, while it is read.
+    """
     suffix = suffix_of(path.name)
     if suffix in TEXT_SUFFIXES:
-        return _read_text(path, label)
+        return _read_text(path, label, on_bytes)
     if suffix == ".parquet":
-        return _from_rows(_parquet_rows(path, label, column), column)
+        return _from_rows(_parquet_rows(path, label, column, on_bytes), column)
     if suffix in ROW_SUFFIXES:
-        return _from_rows(_json_rows(path, label), column)
+        return _from_rows(_json_rows(path, label, on_bytes), column)
     raise QuantizationError(
         f"{label}: cannot read {suffix or 'a file without suffix'}",
         hint=f"Use one of {', '.join((*TEXT_SUFFIXES, *ROW_SUFFIXES))}.",
@@ -92,7 +101,7 @@ def _read_builtin(source: TextSource, split: stdlib.Split) -> Iterator[Document]
             yield Document(text=passage, origin=origin)
 
 
-def _read_dataset(source: TextSource, folder: Path) -> Iterator[Document]:
+def _read_dataset(source: TextSource, folder: Path, progress: Progress) -> Iterator[Document]:
     paths = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     names = split_files(paths, source.split)
     if not names:
@@ -100,8 +109,12 @@ def _read_dataset(source: TextSource, folder: Path) -> Iterator[Document]:
             f"{source.label}: no {' or '.join(ROW_SUFFIXES)} file of split {source.split!r} in {folder}",
             hint="Check `split` against the data set's files.",
         )
+    count = byte_counter(
+        progress, f"reading {source.label}", sum((folder / name).stat().st_size for name in names)
+    )
     for name in names:
-        yield from read_file(folder / name, label=f"{source.label}/{name}", column=source.column)
+        label = f"{source.label}/{name}"
+        yield from read_file(folder / name, label=label, column=source.column, on_bytes=count)
 
 
 def _check_pin(source: TextSource, path: Path) -> None:
@@ -115,20 +128,25 @@ def _check_pin(source: TextSource, path: Path) -> None:
         )
 
 
-def _read_text(path: Path, label: str) -> Iterator[Document]:
-    for number, passage in enumerate(_passages(_lines(path, label)), start=1):
+def _read_text(path: Path, label: str, on_bytes: OnBytes) -> Iterator[Document]:
+    for number, passage in enumerate(_passages(_lines(path, label, on_bytes)), start=1):
         yield Document(text=passage, origin=f"{label}, passage {number}")
 
 
-def _lines(path: Path, label: str) -> Iterator[str]:
-    opener = gzip.open if path.name.endswith(".gz") else open
-    number = 0
+def _lines(path: Path, label: str, on_bytes: OnBytes) -> Iterator[str]:
+    number = counted = 0
     try:
-        with cast(IO[str], opener(path, "rt", encoding="utf-8-sig")) as file:
-            for number, line in enumerate(file, start=1):
+        with path.open("rb") as file:
+            content = gzip.GzipFile(fileobj=file) if path.name.endswith(".gz") else file
+            text = io.TextIOWrapper(cast(IO[bytes], content), encoding="utf-8-sig")
+            for number, line in enumerate(text, start=1):
                 if "\0" in line:
                     raise QuantizationError(f"{label}:{number}: binary content", hint="Use UTF-8 text.")
+                if number % _ROWS_AT_ONCE == 0:
+                    on_bytes(file.tell() - counted)
+                    counted = file.tell()
                 yield line
+            on_bytes(file.tell() - counted)
     except UnicodeDecodeError as error:
         raise QuantizationError(
             f"{label}: not UTF-8 text after line {number}: {error.reason}", hint="Convert it to UTF-8."
@@ -151,8 +169,8 @@ def _passages(lines: Iterable[str]) -> Iterator[str]:
         yield passage
 
 
-def _json_rows(path: Path, label: str) -> Iterator[tuple[str, Row]]:
-    for number, line in enumerate(_lines(path, label), start=1):
+def _json_rows(path: Path, label: str, on_bytes: OnBytes) -> Iterator[tuple[str, Row]]:
+    for number, line in enumerate(_lines(path, label, on_bytes), start=1):
         if not line.strip():
             continue
         try:
@@ -170,16 +188,20 @@ def _json_rows(path: Path, label: str) -> Iterator[tuple[str, Row]]:
         yield f"{label}:{number}", row
 
 
-def _parquet_rows(path: Path, label: str, column: str | None) -> Iterator[tuple[str, Row]]:
+def _parquet_rows(path: Path, label: str, column: str | None, on_bytes: OnBytes) -> Iterator[tuple[str, Row]]:
+    size_bytes = path.stat().st_size
     try:
         with pq.ParquetFile(path) as file:
             columns = [name for name in file.schema_arrow.names if name in LANGUAGE_COLUMNS]
             columns.append(_column_of(file.schema_arrow.names, column, label))
-            number = 0
+            number = counted = 0
             for batch in file.iter_batches(_ROWS_AT_ONCE, columns=columns):
                 for row in batch.to_pylist():
                     number += 1
                     yield f"{label}, row {number}", row
+                done = size_bytes * number // file.metadata.num_rows
+                on_bytes(done - counted)
+                counted = done
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise QuantizationError(f"{label}: broken parquet file: {reason}", hint="Write it again.") from error
@@ -194,7 +216,7 @@ def _from_rows(rows: Iterator[tuple[str, Row]], column: str | None) -> Iterator[
 
 
 def _values(rows: Iterator[tuple[str, Row]], column: str | None) -> Iterator[Document]:
-    """What each row holds, whole. An empty row is no document."""
+    """The uncut content of each row. An empty row is no document."""
     for origin, row in rows:
         name = _column_of(list(row), column, origin)
         language = next((row[key] for key in LANGUAGE_COLUMNS if isinstance(row.get(key), str)), None)
@@ -211,7 +233,7 @@ def _values(rows: Iterator[tuple[str, Row]], column: str | None) -> Iterator[Doc
 
 
 def _continues(value: Document) -> tuple[str | None] | None:
-    """Data sets such as wikitext hold a text line by line, with line ends: such rows go on in the next one."""
+    """Data sets such as wikitext have one row per line of text, with its line end: such rows are joined."""
     is_line = not value.messages and (value.text.endswith("\n") or not value.text)
     return (value.language,) if is_line else None
 
@@ -241,7 +263,7 @@ def _column_of(names: list[str], column: str | None, origin: str) -> str:
     return found
 
 
-def _said(content: object) -> str:
+def _text_of(content: object) -> str:
     """The text of a message: a string, or parts such as {"type": "text", "text": "…"}."""
     if isinstance(content, str):
         return content

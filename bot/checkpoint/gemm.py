@@ -11,10 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from bot.checkpoint.constants import BITS, PER_INT32
 from bot.errors import QuantizationError
 
-BITS = 4
-PER_INT32 = 32 // BITS
 # Bits 4i to 4i+3 of an int32 hold output column 8c + ORDER[i]: awq/modules/linear/gemm.py of AutoAWQ 0.2.9.
 ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 _POSITION = tuple(ORDER.index(column) for column in range(PER_INT32))

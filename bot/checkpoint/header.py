@@ -1,4 +1,4 @@
-"""The safetensors header: which tensor lies where in a file. No torch, so that the plan can read headers too."""
+"""Safetensors headers: which tensors a file or a model folder holds, and where. No torch: planning uses it too."""
 
 from __future__ import annotations
 
@@ -6,14 +6,19 @@ import json
 import struct
 from dataclasses import dataclass
 from math import prod
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from bot.checkpoint.config import parse_object
+from bot.checkpoint.repo_files import SINGLE_WEIGHTS, WEIGHT_INDEX
 from bot.errors import UpstreamError
 from bot.records import TensorInfo
 
 # https://huggingface.co/docs/safetensors: u64 little-endian length, JSON, then the bytes of all tensors.
 LENGTH_BYTES = 8
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library itself
+
+_BROKEN_INDEX = "The index is broken; look at it upstream."
 
 ITEM_BYTES = {
     "F64": 8,
@@ -53,6 +58,59 @@ class Header:
     metadata: dict[str, str]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightHeaders:
+    """Of a model folder. headers: by file name; files: for each tensor the name of the file that holds it."""
+
+    headers: dict[str, Header]
+    files: dict[str, str]
+
+    @property
+    def tensors(self) -> dict[str, TensorInfo]:
+        return {tensor: self.headers[name].spans[tensor].info for tensor, name in self.files.items()}
+
+
+def read_weight_headers(folder: Path) -> WeightHeaders:
+    """The headers of `model.safetensors`, or of the shards that its index names.
+
+    Raises UpstreamError when a file is missing or damaged, or a shard lacks a tensor that the index says it has.
+    """
+    single, index = folder / SINGLE_WEIGHTS, folder / WEIGHT_INDEX
+    # As in transformers, the single file wins where both exist.
+    if single.is_file():
+        header = read_header(single)
+        return WeightHeaders(headers={SINGLE_WEIGHTS: header}, files=dict.fromkeys(header.spans, SINGLE_WEIGHTS))
+    if not index.is_file():
+        raise UpstreamError(
+            f"{folder}: neither {SINGLE_WEIGHTS} nor {WEIGHT_INDEX}",
+            hint="Only weights in safetensors files are read; never pickled ones.",
+        )
+    weight_map = _weight_map(index)
+    headers = {name: _shard_header(folder / name) for name in sorted(set(weight_map.values()))}
+    # As in transformers, a tensor that a shard holds counts even where the index does not list it.
+    files = {tensor: name for name, header in headers.items() for tensor in header.spans}
+    for tensor, name in weight_map.items():
+        if tensor not in headers[name].spans:
+            raise UpstreamError(
+                f"{folder / name}: tensor {tensor!r} is not there, though {WEIGHT_INDEX} says so",
+                hint="The upload is not complete, or its index is out of date.",
+            )
+    return WeightHeaders(headers=headers, files=files | weight_map)
+
+
+def read_header(path: Path) -> Header:
+    """Raises UpstreamError when the file cannot be read, is truncated, or its header does not fit it."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = header_length(file.read(LENGTH_BYTES), file_bytes=size, where=str(path))
+            text = file.read(length)
+    except OSError as error:
+        reason = f"cannot be read: {error.strerror or error}"
+        raise UpstreamError(f"{path}: {reason}", hint="Fetch it again.") from None
+    return parse_header(text, file_bytes=size, where=str(path))
+
+
 def header_length(first: bytes, *, file_bytes: int, where: str) -> int:
     """Length of the JSON in bytes, from the first eight bytes of the file.
 
@@ -84,6 +142,31 @@ def parse_header(text: bytes, *, file_bytes: int, where: str) -> Header:
     spans = {name: _span(name, entry, base, where) for name, entry in entries.items()}
     _check_coverage(spans, base, file_bytes, where)
     return Header(spans=spans, metadata=metadata)
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    weight_map = parse_object(index.read_bytes(), where=str(index)).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise UpstreamError(f"{index}: no weight_map", hint=_BROKEN_INDEX)
+    for tensor, name in weight_map.items():
+        # The index is untrusted: a shard lies beside it, nowhere else.
+        if not isinstance(name, str) or not _is_plain_name(name):
+            raise UpstreamError(
+                f"{index}: tensor {tensor!r} points outside the folder, to {name!r}", hint=_BROKEN_INDEX
+            )
+    return weight_map
+
+
+def _is_plain_name(name: str) -> bool:
+    return (
+        name not in {"", ".", ".."} and PurePosixPath(name).name == name == PureWindowsPath(name).name
+    ) and "\0" not in name
+
+
+def _shard_header(path: Path) -> Header:
+    if not path.is_file():
+        raise UpstreamError(f"{path}: missing, though {WEIGHT_INDEX} names it", hint="The upload is not complete.")
+    return read_header(path)
 
 
 def _span(name: str, entry: Any, base: int, where: str) -> Span:

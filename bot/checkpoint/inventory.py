@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from math import prod
 
-from bot.checkpoint.gemm import PER_INT32, Packed
+from bot.checkpoint.constants import FLOATS, PER_INT32, SOURCE_FLOATS
+from bot.checkpoint.gemm import Packed
 from bot.checkpoint.header import ITEM_BYTES
-from bot.checkpoint.writer import FLOATS
 from bot.errors import QuantizationError
 from bot.records import TensorInfo
 
 Inventory = Mapping[str, TensorInfo]
 _NAMED = 8  # names in one message
-SOURCE_FLOATS = ("F16", "BF16", "F32")  # what a model that can be quantized is made of
 
 
 def check_inventory(

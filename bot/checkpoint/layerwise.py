@@ -1,6 +1,6 @@
-"""A model run in three steps: what comes before its decoder layers, one layer after the other, what comes after.
+"""A model run in three steps: what comes before its decoder layers, each layer in turn, what comes after.
 
-The first and the last are the model's own code, run with stand-ins in place of the layers.
+The first and the last step are the model's own code, run with the layers' `forward` replaced.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bot.checkpoint.skeleton import Skeleton, load_tensors, unload
+
 _CACHES = ("past_key_values", "past_key_value", "layer_past", "use_cache")
 
 
@@ -26,21 +28,29 @@ class LayerInputs:
 
 
 class _Captured(Exception):
-    """Our own, so that no error of the model can be taken for it."""
+    """A type of its own, so that no exception of the model is mistaken for it."""
+
+
+def inputs_of_layers(skeleton: Skeleton, blocks: Tensor) -> LayerInputs:
+    """As capture_layer_inputs, with the weights that come before the layers loaded for the duration."""
+    load_tensors(skeleton.model, skeleton.tensors_before(), device=torch.device("cpu"))
+    captured = capture_layer_inputs(skeleton.model, skeleton.layers, blocks)
+    unload(skeleton.model)
+    return captured
 
 
 @torch.no_grad()
 def capture_layer_inputs(model: nn.Module, layers: nn.ModuleList, blocks: Tensor) -> LayerInputs:
     """Run blocks (int64 [samples, seq_len]) through what comes before the layers, one at a time, on the CPU.
 
-    Masks may differ from layer to layer (sliding windows), so each layer is asked for its own. An error in the
-    model's own code passes through.
+    Masks may differ between layers (sliding windows), so the arguments of each layer are captured. Exceptions of
+    the model's own code pass through.
     """
     hidden: list[Tensor] = []
     arguments: list[dict[str, Any]] = []
     last = len(layers) - 1
 
-    def stand_in(index: int, signature: inspect.Signature) -> Callable[..., Any]:
+    def replacement(index: int, signature: inspect.Signature) -> Callable[..., Any]:
         def forward(*args: Any, **kwargs: Any) -> Any:
             states, others = _split(signature, args, kwargs)
             if index == 0:
@@ -54,7 +64,7 @@ def capture_layer_inputs(model: nn.Module, layers: nn.ModuleList, blocks: Tensor
 
         return forward
 
-    with _standing_in(layers, stand_in):
+    with _replaced_forward(layers, replacement):
         for block in blocks:
             _run(model, block)
     return LayerInputs(hidden=torch.cat(hidden), arguments=tuple(arguments))
@@ -74,26 +84,26 @@ def run_layer(layer: nn.Module, states: Tensor, arguments: Mapping[str, Any], *,
 
 @torch.no_grad()
 def logits_after(model: Any, layers: nn.ModuleList, states: Tensor, outputs: int) -> Tensor:
-    """What the model makes of its last layer's states: float [samples, seq_len, vocabulary].
+    """The logits from the last layer's states: float [samples, seq_len, vocabulary].
 
-    outputs: how many things a layer returns, as `outputs_of` tells; 0 for a tensor alone.
+    outputs: how many values a layer returns, see outputs_of.
     """
 
-    def stand_in(index: int, signature: inspect.Signature) -> Callable[..., Any]:
+    def replacement(index: int, signature: inspect.Signature) -> Callable[..., Any]:
         def forward(*args: Any, **kwargs: Any) -> Any:
             return (states, *[None] * (outputs - 1)) if outputs else states
 
         return forward
 
-    # Nothing comes of them; without them the input embedding would be asked, which need not be there.
+    # Ignored by the layers; without them the model would use its input embedding, which may not be loaded.
     unused = states.new_zeros(*states.shape[:2], model.get_input_embeddings().embedding_dim)
-    with _standing_in(layers, stand_in):
+    with _replaced_forward(layers, replacement):
         logits: Tensor = model(inputs_embeds=unused, use_cache=False).logits
     return logits
 
 
 def outputs_of(output: Any) -> int:
-    """How many things a layer returned; 0 for a tensor alone."""
+    """How many values a layer returned as a tuple; 0 for a single tensor."""
     return len(output) if isinstance(output, tuple) else 0
 
 
@@ -115,12 +125,12 @@ def to_device(value: Any, *, device: torch.device, dtype: torch.dtype | None = N
 
 
 @contextmanager
-def _standing_in(
-    layers: nn.ModuleList, stand_in: Callable[[int, inspect.Signature], Callable[..., Any]]
+def _replaced_forward(
+    layers: nn.ModuleList, replacement: Callable[[int, inspect.Signature], Callable[..., Any]]
 ) -> Iterator[None]:
     for index, layer in enumerate(layers):
         # Replacing forward, not the module: models read attributes of their layers.
-        layer.forward = stand_in(index, inspect.signature(layer.forward))
+        layer.forward = replacement(index, inspect.signature(layer.forward))
     try:
         yield
     finally:

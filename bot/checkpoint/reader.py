@@ -7,18 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from io import BufferedReader
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from bot.checkpoint.config import parse_object
-from bot.checkpoint.header import LENGTH_BYTES, Header, header_length, parse_header
+from bot.checkpoint.header import Header, read_header, read_weight_headers
 from bot.errors import UpstreamError
 from bot.records import TensorInfo
-
-SINGLE_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
 
 TORCH_DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,
@@ -37,7 +33,6 @@ TORCH_DTYPES: dict[str, torch.dtype] = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-_BROKEN_INDEX = "The index is broken; look at it upstream."
 DTYPE_NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
 
 
@@ -47,9 +42,9 @@ class TensorFile:
     Raises UpstreamError when the file is missing, truncated or its header does not fit it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, header: Header | None = None) -> None:
         self.path = path
-        self._header = _read_header(path)
+        self._header = header or read_header(path)
         self.metadata: Mapping[str, str] = self._header.metadata
         self.tensors: Mapping[str, TensorInfo] = {name: span.info for name, span in self._header.spans.items()}
 
@@ -85,8 +80,11 @@ class Checkpoint:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.weight_files, self._files = _open_files(folder)
-        self.tensors: Mapping[str, TensorInfo] = {name: file.tensors[name] for name, file in self._files.items()}
+        found = read_weight_headers(folder)
+        files = {name: TensorFile(folder / name, header) for name, header in found.headers.items()}
+        self.weight_files = tuple(files)
+        self.tensors: Mapping[str, TensorInfo] = found.tensors
+        self._files = {tensor: files[name] for tensor, name in found.files.items()}
 
     def read(self, name: str) -> Tensor:
         """The whole tensor, in its own dtype, on the CPU."""
@@ -95,71 +93,6 @@ class Checkpoint:
     def chunks(self, name: str, *, chunk_bytes: int = 1 << 24) -> Iterator[bytearray]:
         """The tensor's bytes in order, never more than chunk_bytes (a multiple of 8) at a time."""
         return self._files[name].chunks(name, chunk_bytes=chunk_bytes)
-
-
-def _read_header(path: Path) -> Header:
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            length = header_length(file.read(LENGTH_BYTES), file_bytes=size, where=str(path))
-            text = file.read(length)
-    except OSError as error:
-        reason = f"cannot be read: {error.strerror or error}"
-        raise UpstreamError(f"{path}: {reason}", hint="Fetch it again.") from None
-    return parse_header(text, file_bytes=size, where=str(path))
-
-
-def _open_files(folder: Path) -> tuple[tuple[str, ...], dict[str, TensorFile]]:
-    """The weight files' names, and for each tensor the file that holds it."""
-    single, index = folder / SINGLE_FILE, folder / INDEX_FILE
-    # Like transformers: where both exist, the single file wins.
-    if single.is_file():
-        file = TensorFile(single)
-        return (SINGLE_FILE,), dict.fromkeys(file.tensors, file)
-    if not index.is_file():
-        raise UpstreamError(
-            f"{folder}: neither {SINGLE_FILE} nor {INDEX_FILE}",
-            hint="Only weights in safetensors files are read; never pickled ones.",
-        )
-    weight_map = _weight_map(index)
-    shards = {name: _open_shard(folder, name, index) for name in sorted(set(weight_map.values()))}
-    # transformers loads a tensor that its shard holds even where the index forgot it, and so do we.
-    files = {tensor: shard for shard in shards.values() for tensor in shard.tensors}
-    for tensor, shard_name in weight_map.items():
-        if tensor not in shards[shard_name].tensors:
-            raise UpstreamError(
-                f"{folder / shard_name}: tensor {tensor!r} is not there, though {INDEX_FILE} says so",
-                hint="The upload is not complete, or its index is out of date.",
-            )
-        files[tensor] = shards[shard_name]
-    return tuple(shards), files
-
-
-def _weight_map(index: Path) -> dict[str, str]:
-    weight_map = parse_object(index.read_bytes(), where=str(index)).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise UpstreamError(f"{index}: no weight_map", hint=_BROKEN_INDEX)
-    for tensor, name in weight_map.items():
-        # The index is a stranger's file: a shard lies beside it, nowhere else.
-        if not isinstance(name, str) or not _is_plain_name(name):
-            raise UpstreamError(
-                f"{index}: tensor {tensor!r} points outside the folder, to {name!r}", hint=_BROKEN_INDEX
-            )
-    return weight_map
-
-
-def _is_plain_name(name: str) -> bool:
-    return (
-        name not in {"", ".", ".."} and PurePosixPath(name).name == name == PureWindowsPath(name).name
-    ) and "\0" not in name
-
-
-def _open_shard(folder: Path, name: str, index: Path) -> TensorFile:
-    if not (folder / name).is_file():
-        raise UpstreamError(
-            f"{folder / name}: missing, though {index.name} names it", hint="The upload is not complete."
-        )
-    return TensorFile(folder / name)
 
 
 def _read_exactly(file: BufferedReader, target: memoryview, path: Path) -> None:

@@ -1,7 +1,7 @@
-"""A model without its weights, and one part of it filled at a time: depth costs no memory.
+"""A model without its weights, one part of which is loaded at a time: depth costs no memory.
 
-The architecture is transformers' own, built on the meta device. What a part needs is read by offset from the
-checkpoint, put in its place, and dropped again.
+The architecture is transformers' own, built on the meta device (https://docs.pytorch.org/docs/stable/meta.html).
+The tensors of a part are read from the checkpoint by offset, assigned, and unloaded when the part is done.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ Item = TypeVar("Item")
 class Skeleton:
     """model: without weights. layers: its decoder layers; path: of their list in the model.
 
-    names: the source's name for each tensor of the model that the source has; read: such a tensor. dtype: what
-    floats are worked with.
+    names: the source's name for each tensor of the model that the source has. read: reads such a tensor. dtype:
+    what its floats are converted to.
     """
 
     model: Any
@@ -45,39 +45,57 @@ class Skeleton:
     dtype: torch.dtype
 
     def layer_tensors(self, index: int) -> dict[str, Tensor]:
-        """Read what one layer is filled with, by the layer's own names."""
-        return self._read(_wanted(self.layers[index], f"{self.path}.{index}", self.names))
+        """Read the tensors of one layer, by the layer's own names."""
+        return self._read(_sources(self.layers[index], f"{self.path}.{index}", self.names))
 
     def tensors_before(self) -> dict[str, Tensor]:
-        """Read what comes before the layers: all that lies outside, but an output embedding of its own."""
+        """Read everything outside the layers but an untied output embedding."""
         return self._read(self._outside(self.model.get_input_embeddings(), self.model.get_output_embeddings()))
 
     def tensors_after(self) -> dict[str, Tensor]:
-        """Read what comes after the layers: all that lies outside, but an input embedding of its own."""
+        """Read everything outside the layers but an untied input embedding."""
         return self._read(self._outside(self.model.get_output_embeddings(), self.model.get_input_embeddings()))
 
-    def _outside(self, kept: nn.Module | None, spared: nn.Module | None) -> dict[str, str]:
-        without = self._sources_of(spared) - self._sources_of(kept)
+    def _outside(self, kept: nn.Module | None, skipped: nn.Module | None) -> dict[str, str]:
+        without = self._sources_of(skipped) - self._sources_of(kept)
         return {
             key: source
-            for key, source in _wanted(self.model, "", self.names).items()
+            for key, source in _sources(self.model, "", self.names).items()
             if not key.startswith(f"{self.path}.") and source not in without
         }
 
     def _sources_of(self, part: nn.Module | None) -> set[str]:
         path = next((name for name, module in self.model.named_modules() if module is part), None)
-        return set() if part is None or path is None else set(_wanted(part, path, self.names).values())
+        return set() if part is None or path is None else set(_sources(part, path, self.names).values())
 
-    def _read(self, own: Mapping[str, str]) -> dict[str, Tensor]:
-        # Tensors that share their source share their memory.
-        values = {source: self.read(source) for source in dict.fromkeys(own.values())}
+    def _read(self, sources: Mapping[str, str]) -> dict[str, Tensor]:
+        # Tied tensors have one source, and share their memory.
+        values = {source: self.read(source) for source in dict.fromkeys(sources.values())}
         values = {
             name: value.to(self.dtype) if value.is_floating_point() else value for name, value in values.items()
         }
-        return {key: values[source] for key, source in own.items()}
+        return {key: values[source] for key, source in sources.items()}
 
 
-def build_skeleton(folder: Path, *, dtype: torch.dtype, trust_remote_code: bool) -> Any:
+def open_skeleton(
+    folder: Path,
+    tensors: Mapping[str, TensorInfo],
+    *,
+    read: Read,
+    dtype: torch.dtype,
+    trust_remote_code: bool,
+) -> Skeleton:
+    """The model of a source folder. tensors: the source's; read: reads one of them, or a substitute of that name.
+
+    Raises UnsupportedModelError or UpstreamError when config.json and the tensors do not belong together.
+    """
+    model = empty_model(folder, dtype=dtype, trust_remote_code=trust_remote_code)
+    names = source_names(model, tensors, where=folder)
+    path, layers = decoder_layers(model)
+    return Skeleton(model=model, path=path, layers=layers, names=names, read=read, dtype=dtype)
+
+
+def empty_model(folder: Path, *, dtype: torch.dtype, trust_remote_code: bool) -> Any:
     """A causal language model in eval mode whose parameters have shapes but no values; its buffers have both.
 
     Raises UnsupportedModelError when transformers cannot build it from the folder's config.json.
@@ -98,7 +116,7 @@ def build_skeleton(folder: Path, *, dtype: torch.dtype, trust_remote_code: bool)
             f"{folder}: the model does not fit into memory",
             hint="Use a machine with more memory; plan says how much.",
         ) from error
-    # The config, and with trust_remote_code the code, are a stranger's: whatever comes up is about them.
+    # The config, and with trust_remote_code the code, are untrusted: any exception is about them.
     except Exception as error:
         raise UnsupportedModelError(
             f"{folder}: transformers {transformers.__version__} cannot load it: {_first_line(error)}",
@@ -109,11 +127,25 @@ def build_skeleton(folder: Path, *, dtype: torch.dtype, trust_remote_code: bool)
     return model.eval()
 
 
+def decoder_layers(model: Any) -> tuple[str, nn.ModuleList]:
+    """The path of the list that holds the decoder layers, and the list.
+
+    Raises UnsupportedModelError when no list is as long as config.json says.
+    """
+    count = getattr(model.config.get_text_config(), "num_hidden_layers", None)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == count:
+            return name, module
+    raise UnsupportedModelError(
+        f"{type(model).__name__}: no list of {count} decoder layers", hint="Put it on `hold:` on the watchlist."
+    )
+
+
 def source_names(model: Any, tensors: Mapping[str, TensorInfo], *, where: Path) -> dict[str, str]:
-    """The source's name for each tensor of the model, by transformers' rules: a prefix more or less, an old name.
+    """The source's name for each tensor of the model, by transformers' rules for prefixes and renamed tensors.
 
     A tied tensor has the name of the one that it is tied to. Raises UnsupportedModelError for tensors that
-    transformers makes of several, as it does with experts; UpstreamError for those that are missing.
+    transformers merges from several, such as experts; UpstreamError for those that are missing.
     """
     names = _stored_names(model, tensors)
     for key, tied_to in model.all_tied_weights_keys.items():
@@ -140,25 +172,11 @@ def _stored_names(model: Any, tensors: Mapping[str, TensorInfo]) -> dict[str, st
     return names
 
 
-def decoder_layers(model: Any) -> tuple[str, nn.ModuleList]:
-    """The path of the list that holds the decoder layers, and the list.
-
-    Raises UnsupportedModelError when no list is as long as config.json says.
-    """
-    count = getattr(model.config.get_text_config(), "num_hidden_layers", None)
-    for name, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and len(module) == count:
-            return name, module
-    raise UnsupportedModelError(
-        f"{type(model).__name__}: no list of {count} decoder layers", hint="Put it on `hold:` on the watchlist."
-    )
-
-
-def load(module: nn.Module, tensors: Mapping[str, Tensor], *, device: torch.device) -> None:
-    """Put tensors, by the module's own names, in their places, and its computed buffers beside them."""
-    # On the device before they are parameters, so that tensors which share their memory go on doing so.
-    there = {id(value): value.to(device) for value in tensors.values()}
-    module.load_state_dict({key: there[id(value)] for key, value in tensors.items()}, strict=False, assign=True)
+def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], *, device: torch.device) -> None:
+    """Assign tensors, by the module's own names, to its parameters; its computed buffers move to device too."""
+    # Moved before they are parameters, and each once, so that tied tensors stay tied.
+    moved = {id(value): value.to(device) for value in tensors.values()}
+    module.load_state_dict({key: moved[id(value)] for key, value in tensors.items()}, strict=False, assign=True)
     for child in module.modules():
         for key, buffer in child.named_buffers(recurse=False):
             if not buffer.is_meta:
@@ -166,11 +184,11 @@ def load(module: nn.Module, tensors: Mapping[str, Tensor], *, device: torch.devi
 
 
 def unload(module: nn.Module) -> None:
-    """Back to shapes without values; computed buffers stay. The memory goes back to the system."""
+    """Parameters become shapes without values again; computed buffers stay. The memory goes back to the system."""
     for child in module.modules():
         for key, parameter in child.named_parameters(recurse=False):
             setattr(child, key, nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False))
-    # glibc would keep it in pieces, some more with each layer.
+    # glibc would keep freed memory in fragments, more with each layer: see malloc_trim(3).
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
@@ -189,7 +207,7 @@ def read_ahead(reads: Iterable[Callable[[], Item]]) -> Iterator[Item]:
             yield pending.result()
 
 
-def _wanted(module: nn.Module, path: str, names: Names) -> dict[str, str]:
+def _sources(module: nn.Module, path: str, names: Names) -> dict[str, str]:
     """A module's own names for its tensors -> the source's. path: the module's in the model."""
     return {key: names[full] for key in module.state_dict() if (full := f"{path}.{key}" if path else key) in names}
 

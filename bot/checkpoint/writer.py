@@ -13,13 +13,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from bot.checkpoint.constants import FLOATS
 from bot.checkpoint.header import ITEM_BYTES, LENGTH_BYTES
-from bot.checkpoint.reader import DTYPE_NAMES, INDEX_FILE, SINGLE_FILE, TORCH_DTYPES
+from bot.checkpoint.reader import DTYPE_NAMES, TORCH_DTYPES
+from bot.checkpoint.repo_files import SINGLE_WEIGHTS, WEIGHT_INDEX
 from bot.errors import QuantizationError
 from bot.files import atomic_file
 from bot.records import TensorInfo
-
-FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 
 
 class Chunked(Protocol):
@@ -100,17 +100,17 @@ def write_checkpoint(folder: Path, parts: Iterable[Part], *, shard_bytes: int = 
     """
     shards = _split(parts, shard_bytes)
     if len(shards) == 1:
-        _write_file(folder / SINGLE_FILE, shards[0], {"format": "pt"})
-        return (SINGLE_FILE,)
+        _write_file(folder / SINGLE_WEIGHTS, shards[0], {"format": "pt"})
+        return (SINGLE_WEIGHTS,)
     names = [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
     for name, shard in zip(names, shards, strict=True):
         _write_file(folder / name, shard, {"format": "pt"})
     weight_map = {part.info.name: name for name, shard in zip(names, shards, strict=True) for part in shard}
     total = sum(part.size_bytes for shard in shards for part in shard)
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-    with atomic_file(folder / INDEX_FILE) as file:
+    with atomic_file(folder / WEIGHT_INDEX) as file:
         file.write((json.dumps(index, indent=2, ensure_ascii=False) + "\n").encode())
-    return (*names, INDEX_FILE)
+    return (*names, WEIGHT_INDEX)
 
 
 def _split(parts: Iterable[Part], shard_bytes: int) -> list[list[Part]]:

@@ -39,7 +39,6 @@ from bot.watch import watchlist as watchlists
 
 app = typer.Typer(
     name="actions",
-    no_args_is_help=True,
     rich_markup_mode="rich",
     help="What the workflows call: plan, quantize, publish, refresh, report, and what keeps the watch alive.\n\n"
     "Read HF_ENDPOINT, HF_TOKEN, HF_WRITE_TOKEN, and what GitHub Actions says of the run (GITHUB_OUTPUT,"

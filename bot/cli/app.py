@@ -1,36 +1,42 @@
-"""The command line: what all verbs have in common, and how they end. They are in `verbs` and `actions`.
+"""The command line: what all verbs have in common, and how they end.
 
-Nothing else prints or exits: they build adapters, call one stage, show what came of it.
+Only this package prints and exits: a verb reads the environment, calls one stage and shows the result.
 """
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
+import re
 import signal
 import sys
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.exceptions import TyperException
 
 import bot
-from bot.cli import actions, stages, terminal, tools, watch
-from bot.cli.console import child_options, err, log, out, problem_of
+from bot.cli import actions, setup, stages, terminal, tools, watch
+from bot.cli.console import Panel, child_options, err, log, out, problem_of
 from bot.errors import BotError, WatchlistError
+from bot.watch.watchlist import InvalidWatchlistError
 
+_HELP = ["-h", "--help"]
 app = typer.Typer(
     name="awq-bot",
     invoke_without_command=True,
-    add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    context_settings={"help_option_names": _HELP, "max_content_width": 100},
 )
-for group in (watch, stages, tools, actions):
+for group in (setup, watch, stages, tools):
     app.add_typer(group.app)
+app.add_typer(actions.app, rich_help_panel=Panel.TOOLS)
 INTERRUPTED = 130
 
 
@@ -38,12 +44,16 @@ def main() -> None:
     """Run a verb; turn what went wrong into a message, a hint and an exit code."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        code = app(standalone_mode=False)
+        code = command()(prog_name="awq-bot", standalone_mode=False)
+    except InvalidWatchlistError as error:
+        # As compilers print it, so that editors and terminals link each line to its place.
+        err.print(error.message, markup=False, soft_wrap=True)
+        code = error.exit_code
     except BotError as error:
         err.print(terminal.error_text(error), soft_wrap=True)
         code = error.exit_code
     except TyperException as error:
-        misuse = WatchlistError(error.format_message(), hint="`awq-bot VERB --help` shows what there is to say.")
+        misuse = WatchlistError(error.format_message(), hint="`awq-bot VERB --help` shows arguments and options.")
         err.print(terminal.error_text(misuse), soft_wrap=True)
         code = misuse.exit_code
     except (KeyboardInterrupt, typer.Abort):
@@ -59,9 +69,29 @@ def main() -> None:
     if code == INTERRUPTED:
         err.print("interrupted; run it again and it goes on from here")
         sys.stdout.flush()
-        # Threads may still wait for an answer from the network, and nobody should wait for them.
+        # Threads may still wait for an answer from the network; the user should not wait for them.
         os._exit(INTERRUPTED)
     sys.exit(code)
+
+
+@cache
+def command() -> Any:
+    """All verbs. The lines of their help are broken for the terminal, not where the docstrings are."""
+    group: Any = typer.main.get_command(app)
+    for verb in group.commands.values():
+        verb.rich_help_panel = verb.rich_help_panel or Panel.STAGE
+    for verb in _verbs(group):
+        verb.help = re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.cleandoc(verb.help or ""))
+        for option in verb.get_params(typer.Context(verb, help_option_names=_HELP)):
+            if getattr(option, "is_flag", False):
+                option.metavar = ""  # not `<bool>`: it takes no value
+    return group
+
+
+def _verbs(command: Any) -> Iterator[Any]:
+    yield command
+    for verb in getattr(command, "commands", {}).values():
+        yield from _verbs(verb)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
@@ -74,27 +104,32 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
+@actions.app.callback(invoke_without_command=True)
+def _help_without_verb(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        out.print(context.get_help(), markup=False)
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more of what is done.")] = False,
-    log_file: Annotated[Path | None, typer.Option(help="Also write a log with times to this file.")] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Verbose output.")] = False,
+    log_file: Annotated[Path | None, typer.Option(help="Also write a log to this file.")] = None,
 ) -> None:
-    """Watches models on the Hugging Face Hub and publishes measured AWQ INT4 versions of each new release.
+    """Watch models on the Hugging Face Hub and publish measured AWQ INT4 versions of each new release.
 
-    Start with [bold]awq-bot demo[/], which shows the whole chain on this machine. Then write a watchlist and try
-    [bold]awq-bot check[/], [bold]awq-bot plan[/], [bold]awq-bot run[/].
+    Try it with [bold]awq-bot demo[/]. Then: [bold]awq-bot init[/], [bold]awq-bot add REPO_ID[/],
+    [bold]awq-bot plan[/], [bold]awq-bot run[/].
 
-    Reads HF_ENDPOINT (which Hub), HF_TOKEN (to read), HF_WRITE_TOKEN (to publish), or HF_OIDC_RESOURCE (to publish
-    with a workflow's identity) and HF_CREATE_TOKEN (to create targets for that).
+    Environment: HF_TOKEN reads and HF_WRITE_TOKEN publishes. HF_ENDPOINT names another Hub. Trusted Publishing
+    uses HF_OIDC_RESOURCE, and HF_CREATE_TOKEN for [bold]create-target[/].
     """
     context.obj = child_options
-    if context.invoked_subcommand is None:
-        out.print(context.get_help(), markup=False)
-        raise typer.Exit
+    _help_without_verb(context)
     log.setLevel(logging.DEBUG if verbose else logging.INFO)
     log.propagate = False
     for handler in tuple(log.handlers):  # of an earlier call in this process

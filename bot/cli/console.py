@@ -1,9 +1,10 @@
-"""What the verbs share: two consoles, their options, and what each of them looks at first."""
+"""What the verbs share: two consoles, common options, and the panels of `--help`."""
 
 from __future__ import annotations
 
 import logging
 import sys
+from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -20,20 +21,30 @@ out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 log = logging.getLogger("awq_bot")
 child_options: list[str] = []
-# What tells that an extra is installed, by the names that are imported.
+HUB_PORT = 8765  # of the local Hub
+# The modules by which an extra is known to be installed.
 EXTRAS = {
-    "hub": ("starlette", "uvicorn", "jwt"),
+    "hub": ("starlette", "uvicorn", "jwt", "markdown_it"),
     "quantize": ("torch", "transformers", "awq", "safetensors", "matplotlib"),
 }
 
 WatchlistOption = Annotated[Path, typer.Option("--watchlist", help="The list of models to watch.")]
-WorkOption = Annotated[Path, typer.Option("--work", help="Where jobs keep their files; a disk with room.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for programs.")]
-JobOption = Annotated[Path, typer.Option("--job", help="The folder of one job, as `run` made it below --work.")]
-MaybeJobOption = Annotated[
-    Path | None, typer.Option("--job", help="The folder of one job, as `run` made it below --work.")
-]
+OnlyOption = Annotated[str | None, typer.Option("--only", metavar="REPO_ID", help="Only this model.")]
+WorkOption = Annotated[Path, typer.Option("--work", help="The folder for jobs, on a large disk.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+_JOB_HELP = "A job's folder: a subfolder of run's --work."
+JobOption = Annotated[Path, typer.Option("--job", help=_JOB_HELP)]
+MaybeJobOption = Annotated[Path | None, typer.Option("--job", help=_JOB_HELP)]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Do everything but write to the Hub.")]
+
+
+class Panel(StrEnum):
+    """The groups of verbs in `--help`, in this order."""
+
+    WATCHLIST = "Watchlist"
+    RUN = "Run"
+    STAGE = "One stage of a job"
+    TOOLS = "Tools"
 
 
 def job_context(work: Path, files: Path, bars: terminal.Bars) -> JobContext:
@@ -43,12 +54,12 @@ def job_context(work: Path, files: Path, bars: terminal.Bars) -> JobContext:
 
 
 def problem_of(error: OSError) -> EnvironmentProblem:
-    """A file or a line that failed where nothing better is known of it. Where it came up goes to the log."""
+    """For an error of the system that no one explained better. Its traceback goes to the log."""
     log.info("%s", error, exc_info=error)
     said = error.strerror or next(iter(str(error).splitlines()), type(error).__name__)
     return EnvironmentProblem(
         f"{error.filename}: {said}" if error.filename else said,
-        hint="Check the path, its disk and who may use it; `awq-bot --verbose VERB` shows where it came up.",
+        hint="Check the path, its disk and its permissions; `awq-bot --verbose VERB` shows the traceback.",
     )
 
 

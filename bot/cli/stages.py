@@ -24,13 +24,15 @@ from bot.cli.console import (
     print_raw,
     problem_of,
 )
+from bot.cli.cpu import CpuOption, folder_on_cpu, jobs_on_cpu
 from bot.cli.interrupts import ended_by_ctrl_c
 from bot.errors import BotError, WatchlistError
 from bot.hub.publish import opening_note
 from bot.jobs import stages
 from bot.jobs.folder import JobDir
-from bot.jobs.worker import end_with_parent
+from bot.jobs.worker import PARENT, end_with_parent
 from bot.records import Calibration, Failure, Publication, Recipe, TextSource, to_json
+from bot.records.config import Method
 from bot.text import size
 
 app = typer.Typer(rich_markup_mode="rich")
@@ -60,22 +62,26 @@ def quantize(
     samples: Annotated[int, typer.Option(min=1, help="Blocks of calibration tokens.")] = 128,
     seq_len: Annotated[int, typer.Option(min=1, help="Tokens in a block.")] = 512,
     group_size: Annotated[int, typer.Option(help="Input channels that share a scale: 32, 64 or 128.")] = 128,
-    seed: Annotated[int, typer.Option(min=0, help="Draws the calibration blocks.")] = 0,
-    search: Annotated[str, typer.Option(help="gram, or awq: AutoAWQ's own, slower and less exact.")] = "gram",
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of the calibration blocks.")] = 0,
+    method: Annotated[
+        Method, typer.Option(help="awq: AutoAWQ's own search, which is slower and less accurate.")
+    ] = "awq+gptq",
+    cpu: CpuOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Stage 2 of a job, or a local folder in and a complete AWQ folder out. No Hub, no watchlist.
+    """Stage 2 of a job: quantize it. Or quantize a local model folder, without a Hub or a watchlist.
 
     Example: [bold]awq-bot quantize --source ./Qwen3-4B --out ./Qwen3-4B-awq[/]
     """
     if job is None and (source is None or destination is None):
-        raise WatchlistError("quantize what?", hint="Give --source and --out, or --job.")
+        raise WatchlistError("quantize needs --source and --out, or --job", hint="See `awq-bot quantize --help`.")
     if group_size not in (32, 64, 128):
-        raise WatchlistError(f"--group-size {group_size}", hint="Servers read 32, 64 and 128.")
-    if search not in ("gram", "awq"):
-        raise WatchlistError(f"--search {search}", hint="It is gram or awq.")
+        raise WatchlistError(f"--group-size {group_size} is not supported", hint="Use 32, 64 or 128.")
+    recipe = Recipe(group_size=group_size, method=method)
     text = TextSource(builtin="stdlib") if calibration is None else TextSource(file=str(calibration.resolve()))
+    blocks = Calibration(samples=samples, seq_len=seq_len, seed=seed, sources=(text,))
     with _child(job, "quantize"):
+        _say_without_gpu(job, source, recipe, blocks, allowed=cpu)
         with _loading_torch():
             from bot.jobs import tasks
         with terminal.Bars(err) as bars:
@@ -87,8 +93,8 @@ def quantize(
                 made = tasks.quantize_folder(
                     source,
                     destination,
-                    recipe=Recipe(group_size=group_size, search=search),
-                    calibration=Calibration(samples=samples, seq_len=seq_len, seed=seed, sources=(text,)),
+                    recipe=recipe,
+                    calibration=blocks,
                     texts=Path(),
                     trust_remote_code=False,
                     progress=bars,
@@ -102,19 +108,23 @@ def quantize(
 @app.command()
 def evaluate(
     job: MaybeJobOption = None,
-    source: Annotated[Path | None, typer.Option(help="The model folder it was made of.")] = None,
+    source: Annotated[Path | None, typer.Option(help="The model folder that was quantized.")] = None,
     quantized: Annotated[Path | None, typer.Option(help="The AWQ folder.")] = None,
     text: Annotated[
-        Path | None, typer.Option(help="Text to measure on. Default: text that calibration never sees.")
+        Path | None, typer.Option(help="Text to measure on. Default: built-in text that calibration does not use.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Stage 3 of a job, or two folders compared: perplexity, KL divergence, top-1 agreement, bits per weight.
+    """Stage 3 of a job: measure what was lost. Or compare two local folders.
+
+    Measures perplexity, KL divergence to the source, top-1 agreement and bits per weight.
 
     Example: [bold]awq-bot evaluate --source ./Qwen3-4B --quantized ./Qwen3-4B-awq --json[/]
     """
     if job is None and (source is None or quantized is None):
-        raise WatchlistError("evaluate what?", hint="Give --source and --quantized, or --job.")
+        raise WatchlistError(
+            "evaluate needs --source and --quantized, or --job", hint="See `awq-bot evaluate --help`."
+        )
     with _child(job, "evaluate"):
         with _loading_torch():
             from bot.jobs import tasks
@@ -142,7 +152,7 @@ def card(job: JobOption) -> None:
 
 @app.command()
 def publish(job: JobOption, dry_run: DryRunOption = False) -> None:
-    """Stage 5 of a job: publish it. Does nothing when it is published already."""
+    """Stage 5 of a job: publish it. Does nothing if it is already published."""
     with terminal.Bars(err) as bars:
         context = job_context(job.parent, Path(), bars)
         if dry_run:
@@ -150,7 +160,7 @@ def publish(job: JobOption, dry_run: DryRunOption = False) -> None:
             for file in files:
                 out.print(f"{size(file.size_bytes):>10}  {file.path}", markup=False)
             if not files:
-                out.print("nothing: it is published already")
+                out.print("nothing: it is already published")
             return
         publication = stages.publish(context, JobDir(job))
     out.print(_published_line(publication), markup=False)
@@ -160,19 +170,34 @@ def publish(job: JobOption, dry_run: DryRunOption = False) -> None:
 
 @app.command(hidden=True)
 def refresh(job: JobOption) -> None:
-    """What a refresh job runs as a child: upstream's small files, tried and put as they are published."""
+    """The child process of a refresh job: check upstream's small files, and prepare them for publishing."""
     with _child(job, "refresh"):
         with _loading_torch():
             from bot.jobs import tasks
         tasks.refresh_job(JobDir(job))
 
 
+def _say_without_gpu(
+    job: Path | None, source: Path | None, recipe: Recipe, calibration: Calibration, *, allowed: bool
+) -> None:
+    """Before torch is imported. Not in a child process: `run` has said it, and on a GPU runner `doctor` checks."""
+    if os.environ.get(PARENT):
+        return
+    if job is not None:
+        notice = jobs_on_cpu([JobDir(job).job], allowed=allowed)
+    else:
+        assert source is not None
+        notice = folder_on_cpu(source, recipe, calibration, allowed=allowed)
+    if notice:
+        err.print(notice)
+
+
 def _published_line(publication: Publication) -> str:
     return f"{publication.url} at {publication.tag}" + ("" if publication.new else " (was there already)")
 
 
-class _child:  # noqa: N801 - used as a with statement's verb
-    """What fails in a child process is written down for the one that started it. On plain folders nothing is."""
+class _child:  # noqa: N801 - used as the verb of a with statement
+    """Store a failure in the job's folder, for the process that started this one; on plain folders nothing."""
 
     def __init__(self, job: Path | None, stage: str) -> None:
         self._job, self._stage = job, stage
@@ -182,18 +207,18 @@ class _child:  # noqa: N801 - used as a with statement's verb
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         problem = error
-        # Nobody is left to be told of a broken pipe.
+        # After a broken pipe no process is left that would read it.
         if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
             problem = problem_of(error)
         if not isinstance(problem, BotError):
             return
-        waited_for = "AWQ_BOT_PARENT" in os.environ
-        # A folder without a job, which nobody waits for, is one that somebody mistyped.
+        waited_for = PARENT in os.environ
+        # A folder without a job that no process waits for is a typing error.
         if self._job is not None and (waited_for or (self._job / "job.json").is_file()):
             code, message, hint = problem.exit_code, problem.message, problem.hint
             JobDir(self._job).store(Failure(stage=self._stage, exit_code=code, message=message, hint=hint))
             if waited_for:
-                # The one that started us says it, once.
+                # The parent process prints it, once.
                 raise typer.Exit(code) from None
         raise problem from None
 
@@ -201,7 +226,7 @@ class _child:  # noqa: N801 - used as a with statement's verb
 @contextmanager
 def _loading_torch() -> Iterator[None]:
     """Around the import of what needs torch. Raises EnvironmentProblem where it is not installed."""
-    # transformers asks the Hub for what it misses in a folder.
+    # transformers asks the Hub for files that a folder lacks.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     needs_extra("quantize")
     with ended_by_ctrl_c():

@@ -30,6 +30,7 @@ from bot.hub.settings import PreparedTarget
 from bot.jobs.pipeline import Outcome
 from bot.records import Check, Estimate, Job, JobKind, Plan, Report, Skip
 from bot.text import duration, size
+from bot.watch.sizing import gpu_class
 
 _log = logging.getLogger("awq_bot")
 _QUIET_S = 20.0  # how often a log that is no terminal hears of progress
@@ -146,7 +147,7 @@ def _skip_word(skip: Skip) -> str:
 def _needs(job: Job, needs: Estimate) -> str:
     sizes = f"{size(needs.download_bytes)} → {size(needs.output_bytes)}"
     machine = f"GPU {size(needs.vram_bytes)}, RAM {size(needs.ram_bytes)}, disk {size(needs.disk_bytes)}"
-    return f"{sizes}, {machine}, about {duration(needs.duration_s)}, {' '.join(job.runner_labels[2:])}"
+    return f"{sizes}, {machine}, about {duration(needs.duration_s)}, gpu-{gpu_class(needs)}gb"
 
 
 def outcome_table(outcomes: list[Outcome], *, prepared: bool = False) -> Table:
@@ -254,25 +255,34 @@ def checks_table(checks: tuple[Check, ...]) -> Table:
 
 
 def hub_text(endpoint: str, token: str, root: Path) -> str:
-    """What to type elsewhere to use a local Hub. Plain text, so that it can be copied as it is."""
+    """A shell script that uses a local Hub, from an upload to a verified repo. It can be pasted as it is."""
     return f"""\
-A Hub of your own: {endpoint}, its repos in {root}. Ctrl-C ends it.
+# A local Hub runs at {endpoint} and keeps its repos in {root}. Ctrl-C stops it.
+# In another terminal, send awq-bot and hf there. It has no Xet storage.
+export HF_ENDPOINT={endpoint}
+export HF_TOKEN={token}
+export HF_HUB_DISABLE_XET=1
 
-In another terminal, for awq-bot and for hf (there is no Xet storage here):
+# Upload a model: a folder as `hf download` gives it, with the licence in its README.md.
+# A checkout of awq-bot has a small one in tests/assets/llama-tiny.
+hf upload bot/my-model ./my-model
 
-  export HF_ENDPOINT={endpoint}
-  export HF_TOKEN={token}
-  export HF_HUB_DISABLE_XET=1
+# Watch it. The default calibration data sets are not on this Hub, so calibrate on text that
+# comes with Python, and on little of it, to be done soon.
+cat > rehearsal.yaml <<'END'
+publish_to: quantized
+defaults:
+  calibration: {{samples: 32, seq_len: 256, sources: [{{builtin: stdlib}}]}}
+models:
+  - bot/my-model
+END
+awq-bot check --watchlist rehearsal.yaml
+awq-bot plan --watchlist rehearsal.yaml
+awq-bot run --watchlist rehearsal.yaml --work rehearsal
+awq-bot verify quantized/my-model-awq
 
-Put a model folder in:
-
-  hf upload bot/my-model ./my-model
-
-and watch it:
-
-  publish_to: quantized
-  models:
-    - bot/my-model
+# Open the published repo, with its model card, in a browser:
+# {endpoint}/quantized/my-model-awq
 """
 
 

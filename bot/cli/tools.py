@@ -1,4 +1,4 @@
-"""Around the chain: targets for a workflow's identity, a closer look, a Hub of one's own."""
+"""Beside a run: targets for Trusted Publishing, verify, doctor, clean, the local Hub."""
 
 from __future__ import annotations
 
@@ -9,11 +9,22 @@ from typing import Annotated
 import typer
 
 from bot.cli import terminal
-from bot.cli.console import JsonOption, WatchlistOption, WorkOption, err, needs_extra, out, print_raw
+from bot.cli.console import (
+    HUB_PORT,
+    JsonOption,
+    Panel,
+    WatchlistOption,
+    WorkOption,
+    err,
+    needs_extra,
+    out,
+    print_raw,
+)
 from bot.cli.doctor import check_machine
+from bot.cli.setup import clean
 from bot.errors import EnvironmentProblem, PublishError, WatchlistError
 from bot.github.environment import Actions
-from bot.github.runner_safety import check_exposure
+from bot.github.runner_safety import check_exposure, check_isolation
 from bot.hub.access import check_access, check_endpoint
 from bot.hub.session import Hub
 from bot.hub.verify import verify as verify_repo
@@ -24,20 +35,20 @@ from bot.watch import watchlist as watchlists
 app = typer.Typer(rich_markup_mode="rich")
 
 
-@app.command("create-target")
+@app.command("create-target", rich_help_panel=Panel.TOOLS)
 def create_target(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="REPO_ID", help="Models of the watchlist, or their targets. Default: all."),
+        typer.Argument(metavar="REPO_ID", help="Models or targets of the watchlist. Default: all."),
     ] = None,
     watchlist: WatchlistOption = Path("watchlist.yaml"),
     as_json: JsonOption = False,
 ) -> None:
-    """Create the targets that are not there, private; open those with a complete release as the watchlist asks.
+    """Prepare target repos for Trusted Publishing: create them, or open them after a release.
 
-    For publishing without a stored token (Trusted Publishing): a workflow's identity writes to a repo, and can
-    neither create it nor make it public. Run it before the first release and once after it; each time it does only
-    what is not done yet. Reads HF_CREATE_TOKEN, or HF_WRITE_TOKEN, or HF_TOKEN.
+    A workflow's identity can write to a repo, but neither create it nor make it public. Run this before the first
+    release, which creates the repo, private, and once after it, which sets visibility and gating. What is done
+    already is left alone. Reads HF_CREATE_TOKEN, or HF_WRITE_TOKEN, or HF_TOKEN.
 
     Example: [bold]awq-bot create-target Qwen/Qwen3-4B[/]
     """
@@ -61,15 +72,16 @@ def _named(entries: tuple[WatchEntry, ...], names: tuple[str, ...], watchlist: P
 # --- looking closely ----------------------------------------------------------------------------------------
 
 
-@app.command()
+@app.command(rich_help_panel=Panel.TOOLS)
 def verify(
     repo_id: Annotated[str, typer.Argument(metavar="REPO_ID", help="A repo that awq-bot published.")],
     revision: Annotated[str | None, typer.Option(help="A tag or commit. Default: the head of main.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Hold a published repo against its provenance: every file, its tag, and the source it names. For anybody.
+    """Verify a published repo against its provenance.json: files, tag and source.
 
-    Downloads and hashes everything, keeps nothing. Exit code 7 when something differs.
+    Works on any repo that awq-bot published. Downloads and hashes every file, and keeps none. Exits with 7 when
+    something differs.
 
     Example: [bold]awq-bot verify your-namespace/Qwen3-4B-awq[/]
     """
@@ -78,20 +90,19 @@ def verify(
     _show_checks(checks, as_json=as_json, bad_code=PublishError.exit_code)
 
 
-@app.command()
+@app.command(rich_help_panel=Panel.TOOLS)
 def doctor(
     watchlist: WatchlistOption = Path("watchlist.yaml"),
     work: WorkOption = Path("work"),
     runner: Annotated[
-        bool, typer.Option("--runner", help="This is a GPU runner: it needs a GPU, and no token to write.")
+        bool, typer.Option("--runner", help="Check a GPU runner: a GPU, and no write token.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Look for what would make a run fail: tokens, GPU, disk, memory, versions, endpoint. With cause and fix.
+    """Check tokens, GPU, disk, memory, versions and endpoint, and say how to fix what would fail.
 
-    On a runner also for what strangers' files could reach: credentials that write, root, Docker, pull requests.
-
-    Exit code 8 when something would fail.
+    With --runner also what untrusted files could reach: credentials that write, root, Docker, pull requests.
+    Exits with 8 when something would fail.
 
     Example: [bold]awq-bot doctor --runner --work /mnt/big-disk[/]
     """
@@ -105,6 +116,7 @@ def doctor(
         checks += check_access(here, tuple(namespaces), runner=runner)
         made = pipeline.plan(here, entries) if all(check.status != "failed" for check in checks) else None
     checks += check_machine(made, work, runner=runner)
+    checks += check_isolation() if runner else ()
     checks += check_exposure(Actions.from_environment(), runner=runner)
     _show_checks(tuple(checks), as_json=as_json, bad_code=EnvironmentProblem.exit_code)
 
@@ -121,14 +133,18 @@ def _show_checks(checks: tuple[Check, ...], *, as_json: bool, bad_code: int) -> 
 # --- the local Hub ------------------------------------------------------------------------------------------
 
 
-@app.command()
-def hub(
-    root: Annotated[Path, typer.Option(help="The folder that holds its repos.")] = Path("hub"),
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8765,
-) -> None:
-    """Serve a Hub of your own from a folder, on this machine only: to rehearse a watchlist.
+app.command(rich_help_panel=Panel.TOOLS)(clean)
 
-    Prints what to export so that the other verbs and `hf` use it, and how to put a model in.
+
+@app.command(rich_help_panel=Panel.TOOLS)
+def hub(
+    root: Annotated[Path, typer.Option(help="The folder for its repos.")] = Path("hub"),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = HUB_PORT,
+) -> None:
+    """Serve a local Hub from a folder, to try a watchlist without an account.
+
+    Only this machine can reach it. Prints the commands for another terminal: upload a model, plan, run, verify,
+    and open the page of the result.
 
     Example: [bold]awq-bot hub --root demo/hub --port 8765[/]
     """
@@ -142,11 +158,11 @@ def hub(
     serve(root, port, on_start=announce)
 
 
-@app.command()
+@app.command(rich_help_panel=Panel.TOOLS)
 def demo(
-    root: Annotated[Path, typer.Option(help="Where the demo keeps its Hub and its jobs.")] = Path("demo"),
+    root: Annotated[Path, typer.Option(help="The folder for its Hub and its jobs.")] = Path("demo"),
 ) -> None:
-    """The whole chain on this machine, with two tiny trained models and a Hub of its own. A few minutes."""
+    """Run everything on this machine, with two tiny models and a local Hub. A few minutes."""
     needs_extra("hub")
     needs_extra("quantize")
     from bot.cli.demo import run_demo

@@ -1,10 +1,8 @@
-"""From the watchlist to published repos: look, plan, do it."""
+"""From the watchlist to published repos: check, plan, run."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
@@ -12,6 +10,8 @@ from bot.cli import terminal
 from bot.cli.console import (
     DryRunOption,
     JsonOption,
+    OnlyOption,
+    Panel,
     WatchlistOption,
     WorkOption,
     err,
@@ -21,6 +21,7 @@ from bot.cli.console import (
     out,
     print_raw,
 )
+from bot.cli.cpu import CpuOption, jobs_on_cpu
 from bot.errors import BotError
 from bot.hub.session import Hub
 from bot.jobs import pipeline
@@ -28,14 +29,13 @@ from bot.jobs.pipeline import Outcome
 from bot.jobs.stages import JobContext
 from bot.records import Job, JobKind, Plan, to_json
 from bot.watch import watchlist as watchlists
-from bot.watch.plan import matrix
 
 app = typer.Typer(rich_markup_mode="rich")
 
 
-@app.command()
+@app.command(rich_help_panel=Panel.WATCHLIST)
 def check(watchlist: WatchlistOption = Path("watchlist.yaml")) -> None:
-    """Check the watchlist: every mistake with its line. No network.
+    """Check the watchlist and name every mistake, with its line. Needs no network.
 
     Example: [bold]awq-bot check --watchlist watchlist.yaml[/]
     """
@@ -45,46 +45,45 @@ def check(watchlist: WatchlistOption = Path("watchlist.yaml")) -> None:
         out.print(f"  {entry.repo_id} → {entry.target}", markup=False)
 
 
-@app.command()
+@app.command(rich_help_panel=Panel.RUN)
 def plan(
     watchlist: WatchlistOption = Path("watchlist.yaml"),
+    only: OnlyOption = None,
     as_json: JsonOption = False,
-    as_matrix: Annotated[
-        bool, typer.Option("--matrix", help="Print the matrix for GitHub Actions, as JSON.")
-    ] = False,
 ) -> None:
-    """Show what is new, what each job needs, and why the rest is left alone. Downloads no weights.
+    """Show what is new, what each job needs, and why the rest is skipped. Downloads no weights.
 
     Example: [bold]awq-bot plan --json | jq '.jobs[].reason'[/]
     """
-    made = _plan(watchlist, only=None)
-    if as_matrix:
-        print_raw(json.dumps(matrix(made)))
-    elif as_json:
+    made = _plan(watchlist, only=only)
+    if as_json:
         print_raw(to_json(made))
     else:
         out.print(terminal.plan_table(made))
 
 
-@app.command()
+@app.command(rich_help_panel=Panel.RUN)
 def run(
     watchlist: WatchlistOption = Path("watchlist.yaml"),
-    only: Annotated[str | None, typer.Option("--only", metavar="REPO_ID", help="One model of the list.")] = None,
+    only: OnlyOption = None,
     work: WorkOption = Path("work"),
     dry_run: DryRunOption = False,
+    cpu: CpuOption = False,
 ) -> None:
-    """Plan, then do it: pull, quantize, evaluate, card and publish for each new release.
+    """Plan, then pull, quantize, evaluate and publish each new release.
 
-    A model that fails does not stop the others; the exit code is that of the first failure. Running it again goes
-    on where it stopped, and does nothing when there is nothing to do.
+    A model that fails does not stop the others; the exit code is that of the first failure. Run it again to
+    resume.
 
     Example: [bold]awq-bot run --only Qwen/Qwen3-4B --dry-run[/]
     """
     made = _plan(watchlist, only=only)
     err.print(terminal.plan_table(made))
     if any(job.kind is not JobKind.FINISH for job in made.jobs):
-        # Before gigabytes are pulled for a child process that could not start.
+        # Not only after gigabytes were pulled for it.
         needs_extra("quantize")
+    if notice := jobs_on_cpu(made.jobs, allowed=cpu):
+        err.print(notice)
     outcomes = []
     for number, job in enumerate(made.jobs, 1):
         err.rule(f"[bold]{number} of {len(made.jobs)}[/]  {job.entry.repo_id} → {job.entry.target}", align="left")
@@ -105,7 +104,7 @@ def run(
 
 
 def _run_job(context: JobContext, job: Job, *, dry_run: bool) -> Outcome:
-    """As `pipeline.run_job`, but that a fault of ours is an outcome too: the other models need not wait for us."""
+    """As `pipeline.run_job`, but a bug in the bot is an outcome too: it does not stop the other models."""
     try:
         return pipeline.run_job(context, job, dry_run=dry_run)
     except BrokenPipeError:
@@ -113,7 +112,9 @@ def _run_job(context: JobContext, job: Job, *, dry_run: bool) -> Outcome:
     except Exception as error:
         log.exception("%s: unexpected %s", job.entry.repo_id, type(error).__name__)
         fault = f"{job.entry.repo_id}: unexpected {type(error).__name__}: {error}"
-        return Outcome(job=job, error=BotError(fault, hint="A fault of the bot: please report it, with the log."))
+        return Outcome(
+            job=job, error=BotError(fault, hint="This is a bug in awq-bot: please report it, with the log.")
+        )
 
 
 def _first_failure(made: Plan, outcomes: list[Outcome]) -> int:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import platform
 import time
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from itertools import count
 from pathlib import Path
 from typing import Final
@@ -15,15 +13,14 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from bot.checkpoint.constants import LOGITS_AT_ONCE, tool_versions
 from bot.checkpoint.inventory import bits_per_weight, bits_per_weight_file, main_dtype
 from bot.checkpoint.reader import TORCH_DTYPES, Checkpoint
-from bot.checkpoint.skeleton import Skeleton, unread_tensors
+from bot.checkpoint.skeleton import Skeleton, open_skeleton, unread_tensors
 from bot.errors import QuantizationError
-from bot.evaluate.models import Walked, open_artifact, restored, size_bytes, skeleton_of, walk
+from bot.evaluate.models import Walked, open_artifact, restored, size_bytes, walk
 from bot.records import Progress, Report
 
-# Logits held at a time: 2^25 float32 are 128 MiB per model, and a few times that while they are compared.
-_LOGITS_AT_A_TIME: Final = 1 << 25
 _MAX_BLOCKS_AT_A_TIME: Final = 8
 
 
@@ -58,7 +55,7 @@ def evaluate(
     original = Checkpoint(source)
     # Half precision is slow on a CPU.
     dtype = torch.float32 if target.type == "cpu" else TORCH_DTYPES[main_dtype(original.tensors)]
-    skeleton = partial(skeleton_of, original, dtype=dtype, trust_remote_code=trust_remote_code)
+    skeleton = partial(open_skeleton, source, original.tensors, dtype=dtype, trust_remote_code=trust_remote_code)
     theirs = skeleton(read=original.read)
     unread = unread_tensors(theirs.model, original.tensors)
     artifact = open_artifact(quantized, original.tensors, unread=unread)
@@ -78,11 +75,7 @@ def evaluate(
         tokens=tokens.numel(),
         text_label=text_label,
         text_sha256=hashlib.sha256(tokens.cpu().numpy().astype("<i8").tobytes()).hexdigest(),
-        versions={
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": version("transformers"),
-        },
+        versions=tool_versions(),
         duration_s=time.monotonic() - started,
     )
 
@@ -147,7 +140,7 @@ def percentile(values: Tensor, share: float) -> float:
 
 
 def _batches(tokens: Tensor, vocabulary: int) -> tuple[slice, ...]:
-    blocks = min(max(_LOGITS_AT_A_TIME // (tokens.shape[1] * vocabulary), 1), _MAX_BLOCKS_AT_A_TIME)
+    blocks = min(max(LOGITS_AT_ONCE // (tokens.shape[1] * vocabulary), 1), _MAX_BLOCKS_AT_A_TIME)
     return tuple(slice(start, start + blocks) for start in range(0, len(tokens), blocks))
 
 

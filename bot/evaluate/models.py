@@ -13,22 +13,12 @@ from torch import Tensor
 
 from bot.checkpoint import gemm
 from bot.checkpoint.config import DTYPE_KEYS, parse_config
+from bot.checkpoint.constants import BITS, SAFETENSORS_NAMES, TOKENS_AT_ONCE
 from bot.checkpoint.inventory import Inventory, check_inventory
-from bot.checkpoint.layerwise import capture_layer_inputs, logits_after, outputs_of, run_layer, to_device
+from bot.checkpoint.layerwise import inputs_of_layers, logits_after, outputs_of, run_layer, to_device
 from bot.checkpoint.reader import Checkpoint
-from bot.checkpoint.skeleton import (
-    Read,
-    Skeleton,
-    build_skeleton,
-    decoder_layers,
-    load,
-    read_ahead,
-    source_names,
-    unload,
-)
+from bot.checkpoint.skeleton import Skeleton, load_tensors, read_ahead, unload
 from bot.errors import QuantizationError, UpstreamError
-
-_DTYPES = {"float16": "F16", "bfloat16": "BF16"}
 
 
 def open_artifact(folder: Path, source: Inventory, *, unread: Collection[str]) -> Checkpoint:
@@ -71,11 +61,11 @@ def size_bytes(checkpoint: Checkpoint) -> int:
 
 def _artifact_dtype(config: dict[str, Any], path: Path) -> str:
     named = next((config[key] for key in DTYPE_KEYS if key in config), None)
-    if not isinstance(named, str) or named not in _DTYPES:
+    if named not in SAFETENSORS_NAMES:
         raise QuantizationError(
             f"artifact: {path}: dtype {named!r} is neither float16 nor bfloat16", hint="Quantize again."
         )
-    return _DTYPES[named]
+    return SAFETENSORS_NAMES[named]
 
 
 def _group_size(config: dict[str, Any], path: Path) -> int:
@@ -83,7 +73,7 @@ def _group_size(config: dict[str, Any], path: Path) -> int:
     written = config.get("quantization_config")
     if not isinstance(written, dict):
         raise QuantizationError(f"artifact: {path}: no quantization_config", hint="This is no AWQ checkpoint.")
-    for key, wanted in {"quant_method": "awq", "bits": gemm.BITS, "version": "gemm"}.items():
+    for key, wanted in {"quant_method": "awq", "bits": BITS, "version": "gemm"}.items():
         if written.get(key) != wanted:
             raise QuantizationError(
                 f"artifact: {path}: quantization_config.{key} is {written.get(key)!r}, not {wanted!r}",
@@ -97,7 +87,6 @@ def _group_size(config: dict[str, Any], path: Path) -> int:
     return group_size
 
 
-_TOKENS_AT_ONCE = 16_384  # in one forward pass of a layer
 _CPU = torch.device("cpu")
 
 
@@ -123,35 +112,21 @@ class Walked:
         return logits_after(self.skeleton.model, self.skeleton.layers, states, self.outputs)
 
 
-def skeleton_of(source: Checkpoint, *, read: Read, dtype: torch.dtype, trust_remote_code: bool) -> Skeleton:
-    """The source's architecture. read: its tensors, or the artifact's under the same names.
-
-    Raises UnsupportedModelError or UpstreamError when config.json and the weights do not belong together.
-    """
-    folder: Path = source.folder
-    model = build_skeleton(folder, dtype=dtype, trust_remote_code=trust_remote_code)
-    names = source_names(model, source.tensors, where=folder)
-    path, layers = decoder_layers(model)
-    return Skeleton(model=model, path=path, layers=layers, names=names, read=read, dtype=dtype)
-
-
 @torch.no_grad()
 def walk(skeleton: Skeleton, tokens: Tensor, *, device: torch.device, step: Callable[[], None]) -> Walked:
     """tokens: int64 [blocks, seq_len]. step: called after each layer."""
-    load(skeleton.model, skeleton.tensors_before(), device=_CPU)
-    captured = capture_layer_inputs(skeleton.model, skeleton.layers, tokens)
-    unload(skeleton.model)
+    captured = inputs_of_layers(skeleton, tokens)
     states, outputs = captured.hidden, 0
-    blocks = max(1, _TOKENS_AT_ONCE // tokens.shape[1])
+    blocks = max(1, TOKENS_AT_ONCE // tokens.shape[1])
     reads = (partial(skeleton.layer_tensors, index) for index in range(len(skeleton.layers)))
     for index, tensors in enumerate(read_ahead(reads)):
         layer, arguments = skeleton.layers[index], to_device(captured.arguments[index], device=device)
-        load(layer, tensors, device=device)
+        load_tensors(layer, tensors, device=device)
         outputs = outputs_of(layer(states[:1].to(device), **arguments))
         for start in range(0, len(states), blocks):
             part = slice(start, start + blocks)
             states[part] = run_layer(layer, states[part], arguments, blocks=blocks).to(_CPU)
         unload(layer)
         step()
-    load(skeleton.model, skeleton.tensors_after(), device=device)
+    load_tensors(skeleton.model, skeleton.tensors_after(), device=device)
     return Walked(skeleton=skeleton, device=device, states=states, outputs=outputs)

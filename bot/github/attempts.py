@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from bot.records import Attempts, Job, Plan, PlanTimes, RunningJob, Skip, sha256_of
-from bot.watch.plan import MATRIX_LIMIT, make_plan
+from bot.github.matrix import MATRIX_LIMIT
+from bot.records import Attempts, Job, JobKind, Plan, PlanTimes, RunningJob, Skip, sha256_of
+from bot.watch.plan import make_plan
 from bot.watch.release import UP_TO_DATE
 
 # After the first, the second and the third failure. What failed four times fails again: a person has to look.
@@ -71,9 +72,12 @@ def hold_back(
     for job in (*plan.jobs, *plan.deferred):
         wait = _busy(job, busy) or (None if force else _wait(job, known.get(job.entry.target), now))
         decisions.append(wait or job)
+    elsewhere = busy_targets([item for item in running if item.stage != "refresh"])
+    without_gpu = sum(isinstance(item, Job) and item.kind is not JobKind.RELEASE for item in decisions)
+    # Releases come last in a plan, so a cap on all jobs caps them.
+    for_gpus = without_gpu + max(0, most_releases - len(elsewhere))
     cap = CAP_WITHOUT_ATTEMPTS if attempts is None else MATRIX_LIMIT
-    elsewhere = busy_targets([leg for leg in running if leg.stage != "refresh"])
-    made = make_plan(decisions, max_jobs=cap, max_releases=most_releases - len(elsewhere))
+    made = make_plan(decisions, max_jobs=min(cap, for_gpus))
     return replace(made, skipped=(*made.skipped, *plan.skipped))
 
 

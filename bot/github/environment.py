@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from bot.errors import EnvironmentProblem
 from bot.files import disk_errors
-from bot.text import plain
+from bot.text import escape_markdown
 
 DEFAULT_API = "https://api.github.com"
 DEFAULT_SERVER = "https://github.com"
@@ -133,7 +133,7 @@ def redacted(text: str) -> str:
     """Without any token of this process, whatever message carried it."""
     for secret in known_secrets():
         # Also as it is written in Markdown.
-        for written in (secret, plain(secret)):
+        for written in (secret, escape_markdown(secret)):
             text = text.replace(written, "***")
     return text
 

@@ -11,13 +11,13 @@ import httpx2
 
 from bot.errors import BotError, WatchlistError
 from bot.github.attempts import hold_back
+from bot.github.matrix import matrices, publishable
 from bot.github.results import originals_of
 from bot.github.tracker import IssueTracker
 from bot.hub.session import Hub
 from bot.jobs import pipeline
 from bot.records import Job, JobKind, Plan, Skip, WatchEntry
 from bot.watch import watchlist as watchlists
-from bot.watch.plan import matrices, publishable
 from bot.watch.watchlist import InvalidWatchlistError
 
 _TIMEOUT_S = 10.0

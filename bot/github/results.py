@@ -14,8 +14,8 @@ from bot.errors import EnvironmentProblem, WatchlistError
 from bot.files import write_atomic
 from bot.github.attempts import tried_content
 from bot.github.environment import redacted
+from bot.github.matrix import HOSTED_RUNNER, job_minutes, runner_labels
 from bot.records import Job, JobKind, JobResult, Plan, RunningJob, from_json, to_json
-from bot.watch.plan import HOSTED_RUNNER, leg_minutes
 
 _LONG_IN_QUEUE = timedelta(hours=23)  # after about 24 GitHub cancels what no machine of one's own took
 _TOLERANCE = timedelta(minutes=2)
@@ -135,7 +135,7 @@ def _without_result(job: Job, stage: str, seen: RunningJob | None, *, known: boo
     if conclusion in ("cancelled", "skipped"):
         return Ending(job=job, fate=Fate.STOPPED, stage=stage, message=f"it was {conclusion}", url=seen.url)
     message, hint = _LOST.get(conclusion, _LOST["failure"])
-    labels = job.runner_labels if stage == "quantize" else (HOSTED_RUNNER,)
+    labels = runner_labels(job) if stage == "quantize" else (HOSTED_RUNNER,)
     return Ending(
         job=job,
         fate=Fate.FAILED,
@@ -154,7 +154,7 @@ def _conclusion(job: Job, stage: str, seen: RunningJob) -> str:
     if not seen.runner:
         in_vain = seen.created is not None and seen.completed - seen.created > _LONG_IN_QUEUE
         return "not_taken" if in_vain else "cancelled"
-    allowed = timedelta(minutes=leg_minutes(job, stage))
+    allowed = timedelta(minutes=job_minutes(job, stage))
     ran_out = seen.started is not None and seen.completed - seen.started > allowed - _TOLERANCE
     return "timed_out" if ran_out else "cancelled"
 

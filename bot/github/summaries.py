@@ -21,6 +21,7 @@ from bot.hub.publish import opening_note
 from bot.records import Attempts, Job, JobKind, JobResult, Plan, Skip
 from bot.text import duration, one_line, render, size
 from bot.watch.release import UP_TO_DATE
+from bot.watch.sizing import gpu_class
 
 _VERBS = {JobKind.RELEASE: "quantize", JobKind.REFRESH: "refresh", JobKind.FINISH: "finish"}
 _WORDS = {
@@ -79,6 +80,7 @@ def plan_page(
         issues={skip.entry.target: 0 for skip in waiting} | {item.target: item.issue for item in attempts},
         issues_url=issues_url,
         verbs=_VERBS,
+        gpu_class=gpu_class,
     )
 
 

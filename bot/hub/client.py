@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, hf_hub_url
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -31,6 +31,7 @@ from bot.errors import UpstreamError
 from bot.hub.fetch import files_at, read_range, read_small_file
 from bot.hub.session import Hub, HubFailsError, call, is_missing, status_of, workers
 from bot.records import (
+    DatasetListing,
     Details,
     HubFile,
     Provenance,
@@ -38,6 +39,7 @@ from bot.records import (
     Tag,
     TargetState,
     TensorInfo,
+    TextSource,
     Upstream,
     WatchEntry,
     from_json,
@@ -65,6 +67,13 @@ def published(hub: Hub, entries: Sequence[WatchEntry]) -> tuple[Published, ...]:
 def details(hub: Hub, sources: Sequence[Upstream]) -> tuple[Details, ...]:
     """config.json, the weight index and the safetensors headers of new releases, at the listed commit."""
     return side_by_side(lambda source: _details(hub, source), sources)
+
+
+def datasets(hub: Hub, sources: Iterable[TextSource]) -> tuple[DatasetListing, ...]:
+    """The data sets among the sources, each at its commit and once: one API call per data set."""
+    pinned = dict.fromkeys((source.dataset, source.revision) for source in sources)
+    named = [(repo_id, revision) for repo_id, revision in pinned if repo_id and revision]
+    return side_by_side(lambda item: _dataset(hub, *item), named)
 
 
 def side_by_side(function: Callable[[Item], Result], items: Iterable[Item]) -> tuple[Result, ...]:
@@ -278,3 +287,37 @@ def _json_object(api: HfApi, source: Upstream, path: str) -> dict[str, Any]:
 
 def _last_part(error: HfHubHTTPError) -> str:
     return str(error.response.url.path).rsplit("/", 1)[-1] if error.response is not None else "a file"
+
+
+# --- data sets ----------------------------------------------------------------------------------------------
+
+
+def _dataset(hub: Hub, repo_id: str, revision: str) -> DatasetListing:
+    try:
+        info = call(lambda: hub.reader.dataset_info(repo_id, revision=revision))
+        paths = tuple(sibling.rfilename for sibling in info.siblings or ())
+        if info.gated:
+            _check_access(hub.reader, repo_id, revision, paths)
+    except GatedRepoError:
+        problem = "gated: our token has no access"
+    except RevisionNotFoundError:
+        problem = f"missing: no commit {revision[:8]}"
+    except RepositoryNotFoundError:
+        problem = "missing: no such data set, or private and not ours to read"
+    except HfHubHTTPError as error:
+        problem = f"the Hub answers {status_of(error)}"
+    except HubFailsError as error:
+        problem = error.message
+    else:
+        return DatasetListing(repo_id=repo_id, revision=revision, paths=paths)
+    return DatasetListing(repo_id=repo_id, revision=revision, problem=problem)
+
+
+def _check_access(api: HfApi, repo_id: str, revision: str, paths: tuple[str, ...]) -> None:
+    """A gated repo lists its files for everyone: whether one may be read, only asking for it says.
+
+    https://huggingface.co/docs/hub/datasets-gated
+    """
+    if path := next((path for path in paths if path not in (CARD, GITATTRIBUTES)), None):
+        url = hf_hub_url(repo_id, path, revision=revision, repo_type="dataset", endpoint=api.endpoint)
+        call(lambda: api.get_hf_file_metadata(url=url))

@@ -1,4 +1,4 @@
-"""The bytes of files on a Hub: small ones whole, large ones by range or as a stream, nothing kept on disk."""
+"""Read files on a Hub without storing them: small ones whole, large ones by range or as a stream."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
-from bot.hub.session import call, status_of
-from bot.records import HubFile
+from bot.files import CHUNK_BYTES
+from bot.hub.session import SILENCE_S, call, status_of
+from bot.records import HubFile, OnBytes, ignore_bytes
 
 MAX_SMALL_FILE_BYTES = 20_000_000
-_CHUNK = 1 << 20
-_SILENCE_S = 60.0
 
 
 def read_small_file(api: HfApi, repo_id: str, path: str, *, revision: str) -> bytes:
-    """One GET, no HEAD before it. Raises ValueError when the file is larger than any such file should be."""
+    """One GET without a HEAD. Raises ValueError when the file is larger than MAX_SMALL_FILE_BYTES."""
 
     def ask() -> bytes:
         content = bytearray()
@@ -36,15 +35,16 @@ def read_small_file(api: HfApi, repo_id: str, path: str, *, revision: str) -> by
 
 
 def read_range(api: HfApi, repo_id: str, path: str, *, revision: str, start: int, size: int) -> bytes:
-    """`size` bytes from `start` on; fewer only where the file ends."""
+    """`size` bytes from `start`, or fewer at the end of the file."""
 
     def ask() -> bytes:
         content = bytearray()
         wanted = f"bytes={start}-{start + size - 1}"
         with _opened(api, repo_id, path, revision, {"Range": wanted, "Accept-Encoding": "identity"}) as response:
-            # A server may ignore the range and send the file from its beginning.
+            # A server may ignore the range and send the whole file:
+            # https://www.rfc-editor.org/rfc/rfc9110#section-14.2
             skip = start if response.status_code == 200 else 0
-            for chunk in response.iter_bytes(_CHUNK):
+            for chunk in response.iter_bytes(CHUNK_BYTES):
                 content += chunk
                 if len(content) >= skip + size:
                     break
@@ -53,17 +53,25 @@ def read_range(api: HfApi, repo_id: str, path: str, *, revision: str, start: int
     return call(ask)
 
 
-def remote_sha256(api: HfApi, repo_id: str, path: str, *, revision: str) -> str | None:
-    """sha256 of a file's bytes as the Hub serves them, streamed; None when it is not there."""
+def remote_sha256(
+    api: HfApi, repo_id: str, path: str, *, revision: str, on_bytes: OnBytes = ignore_bytes
+) -> str | None:
+    """sha256 of a file's bytes as the Hub serves them, streamed; None when the file is missing."""
+    counted = 0
 
     def ask() -> str | None:
+        nonlocal counted
+        on_bytes(-counted)  # a retry starts from the first byte
+        counted = 0
         digest = hashlib.sha256()
         try:
             with _opened(api, repo_id, path, revision) as response:
-                for chunk in response.iter_bytes(_CHUNK):
+                for chunk in response.iter_bytes(CHUNK_BYTES):
                     digest.update(chunk)
+                    on_bytes(len(chunk))
+                    counted += len(chunk)
         except HfHubHTTPError as error:
-            # The repo's list may name what the storage behind it does not have.
+            # A repo's listing may name a file that its storage does not have.
             if status_of(error) == 404:
                 return None
             raise
@@ -93,7 +101,7 @@ def _opened(
 ) -> Iterator[httpx2.Response]:
     url = hf_hub_url(repo_id, path, revision=revision, endpoint=api.endpoint)
     headers = build_hf_headers(token=api.token) | (more_headers or {})
-    with get_session().stream("GET", url, headers=headers, follow_redirects=True, timeout=_SILENCE_S) as response:
+    with get_session().stream("GET", url, headers=headers, follow_redirects=True, timeout=SILENCE_S) as response:
         if response.status_code >= 400:
             response.read()
         hf_raise_for_status(response)

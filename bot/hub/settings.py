@@ -130,8 +130,8 @@ class PreparedTarget:
     exit_code: int = 0
 
 
-def create_target(hub: Hub, entry: WatchEntry, source: Upstream, *, barred: str) -> PreparedTarget:
-    """barred: why nothing is to be made public now; empty when it may be. A refusal is part of the result.
+def create_target(hub: Hub, entry: WatchEntry, source: Upstream, *, blocked: str) -> PreparedTarget:
+    """blocked: why nothing is to be made public now; empty when it may be. A refusal is part of the result.
 
     Raises EnvironmentProblem for what every further target would meet too.
     """
@@ -139,7 +139,7 @@ def create_target(hub: Hub, entry: WatchEntry, source: Upstream, *, barred: str)
     if entry.hold:
         return replace(target, note=f"left alone, on hold: {entry.hold}")
     try:
-        done, note = _prepare(hub.creator, entry, source, barred)
+        done, note = _prepare(hub.creator, entry, source, blocked)
         now = settings_of(hub.creator, entry.target)
     except PublishError as error:
         hint = error.hint.replace("HF_WRITE_TOKEN", "HF_CREATE_TOKEN")
@@ -156,7 +156,7 @@ def check_token(hub: Hub) -> None:
         )
 
 
-def _prepare(api: HfApi, entry: WatchEntry, source: Upstream, barred: str) -> tuple[tuple[str, ...], str]:
+def _prepare(api: HfApi, entry: WatchEntry, source: Upstream, blocked: str) -> tuple[tuple[str, ...], str]:
     """What was changed, and what comes next."""
     state = target_state(api, entry.target)
     publisher = f"to publish with the workflow's identity: {api.endpoint}/{entry.target}/settings"
@@ -174,8 +174,8 @@ def _prepare(api: HfApi, entry: WatchEntry, source: Upstream, barred: str) -> tu
     _check_origin(state, entry)
     if not state.complete:
         return (), "left as it is: no complete release on its head"
-    if barred:
-        return (), f"left as it is: {barred}"
+    if blocked:
+        return (), f"left as it is: {blocked}"
     return _open(api, entry, source, state), ""
 
 

@@ -1,4 +1,4 @@
-"""The target repo: what stands there, its tags, and what it says when we may not."""
+"""The target repo: its state, its tags, and requests that the token may not make."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ Result = TypeVar("Result")
 def target_state(api: HfApi, target: str) -> Published:
     state = published_state(api, target)
     if state.problem:
-        raise PublishError(f"{target}: {state.problem}", hint="Look at it on the Hub, or choose another `target`.")
+        raise PublishError(f"{target}: {state.problem}", hint="Check it on the Hub, or choose another `target`.")
     if state.state is TargetState.FOREIGN:
         raise PublishError(
-            f"{target}: it has content that is not ours", hint="Choose another `target`, or empty it by hand."
+            f"{target}: it has content that awq-bot did not publish",
+            hint="Choose another `target`, or empty it by hand.",
         )
     return state
 
@@ -33,25 +34,25 @@ def is_this(state: Published, job: Job) -> bool:
     return state.provenance is not None and state.provenance.tag == job.tag
 
 
-def check_not_overtaken(state: Published, job: Job) -> None:
-    """What stands there is what the plan saw, or this job's own work; raises PublishError otherwise.
+def check_not_superseded(state: Published, job: Job) -> None:
+    """Raises PublishError when the target has changed since the plan, other than by this job.
 
-    A job may take days, and end after another one that was planned later: it would put the older release on top.
+    A job may take days, and may end after a job that was planned later: it would replace the newer release.
     """
     if state.provenance is None or is_this(state, job):
         return
     seen, found = job.replaces, state.provenance.tag
-    # Where an update of ours did not read back, what the plan saw is there again under a tag of its own.
+    # After a failed update, restore_previous published the planned state again with another tag.
     if seen is None or (found != seen and not found.startswith(f"{seen}-restored-")):
-        raise overtaken(job.entry.target)
+        raise superseded(job.entry.target)
 
 
 def check_tag(state: Published, job: Job) -> None:
-    """A tag is never moved, so one that is somewhere else already would leave us unfinished for ever."""
+    """A tag is never moved, so a release whose tag is on another commit could never be completed."""
     taken = next((tag.sha for tag in state.tags if tag.name == job.tag), None)
     if taken is not None and not (is_this(state, job) and taken == state.head):
         raise PublishError(
-            f"{state.repo_id}: the tag {job.tag} is on {taken[:8]} already: this was published there before",
+            f"{state.repo_id}: the tag {job.tag} is already on {taken[:8]}: this release was published before",
             hint="Delete that tag on the Hub, then run it again.",
         )
 
@@ -60,7 +61,7 @@ def set_tag(api: HfApi, job: Job, sha: str) -> None:
     try:
         call(partial(api.create_tag, job.entry.target, tag=job.tag, revision=sha))
     except HfHubHTTPError as error:
-        # Its answer was lost, or somebody else completes the same release.
+        # The answer was lost, or another run completed the same release.
         state = target_state(api, job.entry.target)
         if Tag(name=job.tag, sha=sha) in state.tags:
             return
@@ -68,11 +69,8 @@ def set_tag(api: HfApi, job: Job, sha: str) -> None:
         raise no_permission(job.entry.target, f"create the tag {job.tag}", error) from None
 
 
-# --- refusals -----------------------------------------------------------------------------------------------
-
-
-def overtaken(target: str) -> PublishError:
-    return PublishError(f"{target}: somebody else published there meanwhile", hint="Run it again to look anew.")
+def superseded(target: str) -> PublishError:
+    return PublishError(f"{target}: another run published there meanwhile", hint="Run it again.")
 
 
 def allowed(target: str, what: str, request: Callable[[], Result]) -> Result:
@@ -90,7 +88,7 @@ def no_permission(target: str, what: str, error: HfHubHTTPError) -> PublishError
     answer = f"{status}: {said}" if said else f"{status}"
     if status in (401, 403, 404):
         return PublishError(f"{target}: the token may not {what} ({answer})", hint=write_hint(target))
-    return PublishError(f"{target}: cannot {what} ({answer})", hint="Run it again; it goes on from here.")
+    return PublishError(f"{target}: cannot {what} ({answer})", hint="Run it again: it resumes.")
 
 
 def write_hint(target: str) -> str:

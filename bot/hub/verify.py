@@ -1,4 +1,4 @@
-"""Every file of a published repo downloaded again and compared, after publishing and for anyone later."""
+"""Download every file of a published repo again and compare it: after publishing, and for anyone at any time."""
 
 from __future__ import annotations
 
@@ -14,26 +14,53 @@ from bot.errors import PublishError, UpstreamError
 from bot.hub.client import GITATTRIBUTES, provenance_at, published_state
 from bot.hub.fetch import files_at, remote_sha256
 from bot.hub.session import Hub, call, is_missing, status_of
-from bot.records import Check, Progress, Provenance, Published, PublishedFile, Tag, TargetState, to_json
+from bot.records import (
+    Check,
+    Progress,
+    Provenance,
+    Published,
+    PublishedFile,
+    Tag,
+    TargetState,
+    byte_counter,
+    to_json,
+)
+
+_MAY_BE_GATED = "If it is gated, ask for access and set HF_TOKEN."
+
+
+def verify(hub: Hub, repo_id: str, *, revision: str | None, progress: Progress) -> tuple[Check, ...]:
+    """Every file by sha256, the tag, and whether the source commit still has the recorded hashes.
+
+    Downloads everything and keeps nothing. Raises UpstreamError when the repo or revision is missing or cannot be
+    read, and PublishError when awq-bot did not publish it.
+    """
+    api = hub.reader
+    state = published_state(api, repo_id)
+    if state.state is TargetState.ABSENT:
+        raise UpstreamError(f"{repo_id}: no such repo, or private", hint="Check its name, or set HF_TOKEN.")
+    commit = _commit(state, revision)
+    provenance = _provenance(api, state, commit)
+    return (
+        _check_tag(state, commit, provenance),
+        *_check_files(api, repo_id, commit, provenance, progress),
+        _check_source(api, provenance),
+    )
 
 
 def read_back(
     api: HfApi, repo_id: str, revision: str, files: tuple[PublishedFile, ...], progress: Progress
 ) -> None:
-    """Raises PublishError naming the first file that is missing or differs by sha256."""
-    total = sum(file.size_bytes for file in files)
-    done = 0
-    for file in files:
-        found = remote_sha256(api, repo_id, file.path, revision=revision)
-        if found != file.sha256:
-            what = "is not there" if found is None else "is not what was sent"
-            raise PublishError(f"{repo_id}@{revision[:8]}: {file.path} {what}")
-        done += file.size_bytes
-        progress(f"read back {repo_id}", done, total, "B")
+    """Raises PublishError naming the first file that is missing or whose sha256 differs."""
+    what = f"read back {repo_id}"
+    for file, sha256 in _remote_hashes(api, repo_id, revision, files, progress=progress, what=what):
+        if sha256 != file.sha256:
+            problem = "is missing" if sha256 is None else "differs from what was sent"
+            raise PublishError(f"{repo_id}@{revision[:8]}: {file.path} {problem}")
 
 
 def restore_previous(api: HfApi, state: Published) -> str | None:
-    """Bring the newest complete release before the head back, in a commit and under a tag of its own.
+    """Restore the newest complete release before the head, in a new commit with a new tag.
 
     Returns that tag, or None when there is no earlier release. History is never rewritten and no tag is moved.
     """
@@ -48,13 +75,13 @@ def restore_previous(api: HfApi, state: Published) -> str | None:
     commit = api.create_commit(
         state.repo_id,
         [
-            # Large files are copied on the Hub; nothing of the weights passes through this machine.
+            # The Hub copies large files itself; no weights pass through this machine.
             *(CommitOperationCopy(path, path, src_revision=sha) for path in changed),
             *(CommitOperationDelete(path) for path in new if path not in old),
             CommitOperationAdd(PROVENANCE, to_json(replace(provenance, tag=tag)).encode()),
         ],
         commit_message=f"Restore {provenance.tag}",
-        commit_description="What was published after it did not read back as it was sent.",
+        commit_description="The files of the release after it differed from what was sent.",
         parent_commit=state.head,
         revision="main",
     )
@@ -63,7 +90,7 @@ def restore_previous(api: HfApi, state: Published) -> str | None:
 
 
 def _previous_release(api: HfApi, state: Published) -> tuple[str, Provenance] | None:
-    """The newest commit below the head that the tag named in its own provenance points at."""
+    """The newest commit below the head with the tag that its own provenance names."""
     for commit in call(partial(api.list_repo_commits, state.repo_id, revision=state.head)):
         sha = commit.commit_id
         tags = {tag.name for tag in state.tags if tag.sha == sha}
@@ -71,32 +98,22 @@ def _previous_release(api: HfApi, state: Published) -> tuple[str, Provenance] | 
             try:
                 provenance = provenance_at(api, state.repo_id, sha)
             except (RemoteEntryNotFoundError, ValueError):
-                continue  # a tag that a person put on a commit of their own
+                continue  # a person tagged this commit
             if provenance.tag in tags:
                 return sha, provenance
     return None
 
 
-_MAY_BE_GATED = "If it is gated, ask for access and set HF_TOKEN."
-
-
-def verify(hub: Hub, repo_id: str, *, revision: str | None, progress: Progress) -> tuple[Check, ...]:
-    """Every file by sha256, the tag, and whether the source commit still has the hashes it was made from.
-
-    Downloads everything and keeps nothing. Raises UpstreamError when there is no such repo or revision, or it is
-    not ours to read, and PublishError when it was not published by this bot.
-    """
-    api = hub.reader
-    state = published_state(api, repo_id)
-    if state.state is TargetState.ABSENT:
-        raise UpstreamError(f"{repo_id}: no such repo, or private", hint="Check its name, or set HF_TOKEN.")
-    commit = _commit(state, revision)
-    provenance = _provenance(api, state, commit)
-    return (
-        _check_tag(state, commit, provenance),
-        *_check_files(api, repo_id, commit, provenance, progress),
-        _check_source(api, provenance),
-    )
+def _remote_hashes(
+    api: HfApi, repo_id: str, revision: str, files: tuple[PublishedFile, ...], *, progress: Progress, what: str
+) -> Iterator[tuple[PublishedFile, str | None]]:
+    """Each file with the sha256 of what the Hub serves, or None when it is missing."""
+    count = byte_counter(progress, what, sum(file.size_bytes for file in files))
+    for file in files:
+        found = remote_sha256(api, repo_id, file.path, revision=revision, on_bytes=count)
+        if found is None:
+            count(file.size_bytes)
+        yield file, found
 
 
 def _commit(state: Published, revision: str | None) -> str:
@@ -128,24 +145,22 @@ def _provenance(api: HfApi, state: Published, commit: str) -> Provenance:
 def _check_tag(state: Published, commit: str, provenance: Provenance) -> Check:
     if Tag(name=provenance.tag, sha=commit) in state.tags:
         return Check(name="tag", status="ok", found=f"{provenance.tag} is {commit[:8]}")
-    found = next((tag.sha[:8] for tag in state.tags if tag.name == provenance.tag), "not there")
-    fix = "Its publication was cut short, or the tag was moved. Use a tagged revision."
-    return Check(name="tag", status="failed", found=f"{provenance.tag} is {found}, not {commit[:8]}", fix=fix)
+    found = next((f"is {tag.sha[:8]}" for tag in state.tags if tag.name == provenance.tag), "is missing")
+    fix = "The publication was interrupted, or the tag was moved. Use a tagged revision."
+    return Check(name="tag", status="failed", found=f"{provenance.tag} {found}; this is {commit[:8]}", fix=fix)
 
 
 def _check_files(
     api: HfApi, repo_id: str, commit: str, provenance: Provenance, progress: Progress
 ) -> Iterator[Check]:
-    total, done = sum(file.size_bytes for file in provenance.files), 0
-    for file in provenance.files:
-        found = remote_sha256(api, repo_id, file.path, revision=commit)
-        if found == file.sha256:
-            yield Check(name=file.path, status="ok", found=f"sha256 {found[:16]}…")
+    what = f"verify {repo_id}"
+    for file, sha256 in _remote_hashes(api, repo_id, commit, provenance.files, progress=progress, what=what):
+        if sha256 == file.sha256:
+            yield Check(name=file.path, status="ok", found=f"sha256 {sha256[:16]}…")
         else:
-            what = "not there" if found is None else f"sha256 {found[:16]}…, published was {file.sha256[:16]}…"
-            yield Check(name=file.path, status="failed", found=what, fix="Do not use it; tell its publisher.")
-        done += file.size_bytes
-        progress(f"verify {repo_id}", done, total, "B")
+            found = "missing" if sha256 is None else f"sha256 {sha256[:16]}…, published was {file.sha256[:16]}…"
+            fix = "Do not use it, and report it to its publisher."
+            yield Check(name=file.path, status="failed", found=found, fix=fix)
     known = {file.path for file in provenance.files} | {PROVENANCE, GITATTRIBUTES}
     for extra in files_at(api, repo_id, revision=commit):
         if extra.path not in known:
@@ -159,7 +174,7 @@ def _check_source(api: HfApi, provenance: Provenance) -> Check:
     try:
         listed = {file.path: file.content_hash for file in files_at(api, source.repo_id, revision=source.sha)}
     except HfHubHTTPError as error:
-        why = "not there any more, or private" if is_missing(error) else f"answers {status_of(error)}"
+        why = "deleted, or private" if is_missing(error) else f"answers {status_of(error)}"
         return Check(name=name, status="unknown", found=why)
     changed = [file.path for file in source.source_files if listed.get(file.path) != file.content_hash]
     if changed:

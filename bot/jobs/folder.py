@@ -10,12 +10,11 @@ import contextlib
 import json
 import shutil
 from collections.abc import Iterator
-from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
 import bot
+from bot.checkpoint.constants import tool_versions
 from bot.errors import EnvironmentProblem, WatchlistError
 from bot.files import locked, write_atomic
 from bot.records import (
@@ -33,8 +32,6 @@ from bot.records import (
 )
 
 Record = TypeVar("Record")
-
-_TOOLS = ("torch", "transformers", "autoawq", "tokenizers", "safetensors")
 
 _FILES: dict[type, str] = {
     Job: "job.json",
@@ -130,13 +127,3 @@ def evaluate_inputs(quantized: QuantizedModel) -> object:
 
 def card_inputs(job: Job, quantized: QuantizedModel, report: Report) -> object:
     return [job, quantized.files, report, bot.__version__]
-
-
-@cache
-def tool_versions() -> dict[str, str]:
-    """Installed versions of what the numbers depend on; read without importing any of it."""
-    return {name: metadata.version(name) for name in _TOOLS if _installed(name)}
-
-
-def _installed(name: str) -> bool:
-    return next(iter(metadata.distributions(name=name)), None) is not None

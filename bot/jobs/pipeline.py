@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bot.errors import BotError, QualityGateError
+from bot.calibration.sources import split_files
+from bot.errors import BotError, QualityGateError, UpstreamError, WatchlistError
 from bot.hub import client
 from bot.hub.access import check_may_publish, exchange
 from bot.hub.pull import Pinned, pull_files
@@ -17,10 +18,10 @@ from bot.jobs import stages
 from bot.jobs.folder import JobDir
 from bot.jobs.handover import accepted, edited_files
 from bot.jobs.stages import JobContext
-from bot.records import Job, JobKind, Plan, Publication, Report, WatchEntry, no_progress
+from bot.records import DatasetListing, Job, JobKind, Plan, Publication, Report, Skip, WatchEntry, no_progress
 from bot.watch import release
-from bot.watch.plan import MATRIX_LIMIT, make_plan
-from bot.watch.refusals import license_refusal
+from bot.watch.plan import make_plan
+from bot.watch.refusals import dataset_refusal, license_refusal, refuse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,9 +38,7 @@ class Outcome:
 # --- watch --------------------------------------------------------------------------------------------------
 
 
-def plan(
-    hub: Hub, entries: Sequence[WatchEntry], *, max_jobs: int = MATRIX_LIMIT, by_identity: bool = False
-) -> Plan:
+def plan(hub: Hub, entries: Sequence[WatchEntry], *, by_identity: bool = False) -> Plan:
     """What there is to do, from a listing per repo; only what is new is looked into.
 
     by_identity: a workflow's identity publishes, which creates no targets.
@@ -56,7 +55,30 @@ def plan(
     decided = [release.decide(item, detail) for item, detail in zip(candidates, details, strict=True)]
     settled = [item for item in looks if not isinstance(item, release.Candidate)]
     held = [release.on_hold(entry) for entry in entries if entry.hold]
-    return make_plan([*settled, *decided, *held], max_jobs=max_jobs)
+    return make_plan([*settled, *_with_datasets(hub, decided), *held])
+
+
+def _with_datasets(hub: Hub, decided: Sequence[Job | Skip]) -> list[Job | Skip]:
+    """The release jobs whose calibration data sets can be read, and a refusal in place of each of the others."""
+    jobs = [item for item in decided if isinstance(item, Job)]
+    found = client.datasets(hub, [source for job in jobs for source in job.entry.calibration.sources])
+    listings = {(listing.repo_id, listing.revision): listing for listing in found}
+    return [_dataset_refusal(item, listings) or item if isinstance(item, Job) else item for item in decided]
+
+
+def _dataset_refusal(job: Job, listings: Mapping[tuple[str, str], DatasetListing]) -> Skip | None:
+    for source in job.entry.calibration.sources:
+        listing = listings.get((source.dataset or "", source.revision or ""))
+        if listing is None:
+            continue
+        try:
+            split = split_files(listing.paths, source.split)
+        except WatchlistError as error:  # it is in several folders
+            reason = f"calibration data set {source.label}: {error.message}"
+            return refuse(job.entry, reason, UpstreamError, error.hint)
+        if refusal := dataset_refusal(job.entry, source, listing, split):
+            return refusal
+    return None
 
 
 def create_targets(hub: Hub, entries: Sequence[WatchEntry]) -> tuple[PreparedTarget, ...]:
@@ -68,8 +90,8 @@ def create_targets(hub: Hub, entries: Sequence[WatchEntry]) -> tuple[PreparedTar
     prepared = []
     for entry, source in zip(entries, client.upstream(hub, entries), strict=True):
         refusal = license_refusal(entry, source)
-        barred = source.problem or (refusal.reason if refusal else "")
-        prepared.append(create_target(hub, entry, source, barred=barred))
+        blocked = source.problem or (refusal.reason if refusal else "")
+        prepared.append(create_target(hub, entry, source, blocked=blocked))
     return tuple(prepared)
 
 

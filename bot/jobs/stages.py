@@ -21,7 +21,7 @@ from bot.hub import client
 from bot.hub import publish as hub_publish
 from bot.hub.pull import Pinned, dataset_files, pull_files, pull_source
 from bot.hub.session import Hub
-from bot.hub.target import check_not_overtaken, is_this
+from bot.hub.target import check_not_superseded, is_this
 from bot.jobs.folder import (
     JobDir,
     card_inputs,
@@ -68,7 +68,7 @@ def already_published(hub: Hub, job: Job) -> Publication | None:
     Raises PublishError when they published other content, which this job's must not replace.
     """
     state = client.published_one(hub, job.entry)
-    check_not_overtaken(state, job)
+    check_not_superseded(state, job)
     if not (is_this(state, job) and state.complete):
         return None
     return Publication(

@@ -1,7 +1,7 @@
-"""What runs in the child processes: calibrate and quantize, evaluate and draw, try a refresh's small files.
+"""What runs in the child processes: calibrate and quantize, evaluate and plot, check a refresh's small files.
 
-Only these functions join calibration, quantize and evaluate. They import them when they are called: AutoAWQ takes
-seconds to import, and only quantizing needs it.
+The only module that joins calibration, quantize and evaluate; it is imported where it runs, and nowhere else. AutoAWQ
+takes seconds to import, and only quantizing needs it, so each function imports its stage.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from bot.records import Calibration, Progress, QuantizedModel, Recipe, Report, S
 
 
 def quantize_job(jobdir: JobDir, progress: Progress) -> QuantizedModel:
-    """source/ -> quantized/ and its record."""
+    """Quantize source/ into quantized/."""
     job = jobdir.job
     weights = jobdir.load(Weights)
     if weights is None:
@@ -54,16 +54,24 @@ def quantize_folder(
 ) -> QuantizedModel:
     """A model folder in, a complete AWQ folder out.
 
-    texts: where the calibration's files lie. layers: keeps one file per layer. If None, they lie beside `out` and
-    are removed, and `out` is a person's own: replaced only where nothing is lost.
+    texts: the folder of the calibration's files. layers: the folder for one file per layer. If None, these lie
+    beside `out` and are removed, and `out` is a user's folder: replaced only if nothing would be lost.
     """
     from bot.quantize.artifact import check_folders
     from bot.quantize.artifact import quantize as make_artifact
 
     own = layers is None
-    # transformers would blame the tokenizer for a broken config.json, or look for the folder on the Hub.
-    check_folders(source, out, recipe=recipe, trust_remote_code=trust_remote_code, on_record=own)
-    blocks, used = build(calibration, tokenizer_folder=source, folder=texts, trust_remote_code=trust_remote_code)
+    # First, because transformers reports a broken config.json as one of the tokenizer, or looks for it on the Hub.
+    check_folders(
+        source, out, recipe=recipe, trust_remote_code=trust_remote_code, progress=progress, with_record=own
+    )
+    blocks, used = build(
+        calibration,
+        tokenizer_folder=source,
+        folder=texts,
+        trust_remote_code=trust_remote_code,
+        progress=progress,
+    )
     parts = layers or out.with_name(f".{out.name}.layers")
     made = make_artifact(
         source,
@@ -74,7 +82,7 @@ def quantize_folder(
         calibration=used,
         trust_remote_code=trust_remote_code,
         progress=progress,
-        on_record=own,
+        with_record=own,
     )
     if own:
         shutil.rmtree(parts)
@@ -85,7 +93,7 @@ PICTURE = "assets/error-by-layer.png"
 
 
 def evaluate_job(jobdir: JobDir, progress: Progress) -> Report:
-    """quantized/ against source/ -> the report and its pictures."""
+    """Measure quantized/ against source/: the report and its plot."""
     from bot.evaluate.plots import draw_error_by_layer
 
     job, quantized = jobdir.job, jobdir.load(QuantizedModel)
@@ -112,13 +120,15 @@ def evaluate_job(jobdir: JobDir, progress: Progress) -> Report:
 def evaluate_folder(
     source: Path, quantized: Path, *, text: Path | None, trust_remote_code: bool, progress: Progress
 ) -> Report:
-    """text: a file to measure on, instead of text that calibration never sees."""
+    """text: a file to measure on, instead of built-in text that calibration does not use."""
     from bot.evaluate.metrics import evaluate as measure
 
     for folder in (source, quantized):
         if not folder.is_dir():
             raise WatchlistError(f"{folder}: no such folder", hint="Check --source and --quantized.")
-    tokens, label = evaluation_tokens(tokenizer_folder=source, trust_remote_code=trust_remote_code, text=text)
+    tokens, label = evaluation_tokens(
+        tokenizer_folder=source, trust_remote_code=trust_remote_code, text=text, progress=progress
+    )
     return measure(
         source,
         quantized,
@@ -130,7 +140,7 @@ def evaluate_folder(
 
 
 def refresh_job(jobdir: JobDir) -> SmallFiles:
-    """Try upstream's changed small files, and put them as they are published into quantized/."""
+    """Check upstream's changed small files, and prepare them in quantized/ as they will be published."""
     job = jobdir.job
     try_tokenizer(jobdir.source, trust_remote_code=job.entry.trust_remote_code)
     shutil.rmtree(jobdir.quantized, ignore_errors=True)

@@ -22,6 +22,9 @@ _ALLOWED = re.compile(
     r"|MPLCONFIGDIR|COVERAGE_\w+"
 )
 
+# In a child: the process id of the one that started it.
+PARENT = "AWQ_BOT_PARENT"
+
 # Of linux/prctl.h.
 _SET_PARENT_DEATH_SIGNAL = 1
 _SET_DUMPABLE = 4
@@ -67,13 +70,13 @@ def child_environment(jobdir: JobDir) -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "TOKENIZERS_PARALLELISM": "false",
-        "AWQ_BOT_PARENT": str(os.getpid()),
+        PARENT: str(os.getpid()),
     }
 
 
 def end_with_parent() -> None:
     """In a child: stop when the process that started us is killed, so that two never write one folder."""
-    parent = os.environ.get("AWQ_BOT_PARENT")
+    parent = os.environ.get(PARENT)
     if parent is None or not sys.platform.startswith("linux"):
         return
     _prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)

@@ -1,4 +1,7 @@
-"""The YAML at the top of a README: reading it, and the checks that the Hub makes before it accepts one."""
+"""The YAML metadata of a README, and the checks that the Hub makes before it accepts one.
+
+https://huggingface.co/docs/hub/model-cards
+"""
 
 from __future__ import annotations
 
@@ -53,7 +56,7 @@ class CardError(ValueError):
 
 
 class _Yaml12Loader(yaml.SafeLoader):
-    """YAML as the Hub reads it: `no` is Norwegian, and a date is text."""
+    """YAML 1.2, as the Hub reads it: `no` is a language, and a date is text."""
 
 
 _Yaml12Loader.yaml_implicit_resolvers = {
@@ -70,7 +73,7 @@ _Yaml12Loader.add_implicit_resolver(
 
 
 def front_matter(readme: str) -> dict[str, Any] | None:
-    """None when there is none; raises CardError."""
+    """The metadata, or None without any; raises CardError."""
     match = _FRONT_MATTER.match(readme.removeprefix("\ufeff"))
     if match is None:
         return None
@@ -83,6 +86,13 @@ def front_matter(readme: str) -> dict[str, Any] | None:
     if not isinstance(content, dict):
         raise CardError("the metadata must be a mapping of keys to values")
     return content
+
+
+def body(readme: str) -> str:
+    """The Markdown below the metadata."""
+    readme = readme.removeprefix("\ufeff")
+    match = _FRONT_MATTER.match(readme)
+    return readme if match is None else readme[match.end() :]
 
 
 def check_card(readme: str) -> tuple[list[str], list[str]]:
@@ -103,7 +113,7 @@ def check_card(readme: str) -> tuple[list[str], list[str]]:
 
 
 def strings(value: object) -> list[str]:
-    """One value or a list of them, as most keys of a card take either."""
+    """The strings in a value or a list, as most keys of a card take either."""
     items = value if isinstance(value, list) else [value]
     return [item for item in items if isinstance(item, str)]
 

@@ -1,4 +1,4 @@
-"""What every route needs: the parts of a hub, and who asks for what."""
+"""What every route needs: the parts of a hub, the repo and user of a request, and parsing of parameters."""
 
 from __future__ import annotations
 
@@ -12,18 +12,25 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from bot.localhub import protocol
-from bot.localhub.accounts import Accounts, Identity, may_read_files, may_see, require_editor, require_writer
+from bot.localhub.access import (
+    Accounts,
+    Identity,
+    Signer,
+    TrustedPublishers,
+    may_read_files,
+    may_see,
+    require_editor,
+    require_writer,
+)
 from bot.localhub.middleware import Faults, RequestLog
-from bot.localhub.protocol import RepoType
-from bot.localhub.records import RepoSettings
+from bot.localhub.protocol import RepoSettings, RepoType
 from bot.localhub.repo import Repo
 from bot.localhub.store import Store
-from bot.localhub.trust import Signer, Trust
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Sizes of pages and parts, and how long an exchanged token is good for; tests make them small."""
+    """Sizes of pages and parts, and the lifetime of an exchanged token; tests make them small."""
 
     list_page: int = 1000
     tree_page: int = 1000
@@ -39,11 +46,11 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """endpoint, files_endpoint: scheme, host and port. The second has another host name than the first."""
+    """endpoint, files_endpoint: scheme, host and port. Their hosts differ, so the second gets no token."""
 
     store: Store
     accounts: Accounts
-    trust: Trust
+    trust: TrustedPublishers
     signer: Signer
     faults: Faults
     log: RequestLog
@@ -53,7 +60,7 @@ class Context:
 
 
 class Json(Response):
-    """Dates and other strangers from somebody's YAML become text."""
+    """Values that JSON lacks, such as dates from a card's YAML, become text."""
 
     media_type = "application/json"
 
@@ -62,8 +69,8 @@ class Json(Response):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """A repo that the asker may know of, and the asker."""
+class RepoAccess:
+    """A repo that the user of a request may see."""
 
     repo: Repo
     settings: RepoSettings
@@ -74,11 +81,11 @@ class Asked:
             raise protocol.gated(self.repo.repo_id, authenticated=self.identity is not None)
 
     def require_write(self) -> Identity:
-        """For its content."""
+        """For the content of the repo."""
         return require_editor(self._require_login(), self.repo)
 
     def require_owner(self) -> Identity:
-        """For its name, its settings and its end."""
+        """For the name, the settings and the deletion of the repo."""
         return require_writer(self._require_login(), self.repo.namespace)
 
     def _require_login(self) -> Identity:
@@ -93,7 +100,7 @@ def context(request: Request) -> Context:
 
 
 def identity(request: Request) -> Identity | None:
-    """Who asks; noted for the log. Raises 401 for a bad token."""
+    """The user of the request, also recorded for the log. Raises 401 for a bad token."""
     authorization = request.headers.get("authorization")
     known = context(request)
     who = known.trust.identify(authorization) or known.accounts.identify(authorization)
@@ -102,7 +109,7 @@ def identity(request: Request) -> Identity | None:
 
 
 def param(request: Request, name: str) -> str:
-    """A piece of the path, which is routed as it came over the wire."""
+    """A decoded parameter of the path. Routes match the path as it was sent, still quoted."""
     return unquote(request.path_params[name])
 
 
@@ -115,21 +122,21 @@ def repo_type(request: Request) -> RepoType:
     raise protocol.HubError(404, f"No such kind of repo: {kind}")
 
 
-def asked(request: Request) -> Asked:
-    """Raises the Hub's answers for a repo that is not there, hidden, moved or disabled."""
+def open_repo(request: Request) -> RepoAccess:
+    """The repo in the path. Raises the Hub's error for one that is missing, hidden, moved or disabled."""
     who = identity(request)
     repo_id = f"{param(request, 'namespace')}/{param(request, 'name')}"
-    return find(context(request), repo_id, repo_type(request), who)
+    return open_repo_id(context(request), repo_id, repo_type(request), who)
 
 
-def find(ctx: Context, repo_id: str, kind: RepoType, who: Identity | None) -> Asked:
+def open_repo_id(ctx: Context, repo_id: str, kind: RepoType, who: Identity | None) -> RepoAccess:
     repo = ctx.store.repo(repo_id, repo_type=kind, authenticated=who is not None)
     settings = repo.settings()
     if not may_see(who, repo, settings):
         raise protocol.repo_not_found(authenticated=who is not None)
     if settings.disabled:
         raise protocol.disabled()
-    return Asked(repo=repo, settings=settings, identity=who)
+    return RepoAccess(repo=repo, settings=settings, identity=who)
 
 
 def flag(values: Mapping[str, str], name: str) -> bool:
@@ -137,7 +144,7 @@ def flag(values: Mapping[str, str], name: str) -> bool:
 
 
 def next_page(request: Request, cursor: str) -> dict[str, str]:
-    """The header that leads to the page after this one: an absolute URL with the same questions in it."""
+    """The Link header for the next page: an absolute URL with the same query."""
     pairs = [(key, value) for key, value in request.query_params.multi_items() if key != "cursor"]
     url = f"{context(request).endpoint}{request.url.path}?{urlencode([*pairs, ('cursor', cursor)], safe='')}"
     return {"Link": f'<{url}>; rel="next"'}
@@ -155,15 +162,15 @@ def quoted(path: str) -> str:
 
 
 def text(values: object, key: str) -> str:
-    """A text that a client must send; raises 400."""
+    """A required string; raises 400."""
     value = values.get(key) if isinstance(values, Mapping) else None
     if not isinstance(value, str) or not value:
-        raise protocol.bad_request(f"`{key}` must be a text")
+        raise protocol.bad_request(f"`{key}` must be a string")
     return value
 
 
 def number(values: object, key: str) -> int:
-    """A size that a client must send; raises 400."""
+    """A required size or number; raises 400."""
     value = values.get(key) if isinstance(values, Mapping) else None
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise protocol.bad_request(f"`{key}` must be a whole number")

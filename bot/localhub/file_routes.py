@@ -1,4 +1,7 @@
-"""Files in and out: `resolve` and LFS on the hub, the bytes of large files on a second host (the CDN)."""
+"""Downloads and uploads: `resolve` and git LFS on the hub, the bytes of large files on a second host (the CDN).
+
+https://github.com/git-lfs/git-lfs/blob/main/docs/api/batch.md
+"""
 
 from __future__ import annotations
 
@@ -17,13 +20,73 @@ from starlette.routing import Route
 
 from bot.files import chunks, write_hashed
 from bot.localhub import git, protocol
-from bot.localhub.context import Asked, Context, Json, asked, context, json_body, number, param
-from bot.localhub.protocol import check_sha256
-from bot.localhub.records import FileEntry
+from bot.localhub.context import Context, Json, RepoAccess, context, json_body, number, open_repo, param
+from bot.localhub.protocol import FileEntry, check_sha256
 from bot.localhub.repo import Repo
 
-_GIT = "{namespace}/{name}.git/info/lfs"
-_UPLOADS = "/{kind}/{namespace}/{name}/uploads/{oid}"
+# --- downloads ----------------------------------------------------------------------------------------------
+
+
+def resolve(request: Request) -> Response:
+    repo, sha, path, entry = _find(request)
+    headers = {"X-Repo-Commit": sha, "Cache-Control": "no-store"}
+    if not entry.is_lfs:
+        headers["ETag"] = f'"{entry.blob_id}"'
+        return FileResponse(
+            repo.object_path(entry.sha256), headers=headers, media_type="text/plain; charset=utf-8"
+        )
+    ctx = context(request)
+    location = ctx.signer.url(
+        ctx.files_endpoint, "GET", f"/{repo.repo_type}s/{repo.repo_id}/objects/{entry.sha256}/{path}"
+    )
+    headers |= {
+        "ETag": f'"{entry.blob_id}"',
+        "X-Linked-ETag": f'"{entry.sha256}"',
+        "X-Linked-Size": str(entry.size_bytes),
+        "Location": location,
+    }
+    return PlainTextResponse(f"Found. Redirecting to {location}", status_code=302, headers=headers)
+
+
+def raw(request: Request) -> Response:
+    """The file as git has it: of a large file, the LFS pointer."""
+    repo, sha, _, entry = _find(request)
+    content = git.lfs_pointer(entry.sha256, entry.size_bytes) if entry.is_lfs else repo.read(entry)
+    return PlainTextResponse(content, headers={"X-Repo-Commit": sha, "ETag": f'"{entry.blob_id}"'})
+
+
+def _find(request: Request) -> tuple[Repo, str, str, FileEntry]:
+    found = open_repo(request)
+    commit = found.repo.commit_at(param(request, "rev"))
+    found.require_files()
+    path = param(request, "path")
+    entry = commit.files.get(path)
+    if entry is None:
+        raise protocol.entry_not_found(commit=commit.sha)
+    return found.repo, commit.sha, path, entry
+
+
+def stored_object(request: Request) -> Response:
+    """A large file, for anyone with its signed link."""
+    ctx = context(request)
+    # Object storage takes one kind of authorization. A client that sends both has leaked its token.
+    if "authorization" in request.headers:
+        raise protocol.bad_request("Only one auth mechanism allowed")
+    kind, namespace, name = (param(request, key) for key in ("kind", "namespace", "name"))
+    sha256, path = check_sha256(param(request, "sha256")), param(request, "path")
+    ctx.signer.check(request.method, f"/{kind}/{namespace}/{name}/objects/{sha256}/{path}", request.query_params)
+    repo = ctx.store.repo(f"{namespace}/{name}", repo_type="dataset" if kind == "datasets" else "model")
+    if not repo.has_object(sha256):
+        raise protocol.HubError(404, "NoSuchKey")
+    return FileResponse(
+        repo.object_path(sha256),
+        headers={"ETag": f'"{sha256}"'},
+        media_type="application/octet-stream",
+        filename=path.rpartition("/")[2],
+    )
+
+
+# --- uploads ------------------------------------------------------------------------------------------------
 
 
 async def batch(request: Request) -> Response:
@@ -31,10 +94,10 @@ async def batch(request: Request) -> Response:
 
 
 def _batch(request: Request, body: Mapping[str, Any]) -> Response:
-    found = asked(request)
+    found = open_repo(request)
     operation = body.get("operation")
     if operation == "upload":
-        # A client that makes a pull request leaves the ref out, and may have no right to push.
+        # A client that opens a pull request leaves the ref out, and may not be allowed to push.
         if "ref" in body or found.identity is None:
             found.require_write()
     elif operation == "download":
@@ -62,7 +125,7 @@ def _batch(request: Request, body: Mapping[str, Any]) -> Response:
     return Json({"transfer": transfer, "objects": objects}, media_type="application/vnd.git-lfs+json")
 
 
-def _upload_actions(ctx: Context, found: Asked, oid: str, size: int, *, in_parts: bool) -> dict[str, Any]:
+def _upload_actions(ctx: Context, found: RepoAccess, oid: str, size: int, *, in_parts: bool) -> dict[str, Any]:
     repo = found.repo
     base = f"/{repo.repo_type}s/{repo.repo_id}/uploads/{oid}"
     prefix = "datasets/" if repo.repo_type == "dataset" else ""
@@ -85,23 +148,23 @@ async def verify(request: Request) -> Response:
     body = await json_body(request)
 
     def work() -> Response:
-        repo = asked(request).repo
+        repo = open_repo(request).repo
         path = repo.object_path(check_sha256(body.get("oid")))
         if not path.is_file() or path.stat().st_size != body.get("size"):
-            raise protocol.HubError(404, "The object was not uploaded, or is not of this size")
+            raise protocol.HubError(404, "The object was not uploaded, or has another size")
         return Json({})
 
     return await run_in_threadpool(work)
 
 
 async def put_object(request: Request) -> Response:
-    """The whole of an object. What does not hash to its name is thrown away."""
+    """A whole object. Content that does not match its sha256 is deleted."""
     oid, repo = param(request, "oid"), _signed_repo(request)
     temporary = context(request).store.temporary_path()
     try:
         sha256 = await _receive(request, temporary)
         if sha256 != check_sha256(oid):
-            raise protocol.bad_request("BadDigest: the content is not what its id says")
+            raise protocol.bad_request("BadDigest: the content does not match its sha256")
         await run_in_threadpool(repo.adopt, temporary, sha256)
     finally:
         temporary.unlink(missing_ok=True)
@@ -122,14 +185,14 @@ async def put_part(request: Request) -> Response:
 
 
 async def complete(request: Request) -> Response:
-    """Puts the parts together, in the order of their numbers."""
+    """Concatenates the parts, in the order that the client lists them."""
     repo, oid, folder = _signed_repo(request), check_sha256(param(request, "oid")), _parts_folder(request)
     body = await json_body(request)
     size = int(request.query_params["size"])
     parts = [folder / str(number(part, "partNumber")) for part in body.get("parts", [])]
 
     def work() -> Response:
-        if not repo.has_object(oid):  # a client that lost our answer asks again
+        if not repo.has_object(oid):  # a client that did not get the response asks again
             _assemble(context(request), repo, oid, parts, size)
             shutil.rmtree(folder, ignore_errors=True)
         return Json({"success": True})
@@ -143,7 +206,7 @@ def _assemble(ctx: Context, repo: Repo, oid: str, parts: list[Path], size: int) 
         with temporary.open("wb") as target:
             sha256, written = write_hashed(target, _contents(parts))
         if (sha256, written) != (oid, size):
-            raise protocol.bad_request("BadDigest: the parts together are not what their id says")
+            raise protocol.bad_request("BadDigest: the parts do not match their sha256")
         repo.adopt(temporary, sha256)
     finally:
         temporary.unlink(missing_ok=True)
@@ -158,18 +221,18 @@ def _contents(parts: list[Path]) -> Iterator[bytes]:
 
 
 async def _receive(request: Request, target: Path) -> str:
-    """Streams the body to disk; returns its sha256. Raises 400 when it is not of the signed size."""
+    """Streams the body to disk; returns its sha256. Raises 400 unless it has the signed size."""
     expected = int(request.query_params["size"])
     digest, received = hashlib.sha256(), 0
     with target.open("wb") as file:
         async for chunk in request.stream():
             received += len(chunk)
             if received > expected:
-                raise protocol.bad_request("EntityTooLarge: more bytes than announced")
+                raise protocol.bad_request("EntityTooLarge: more bytes than declared")
             digest.update(chunk)
             file.write(chunk)
         if received != expected:
-            raise protocol.bad_request("IncompleteBody: fewer bytes than announced")
+            raise protocol.bad_request("IncompleteBody: fewer bytes than declared")
         file.flush()
         await run_in_threadpool(os.fsync, file.fileno())
     return digest.hexdigest()
@@ -192,82 +255,21 @@ def _parts_folder(request: Request) -> Path:
     return context(request).store.temporary / f"parts-{upload_id}"
 
 
-lfs_routes = [
+_GIT = "{namespace}/{name}.git/info/lfs"
+_UPLOADS = "/{kind}/{namespace}/{name}/uploads/{oid}"
+routes = [
     Route(f"/{_GIT}/objects/batch", batch, methods=["POST"]),
     Route(f"/{{kind}}/{_GIT}/objects/batch", batch, methods=["POST"]),
     Route(f"/{_GIT}/objects/verify", verify, methods=["POST"]),
     Route(f"/{{kind}}/{_GIT}/objects/verify", verify, methods=["POST"]),
     Route("/api/complete-upload" + _UPLOADS + "/{upload_id}", complete, methods=["POST"]),
-]
-upload_routes = [
-    Route(_UPLOADS, put_object, methods=["PUT"]),
-    Route(_UPLOADS + "/{upload_id}/{part}", put_part, methods=["PUT"]),
-]
-
-
-def resolve(request: Request) -> Response:
-    repo, sha, path, entry = _find(request)
-    headers = {"X-Repo-Commit": sha, "Cache-Control": "no-store"}
-    if not entry.is_lfs:
-        headers["ETag"] = f'"{entry.blob_id}"'
-        return FileResponse(
-            repo.object_path(entry.sha256), headers=headers, media_type="text/plain; charset=utf-8"
-        )
-    ctx = context(request)
-    location = ctx.signer.url(
-        ctx.files_endpoint, "GET", f"/{repo.repo_type}s/{repo.repo_id}/objects/{entry.sha256}/{path}"
-    )
-    headers |= {
-        "ETag": f'"{entry.blob_id}"',
-        "X-Linked-ETag": f'"{entry.sha256}"',
-        "X-Linked-Size": str(entry.size_bytes),
-        "Location": location,
-    }
-    return PlainTextResponse(f"Found. Redirecting to {location}", status_code=302, headers=headers)
-
-
-def raw(request: Request) -> Response:
-    """The file as git has it: for a large one, its pointer."""
-    repo, sha, _, entry = _find(request)
-    content = git.lfs_pointer(entry.sha256, entry.size_bytes) if entry.is_lfs else repo.read(entry)
-    return PlainTextResponse(content, headers={"X-Repo-Commit": sha, "ETag": f'"{entry.blob_id}"'})
-
-
-def _find(request: Request) -> tuple[Repo, str, str, FileEntry]:
-    found = asked(request)
-    commit = found.repo.commit_at(param(request, "rev"))
-    found.require_files()
-    path = param(request, "path")
-    entry = commit.files.get(path)
-    if entry is None:
-        raise protocol.entry_not_found(commit=commit.sha)
-    return found.repo, commit.sha, path, entry
-
-
-def stored_object(request: Request) -> Response:
-    """On the second host: who has the signed link may read, and nothing else is asked."""
-    ctx = context(request)
-    # Object storage takes one kind of permission at a time; a client that sends both has leaked its token.
-    if "authorization" in request.headers:
-        raise protocol.bad_request("Only one auth mechanism allowed")
-    kind, namespace, name = (param(request, key) for key in ("kind", "namespace", "name"))
-    sha256, path = check_sha256(param(request, "sha256")), param(request, "path")
-    ctx.signer.check(request.method, f"/{kind}/{namespace}/{name}/objects/{sha256}/{path}", request.query_params)
-    repo = ctx.store.repo(f"{namespace}/{name}", repo_type="dataset" if kind == "datasets" else "model")
-    if not repo.has_object(sha256):
-        raise protocol.HubError(404, "NoSuchKey")
-    return FileResponse(
-        repo.object_path(sha256),
-        headers={"ETag": f'"{sha256}"'},
-        media_type="application/octet-stream",
-        filename=path.rpartition("/")[2],
-    )
-
-
-routes = [
     Route("/{namespace}/{name}/resolve/{rev}/{path:path}", resolve),
     Route("/{kind}/{namespace}/{name}/resolve/{rev}/{path:path}", resolve),
     Route("/{namespace}/{name}/raw/{rev}/{path:path}", raw),
     Route("/{kind}/{namespace}/{name}/raw/{rev}/{path:path}", raw),
 ]
-stored_routes = [Route("/{kind}/{namespace}/{name}/objects/{sha256}/{path:path}", stored_object)]
+cdn_routes = [
+    Route("/{kind}/{namespace}/{name}/objects/{sha256}/{path:path}", stored_object),
+    Route(_UPLOADS, put_object, methods=["PUT"]),
+    Route(_UPLOADS + "/{upload_id}/{part}", put_part, methods=["PUT"]),
+]

@@ -1,4 +1,7 @@
-"""Git's object ids, and which files `.gitattributes` makes large files."""
+"""Git object ids, and which files are large files (LFS) by `.gitattributes`.
+
+https://git-scm.com/book/en/v2/Git-Internals-Git-Objects
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,19 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
+
+REGULAR_MAX_BYTES = 10 * 1024 * 1024
+
+_COMMON = """
+*.7z *.arrow *.bin *.bz2 *.ckpt *.ftz *.gz *.h5 *.joblib *.lfs.* *.mlmodel *.model *.msgpack *.npy *.npz *.onnx
+*.ot *.parquet *.pb *.pickle *.pkl *.pt *.pth *.rar *.safetensors saved_model/**/* *.tar.* *.tar *.tflite
+*.tgz *.wasm *.xz *.zip *.zst *tfevents*
+"""
+_DATASET_ONLY = """
+*.lz4 *.mds *.pcm *.sam *.raw *.aac *.flac *.mp3 *.ogg *.wav *.bmp *.gif *.png *.tiff *.jpg *.jpeg *.webp
+*.mp4 *.webm
+"""
+_SUFFIX = " filter=lfs diff=lfs merge=lfs -text"
 
 
 def object_id(kind: str, content: bytes) -> str:
@@ -21,12 +37,12 @@ def blob_id_of_chunks(size: int, pieces: Iterable[bytes]) -> str:
 
 
 def lfs_pointer(sha256: str, size: int) -> bytes:
-    """The small file that git holds in place of a large one."""
+    """What git stores in place of a large file: https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md"""
     return f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {size}\n".encode()
 
 
 def tree_ids(blob_ids: Mapping[str, str]) -> dict[str, str]:
-    """path → id of every folder, the root being `""`, from the blob id of every file."""
+    """path → tree id of every folder (`""` is the root), from the blob ids of the files."""
     folders: dict[str, dict[str, tuple[str, str]]] = {"": {}}
     for path, blob_id in blob_ids.items():
         parent, _, name = path.rpartition("/")
@@ -51,41 +67,14 @@ def commit_id(*, tree: str, parent: str | None, author: str, timestamp_s: int, t
     return object_id("commit", text.encode())
 
 
-def _tree_id(entries: Mapping[str, tuple[str, str]]) -> str:
-    # Git sorts a folder as if its name ended in a slash.
-    def order(item: tuple[str, tuple[str, str]]) -> bytes:
-        name, (mode, _) = item
-        return f"{name}/".encode() if mode == "40000" else name.encode()
-
-    content = b"".join(
-        f"{mode} {name}\0".encode() + bytes.fromhex(entry_id)
-        for name, (mode, entry_id) in sorted(entries.items(), key=order)
-    )
-    return object_id("tree", content)
-
-
-REGULAR_MAX_BYTES = 10 * 1024 * 1024
-
-_COMMON = """
-*.7z *.arrow *.bin *.bz2 *.ckpt *.ftz *.gz *.h5 *.joblib *.lfs.* *.mlmodel *.model *.msgpack *.npy *.npz *.onnx
-*.ot *.parquet *.pb *.pickle *.pkl *.pt *.pth *.rar *.safetensors saved_model/**/* *.tar.* *.tar *.tflite
-*.tgz *.wasm *.xz *.zip *.zst *tfevents*
-"""
-_DATASET_ONLY = """
-*.lz4 *.mds *.pcm *.sam *.raw *.aac *.flac *.mp3 *.ogg *.wav *.bmp *.gif *.png *.tiff *.jpg *.jpeg *.webp
-*.mp4 *.webm
-"""
-_SUFFIX = " filter=lfs diff=lfs merge=lfs -text"
-
-
 def default_gitattributes(repo_type: str) -> bytes:
-    """The file that the Hub puts into a new repo."""
+    """The `.gitattributes` that the Hub adds to a new repo."""
     patterns = (_COMMON + (_DATASET_ONLY if repo_type == "dataset" else "")).split()
     return "".join(f"{pattern}{_SUFFIX}\n" for pattern in patterns).encode()
 
 
 def with_tracked(content: bytes, paths: Iterable[str]) -> bytes:
-    """A `.gitattributes` that also tracks these exact paths, as the Hub writes it."""
+    """The `.gitattributes` with a line for each of these paths added, as the Hub writes them."""
     text = content.decode("utf-8", "replace")
     if text and not text.endswith("\n"):
         text += "\n"
@@ -102,11 +91,24 @@ def is_tracked(path: str, gitattributes: bytes) -> bool:
 
 
 def is_large(path: str, *, size: int, sample: bytes, gitattributes: bytes) -> bool:
-    """sample: the first bytes of the content, 512 of them from the usual client."""
+    """sample: the first bytes of the content; huggingface_hub sends 512."""
     if size == 0:
         # Object storage refuses empty uploads, so empty files are always regular.
         return False
     return size > REGULAR_MAX_BYTES or is_tracked(path, gitattributes) or not _is_text(sample)
+
+
+def _tree_id(entries: Mapping[str, tuple[str, str]]) -> str:
+    # Git sorts folders as if their names ended in a slash.
+    def order(item: tuple[str, tuple[str, str]]) -> bytes:
+        name, (mode, _) = item
+        return f"{name}/".encode() if mode == "40000" else name.encode()
+
+    content = b"".join(
+        f"{mode} {name}\0".encode() + bytes.fromhex(entry_id)
+        for name, (mode, entry_id) in sorted(entries.items(), key=order)
+    )
+    return object_id("tree", content)
 
 
 def _is_text(sample: bytes) -> bool:
@@ -137,7 +139,7 @@ def _rules(gitattributes: bytes) -> tuple[tuple[re.Pattern[str], bool], ...]:
 
 
 def _compile(pattern: str) -> re.Pattern[str]:
-    """gitignore's rules: no slash matches at any depth, `**` crosses folders, `*` does not."""
+    """As in gitignore: without a slash it matches at any depth; `**` crosses folders, `*` does not."""
     anchored = "/" in pattern
     pattern = pattern.replace("[[:space:]]", " ").lstrip("/")
     translated = ""

@@ -1,4 +1,4 @@
-"""What the Hub says about a repo, computed from the files of one commit."""
+"""What the Hub's API says about a repo, computed from the files of one commit."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bot.localhub import card, git
-from bot.localhub.protocol import bad_request
-from bot.localhub.records import Commit, FileEntry, RepoSettings
+from bot.localhub.protocol import Commit, FileEntry, RepoSettings, bad_request
 from bot.localhub.repo import HEADS, Repo
 
 _MAX_HEADER_BYTES = 100_000_000
@@ -18,7 +17,7 @@ _SHORT = "createdAt downloads library_name likes pipeline_tag private tags"
 _FULL = f"{_SHORT} author disabled gated lastModified sha siblings"
 _DATASET = f"{_FULL} cardData usedStorage"
 _MODEL = f"{_DATASET} config safetensors spaces transformersInfo"
-# Known to the Hub, and never filled here.
+# Keys that the Hub knows; always empty here.
 _EMPTY = """
 childrenModelCount citation description evalResults gguf inference inferenceProviderMapping mainSize mask_token
 model-index paperswithcode_id resourceGroup widgetData
@@ -27,7 +26,7 @@ _TOKENIZER = "bos_token chat_template eos_token pad_token unk_token use_default_
 
 
 class RepoFacts:
-    """Each fact is worked out when it is asked for: headers of weights are not read for a list of names."""
+    """Computes each fact on demand: a list of names does not read the headers of weights."""
 
     def __init__(self, repo: Repo, settings: RepoSettings, commit: Commit, *, blobs: bool = False) -> None:
         self._repo = repo
@@ -66,7 +65,7 @@ class RepoFacts:
         return self._answer((_MODEL if self._repo.repo_type == "model" else _DATASET).split())
 
     def expanded(self, keys: Iterable[str]) -> dict[str, Any]:
-        """Only these, and the id; raises 400 for a key that the Hub does not know."""
+        """These keys and the id; raises 400 for a key that the Hub does not know."""
         unknown = sorted(set(keys) - self._facts.keys())
         if unknown:
             raise bad_request(f"Invalid expand: {', '.join(unknown)}")
@@ -99,7 +98,7 @@ class RepoFacts:
 
     def _answer(self, keys: Iterable[str]) -> dict[str, Any]:
         repo_id = self._repo.repo_id
-        # The Hub's own database id; clients only need it to be there.
+        # The Hub's database id. Clients need the key, not the value.
         record = git.object_id("repo", f"{self._repo.repo_type}s/{repo_id}".encode())[:24]
         answer = {"_id": record, "id": repo_id, **{key: self._facts[key]() for key in sorted(keys)}}
         if self._repo.repo_type == "model":
@@ -126,7 +125,7 @@ class RepoFacts:
             return None
 
     def _config_stub(self) -> dict[str, Any] | None:
-        """Never the whole file: shapes have to be read from `config.json` itself."""
+        """A few keys, as on the real Hub: shapes are only in `config.json` itself."""
         stub: dict[str, Any] = {
             key: self._config[key] for key in ("architectures", "model_type") if key in self._config
         }
@@ -180,7 +179,7 @@ class RepoFacts:
         return [_sibling(path, entry) for path, entry in self._commit.files.items()]
 
     def _safetensors(self) -> dict[str, Any] | None:
-        """Counts of stored numbers by dtype, over the files that a loader would read."""
+        """Numbers of stored values by dtype, over the files that a loader reads."""
         index = self._json("model.safetensors.index.json").get("weight_map")
         names = sorted({*card.strings(list(index.values()))}) if isinstance(index, dict) else ["model.safetensors"]
         parameters: dict[str, int] = {}
@@ -204,7 +203,10 @@ def _sibling(path: str, entry: FileEntry) -> dict[str, Any]:
 
 @lru_cache(maxsize=4096)
 def _count_parameters(path: Path) -> Mapping[str, int] | None:
-    """dtype → numbers, from the header; None when this is no safetensors file."""
+    """dtype → number of values, from the header; None for other files.
+
+    https://huggingface.co/docs/safetensors/index#format
+    """
     counts: dict[str, int] = {}
     try:
         with path.open("rb") as file:
@@ -226,7 +228,7 @@ def _count_parameters(path: Path) -> Mapping[str, int] | None:
 def tree_items(
     files: Mapping[str, FileEntry], *, folder: str = "", recursive: bool = False
 ) -> list[dict[str, Any]]:
-    """Everything below `folder`, or its direct children only, sorted by path; folders come as items too."""
+    """The files and folders below `folder` (its direct children, or all of them), sorted by path."""
     prefix = f"{folder}/" if folder else ""
     folder_ids = git.tree_ids({path: entry.blob_id for path, entry in files.items()})
     items = [_file_item(path, entry) for path, entry in files.items()]

@@ -1,4 +1,4 @@
-"""What every request passes: the choice of host, injected faults, the request log."""
+"""What every request passes through: the choice of application, injected faults, the request log."""
 
 from __future__ import annotations
 
@@ -18,15 +18,14 @@ from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from bot.localhub.protocol import bad_request
-from bot.localhub.records import timestamp
+from bot.localhub.protocol import bad_request, timestamp
 
 _KEPT = 100_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestRecord:
-    """path: as it came over the wire, still quoted. status: 0 when there was none. bytes_sent: of the body."""
+    """path: as sent, still quoted. status: 0 without a response. bytes_sent: of the body."""
 
     time: str
     host: Literal["hub", "files"]
@@ -38,7 +37,7 @@ class RequestRecord:
     duration_s: float
     user: str | None
     authenticated: bool
-    """Whether an Authorization header came with it, valid or not."""
+    """Whether there was an Authorization header, valid or not."""
     range: str | None
     fault: bool
 
@@ -62,17 +61,17 @@ class RequestLog:
             return tuple(self._records)
 
     def clear(self) -> None:
-        """Forgets what is in memory; the file stays."""
+        """Drops the records in memory; the file stays."""
         with self._lock:
             self._records.clear()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """What happens to the next `times` requests that match, after letting `skip` of them pass.
+    """An injected failure of the next `times` matching requests, after the first `skip` of them.
 
-    method, path: regular expressions, the first against the whole method, the second found anywhere in the
-    path as it came over the wire. times: None is for ever.
+    method, path: regular expressions; `method` matches the whole method, `path` any part of the path as sent,
+    still quoted. times: None for all.
     """
 
     path: str = ""
@@ -81,14 +80,14 @@ class Fault:
     skip: int = 0
     delay_s: float = 0.0
     status: int | None = None
-    """Answered instead of doing anything."""
+    """The response, in place of the real one."""
     headers: Mapping[str, str] = field(default_factory=dict)
-    """For the answer with `status`, e.g. Retry-After."""
+    """Sent with `status`, e.g. Retry-After."""
     body: str = ""
     cut_after_bytes: int | None = None
-    """The connection closes after so many bytes of the answer's body."""
+    """The connection closes after this many bytes of the response's body."""
     lose_answer: bool = False
-    """The request is carried out, then the connection closes without an answer."""
+    """The request is carried out, then the connection closes without a response."""
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Fault:
@@ -97,7 +96,7 @@ class Fault:
             re.compile(fault.path)
             re.compile(fault.method)
         except (TypeError, re.error) as error:
-            raise bad_request(f"Not a fault: {error}") from None
+            raise bad_request(f"Invalid fault: {error}") from None
         return fault
 
     def matches(self, method: str, path: str) -> bool:
@@ -105,7 +104,7 @@ class Fault:
 
 
 class Faults:
-    """Every fault keeps its own count; of several that match, the one added first is taken."""
+    """Each fault counts the requests that it matched; of several that match, the first one added applies."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -121,7 +120,7 @@ class Faults:
 
     @property
     def pending(self) -> tuple[Fault, ...]:
-        """The faults that will still happen to somebody."""
+        """The faults that can still happen."""
         with self._lock:
             return tuple(fault for fault, seen in self._counts if _left(fault, seen))
 
@@ -142,8 +141,8 @@ def _left(fault: Fault, seen: int) -> bool:
 HangUp = Callable[[Scope], None]
 
 
-class Gate:
-    """hang_up: closes the connection that a request came over."""
+class Middleware:
+    """hang_up: closes the connection of a request."""
 
     def __init__(
         self, *, hub: ASGIApp, files: ASGIApp, files_port: int, faults: Faults, log: RequestLog, hang_up: HangUp
@@ -158,41 +157,44 @@ class Gate:
         if scope["type"] != "http":
             return
         raw_path = scope["raw_path"].decode("ascii")
-        # Routed as it came: `refs%2Fpr%2F1` is one piece of a path.
+        # Routed as sent: `refs%2Fpr%2F1` is one segment of the path.
         scope = {**scope, "path": raw_path, "state": {"user": None}}
         host: Literal["hub", "files"] = "files" if scope["server"][1] == self._files_port else "hub"
-        # The way to remove faults must not be one that they can block.
+        # Faults must not block the requests that remove them.
         fault = None if raw_path.startswith("/_local/") else self._faults.take(scope["method"], raw_path)
-        answer = _Answer(send, fault or Fault(), lambda: self._hang_up(scope), has_body=scope["method"] != "HEAD")
-        answer.on_end = lambda: self._log.add(_record(scope, host, answer, faulty=fault is not None))
+        has_body = scope["method"] != "HEAD"
+        response = _Response(send, fault or Fault(), lambda: self._hang_up(scope), has_body=has_body)
+        response.on_end = lambda: self._log.add(_record(scope, host, response, faulty=fault is not None))
         try:
-            await self._answer(scope, receive, answer, self._apps[host], fault or Fault())
+            await self._respond(scope, receive, response, self._apps[host], fault or Fault())
         except asyncio.CancelledError:
-            pass  # the server is being stopped, and whoever asked will see that the connection is gone
+            pass  # the server stops, and the client sees a closed connection
         finally:
-            answer.end()
+            response.end()
 
-    async def _answer(self, scope: Scope, receive: Receive, answer: _Answer, app: ASGIApp, fault: Fault) -> None:
+    async def _respond(
+        self, scope: Scope, receive: Receive, response: _Response, app: ASGIApp, fault: Fault
+    ) -> None:
         if fault.delay_s:
             await asyncio.sleep(fault.delay_s)
         if fault.status is not None:
             await _drain(receive)
             app = PlainTextResponse(fault.body, status_code=fault.status, headers=dict(fault.headers))
-        await app(scope, receive, answer.send)
+        await app(scope, receive, response.send)
         if fault.lose_answer:
-            answer.end()
-            answer.hang_up()
-            await asyncio.sleep(0)  # lets the server notice, or it would answer 500
+            response.end()
+            response.hang_up()
+            await asyncio.sleep(0)  # lets uvicorn see the closed connection, or it would send 500
 
 
 async def _drain(receive: Receive) -> None:
-    """Who is still sending when the answer comes sees a broken pipe, not the answer."""
+    """A client that is still sending when the response arrives gets a broken pipe instead of it."""
     while (message := await receive())["type"] == "http.request" and message.get("more_body", False):
         pass
 
 
-class _Answer:
-    """Passes an answer on, counts it, and cuts it where the fault says."""
+class _Response:
+    """Passes a response on, counts its bytes, and cuts it where the fault says."""
 
     def __init__(self, send: Send, fault: Fault, hang_up: Callable[[], None], *, has_body: bool) -> None:
         self._send = send
@@ -211,7 +213,7 @@ class _Answer:
         if self._closed:
             return
         if message["type"] == "http.response.start":
-            # Held until the body comes: an answer without one ends with its head, before it would be logged.
+            # Kept until the body, so that a response with an empty body is logged before it is sent.
             self.status, self._head = message["status"], message
             return
         if self._fault.lose_answer:
@@ -220,7 +222,7 @@ class _Answer:
             message = self._cut(message)
             self.bytes_sent += len(message.get("body", b"")) if self._has_body else 0
             if self._closed or not message.get("more_body", False):
-                # Logged before the last byte leaves, so who has the answer finds it in the log.
+                # Logged before the last byte is sent, so that a client with the response finds it in the log.
                 self.end()
         if self._head is not None:
             head, self._head = self._head, None
@@ -243,7 +245,7 @@ class _Answer:
             self.on_end()
 
 
-def _record(scope: Scope, host: Literal["hub", "files"], answer: _Answer, *, faulty: bool) -> RequestRecord:
+def _record(scope: Scope, host: Literal["hub", "files"], answer: _Response, *, faulty: bool) -> RequestRecord:
     headers = Headers(scope=scope)
     return RequestRecord(
         time=timestamp(),

@@ -1,4 +1,4 @@
-"""Questions: who am I, which repos are there, what is in them."""
+"""Reading: the user of a token, lists of repos, and a repo's metadata, refs, commits and files."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from bot.localhub import protocol
-from bot.localhub.accounts import may_see
+from bot.localhub.access import may_see
 from bot.localhub.context import (
-    Asked,
     Json,
-    asked,
+    RepoAccess,
     context,
     flag,
     identity,
     next_page,
+    open_repo,
     page_start,
     param,
     repo_type,
@@ -36,7 +36,7 @@ def whoami(request: Request) -> Response:
     if who is None:
         raise protocol.HubError(401, "Invalid username or password.")
     if who.only is not None:
-        raise protocol.forbidden("This token is nobody's account")
+        raise protocol.forbidden("This token belongs to no account")
     orgs = [
         {"type": "org", "name": name, "fullname": name, "roleInOrg": role}
         for name, role in sorted(who.orgs.items())
@@ -56,7 +56,7 @@ def whoami(request: Request) -> Response:
 
 
 def repo_info(request: Request) -> Response:
-    found = asked(request)
+    found = open_repo(request)
     revision = param(request, "rev") if "rev" in request.path_params else HEADS + "main"
     commit = found.repo.commit_at(revision)
     blobs = flag(request.query_params, "blobs")
@@ -96,7 +96,7 @@ def _matching(request: Request) -> Iterator[RepoFacts]:
             continue
         try:
             settings, commit = repo.settings(), repo.commit_at(HEADS + "main")
-        except (FileNotFoundError, protocol.HubError):  # deleted or moved since we looked
+        except (FileNotFoundError, protocol.HubError):  # deleted or moved since it was listed
             continue
         if not may_see(who, repo, settings):
             continue
@@ -108,7 +108,7 @@ def _matching(request: Request) -> Iterator[RepoFacts]:
 
 
 def list_refs(request: Request) -> Response:
-    refs = asked(request).repo.refs()
+    refs = open_repo(request).repo.refs()
 
     def under(prefix: str) -> list[dict[str, str]]:
         return [
@@ -124,8 +124,8 @@ def list_refs(request: Request) -> Response:
 
 
 def list_commits(request: Request) -> Response:
-    repo, limits = asked(request).repo, context(request).limits
-    # The next page starts at a commit, so a push in between shifts nothing.
+    repo, limits = open_repo(request).repo, context(request).limits
+    # The cursor is a commit, so a push between two pages does not shift them.
     start = request.query_params.get("cursor") or repo.resolve(param(request, "rev"))
     page: list[dict[str, Any]] = []
     headers = None
@@ -147,7 +147,7 @@ def list_commits(request: Request) -> Response:
 
 
 def list_tree(request: Request) -> Response:
-    found, query, limits = asked(request), request.query_params, context(request).limits
+    found, query, limits = open_repo(request), request.query_params, context(request).limits
     # The cursor names the commit, so that all pages are of one tree.
     sha, _, position = query.get("cursor", "").partition("-")
     start = int(position) if position.isdecimal() else 0
@@ -170,7 +170,7 @@ async def paths_info(request: Request) -> Response:
 
 
 def _paths_info(request: Request, paths: list[str], expand: bool) -> Response:
-    found = asked(request)
+    found = open_repo(request)
     if len(paths) > context(request).limits.paths_info_paths:
         raise protocol.HubError(413, "Too many paths")
     commit = found.repo.commit_at(param(request, "rev"))
@@ -179,7 +179,7 @@ def _paths_info(request: Request, paths: list[str], expand: bool) -> Response:
     return Json(_with_changes(found, commit.sha, items) if expand else items)
 
 
-def _with_changes(found: Asked, sha: str, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _with_changes(found: RepoAccess, sha: str, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
     changes = last_changes(found.repo.history(sha), [item["path"] for item in items])
     scan = {"status": "safe", "avScan": None, "pickleImportScan": None}
     return [
@@ -194,7 +194,7 @@ def _with_changes(found: Asked, sha: str, items: list[dict[str, Any]]) -> list[d
 
 
 def auth_check(request: Request) -> Response:
-    found = asked(request)
+    found = open_repo(request)
     found.require_files()
     if request.url.path.endswith("/write"):
         found.require_write()

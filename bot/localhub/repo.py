@@ -1,12 +1,12 @@
-"""One repo on disk: objects by content, commits that never change, and refs that move atomically.
+"""One repo on disk: objects by content, immutable commits, and refs that are replaced atomically.
 
     repo.json                    settings
     objects/<2 hex>/<sha256>     contents
     commits/<sha>.json           a commit with its whole list of files
-    refs/<quoted full name>      the commit a branch or a tag points at
+    refs/<quoted full name>      the commit that a branch or a tag points at
 
-Objects are written before the commit that names them, and the commit before the ref that points at it, so a
-process may die anywhere and leave a repo that reads as it did before or as it was to become.
+Objects are written before the commit that names them, and the commit before its ref. So a process that is killed
+leaves the repo as it was, or with the whole change.
 """
 
 from __future__ import annotations
@@ -23,21 +23,27 @@ from urllib.parse import quote, unquote
 from bot.files import chunks, locked, sync_folder, write_atomic
 from bot.localhub import git
 from bot.localhub.protocol import (
+    Commit,
+    FileEntry,
     HubError,
+    Operation,
+    Put,
+    RepoSettings,
     RepoType,
+    apply,
     bad_request,
     check_ref_name,
     is_commit_id,
     repo_not_found,
     revision_not_found,
+    timestamp,
 )
-from bot.localhub.records import Commit, FileEntry, Operation, Put, RepoSettings, apply, timestamp
 
 HEADS, TAGS, PULLS = "refs/heads/", "refs/tags/", "refs/pr/"
 
 
 class Repo:
-    """Reads need no lock; every change takes the repo's own."""
+    """Reads need no lock; changes take the repo's lock."""
 
     def __init__(self, folder: Path, *, repo_type: RepoType, repo_id: str) -> None:
         self.folder = folder
@@ -97,14 +103,14 @@ class Repo:
         return self.object_path(entry.sha256).read_bytes()
 
     def adopt(self, temporary: Path, sha256: str) -> None:
-        """Takes over a file whose content is known to hash to `sha256` and is synced to disk."""
+        """Moves in a file with this sha256 that was synced to disk."""
         target = self._new_object_path(sha256)
         temporary.replace(target)
         sync_folder(target.parent)
         sync_folder(target.parent.parent)
 
     def entry(self, sha256: str, *, is_lfs: bool) -> FileEntry:
-        """What a tree says about an object that is here; raises 400 when it is not."""
+        """The entry of a stored object for a commit; raises 400 for one that is not stored."""
         path = self.object_path(sha256)
         if not path.is_file():
             raise bad_request(
@@ -131,7 +137,7 @@ class Repo:
     def ref(self, full_name: str) -> str | None:
         try:
             return self._ref_path(full_name).read_text().strip()
-        except OSError:  # not there, or a name longer than the file system takes
+        except OSError:  # missing, or a name that is too long for the file system
             return None
 
     def resolve(self, revision: str) -> str:
@@ -186,7 +192,7 @@ class Repo:
         expected_parent: str | None = None,
         as_pull_request: bool = False,
     ) -> tuple[Commit, str]:
-        """Applies the operations on top of a branch; returns the commit and the ref that now points at it.
+        """Applies the operations to a branch; returns the new commit and its ref.
 
         Raises 412 when the branch is not at `expected_parent`.
         """
@@ -195,7 +201,7 @@ class Repo:
             parent = self.ref(ref)
             if parent is None:
                 raise revision_not_found(revision)
-            # The Hub takes the first seven characters for the whole.
+            # The Hub accepts an abbreviated commit of at least seven characters.
             if expected_parent is not None and not (
                 len(expected_parent) >= 7 and parent.startswith(expected_parent)
             ):
@@ -209,7 +215,7 @@ class Repo:
         return commit, ref
 
     def write_initial_commit(self, *, author: str) -> Commit:
-        """For a repo that nobody else sees yet, so without the lock."""
+        """For a new repo that no other process sees yet, so without the lock."""
         content = git.default_gitattributes(self.repo_type)
         entry = self.put_bytes(content)
         commit = self._write_commit(
@@ -228,13 +234,11 @@ class Repo:
         entry = self.commit_at(revision).files.get(".gitattributes")
         return b"" if entry is None else self.read(entry)
 
-    # -- below
-
     def _new_object_path(self, sha256: str) -> Path:
         path = self.object_path(sha256)
         try:
             path.parent.mkdir(exist_ok=True)
-        except FileNotFoundError:  # a folder made here would bring a deleted repo half back
+        except FileNotFoundError:  # deleted meanwhile; creating its folders would restore half of it
             raise repo_not_found(authenticated=True) from None
         return path
 
@@ -261,7 +265,7 @@ class Repo:
     def _with_tracked_large_files(
         self, files: dict[str, FileEntry], operations: Sequence[Operation]
     ) -> dict[str, FileEntry]:
-        """The Hub itself adds a line to `.gitattributes` for each large file that no pattern covers."""
+        """Like the Hub, adds a line to `.gitattributes` for each large file that no pattern matches."""
         current = files.get(".gitattributes")
         content = b"" if current is None else self.read(current)
         new = sorted({op.path for op in operations if isinstance(op, Put) and op.entry.is_lfs} & files.keys())

@@ -1,4 +1,4 @@
-"""Starting and stopping a hub: two free ports on the loopback interface, one thread."""
+"""A hub as an object: starting and stopping it, its accounts, and its repos without HTTP."""
 
 from __future__ import annotations
 
@@ -13,26 +13,23 @@ from typing import BinaryIO
 
 from bot.errors import EnvironmentProblem
 from bot.localhub import store
-from bot.localhub.accounts import Accounts, Role
-from bot.localhub.app import files_app, hub_app
+from bot.localhub.access import Accounts, Publisher, Role, Signer, TrustedPublishers
+from bot.localhub.app import Connections, Server, files_app, hub_app
 from bot.localhub.context import Context, Limits
-from bot.localhub.middleware import Faults, Gate, RequestLog, RequestRecord
-from bot.localhub.protocol import RepoType
-from bot.localhub.records import Commit, Gated
+from bot.localhub.middleware import Faults, Middleware, RequestLog, RequestRecord
+from bot.localhub.protocol import Commit, Gated, RepoType
 from bot.localhub.repo import Repo
-from bot.localhub.serving import Connections, Server
 from bot.localhub.store import Content, Store
-from bot.localhub.trust import Publisher, Signer, Trust
 
 TOKENS = "tokens.json"
-_OTHER_ROOT = "Name another folder with --root."
+_OTHER_ROOT = "Give another folder with --root."
 
 
 class LocalHub:
     """The Hub's HTTP API over a folder. Use as a context manager, or call start() and stop().
 
-    port, files_port: 0 takes a free one. Raises EnvironmentProblem when the folder holds other things, another
-    process serves it, or a port is taken.
+    port, files_port: 0 takes a free port. Raises EnvironmentProblem when the folder holds other files, another
+    process serves it, or a port is in use.
     """
 
     def __init__(self, root: Path, *, port: int = 0, files_port: int = 0, limits: Limits | None = None) -> None:
@@ -44,7 +41,7 @@ class LocalHub:
         self.faults = Faults()
         self._log = RequestLog(self.root / "requests.jsonl")
         self._limits = limits or Limits()
-        self.trust = Trust(self.root / "trust.json", token_s=self._limits.exchanged_token_s)
+        self.trust = TrustedPublishers(self.root / "trust.json", token_s=self._limits.exchanged_token_s)
         self._ports = (port, files_port)
         self._endpoint = ""
         self._resources = contextlib.ExitStack()
@@ -77,11 +74,11 @@ class LocalHub:
     def run(self, *, on_start: Callable[[LocalHub], None] | None = None) -> None:
         """Serves in this thread until SIGINT or SIGTERM; only for the main thread.
 
-        on_start: called once the ports are taken and the endpoint is known.
+        on_start: called once the endpoint is known.
         """
         with contextlib.ExitStack() as stack:
             server, sockets = self._prepare(stack)
-            with contextlib.suppress(KeyboardInterrupt):  # the server raises it again once it has shut down
+            with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again after shutting down
                 if on_start is not None:
                     on_start(self)
                 server.run(sockets=sockets)
@@ -117,7 +114,7 @@ class LocalHub:
             files_endpoint=f"http://localhost:{files_port}",
         )
         connections = Connections()
-        gate = Gate(
+        middleware = Middleware(
             hub=hub_app(context),
             files=files_app(context),
             files_port=files_port,
@@ -125,33 +122,33 @@ class LocalHub:
             log=self._log,
             hang_up=connections.hang_up,
         )
-        return Server(gate, connections), [*hub_sockets, *files_sockets]
+        return Server(middleware, connections), [*hub_sockets, *files_sockets]
 
     # -- accounts
 
     def add_token(self, user: str, *, role: Role = "write", orgs: Mapping[str, str] | Iterable[str] = ()) -> str:
-        """A new token. The user is made when missing, and joins `orgs` (name → role; `write` if not said)."""
+        """A new token. Creates the user if missing, and adds it to `orgs` (name → role, `write` by default)."""
         return self.accounts.add_token(user, role=role, orgs=orgs)
 
     def token(self, user: str = "bot", *, role: Role = "write") -> str:
-        """A token that exists; raises KeyError. `bot` (of the organisation `quantized`) and `reader` always do."""
+        """An existing token; raises KeyError. `bot` (in the organisation `quantized`) and `reader` have one."""
         return self.accounts.token_of(user, role=role)
 
     def revoke_token(self, token: str) -> None:
         self.accounts.revoke_token(token)
 
     def grant_access(self, repo_id: str, user: str, *, repo_type: RepoType = "model") -> None:
-        """Lets a user read the files of a gated repo, as accepting its terms does."""
+        """Lets a user read the files of a gated repo, as if they had accepted its terms."""
         self.repo(repo_id, repo_type=repo_type).grant(user)
 
     # -- trusted publishers
 
     def trust_issuer(self, issuer: str, public_key: str) -> None:
-        """Whose id-tokens are believed; the real Hub knows GitHub's. public_key: PEM."""
+        """Accepts the issuer's id-tokens; the real Hub accepts GitHub's. public_key: PEM."""
         self.trust.add_issuer(issuer, public_key)
 
     def trust_publisher(self, resource: str, *, issuer: str, claims: Mapping[str, str]) -> None:
-        """What a repo's settings page does (`namespace/name`), or an account's (its name): see `Trust`."""
+        """As the settings page of a repo (`namespace/name`) or of an account (its name) does."""
         self.trust.add_publisher(resource, Publisher(issuer=issuer, claims=claims))
 
     # -- repos, without HTTP
@@ -206,7 +203,7 @@ class LocalHub:
         return tuple(repo.history(repo.resolve(revision)))
 
     def disable(self, repo_id: str, *, disabled: bool = True, repo_type: RepoType = "model") -> None:
-        """What the Hub does to a repo that breaks its rules: every request for it answers 403."""
+        """As the Hub does to a repo that breaks its rules: every request for it gets 403."""
         self.repo(repo_id, repo_type=repo_type).update_settings(disabled=disabled)
 
 
@@ -218,9 +215,9 @@ def serve(root: Path, port: int = 0, *, on_start: Callable[[LocalHub], None] | N
 def _check_root(root: Path) -> None:
     if root.exists() and not root.is_dir():
         raise EnvironmentProblem(f"{root}: is a file", hint=_OTHER_ROOT)
-    # What an earlier process left in its folder `tmp` is deleted.
+    # start() empties the folder `tmp` in it, so it must not be anyone else's.
     if root.is_dir() and any(root.iterdir()) and not (root / TOKENS).is_file():
-        raise EnvironmentProblem(f"{root}: is there already, and holds no Hub", hint=_OTHER_ROOT)
+        raise EnvironmentProblem(f"{root}: the folder exists and is not a local Hub", hint=_OTHER_ROOT)
 
 
 def _own(lock: BinaryIO) -> None:
@@ -232,12 +229,12 @@ def _own(lock: BinaryIO) -> None:
 
 
 def _listen(stack: contextlib.ExitStack, port: int) -> list[socket.socket]:
-    """On 127.0.0.1, and on ::1 with the same port where there is one: `localhost` may mean either."""
+    """On 127.0.0.1, and on ::1 with the same port if possible: `localhost` may resolve to either."""
     try:
         first = stack.enter_context(socket.create_server(("127.0.0.1", port), backlog=512))
     except OSError as error:
         problem = os.strerror(error.errno) if error.errno else str(error)
-        raise EnvironmentProblem(f"port {port}: {problem}", hint="`--port 0` takes a free one.") from None
+        raise EnvironmentProblem(f"port {port}: {problem}", hint="`--port 0` takes a free port.") from None
     sockets = [first]
     with contextlib.suppress(OSError):
         second = socket.create_server(("::1", first.getsockname()[1]), family=socket.AF_INET6, backlog=512)

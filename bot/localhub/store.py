@@ -1,4 +1,4 @@
-"""The folder that holds every repo: creating, finding, moving, deleting, and seeding them without HTTP."""
+"""The folder of all repos: creating, finding, moving and deleting them, and seeding them without HTTP."""
 
 from __future__ import annotations
 
@@ -11,13 +11,26 @@ from pathlib import Path
 
 from bot.files import chunks, locked, sync_folder, write_atomic, write_hashed
 from bot.localhub import git
-from bot.localhub.protocol import REPO_TYPES, HubError, RepoMovedError, RepoType, check_repo_id, repo_not_found
-from bot.localhub.records import Delete, FileEntry, Gated, Operation, Put, RepoSettings, timestamp
+from bot.localhub.protocol import (
+    REPO_TYPES,
+    Delete,
+    FileEntry,
+    Gated,
+    HubError,
+    Operation,
+    Put,
+    RepoMovedError,
+    RepoSettings,
+    RepoType,
+    check_repo_id,
+    repo_not_found,
+    timestamp,
+)
 from bot.localhub.repo import HEADS, Repo
 
 
 class Store:
-    """A repo comes into being, goes and changes its name by one rename of a folder each."""
+    """Creating, deleting and moving a repo is one rename of its folder each, so it is atomic."""
 
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
@@ -26,7 +39,7 @@ class Store:
             (self.root / folder).mkdir(parents=True, exist_ok=True)
 
     def clean(self) -> None:
-        """Drops what an earlier process left unfinished. Only for the one who serves this folder."""
+        """Removes unfinished files of an earlier process. Only for the process that serves this folder."""
         shutil.rmtree(self.temporary)
         self.temporary.mkdir()
 
@@ -39,7 +52,7 @@ class Store:
             yield Repo(path.parent, repo_type=repo_type, repo_id=repo_id)
 
     def repo(self, repo_id: str, *, repo_type: RepoType = "model", authenticated: bool = True) -> Repo:
-        """Raises the Hub's "repo not found", or RepoMovedError when it has another name now."""
+        """Raises the Hub's "repo not found", or RepoMovedError for a repo that was renamed."""
         repo = self._unchecked(repo_id, repo_type)
         if repo.exists:
             return repo
@@ -77,11 +90,11 @@ class Store:
         return repo
 
     def delete(self, repo: Repo) -> None:
-        grave = self.temporary_path()
+        deleted = self.temporary_path()
         with repo.locked():
-            repo.folder.rename(grave)
+            repo.folder.rename(deleted)
             sync_folder(repo.folder.parent)
-        shutil.rmtree(grave)
+        shutil.rmtree(deleted)
 
     def move(self, repo: Repo, new_id: str) -> Repo:
         """Raises 409 when the new name is taken. The old name redirects from now on."""
@@ -146,10 +159,10 @@ def seed(
     revision: str = "main",
     author: str | None = None,
 ) -> str:
-    """One commit, made on a repo that is created when missing; returns its sha.
+    """Makes one commit, in a repo that is created if missing; returns its sha.
 
-    files: a folder, or path in repo → bytes, text, or a file on disk. replace_all: what is not in `files`
-    goes. private, gated: None leaves the repo as it is. revision: a branch or a full ref, made from main when new.
+    files: a folder, or path in repo → bytes, text, or a file on disk. replace_all: deletes the other files.
+    private, gated: None leaves the setting. revision: a branch or a full ref; a new one starts at main.
     """
     author = author or repo_id.partition("/")[0]
     if not store.exists(repo_id, repo_type=repo_type):

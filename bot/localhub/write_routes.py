@@ -1,4 +1,4 @@
-"""Changes to repos: creating, moving, settings, and the steps of a commit, branches and tags."""
+"""Changes: creating, moving and deleting repos, their settings, and commits, branches and tags."""
 
 from __future__ import annotations
 
@@ -14,14 +14,123 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from bot.localhub import git, protocol
-from bot.localhub.accounts import require_writer
+from bot.localhub.access import require_writer
 from bot.localhub.card import check_card
-from bot.localhub.context import Asked, Json, asked, context, find, flag, identity, json_body, number, param, text
-from bot.localhub.protocol import check_path, check_ref_name, check_repo_id, check_sha256, parse_repo_type
-from bot.localhub.records import Delete, Operation, Put
+from bot.localhub.context import (
+    Json,
+    RepoAccess,
+    context,
+    flag,
+    identity,
+    json_body,
+    number,
+    open_repo,
+    open_repo_id,
+    param,
+    text,
+)
+from bot.localhub.protocol import (
+    Delete,
+    Operation,
+    Put,
+    check_path,
+    check_ref_name,
+    check_repo_id,
+    check_sha256,
+    parse_repo_type,
+)
 from bot.localhub.repo import HEADS, TAGS, Repo
 
-_REPO = "/api/{kind}/{namespace}/{name}"
+_Work = Callable[[Request, Mapping[str, Any]], Response]
+
+
+# --- repos --------------------------------------------------------------------------------------------------
+
+
+def create(request: Request, body: Mapping[str, Any]) -> Response:
+    repo_type, private = parse_repo_type(body.get("type")), _visibility(body)
+    who = identity(request)
+    if who is None:
+        raise protocol.HubError(401, "Invalid username or password.")
+    repo_id = check_repo_id(f"{body.get('organization') or who.user}/{body.get('name')}")
+    require_writer(who, repo_id.partition("/")[0])
+    try:
+        repo = context(request).store.create(repo_id, repo_type=repo_type, private=bool(private), author=who.user)
+    except protocol.HubError as error:
+        if error.status != 409:
+            raise
+        # With exist_ok=True, the client takes the URL from this response.
+        repo = context(request).store.repo(repo_id, repo_type=repo_type)
+        message = f"You already created this {repo_type} repo: {repo_id}"
+        answer = {"error": message, "url": repo_url(request, repo)}
+        return Json(answer, status_code=409, headers={"X-Error-Message": message})
+    return Json({"url": repo_url(request, repo), "name": repo_id, "id": repo_id})
+
+
+def delete(request: Request, body: Mapping[str, Any]) -> Response:
+    who = identity(request)
+    namespace = body.get("organization") or (who.user if who else "")
+    found = _named(request, f"{namespace}/{body.get('name')}", body)
+    found.require_owner()
+    context(request).store.delete(found.repo)
+    return Response(status_code=204)
+
+
+def move(request: Request, body: Mapping[str, Any]) -> Response:
+    found = _named(request, str(body.get("fromRepo")), body)
+    new_id = check_repo_id(str(body.get("toRepo")))
+    require_writer(found.require_owner(), new_id.partition("/")[0])
+    moved = context(request).store.move(found.repo, new_id)
+    return Json({"url": repo_url(request, moved)})
+
+
+def update_settings(request: Request, body: Mapping[str, Any]) -> Response:
+    found = open_repo(request)
+    found.require_owner()
+    changes: dict[str, Any] = {}
+    if "gated" in body:
+        if body["gated"] not in ("auto", "manual", False):
+            raise protocol.bad_request("`gated` must be auto, manual or false")
+        changes["gated"] = body["gated"]
+    if (private := _visibility(body)) is not None:
+        changes["private"] = private
+    if not changes:
+        raise protocol.bad_request("Nothing to update")
+    settings = found.repo.update_settings(**changes)
+    return Json({"private": settings.private, "gated": settings.gated})
+
+
+def grant_access(request: Request, body: Mapping[str, Any]) -> Response:
+    found = open_repo(request)
+    found.require_owner()
+    user = str(body.get("user"))
+    if not found.settings.gated:
+        raise protocol.bad_request("The repo is not gated")
+    if not context(request).accounts.has_user(user):
+        raise protocol.HubError(404, f"No such user: {user}")
+    if user in found.settings.granted:
+        raise protocol.bad_request(f"{user} already has access")
+    found.repo.grant(user)
+    return Json({})
+
+
+def _named(request: Request, repo_id: str, body: Mapping[str, Any]) -> RepoAccess:
+    return open_repo_id(
+        context(request), check_repo_id(repo_id), parse_repo_type(body.get("type")), identity(request)
+    )
+
+
+def _visibility(body: Mapping[str, Any]) -> bool | None:
+    """Whether the repo becomes private; None when the client does not say."""
+    visibility = body.get("visibility")
+    if visibility is None:
+        return bool(body["private"]) if body.get("private") is not None else None
+    if visibility not in ("private", "public"):
+        raise protocol.bad_request(f"Unsupported visibility: {visibility!r}")
+    return bool(visibility == "private")
+
+
+# --- commits, branches, tags --------------------------------------------------------------------------------
 
 
 async def validate_yaml(request: Request) -> Response:
@@ -36,7 +145,7 @@ async def validate_yaml(request: Request) -> Response:
 
 
 async def preupload(request: Request) -> Response:
-    """Tells the client which files to send as large ones, and what is there already."""
+    """Which files to upload by LFS, and which are on the Hub already."""
     body = await json_body(request)
     return await run_in_threadpool(_preupload, request, body)
 
@@ -45,7 +154,7 @@ def _preupload(request: Request, body: Mapping[str, Any]) -> Response:
     repo = _writable(request).repo
     files = body.get("files")
     if not isinstance(files, list) or len(files) > context(request).limits.preupload_files:
-        raise protocol.bad_request("`files` must be a list, and not too long")
+        raise protocol.bad_request("`files` must be a list, of limited length")
     commit = repo.commit_at(param(request, "rev"))
     attributes = repo.gitattributes(commit.sha)
     answers = []
@@ -70,8 +179,8 @@ async def commit(request: Request) -> Response:
 
 
 def _commit(request: Request, body: bytes) -> Response:
-    found, as_pull_request = asked(request), flag(request.query_params, "create_pr")
-    # Anybody who is logged in may propose; only members of the namespace may push.
+    found, as_pull_request = open_repo(request), flag(request.query_params, "create_pr")
+    # Every user may open a pull request; only members of the namespace may push.
     if as_pull_request and found.identity is None:
         raise protocol.repo_not_found(authenticated=False)
     author = found.identity if as_pull_request else found.require_write()
@@ -107,7 +216,7 @@ def _parse(repo: Repo, body: bytes) -> tuple[Mapping[str, Any], list[Operation]]
         except (ValueError, KeyError, TypeError) as error:
             raise protocol.bad_request(f"Malformed commit: {error}") from None
     if header is None:
-        raise protocol.bad_request("A commit needs a header")
+        raise protocol.bad_request("The commit has no header")
     return header, operations
 
 
@@ -122,7 +231,7 @@ def _operation(repo: Repo, key: str, value: Mapping[str, Any]) -> Operation:
     if key == "lfsFile":
         entry = repo.entry(check_sha256(value["oid"]), is_lfs=True)
         if value.get("size", entry.size_bytes) != entry.size_bytes:
-            raise protocol.bad_request(f"{path}: the size is not that of the uploaded object")
+            raise protocol.bad_request(f"{path}: the uploaded object has another size")
         return Put(path=path, entry=entry)
     if key == "copyFile":
         source = repo.commit_at(value.get("srcRevision") or "main").files.get(text(value, "srcPath"))
@@ -166,13 +275,8 @@ def delete_branch(request: Request) -> Response:
     return Response(status_code=204)
 
 
-def repo_url(request: Request, repo: Repo) -> str:
-    prefix = "datasets/" if repo.repo_type == "dataset" else ""
-    return f"{context(request).endpoint}/{prefix}{repo.repo_id}"
-
-
-def _writable(request: Request) -> Asked:
-    found = asked(request)
+def _writable(request: Request) -> RepoAccess:
+    found = open_repo(request)
     if not flag(request.query_params, "create_pr"):
         found.require_write()
     return found
@@ -185,99 +289,9 @@ def _decode(text: object) -> bytes:
         raise protocol.bad_request("Not base64") from None
 
 
-commit_routes = [
-    Route("/api/validate-yaml", validate_yaml, methods=["POST"]),
-    Route(_REPO + "/preupload/{rev}", preupload, methods=["POST"]),
-    Route(_REPO + "/commit/{rev}", commit, methods=["POST"]),
-    Route(_REPO + "/tag/{rev}", create_tag, methods=["POST"]),
-    Route(_REPO + "/tag/{rev}", delete_tag, methods=["DELETE"]),
-    Route(_REPO + "/branch/{rev}", create_branch, methods=["POST"]),
-    Route(_REPO + "/branch/{rev}", delete_branch, methods=["DELETE"]),
-]
-
-
-_Work = Callable[[Request, Mapping[str, Any]], Response]
-
-
-def create(request: Request, body: Mapping[str, Any]) -> Response:
-    repo_type, private = parse_repo_type(body.get("type")), _visibility(body)
-    who = identity(request)
-    if who is None:
-        raise protocol.HubError(401, "Invalid username or password.")
-    repo_id = check_repo_id(f"{body.get('organization') or who.user}/{body.get('name')}")
-    require_writer(who, repo_id.partition("/")[0])
-    try:
-        repo = context(request).store.create(repo_id, repo_type=repo_type, private=bool(private), author=who.user)
-    except protocol.HubError as error:
-        if error.status != 409:
-            raise
-        # The client takes the url from this answer when it was told that the repo may exist.
-        repo = context(request).store.repo(repo_id, repo_type=repo_type)
-        message = f"You already created this {repo_type} repo: {repo_id}"
-        answer = {"error": message, "url": repo_url(request, repo)}
-        return Json(answer, status_code=409, headers={"X-Error-Message": message})
-    return Json({"url": repo_url(request, repo), "name": repo_id, "id": repo_id})
-
-
-def delete(request: Request, body: Mapping[str, Any]) -> Response:
-    who = identity(request)
-    namespace = body.get("organization") or (who.user if who else "")
-    found = _named(request, f"{namespace}/{body.get('name')}", body)
-    found.require_owner()
-    context(request).store.delete(found.repo)
-    return Response(status_code=204)
-
-
-def move(request: Request, body: Mapping[str, Any]) -> Response:
-    found = _named(request, str(body.get("fromRepo")), body)
-    new_id = check_repo_id(str(body.get("toRepo")))
-    require_writer(found.require_owner(), new_id.partition("/")[0])
-    moved = context(request).store.move(found.repo, new_id)
-    return Json({"url": repo_url(request, moved)})
-
-
-def update_settings(request: Request, body: Mapping[str, Any]) -> Response:
-    found = asked(request)
-    found.require_owner()
-    changes: dict[str, Any] = {}
-    if "gated" in body:
-        if body["gated"] not in ("auto", "manual", False):
-            raise protocol.bad_request("`gated` must be auto, manual or false")
-        changes["gated"] = body["gated"]
-    if (private := _visibility(body)) is not None:
-        changes["private"] = private
-    if not changes:
-        raise protocol.bad_request("Nothing to update")
-    settings = found.repo.update_settings(**changes)
-    return Json({"private": settings.private, "gated": settings.gated})
-
-
-def grant_access(request: Request, body: Mapping[str, Any]) -> Response:
-    found = asked(request)
-    found.require_owner()
-    user = str(body.get("user"))
-    if not found.settings.gated:
-        raise protocol.bad_request("The repo is not gated")
-    if not context(request).accounts.has_user(user):
-        raise protocol.HubError(404, f"No such user: {user}")
-    if user in found.settings.granted:
-        raise protocol.bad_request(f"{user} already has access")
-    found.repo.grant(user)
-    return Json({})
-
-
-def _named(request: Request, repo_id: str, body: Mapping[str, Any]) -> Asked:
-    return find(context(request), check_repo_id(repo_id), parse_repo_type(body.get("type")), identity(request))
-
-
-def _visibility(body: Mapping[str, Any]) -> bool | None:
-    """Whether it is to be private; None when the client does not say."""
-    visibility = body.get("visibility")
-    if visibility is None:
-        return bool(body["private"]) if body.get("private") is not None else None
-    if visibility not in ("private", "public"):
-        raise protocol.bad_request(f"Unsupported visibility: {visibility!r}")
-    return bool(visibility == "private")
+def repo_url(request: Request, repo: Repo) -> str:
+    prefix = "datasets/" if repo.repo_type == "dataset" else ""
+    return f"{context(request).endpoint}/{prefix}{repo.repo_id}"
 
 
 def _with_json(path: str, work: _Work, method: str) -> Route:
@@ -287,10 +301,18 @@ def _with_json(path: str, work: _Work, method: str) -> Route:
     return Route(path, endpoint, methods=[method])
 
 
-repo_routes = [
+_REPO = "/api/{kind}/{namespace}/{name}"
+routes = [
     _with_json("/api/repos/create", create, "POST"),
     _with_json("/api/repos/delete", delete, "DELETE"),
     _with_json("/api/repos/move", move, "POST"),
     _with_json(_REPO + "/settings", update_settings, "PUT"),
     _with_json(_REPO + "/user-access-request/grant", grant_access, "POST"),
+    Route("/api/validate-yaml", validate_yaml, methods=["POST"]),
+    Route(_REPO + "/preupload/{rev}", preupload, methods=["POST"]),
+    Route(_REPO + "/commit/{rev}", commit, methods=["POST"]),
+    Route(_REPO + "/tag/{rev}", create_tag, methods=["POST"]),
+    Route(_REPO + "/tag/{rev}", delete_tag, methods=["DELETE"]),
+    Route(_REPO + "/branch/{rev}", create_branch, methods=["POST"]),
+    Route(_REPO + "/branch/{rev}", delete_branch, methods=["DELETE"]),
 ]

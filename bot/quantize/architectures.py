@@ -10,8 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from bot.checkpoint.gemm import PER_INT32
-from bot.checkpoint.inventory import SOURCE_FLOATS
+from bot.checkpoint.constants import PER_INT32, SOURCE_FLOATS
 from bot.errors import QuantizationError, UnsupportedModelError, WatchlistError
 from bot.records import Recipe, TensorInfo
 

@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from math import prod
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 import bot
 from bot.checkpoint.config import artifact_config, parse_config
+from bot.checkpoint.constants import SAFETENSORS_NAMES, ArtifactDtype, tool_versions
 from bot.checkpoint.inventory import bits_per_weight, bits_per_weight_file, check_inventory, main_dtype
 from bot.checkpoint.reader import TORCH_DTYPES, Checkpoint, TensorFile
 from bot.checkpoint.repo_files import carry_small_files
-from bot.checkpoint.skeleton import Skeleton, build_skeleton, source_names, unread_tensors
+from bot.checkpoint.skeleton import open_skeleton, unread_tensors
 from bot.checkpoint.writer import Part, copy_of, part_of, write_checkpoint
 from bot.errors import EnvironmentProblem, QuantizationError, UnsupportedModelError, UpstreamError, WatchlistError
 from bot.files import atomic_folder, describe_folder, disk_errors, file_sha256, write_atomic
 from bot.quantize import architectures, destination
-from bot.quantize.autoawq import GramQuantizer, LayerwiseQuantizer, decoder_layers, quantize_layers
+from bot.quantize.autoawq import CompensatedQuantizer, LayerwiseQuantizer, check_known, quantize_layers
 from bot.quantize.layerfile import FinishedLayer
-from bot.quantize.walk import Work
-from bot.records import CalibrationSet, Progress, QuantizedModel, Recipe, sha256_of
+from bot.quantize.walk import QuantizeContext
+from bot.records import CalibrationSet, Progress, QuantizedModel, Recipe, byte_counter, sha256_of
 
 
 def best_device() -> torch.device:
@@ -37,9 +35,6 @@ def best_device() -> torch.device:
 def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
-
-ArtifactDtype = Literal["float16", "bfloat16"]
-SAFETENSORS_NAMES: dict[ArtifactDtype, str] = {"float16": "F16", "bfloat16": "BF16"}
 
 # Half of what float16 holds: other text will reach further than the calibration blocks did.
 FP16_PEAK = torch.finfo(torch.float16).max / 2
@@ -82,8 +77,7 @@ def artifact_parts(
             yield part_of(source, name, dtype=dtype)
 
 
-SEARCHES: dict[str, type[LayerwiseQuantizer]] = {"gram": GramQuantizer, "awq": LayerwiseQuantizer}
-TOOLS = ("torch", "transformers", "autoawq", "safetensors")
+METHODS: dict[str, type[LayerwiseQuantizer]] = {"awq+gptq": CompensatedQuantizer, "awq": LayerwiseQuantizer}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,20 +114,20 @@ def quantize(
     calibration: CalibrationSet,
     trust_remote_code: bool,
     progress: Progress,
-    on_record: bool = False,
+    with_record: bool = False,
 ) -> QuantizedModel:
-    """Quantize the model in source and write a complete AWQ folder; out appears only when it is whole.
+    """Quantize the model in source and write a complete AWQ folder; out appears only when it is complete.
 
-    layers: where each finished layer's file goes; those of an earlier run with the same input are used again.
-    blocks: token ids, int64 [samples, seq_len]; calibration: where they come from. on_record: out tells what was
-    written there, so that it may be replaced later. The same input gives the same bytes on the same machine.
-    Raises UpstreamError, UnsupportedModelError and WatchlistError for what cannot be done, QuantizationError for
-    broken numbers, EnvironmentProblem for a full disk or memory.
+    layers: the folder for one file per finished layer; those of an earlier run with the same input are used again.
+    blocks: token ids, int64 [samples, seq_len]; calibration: where they come from. with_record: write a record of
+    the files into out, so that a later run may replace it. The same input gives the same bytes on the same
+    machine. Raises UpstreamError, UnsupportedModelError and WatchlistError for what cannot be quantized,
+    QuantizationError for numbers that are not finite, EnvironmentProblem for a full disk or memory.
     """
     started, device = time.monotonic(), best_device()
     destination.check_replaceable(out)
     opened = _open(source, recipe, trust_remote_code)
-    weights = _weight_hashes(opened)
+    weights = _weight_hashes(opened, progress)
     key = _key(opened, weights, recipe, calibration, device)
     done = _quantize_layers(
         opened, layers, recipe=recipe, blocks=blocks, key=key, device=device, progress=progress
@@ -141,8 +135,9 @@ def quantize(
     dtype = artifact_dtype(opened.dtype, done.layers)
     with atomic_folder(out) as folder:
         artifact = _write(folder, opened, done, recipe, dtype)
-        files = describe_folder(folder)
-        if on_record:
+        written_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        files = describe_folder(folder, byte_counter(progress, "hashing the artifact", written_bytes))
+        if with_record:
             written = destination.Written(source_sha256=_source_sha256(opened, weights), files=files)
             destination.leave_record(folder, written)
     tensors = opened.checkpoint.tensors
@@ -166,24 +161,26 @@ def quantize(
 
 
 def check_folders(
-    source: Path, out: Path, *, recipe: Recipe, trust_remote_code: bool, on_record: bool = False
+    source: Path,
+    out: Path,
+    *,
+    recipe: Recipe,
+    trust_remote_code: bool,
+    progress: Progress,
+    with_record: bool = False,
 ) -> None:
-    """Raises what quantize() would raise at once, before anybody spends time on calibration text.
+    """Raises what quantize() would raise at once, before time is spent on calibration text.
 
-    on_record: also when out is there and its record does not tell that it may be replaced.
+    with_record: also when out exists and its record does not show that it may be replaced.
     """
     destination.check_replaceable(out)
     opened = _open(source, recipe, trust_remote_code)
-    if on_record:
-        destination.check_ours(out, lambda: _source_sha256(opened, _weight_hashes(opened)))
-
-
-def tool_versions() -> dict[str, str]:
-    return {tool: metadata.version(tool) for tool in TOOLS} | {"python": platform.python_version()}
+    if with_record:
+        destination.check_ours(out, lambda: _source_sha256(opened, _weight_hashes(opened, progress)))
 
 
 def _open(folder: Path, recipe: Recipe, trust_remote_code: bool) -> Source:
-    if (recipe.bits, recipe.zero_point, recipe.version) != (4, True, "gemm") or recipe.search not in SEARCHES:
+    if (recipe.bits, recipe.zero_point, recipe.version) != (4, True, "gemm") or recipe.method not in METHODS:
         raise UnsupportedModelError(f"this bot makes 4-bit GEMM checkpoints with zero points, not {recipe}")
     path = folder / "config.json"
     if not folder.is_dir():
@@ -226,20 +223,25 @@ def _quantize_layers(
     progress("loading", 0, 1, "model")
     # float16 on a CPU is about ten times slower than float32.
     dtype = torch.float32 if device.type == "cpu" else TORCH_DTYPES[source.dtype]
-    model = build_skeleton(source.folder, dtype=dtype, trust_remote_code=source.trust_remote_code)
-    path, layers = decoder_layers(model)
-    names = source_names(model, source.checkpoint.tensors, where=source.folder)
-    chosen = architectures.select_linears(architectures.linears_inside(layers, path), recipe=recipe)
-    linears = tuple(names[f"{name}.weight"].removesuffix(".weight") for name in chosen)
-    architectures.check_dtypes({name: source.checkpoint.tensors[f"{name}.weight"] for name in linears})
-    architectures.check_blocks(blocks, model)
+    tensors = source.checkpoint.tensors
+    skeleton = open_skeleton(
+        source.folder,
+        tensors,
+        read=source.checkpoint.read,
+        dtype=dtype,
+        trust_remote_code=source.trust_remote_code,
+    )
+    check_known(skeleton.model, skeleton.layers)
+    inside = architectures.linears_inside(skeleton.layers, skeleton.path)
+    chosen = architectures.select_linears(inside, recipe=recipe)
+    linears = tuple(skeleton.names[f"{name}.weight"].removesuffix(".weight") for name in chosen)
+    architectures.check_dtypes({name: tensors[f"{name}.weight"] for name in linears})
+    architectures.check_blocks(blocks, skeleton.model)
     progress("loading", 1, 1, "model")
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    work = Work(
-        skeleton=Skeleton(
-            model=model, path=path, layers=layers, names=names, read=source.checkpoint.read, dtype=dtype
-        ),
+    context = QuantizeContext(
+        skeleton=skeleton,
         blocks=blocks,
         chosen=frozenset(chosen),
         folder=folder,
@@ -250,10 +252,10 @@ def _quantize_layers(
     )
     try:
         return QuantizedLayers(
-            layers=quantize_layers(work, quantizer=SEARCHES[recipe.search]),
+            layers=quantize_layers(context, quantizer=METHODS[recipe.method]),
             linears=linears,
-            tied=frozenset(model.all_tied_weights_keys),
-            unread=unread_tensors(model, source.checkpoint.tensors),
+            tied=frozenset(skeleton.model.all_tied_weights_keys),
+            unread=unread_tensors(skeleton.model, tensors),
         )
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise EnvironmentProblem(
@@ -262,8 +264,10 @@ def _quantize_layers(
         ) from error
 
 
-def _weight_hashes(source: Source) -> list[str]:
-    return [file_sha256(source.folder / name) for name in source.checkpoint.weight_files]
+def _weight_hashes(source: Source, progress: Progress) -> list[str]:
+    paths = [source.folder / name for name in source.checkpoint.weight_files]
+    count = byte_counter(progress, "hashing the source", sum(path.stat().st_size for path in paths))
+    return [file_sha256(path, count) for path in paths]
 
 
 def _source_sha256(source: Source, weights: list[str]) -> str:

@@ -1,7 +1,7 @@
-"""Where an artifact goes: what may be replaced there, and how it appears whole.
+"""Where an artifact goes, and whether a folder that is already there may be replaced.
 
-A folder that a person named is replaced only when nothing in it would be lost. Nothing else tells what we wrote
-there, so its artifact brings a record. A job's folder is ours anyhow; what is made there and published has none.
+A folder named with --out is replaced only when nothing in it would be lost, so its artifact includes a record of
+what was written. A job's folder may always be replaced; what is made there and published has no record.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bot.errors import WatchlistError
-from bot.files import disk_errors, file_sha256, write_atomic
+from bot.files import cannot_write, file_sha256, write_atomic
 from bot.records import PublishedFile, from_json, to_json
 
 RECORD = ".awq-bot.json"
@@ -21,27 +21,27 @@ _HINT = "Name another folder with --out, or delete this one first."
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Written:
-    """What was written into a folder, and of which model. source_sha256: of its weights and config.json."""
+    """The files written into a folder. source_sha256: over the source's weights and config.json."""
 
     source_sha256: str
     files: tuple[PublishedFile, ...]
 
 
 def check_replaceable(out: Path) -> None:
-    """Raises WatchlistError when out is there and is no artifact that may be replaced, or lies below a file."""
+    """Raises WatchlistError when out exists and is no AWQ folder, or cannot be replaced, or lies below a file."""
     if blocking := next((parent for parent in out.parents if parent.exists() and not parent.is_dir()), None):
-        raise WatchlistError(f"{out}: {blocking} is no folder", hint="Give another folder.")
+        raise WatchlistError(f"{out}: {blocking} is no folder", hint="Name another folder.")
     if out.is_symlink() or out.is_mount() or out.resolve() == Path.cwd():
-        hint = "It is a link, a mount point or the folder you are in: name one inside it."
+        hint = "It is a link, a mount point or the current folder: name a folder inside it."
         raise WatchlistError(f"{out}: cannot be replaced as a whole", hint=hint)
     if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or _is_artifact(out))):
-        raise WatchlistError(f"{out}: is there already, and is no AWQ folder", hint="Give another folder.")
+        raise WatchlistError(f"{out}: exists, and is no AWQ folder", hint="Name another folder.")
 
 
 def check_ours(out: Path, source_sha256: Callable[[], str]) -> None:
     """Raises WatchlistError when out holds anything but an artifact of this source, as it was written.
 
-    source_sha256: called only where there is something to lose. Raises EnvironmentProblem where nobody can write.
+    source_sha256: called only when out is an artifact. Raises EnvironmentProblem when out cannot be written.
     """
     _check_writable(out)
     if not out.exists() or not any(out.iterdir()):
@@ -68,10 +68,12 @@ def _is_artifact(folder: Path) -> bool:
 
 
 def _check_writable(out: Path) -> None:
-    """Before hours of work, not after them."""
+    """Try it before hours of work, not after them."""
     place = next(parent for parent in out.absolute().parents if parent.exists())
-    with disk_errors(out, hint="Name a folder where you may write, with --out."):
+    try:
         tempfile.TemporaryFile(dir=place).close()
+    except OSError as error:
+        raise cannot_write(out, error, hint="Name a folder where you may write, with --out.") from error
 
 
 def _record_in(folder: Path) -> Written | None:
@@ -82,7 +84,7 @@ def _record_in(folder: Path) -> Written | None:
 
 
 def _changed(folder: Path, written: Written) -> str:
-    """A file that is not on record, or not as it was written; empty if there is none."""
+    """A file that is not in the record, or changed since; empty if there is none."""
     known = {file.path: file for file in written.files}
     for path in sorted(path for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()):
         name = path.relative_to(folder).as_posix()
@@ -92,6 +94,6 @@ def _changed(folder: Path, written: Written) -> str:
 
 
 def _is(path: Path, file: PublishedFile) -> bool:
-    # Nobody edits weights by hand, and hashing them takes minutes.
+    # Weights are compared by size: nobody edits them by hand, and hashing them takes minutes.
     same_size = not path.is_symlink() and path.stat().st_size == file.size_bytes
     return same_size and (path.suffix == ".safetensors" or file_sha256(path) == file.sha256)

@@ -1,10 +1,11 @@
-"""One decoder layer before and after: what to remember of it, what it becomes, and what that cost."""
+"""One decoder layer: the reference it is measured against, its quantized linears, and what they lose."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +14,11 @@ from bot.checkpoint.gemm import pack
 from bot.errors import QuantizationError
 from bot.quantize.architectures import Groups
 from bot.quantize.rounding import Rounded, as_stored, clipped_share, compensated, restore, round_to_nearest
-from bot.quantize.search import best_levels, diagonal_blocks, gram, relative_errors
+from bot.quantize.search import InputSums, best_levels, diagonal_blocks, gram, relative_errors
 from bot.records import ModuleError
 
 Linears = Mapping[str, nn.Linear]  # name within the layer
-# (what makes the channels, what reads them, by how much the latter were multiplied [channels])
+# (module that makes the channels, linears that read them, factors of the latter's columns [channels])
 Scales = list[tuple[str, tuple[str, ...], Tensor]]
 
 
@@ -31,7 +32,7 @@ class LayerReference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuantizedLinear:
-    """What a linear became. clipped_share: of its weights, beyond its levels; fallback: what did not work."""
+    """clipped_share: of the weights, those beyond the levels. fallback: what was done instead of compensation."""
 
     rounded: Rounded
     clipped_share: float = 0.0
@@ -39,10 +40,10 @@ class QuantizedLinear:
     fallback: str = ""
 
 
-def remember(
+def reference_of(
     linears: Linears, inputs: Mapping[str, Tensor], groups: Groups, *, device: torch.device
 ) -> LayerReference:
-    """groups: the linears that share an input, so that each input is multiplied out once."""
+    """groups: the linears that share an input, whose Gram matrix is computed once."""
     grams: dict[str, Tensor] = {}
     for group in groups:
         grams |= dict.fromkeys(group, gram(inputs[group[0]], device=device))
@@ -69,7 +70,7 @@ def round_linears(
 def fit_linears(
     index: int, linears: Linears, inputs_gram: Tensor, *, group_size: int, ratios: Mapping[str, float]
 ) -> dict[str, QuantizedLinear]:
-    """Ranges and integers that lose little of the outputs, for linears that read the same scaled inputs.
+    """Ranges and integers that keep the outputs close, for linears that read the same scaled inputs.
 
     inputs_gram: H of those, [in, in]. Raises QuantizationError naming layer and module.
     """
@@ -93,7 +94,7 @@ def fit_linears(
 
 @contextmanager
 def naming(index: int, name: str) -> Iterator[None]:
-    """An error of this layer and module, with its place."""
+    """Name layer and module in a QuantizationError."""
     try:
         yield
     except QuantizationError as error:
@@ -103,7 +104,7 @@ def naming(index: int, name: str) -> Iterator[None]:
 def measure(
     index: int, before: LayerReference, made: Mapping[str, QuantizedLinear], scales: Scales, *, group_size: int
 ) -> tuple[ModuleError, ...]:
-    """What each linear lost on the source's own inputs, next to plain rounding of the source's weights."""
+    """What each linear loses on the source's own inputs, next to plain rounding of the source's weights."""
     modules = []
     for name, weight in before.weights.items():
         ours = unscaled(restore(made[name].rounded), name, scales)
@@ -123,8 +124,22 @@ def measure(
     return tuple(modules)
 
 
+def scaled_inputs(inputs: Mapping[str, InputSums], scales: Scales) -> dict[str, InputSums]:
+    """The sums of what each linear reads once the scales are applied; those that shared an input still do."""
+    scaled, seen = {}, {}
+    for name, before in inputs.items():
+        applied = tuple(at for at, (_, read_by, _) in enumerate(scales) if name in read_by)
+        if (id(before), applied) not in seen:
+            after = before
+            for at in applied:
+                after = after.scaled(scales[at][2].to(before.mean.device))
+            seen[id(before), applied] = after
+        scaled[name] = seen[id(before), applied]
+    return scaled
+
+
 def unscaled(weight: Tensor, name: str, scales: Scales) -> Tensor:
-    """The weight [out, in] with the search's scaling taken back, so that it compares with the source's."""
+    """The weight [out, in] with the scaling undone, to be compared with the source's."""
     for made_by, read_by, by in scales:
         factor = by.to(device=weight.device, dtype=weight.dtype)
         if name in read_by:
@@ -140,7 +155,7 @@ def unscaled(weight: Tensor, name: str, scales: Scales) -> Tensor:
 def layer_tensors(
     layer: nn.Module, path: str, made: Mapping[str, QuantizedLinear], names: Mapping[str, str]
 ) -> dict[str, Tensor]:
-    """Everything of the layer as a checkpoint holds it, under the source's names: packed linears, and the rest.
+    """The layer's tensors as a checkpoint holds them, under the source's names: packed linears, and the rest.
 
     path: the layer's in the model; names: the source's name for each tensor of the model that the source has.
     """
@@ -156,3 +171,23 @@ def layer_tensors(
         else:
             tensors[name] = value
     return tensors
+
+
+def is_scalable(entry: dict[str, Any], chosen: Collection[nn.Linear], made_by: str) -> bool:
+    """Whether this entry of AutoAWQ's table scales the input of a chosen linear without changing the model."""
+    prev_op, readers = entry["prev_op"], entry["layers"]
+    if not any(reader is linear for reader in readers for linear in chosen):
+        return False
+    if isinstance(prev_op, nn.Linear):
+        # The channels are the last rows: of up in gate and up, of v in q, k and v when they are equally many.
+        parts = (3,) if "qkv" in made_by.lower() else (1, 2)
+        return prev_op.out_features in {part * readers[0].in_features for part in parts}
+    # Scaling an activation function adds a tensor `act.scales`, for which vLLM's models have no place.
+    return any(True for _ in prev_op.parameters())
+
+
+def name_of(layer: nn.Module, module: nn.Module | None) -> str:
+    for name, candidate in layer.named_modules():
+        if candidate is module:
+            return str(name)
+    raise AttributeError("a module that its table names is not in the layer")

@@ -19,7 +19,7 @@ SMALLEST_RANGE = 1e-5
 # Of the mean of H's diagonal, added to it: more only where float32 cannot factor H otherwise.
 DAMPING = (0.01, 0.1, 1.0)
 BLOCK = 128  # columns whose errors reach the columns after them in one matrix product
-SETTLING = 2  # times that every integer is looked at again
+REFINEMENTS = 2  # times that every integer is looked at again
 
 
 class Levels(NamedTuple):
@@ -120,7 +120,7 @@ def compensated(
     order = torch.argsort(inputs_gram.diagonal(), descending=True, stable=True)
     factor, fallback = inverse_factor(inputs_gram, order)
     if factor is not None:
-        fitted = settled(weight, joined, swept(weight, joined, factor, order), inputs_gram)
+        fitted = refined(weight, joined, gptq_sweep(weight, joined, factor, order), inputs_gram)
         better = _lost(weight, fitted, joined, inputs_gram) < _lost(weight, nearest, joined, inputs_gram)
         nearest = torch.where(better.unsqueeze(1), fitted, nearest)
     return list(torch.split(nearest, [len(part) for part in weights])), fallback
@@ -150,7 +150,7 @@ def inverse_factor(gram: Tensor, order: Tensor) -> tuple[Tensor | None, str]:
     return None, "plain rounding"
 
 
-def swept(weight: Tensor, levels: Levels, factor: Tensor, order: Tensor) -> Tensor:
+def gptq_sweep(weight: Tensor, levels: Levels, factor: Tensor, order: Tensor) -> Tensor:
     """Column by column in this order, each one's error spread over those that are still free.
 
     factor: as inverse_factor gives it, [in, in], its channels in this order.
@@ -172,7 +172,7 @@ def swept(weight: Tensor, levels: Levels, factor: Tensor, order: Tensor) -> Tens
     return torch.empty_like(steps).index_copy_(0, order, steps).t().contiguous()
 
 
-def settled(weight: Tensor, levels: Levels, steps: Tensor, gram: Tensor) -> Tensor:
+def refined(weight: Tensor, levels: Levels, steps: Tensor, gram: Tensor) -> Tensor:
     """Every integer again, to the best one while all others stay: no output can lose by it."""
     columns = weight.shape[1]
     by_group = _by_column(levels, columns, torch.arange(columns))
@@ -183,7 +183,7 @@ def settled(weight: Tensor, levels: Levels, steps: Tensor, gram: Tensor) -> Tens
         weight.t() - chosen * levels.scales.t().repeat_interleave(columns // levels.scales.shape[1], dim=0)
     )
     best = torch.empty_like(chosen[0])
-    for start in list(range(0, columns, BLOCK)) * SETTLING:
+    for start in list(range(0, columns, BLOCK)) * REFINEMENTS:
         stop = min(start + BLOCK, columns)
         near, moves = pull[start:stop].clone(), torch.zeros_like(pull[start:stop])
         for column, move in zip(range(start, stop), moves, strict=True):

@@ -158,16 +158,16 @@ def _loss(weight: Tensor, levels: Levels, grams: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Inputs:
+class InputSums:
     """Over all tokens: gram, H = X^T X / tokens, [in, in]; mean and peak of |x|, [in] each; all float32."""
 
     gram: Tensor
     mean: Tensor
     peak: Tensor
 
-    def scaled(self, by: Tensor) -> Inputs:
+    def scaled(self, by: Tensor) -> InputSums:
         """As they are once each channel is divided by `by`, [in]."""
-        return Inputs(gram=self.gram / by / by.unsqueeze(1), mean=self.mean / by, peak=self.peak / by)
+        return InputSums(gram=self.gram / by / by.unsqueeze(1), mean=self.mean / by, peak=self.peak / by)
 
 
 class _Sums:
@@ -187,12 +187,12 @@ class _Sums:
         self.absolute += absolute.sum(dim=0)
         self.peak = torch.maximum(self.peak, absolute.amax(dim=0))
 
-    def done(self) -> Inputs:
-        return Inputs(gram=whole(self.upper / self.tokens), mean=self.absolute / self.tokens, peak=self.peak)
+    def done(self) -> InputSums:
+        return InputSums(gram=whole(self.upper / self.tokens), mean=self.absolute / self.tokens, peak=self.peak)
 
 
 @contextmanager
-def watched(linears: Mapping[str, nn.Linear], groups: Groups) -> Iterator[dict[str, Inputs]]:
+def watched(linears: Mapping[str, nn.Linear], groups: Groups) -> Iterator[dict[str, InputSums]]:
     """While the block runs, sum up what reaches the linears; afterwards the dict holds it by name.
 
     groups: the linears that share an input, of which only the first is looked at. One that nothing reached is
@@ -204,7 +204,7 @@ def watched(linears: Mapping[str, nn.Linear], groups: Groups) -> Iterator[dict[s
         linear = linears[first]
         sums[first] = _Sums(linear.in_features, linear.weight.device)
         handles.append(linear.register_forward_hook(lambda _, args, __, into=sums[first]: into.add(args[0])))
-    found: dict[str, Inputs] = {}
+    found: dict[str, InputSums] = {}
     try:
         yield found
     finally:

@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bot.checkpoint.layerwise import LayerInputs, capture_layer_inputs, run_layer, to_device
-from bot.checkpoint.skeleton import Skeleton, load, read_ahead, unload
+from bot.checkpoint.constants import TOKENS_AT_ONCE
+from bot.checkpoint.layerwise import inputs_of_layers, run_layer, to_device
+from bot.checkpoint.skeleton import Skeleton, load_tensors, read_ahead, unload
 from bot.quantize.layerfile import (
     FinishedLayer,
     HiddenStates,
@@ -33,13 +34,11 @@ from bot.quantize.layerfile import (
 from bot.records import ModuleError, Progress, Recipe
 
 _log = logging.getLogger("awq_bot")
-_TOKENS_AT_ONCE = 16_384  # in one forward pass of a layer
-_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
-    """What quantizing needs.
+class QuantizeContext:
+    """What quantizing the layers of a model needs.
 
     blocks: int64 [samples, seq_len]. chosen: full paths of the linears to quantize. folder: keeps a file for each
     layer; key: what a finished one must have been made with.
@@ -56,7 +55,7 @@ class Work:
 
     @property
     def blocks_at_once(self) -> int:
-        return max(1, _TOKENS_AT_ONCE // self.blocks.shape[1])
+        return max(1, TOKENS_AT_ONCE // self.blocks.shape[1])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,19 +78,19 @@ class LayerRun:
     def first_block(self) -> Tensor:
         return next(self.hidden.read(hidden_path(self.folder, self.index), blocks=1))
 
-    def run(self, layer: nn.Module) -> HiddenStates:
+    def forward(self, layer: nn.Module) -> HiddenStates:
         """Put all of it through the layer."""
-        return self.keep(
+        return self.store_outputs(
             run_layer(layer, part, self.arguments, blocks=self.blocks_at_once) for part in self.states()
         )
 
-    def keep(self, outputs: Iterable[Tensor]) -> HiddenStates:
+    def store_outputs(self, outputs: Iterable[Tensor]) -> HiddenStates:
         """What comes out, for the next layer."""
         return write_hidden(hidden_path(self.folder, self.index + 1), outputs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Quantized:
+class QuantizedLayer:
     """One layer as it will be stored. outputs: of the source's layer; peak: the largest absolute activation."""
 
     tensors: Mapping[str, Tensor]
@@ -100,55 +99,62 @@ class Quantized:
     peak: float
 
 
-def walk(work: Work, quantize_layer: Callable[[LayerRun, nn.Module], Quantized]) -> tuple[FinishedLayer, ...]:
+def walk(
+    context: QuantizeContext, quantize_layer: Callable[[LayerRun, nn.Module], QuantizedLayer]
+) -> tuple[FinishedLayer, ...]:
     """Quantize the layers whose files are not there yet."""
-    total = len(work.skeleton.layers)
-    done = _finished(work, total)
+    total = len(context.skeleton.layers)
+    done = _finished(context, total)
     if done < total:
-        _walk_on(work, quantize_layer, done)
-    work.progress("quantizing", total, total, "layers")
-    for left in work.folder.glob("hidden-*.bin"):
+        _walk_on(context, quantize_layer, done)
+    context.progress("quantizing", total, total, "layers")
+    for left in context.folder.glob("hidden-*.bin"):
         left.unlink()
-    return tuple(open_layer(layer_path(work.folder, index)) for index in range(total))
+    return tuple(open_layer(layer_path(context.folder, index)) for index in range(total))
 
 
-def _walk_on(work: Work, quantize_layer: Callable[[LayerRun, nn.Module], Quantized], done: int) -> None:
+def _walk_on(
+    context: QuantizeContext, quantize_layer: Callable[[LayerRun, nn.Module], QuantizedLayer], done: int
+) -> None:
     """done: how many files are whole. Their layers are run once more if what they gave to the next one is lost."""
-    layers = work.skeleton.layers
-    hidden = open_layer(layer_path(work.folder, done - 1)).outputs if done else None
-    start = done if hidden is not None and hidden.is_at(hidden_path(work.folder, done)) else 0
-    captured = _before_layers(work.skeleton, work.blocks if start == 0 else work.blocks[:1])
+    layers = context.skeleton.layers
+    hidden = open_layer(layer_path(context.folder, done - 1)).outputs if done else None
+    start = done if hidden is not None and hidden.is_at(hidden_path(context.folder, done)) else 0
+    captured = inputs_of_layers(context.skeleton, context.blocks if start == 0 else context.blocks[:1])
     if start == 0:
-        hidden = write_hidden(hidden_path(work.folder, 0), torch.split(captured.hidden, work.blocks_at_once))
+        hidden = write_hidden(hidden_path(context.folder, 0), torch.split(captured.hidden, context.blocks_at_once))
     arguments = captured.arguments
     del captured  # the hidden states are on the disk now
     numbers = range(start, len(layers))
-    reads = (partial(work.skeleton.layer_tensors, index) for index in numbers)
+    reads = (partial(context.skeleton.layer_tensors, index) for index in numbers)
     for index, tensors in zip(numbers, read_ahead(reads), strict=True):
-        work.progress("quantizing", index, len(layers), "layers")
+        context.progress("quantizing", index, len(layers), "layers")
         layer = layers[index]
-        load(layer, tensors, device=work.device)
+        load_tensors(layer, tensors, device=context.device)
         assert hidden is not None
         run = LayerRun(
             index=index,
-            arguments=to_device(arguments[index], device=work.device),
+            arguments=to_device(arguments[index], device=context.device),
             hidden=hidden,
-            folder=work.folder,
-            blocks_at_once=work.blocks_at_once,
+            folder=context.folder,
+            blocks_at_once=context.blocks_at_once,
         )
-        hidden = run.run(layer) if index < done else _quantize(run, layer, work, quantize_layer)
+        hidden = run.forward(layer) if index < done else _quantize(run, layer, context, quantize_layer)
         unload(layer)
-        hidden_path(work.folder, index).unlink()
+        hidden_path(context.folder, index).unlink()
 
 
 def _quantize(
-    run: LayerRun, layer: nn.Module, work: Work, quantize_layer: Callable[[LayerRun, nn.Module], Quantized]
+    run: LayerRun,
+    layer: nn.Module,
+    context: QuantizeContext,
+    quantize_layer: Callable[[LayerRun, nn.Module], QuantizedLayer],
 ) -> HiddenStates:
     started = time.monotonic()
     made = quantize_layer(run, layer)
     measured = Measured(modules=made.modules, peak=made.peak, duration_s=time.monotonic() - started)
-    path = layer_path(work.folder, run.index)
-    write_layer(path, made.tensors, key=work.key, measured=measured, outputs=made.outputs)
+    path = layer_path(context.folder, run.index)
+    write_layer(path, made.tensors, key=context.key, measured=measured, outputs=made.outputs)
     _log.info("layer %d: %.1f s, activations up to %.4g", run.index, measured.duration_s, made.peak)
     for module in made.modules:
         _log.debug(
@@ -164,14 +170,7 @@ def _quantize(
     return made.outputs
 
 
-def _finished(work: Work, total: int) -> int:
+def _finished(context: QuantizeContext, total: int) -> int:
     """How many layers, from the first on, have their files."""
-    files = (layer_path(work.folder, index) for index in range(total))
-    return next((index for index, path in enumerate(files) if not finished_layer(path, key=work.key)), total)
-
-
-def _before_layers(skeleton: Skeleton, blocks: Tensor) -> LayerInputs:
-    load(skeleton.model, skeleton.tensors_before(), device=_CPU)
-    captured = capture_layer_inputs(skeleton.model, skeleton.layers, blocks)
-    unload(skeleton.model)
-    return captured
+    files = (layer_path(context.folder, index) for index in range(total))
+    return next((index for index, path in enumerate(files) if not finished_layer(path, key=context.key)), total)

@@ -24,6 +24,7 @@ from bot.records.artifact import (
 )
 from bot.records.config import Calibration, Licenses, Recipe, TextSource, Thresholds, WatchEntry
 from bot.records.hub import (
+    DatasetListing,
     Details,
     HubFile,
     PublishedFile,
@@ -34,7 +35,7 @@ from bot.records.hub import (
     Upstream,
 )
 from bot.records.plan import Digests, Estimate, Job, JobKind, Plan, Skip
-from bot.records.progress import Progress, no_progress
+from bot.records.progress import OnBytes, Progress, byte_counter, ignore_bytes, no_progress
 from bot.records.result import Attempts, Failure, JobResult, PlanTimes, RunningJob
 from bot.records.serialization import canonical_json, from_json, sha256_of, to_json
 
@@ -44,6 +45,7 @@ __all__ = [
     "CalibrationSet",
     "Card",
     "Check",
+    "DatasetListing",
     "Details",
     "Digests",
     "Estimate",
@@ -54,6 +56,7 @@ __all__ = [
     "JobResult",
     "Licenses",
     "ModuleError",
+    "OnBytes",
     "Plan",
     "PlanTimes",
     "Progress",
@@ -78,8 +81,10 @@ __all__ = [
     "Verdict",
     "WatchEntry",
     "Weights",
+    "byte_counter",
     "canonical_json",
     "from_json",
+    "ignore_bytes",
     "no_progress",
     "sha256_of",
     "to_json",

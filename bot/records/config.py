@@ -1,9 +1,19 @@
-"""What a person asked for, as the watchlist says it."""
+"""What a person asked for in the watchlist."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import AliasChoices, BeforeValidator, Field
+
+# AWQ's scales and clipping with error-compensated rounding as in GPTQ, or AutoAWQ's own search.
+Method = Literal["awq+gptq", "awq"]
+_EARLIER_METHODS = {"gram": "awq+gptq"}  # as `search` named it in records of version 0.1
+
+
+def _method(value: object) -> object:
+    return _EARLIER_METHODS.get(value, value) if isinstance(value, str) else value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,7 +24,9 @@ class Recipe:
     group_size: int = 128
     zero_point: bool = True
     version: Literal["gemm"] = "gemm"
-    search: str = "gram"
+    method: Annotated[
+        Method, Field(validation_alias=AliasChoices("method", "search")), BeforeValidator(_method)
+    ] = "awq+gptq"
     modules_to_not_convert: tuple[str, ...] = ()
 
 
@@ -43,7 +55,7 @@ class TextSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """What to calibrate on: `samples` blocks of exactly `seq_len` tokens, drawn by `seed`."""
+    """What to calibrate on: `samples` blocks of exactly `seq_len` tokens, drawn with the random seed `seed`."""
 
     samples: int = 128
     seq_len: int = 512
@@ -53,7 +65,7 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thresholds:
-    """What may be lost at most. max_kl in nats per predicted token; min_top1 as a share of 1."""
+    """The quality gate. max_kl in nats per predicted token; min_top1 as a share of 1."""
 
     max_kl: float = 0.10
     min_top1: float = 0.85
@@ -62,7 +74,10 @@ class Thresholds:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Licenses:
-    """Licence ids as the Hub writes them. allow empty: any that is stated; deny wins."""
+    """Licence ids as the Hub writes them. An empty allow permits any that is stated; deny wins.
+
+    https://huggingface.co/docs/hub/repositories-licenses
+    """
 
     allow: tuple[str, ...] = ()
     deny: tuple[str, ...] = ()

@@ -61,6 +61,16 @@ class Details:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetListing:
+    """The paths of a data set's files at its pinned commit. problem: why they cannot be read, in short."""
+
+    repo_id: str
+    revision: str
+    paths: tuple[str, ...] = ()
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SourceProvenance:
     """Which upstream files, at which commit, an artifact was made of."""
 

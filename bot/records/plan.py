@@ -36,7 +36,7 @@ class Skip:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """What a job will need, in bytes and seconds; an estimate before any download."""
+    """What a job will need, in bytes, and seconds on a GPU; an estimate before any download."""
 
     download_bytes: int
     output_bytes: int
@@ -45,6 +45,7 @@ class Estimate:
     disk_bytes: int
     duration_s: float
     parameters: int
+    float_operations: float = 0.0
 
 
 class JobKind(StrEnum):
@@ -70,9 +71,7 @@ class Job:
     source_files: tuple[HubFile, ...]
     refresh_files: tuple[HubFile, ...]
     weight_files: tuple[str, ...] = ()
-    modules_to_not_convert: tuple[str, ...] = ()
     estimate: Estimate | None = None
-    runner_labels: tuple[str, ...] = ()
     tensor_parallel: tuple[int, ...] = ()
     warnings: tuple[str, ...] = ()
     replaces: str | None = None

@@ -1,4 +1,4 @@
-"""What is wrong with a watchlist, and on which line: YAML that remembers lines, pydantic's errors explained."""
+"""What is wrong with a value of the watchlist and what to type instead: pydantic's errors, explained."""
 
 from __future__ import annotations
 
@@ -6,151 +6,13 @@ import difflib
 import re
 import types
 import typing
-from collections.abc import Sequence
+import unicodedata
 from typing import Any
 
-import yaml
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
-from bot.watch.schema import FILE_SUFFIXES, WatchlistSpec
-
-Loc = tuple[str | int, ...]
-
-
-class YamlMistake(Exception):
-    """line counts from 1."""
-
-    def __init__(self, line: int, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.line, self.message, self.hint = line, message, hint
-
-
-class Lines:
-    """Where each value of a document was typed, and how."""
-
-    def __init__(self) -> None:
-        self._lines: dict[Loc, int] = {(): 1}
-        self._typed: dict[Loc, str] = {}
-
-    def put(self, loc: Loc, line: int) -> None:
-        self._lines[loc] = line
-
-    def put_typed(self, loc: Loc, text: str) -> None:
-        self._typed[loc] = text
-
-    def knows(self, loc: Sequence[str | int]) -> bool:
-        return tuple(loc) in self._lines
-
-    def of(self, loc: Sequence[str | int]) -> int:
-        """The line of the value, or of the nearest thing around it."""
-        known = tuple(loc)
-        while known not in self._lines:
-            known = known[:-1]
-        return self._lines[known]
-
-    def typed(self, loc: Sequence[str | int]) -> str | None:
-        """A value without quotes as it stands in the file: `no`, where YAML reads false. None for any other.
-
-        The key of a short form is not in the file; its text is that of the whole.
-        """
-        known = tuple(loc)
-        return self._typed.get(known, self._typed.get(known[:-1]))
-
-
-def load_with_lines(text: str) -> tuple[Any, Lines]:
-    """The document and its lines. Raises YamlMistake on syntax, duplicate keys, aliases and tags."""
-    try:
-        loader = yaml.SafeLoader(text)
-        node = loader.get_single_node()
-        reading = _Reading(loader)
-        return (None if node is None else reading.value(node, ())), reading.lines
-    except yaml.MarkedYAMLError as error:
-        raise _syntax_mistake(text, error) from None
-    except yaml.YAMLError as error:
-        raise YamlMistake(_line_of_character(text, error), f"not YAML: {str(error).splitlines()[0]}") from None
-    except RecursionError:
-        raise YamlMistake(1, "brackets within brackets, too deep to read", "Is it the right file?") from None
-
-
-def _syntax_mistake(text: str, error: yaml.MarkedYAMLError) -> YamlMistake:
-    line = error.problem_mark.line + 1 if error.problem_mark else 1
-    content = text.splitlines()[line - 1] if line <= len(text.splitlines()) else ""
-    if "\t" in content[: len(content) - len(content.lstrip())]:
-        return YamlMistake(line, "a tab in the indentation", "YAML is indented with spaces.")
-    what = error.problem or "cannot be parsed"
-    if what == "but found another document":
-        return YamlMistake(line, "a second document begins", "Remove the line `---`; a watchlist is one document.")
-    if "alias" in what or "anchor" in what:
-        return _no_aliases(line)
-    return YamlMistake(line, f"not YAML: {what}", "Check indentation, colons and quotes around here.")
-
-
-def _line_of_character(text: str, error: yaml.YAMLError) -> int:
-    """Characters that YAML does not allow are counted from the start of the text."""
-    position = getattr(error, "position", None)
-    return text[:position].count("\n") + 1 if isinstance(position, int) else 1
-
-
-def _no_aliases(line: int) -> YamlMistake:
-    return YamlMistake(line, "YAML anchors and aliases are not read", "Put shared settings under `defaults`.")
-
-
-class _Reading:
-    """One walk over the nodes of a document."""
-
-    def __init__(self, loader: yaml.SafeLoader) -> None:
-        self.lines = Lines()
-        self._loader = loader
-        self._seen: set[int] = set()
-
-    def value(self, node: yaml.Node, loc: Loc) -> Any:
-        line = node.start_mark.line + 1
-        self.lines.put(loc, line)
-        # An alias is the same node again; nested ones can blow a small file up without bound.
-        if id(node) in self._seen:
-            raise _no_aliases(line)
-        self._seen.add(id(node))
-        plain = isinstance(node, yaml.ScalarNode) and node.style is None
-        resolved = self._loader.resolve(type(node), node.value, (plain, not plain))  # type: ignore[no-untyped-call]
-        if node.tag != resolved:
-            raise YamlMistake(line, f"the YAML tag {_shortened(node.tag)} is not read", "Remove it.")
-        if isinstance(node, yaml.MappingNode):
-            return self._mapping(node, loc)
-        if isinstance(node, yaml.SequenceNode):
-            return [self.value(item, (*loc, number)) for number, item in enumerate(node.value)]
-        if plain:
-            self.lines.put_typed(loc, node.value)
-        return self._scalar(node, line)
-
-    def _mapping(self, node: yaml.MappingNode, loc: Loc) -> dict[str, Any]:
-        result: dict[str, Any] = {}
-        for key_node, value_node in node.value:
-            line = key_node.start_mark.line + 1
-            if not isinstance(key_node, yaml.ScalarNode):
-                raise YamlMistake(line, "a key must be a plain word", "Brackets and `?` have no place in a key.")
-            key = key_node.value
-            if key in result:
-                first = self.lines.of((*loc, key))
-                raise YamlMistake(
-                    line, f"key {_shortened(key)} is there twice, first on line {first}", "Keep one."
-                )
-            result[key] = self.value(value_node, (*loc, key))
-            # A mapping's own mark is its first key; the line that a person looks for holds the name.
-            self.lines.put((*loc, key), line)
-        return result
-
-    def _scalar(self, node: yaml.Node, line: int) -> Any:
-        try:
-            return self._loader.construct_object(node)
-        except (yaml.YAMLError, ValueError, OverflowError):
-            # Such as the date 2026-02-30.
-            raise YamlMistake(line, f"cannot read {_shortened(node.value)}", "Put it in quotes.") from None
-
-
-def _shortened(text: str) -> str:
-    return repr(text if len(text) <= 60 else f"{text[:57]}...")
-
+from bot.watch.schema import FILE_SUFFIXES, RecipeSpec, WatchlistSpec, read_reference
 
 _LICENSE_HINT = "Write licence ids as the Hub does, in lower case: apache-2.0, mit, llama3.1."
 _PATTERN_HINTS = {
@@ -174,7 +36,8 @@ _MISSING_HINTS = {
     "models": "Add `models:` and under it one `- owner/name` a line.",
     "repo_id": "A model is `- owner/name`, or keys with `repo_id: owner/name` among them.",
 }
-_SOURCE_HINT = (
+HOLD_HINT = "`hold:` stops work on a model and says why: `hold: waiting for v2`. To go on, remove the line."
+SOURCE_HINT = (
     "Write `- builtin: stdlib`, `- file: texts.jsonl`, or `- {dataset: owner/name, revision: <full sha>}`."
 )
 _TYPE_HINTS = {
@@ -182,31 +45,36 @@ _TYPE_HINTS = {
     "finite_number": "A threshold that nothing reaches can be any large number.",
     "tuple_type": "A list is written `[one, two]`, or one `- item` a line.",
 }
-_HUB_URL = re.compile(r"https?://[^/]+/(?:datasets/|models/)?([^/?#]+/[^/?#]+)")
 
 
 def describe(detail: ErrorDetails, typed: str | None) -> tuple[str, str]:
     """A message and a hint for one pydantic error. typed: the value as it stands in the file, if it is plain."""
     loc, kind, value = detail["loc"], detail["type"], detail.get("input")
     key = next((str(part) for part in reversed(loc) if isinstance(part, str)), "watchlist")
-    shown = _short(typed) if typed else _short(repr(value)) if isinstance(value, str) else _kind_of(value)
     if kind == "extra_forbidden":
-        return f"unknown key {_short(repr(key))}", _meant(key, loc[:-1])
+        return f"unknown key {_short(repr(key))}", _renamed(key, value, loc[:-1]) or _meant(key, loc[:-1])
     if kind == "missing":
         return f"key {key!r} is missing", _MISSING_HINTS.get(key, "")
     if kind == "source":
-        return detail["msg"], _SOURCE_HINT
+        return detail["msg"], SOURCE_HINT
     if value is None:
         return f"{key}: has no value", "Give it one, or remove the line."
+    return _wrong_value(detail, key, typed)
+
+
+def _wrong_value(detail: ErrorDetails, key: str, typed: str | None) -> tuple[str, str]:
+    kind, value = detail["type"], detail["input"]
+    shown = _short(typed) if typed else _short(repr(value)) if isinstance(value, str) else _kind_of(value)
     if kind == "string_pattern_mismatch":
-        return f"{key}: {shown} is not valid", _from_url(value) or _PATTERN_HINTS.get(key, "")
+        return f"{key}: {shown} is not valid", _likely(key, str(value)) or _PATTERN_HINTS.get(key, "")
+    if key == "hold" and isinstance(value, bool):
+        return f"hold: {shown} is not a reason", HOLD_HINT
     if kind == "string_type" and typed:
         return f"{key}: YAML reads {shown} as {_yaml_word(value)}, not as text", f"Put it in quotes: '{shown}'."
     if kind == "literal_error":
         expected = detail["ctx"]["expected"].replace("True", "true")
-        return f"{key}: {shown} is not possible, only {expected}", _nearest(value, expected) or _LITERAL_HINTS.get(
-            key, ""
-        )
+        hint = _nearest(value, expected) or _LITERAL_HINTS.get(key, "")
+        return f"{key}: {shown} is not possible, only {expected}", hint
     if kind == "model_type":
         example = " or `owner/name`" if key == "models" else ""
         return f"{key}: expected keys and values{example}, found {shown}", ""
@@ -228,10 +96,26 @@ def _nearest(value: object, expected: str) -> str:
     return f"Did you mean {near[0]!r}?" if near else ""
 
 
-def _from_url(value: object) -> str:
-    """The repo id out of an address that was pasted whole."""
-    match = _HUB_URL.match(value) if isinstance(value, str) else None
-    return f"Did you mean {match[1]!r}?" if match else ""
+def _likely(key: str, value: str) -> str:
+    """What was probably meant by a name that is not valid: an address that was pasted, or invisible characters."""
+    unseen = _invisible(value)
+    found = read_reference(f"{value.strip('/ ')}/name" if key == "publish_to" else value)
+    if found is None:
+        return unseen
+    if key == "publish_to":
+        return f"{unseen} Did you mean {found.repo_id.split('/')[0]!r}?".strip()
+    pinned = f" with `revision: {found.revision}`" if found.revision else ""
+    return f"{unseen} Did you mean {found.repo_id!r}{pinned}?".strip()
+
+
+def _invisible(value: str) -> str:
+    """The names of the characters that cannot be seen, such as those that a web page brings along."""
+    names = dict.fromkeys(
+        f"U+{ord(char):04X} ({unicodedata.name(char, 'no name').lower()})"
+        for char in value
+        if not char.isprintable()
+    )
+    return f"It holds characters that cannot be seen: {', '.join(list(names)[:3])}." if names else ""
 
 
 def _yaml_word(value: object) -> str:
@@ -241,15 +125,24 @@ def _yaml_word(value: object) -> str:
 
 
 def _kind_of(value: object) -> str:
-    """For what has no short text of its own."""
+    """What a list or a mapping is called."""
     return "a list" if isinstance(value, list | tuple) else "keys and values"
 
 
 def _short(text: str) -> str:
+    """Characters that cannot be seen are escaped: `\\u200b`."""
+    text = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-# --- keys that nobody knows ---------------------------------------------------------------------------------
+# --- unknown keys ---------------------------------------------------------------------------------------------
+
+
+def _renamed(key: str, value: object, loc: tuple[str | int, ...]) -> str:
+    """The key and value that say today what version 0.1 called `search`."""
+    if key != "search" or _model_at(loc) is not RecipeSpec:
+        return ""
+    return f"Did you mean `method: {'awq' if value == 'awq' else 'awq+gptq'}`?"
 
 
 def _meant(key: str, loc: tuple[str | int, ...]) -> str:

@@ -1,6 +1,6 @@
-"""Why a model is refused, in words for the person who put it on the watchlist.
+"""Why the plan refuses a model, and what the person who put it on the watchlist can do about it.
 
-`support_table.json` holds what quantizing a tiny model of each type found; `tests/support/canary.py` writes it.
+`support_table.json` holds the result of quantizing a tiny model of each type; `tests/support/canary.py` writes it.
 """
 
 from __future__ import annotations
@@ -11,21 +11,25 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from bot.checkpoint.constants import PER_INT32, SOURCE_FLOATS
 from bot.checkpoint.repo_files import CONFIG, SINGLE_WEIGHTS, VOCABULARY, is_pickle, is_safe_path, is_vocabulary
 from bot.errors import BotError, PublishError, UpstreamError
-from bot.records import Details, HubFile, Published, Recipe, Skip, TargetState, TensorInfo, Upstream, WatchEntry
+from bot.records import (
+    DatasetListing,
+    Details,
+    HubFile,
+    Published,
+    Recipe,
+    Skip,
+    TargetState,
+    TensorInfo,
+    TextSource,
+    Upstream,
+    WatchEntry,
+)
 from bot.watch.sizing import linears_to_quantize
 
 TABLE = Path(__file__).with_name("support_table.json")
-FLOATS = ("F16", "BF16", "F32")
-PER_INT32 = 8  # 4-bit integers in one int32 of the packed weights
-TENSOR_PARALLEL = (1, 2, 4, 8, 16)
-
-# The same size under the names that different families give it.
-_HIDDEN = ("hidden_size", "n_embd", "d_model")
-_INTERMEDIATE = ("intermediate_size", "ffn_dim", "ffn_hidden_size", "n_inner")
-_HEADS = ("num_attention_heads", "n_head", "n_heads")
-_KV_HEADS = ("num_key_value_heads", "num_kv_heads", "n_head_kv")
 
 
 def unsupported_reason(config: dict[str, Any], tensors: tuple[TensorInfo, ...], recipe: Recipe) -> str | None:
@@ -38,30 +42,6 @@ def unsupported_reason(config: dict[str, Any], tensors: tuple[TensorInfo, ...], 
         or _unsupported_type(config)
         or _no_causal_lm(config)
         or _unsupported_weights(linears_to_quantize(tensors, recipe), recipe)
-    )
-
-
-def legal_tensor_parallel(config: dict[str, Any], recipe: Recipe) -> tuple[int, ...]:
-    """Over how many GPUs a server can split each layer of the artifact; (1,) when the config does not say.
-
-    Heads are split whole; input channels in whole groups, output channels in whole int32s (vLLM's AWQ layers).
-    """
-    hidden, heads = _size(config, _HIDDEN), _size(config, _HEADS)
-    if hidden is None or heads is None:
-        return (1,)
-    kv_heads = _size(config, _KV_HEADS) or heads
-    head_dim = _size(config, ("head_dim",)) or hidden // heads
-    intermediate = _size(config, _INTERMEDIATE) or 4 * hidden
-    return tuple(
-        ways
-        for ways in TENSOR_PARALLEL
-        if ways == 1
-        or (
-            heads % ways == 0
-            and (kv_heads % ways == 0 or ways % kv_heads == 0)  # fewer heads than GPUs are repeated
-            and _divide((heads * head_dim, intermediate), ways * recipe.group_size)
-            and _divide((heads * head_dim, intermediate, max(kv_heads, ways) * head_dim), ways * PER_INT32)
-        )
     )
 
 
@@ -99,9 +79,9 @@ def _unsupported_type(config: dict[str, Any]) -> str | None:
 
 def _no_causal_lm(config: dict[str, Any]) -> str | None:
     names = config.get("architectures")
-    if not names or not isinstance(names, list):  # transformers then goes by the model_type
+    if not names or not isinstance(names, list):  # transformers then chooses by model_type
         return None
-    # RWForCausalLM and the like; heads for classes, rewards or embeddings are other tasks.
+    # Other heads classify, score or embed.
     if any(str(name).endswith("ForCausalLM") for name in names):
         return None
     return f"{', '.join(map(str, names))} is no causal language model"
@@ -113,8 +93,8 @@ def _unsupported_weights(linears: tuple[TensorInfo, ...], recipe: Recipe) -> str
     for tensor in linears:
         out, columns = tensor.shape
         shown = f"{tensor.name} [{out}, {columns}]"
-        if tensor.dtype not in FLOATS:
-            return f"{shown} is {tensor.dtype}, not one of {', '.join(FLOATS)}"
+        if tensor.dtype not in SOURCE_FLOATS:
+            return f"{shown} is {tensor.dtype}, not one of {', '.join(SOURCE_FLOATS)}"
         if columns % recipe.group_size:
             return f"{shown}: {columns} input channels are no multiple of the group size {recipe.group_size}"
         if out % PER_INT32:
@@ -123,24 +103,12 @@ def _unsupported_weights(linears: tuple[TensorInfo, ...], recipe: Recipe) -> str
 
 
 def _plain(config: dict[str, Any]) -> dict[str, Any]:
-    """The settings that can be compared: upstream's file may hold anything."""
+    """The settings of plain types: an upstream config.json may hold anything."""
     return {key: value for key, value in config.items() if isinstance(value, (bool, int, float, str))}
 
 
-def _size(config: dict[str, Any], names: tuple[str, ...]) -> int | None:
-    for name in names:
-        value = config.get(name)
-        if isinstance(value, int) and value > 0:
-            return value
-    return None
-
-
-def _divide(sizes: tuple[int, ...], by: int) -> bool:
-    return all(size % by == 0 for size in sizes)
-
-
 UNSTATED_LICENSE = "unknown"  # the Hub's own id for it
-OTHER_LICENSE = "other"  # likewise: see its name
+OTHER_LICENSE = "other"  # the Hub's id for a licence that `license_name` names
 
 
 def refuse(entry: WatchEntry, reason: str, error: type[BotError], hint: str = "") -> Skip:
@@ -163,7 +131,7 @@ def refused_at_sight(entry: WatchEntry, upstream: Upstream, published: Published
 
 
 def exposed(entry: WatchEntry, upstream: Upstream, published: Published) -> Skip | None:
-    """What was published for everybody, by an entry or from an upstream that became private since."""
+    """A public target whose entry or upstream has become private since."""
     if published.private is not False or not (entry.private or upstream.private):
         return None
     hint = f"Make it private in its settings on the Hub, or run `awq-bot create-target {entry.target}`."
@@ -171,17 +139,17 @@ def exposed(entry: WatchEntry, upstream: Upstream, published: Published) -> Skip
 
 
 def missing_target(entry: WatchEntry) -> Skip:
-    """For publishing with a workflow's identity: hours of GPU for what could not be published are not spent."""
+    """With Trusted Publishing, which cannot create a repo: refused before hours of GPU are spent."""
     reason = f"{entry.target} is not there, or HF_TOKEN may not see it; a workflow's identity cannot create it"
     return refuse(entry, reason, PublishError, f"Run `awq-bot create-target {entry.target}` first.")
 
 
 def license_refusal(entry: WatchEntry, upstream: Upstream) -> Skip | None:
-    """None where the entry's `licenses` permit what the repo states of itself."""
+    """None where the entry's `licenses` permit the licence that the repo states."""
     license_id = (upstream.license or UNSTATED_LICENSE).lower()
     name = (upstream.license_name or "").lower()
     stated = {license_id, name} - {"", UNSTATED_LICENSE}
-    # Anybody may call a licence anything: a name allows nothing beside an id that says something else.
+    # `license_name` is free text: it counts only where the id says nothing.
     counting = {license_id, name} if license_id in (UNSTATED_LICENSE, OTHER_LICENSE) else {license_id}
     allow, deny = set(entry.licenses.allow), set(entry.licenses.deny)
     shown = " / ".join(sorted(stated)) or UNSTATED_LICENSE
@@ -198,7 +166,7 @@ def license_refusal(entry: WatchEntry, upstream: Upstream) -> Skip | None:
 
 
 def _allowing(license_id: str) -> str:
-    """Under `defaults` it would refuse every other model, for nothing is allowed then but what is named."""
+    """To this entry: under `defaults` the list would refuse every other licence for all models."""
     return f"add `licenses: {{allow: [{license_id}]}}` to this entry, not to `defaults`."
 
 
@@ -234,3 +202,25 @@ def refusal_of_names(entry: WatchEntry, files: tuple[HubFile, ...]) -> Skip | No
     if unsafe := [file.path for file in files if not is_safe_path(file.path)]:
         return refuse(entry, f"unsafe file name upstream: {unsafe[0]!r}", UpstreamError)
     return None
+
+
+def dataset_refusal(
+    entry: WatchEntry, source: TextSource, listing: DatasetListing, split: tuple[str, ...]
+) -> Skip | None:
+    """None where the data set can be calibrated on. split: its files that hold the split that is asked for."""
+    name = f"calibration data set {source.label}"
+    if listing.problem is None and split:
+        return None
+    if listing.problem is None:
+        reason = f"{name}: no parquet or jsonl file of split {source.split!r}"
+        return refuse(entry, reason, UpstreamError, "Look at the data set's files on the Hub and correct `split`.")
+    reason = f"{name}: {listing.problem}"
+    if "missing" in listing.problem:
+        return refuse(entry, reason, UpstreamError, f"Upload it to this Hub, or {_OTHER_TEXT}")
+    if "gated" in listing.problem:
+        return refuse(entry, reason, UpstreamError, f"Ask for access on the data set's page, or {_OTHER_TEXT}")
+    hint = "Nothing is wrong with the watchlist. It is looked at again next time."
+    return Skip(entry=entry, reason=reason, hint=hint, exit_code=UpstreamError.exit_code)
+
+
+_OTHER_TEXT = "calibrate on `calibration: {sources: [{builtin: stdlib}]}` or on a `file:` of your own."

@@ -1,11 +1,11 @@
-"""Upstream x Published -> what to do, with the reason. Decided by content, never by commits.
+"""Upstream and Published in, a decision with its reason out. Compares content, never commits.
 
-Published repos carry the digests made here. To change how one is made is to quantize every watched model again.
+Published repos carry the digests computed here: a change to a digest quantizes every watched model again.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from itertools import chain, count
 
@@ -28,7 +28,6 @@ from bot.records import (
 )
 from bot.watch.refusals import (
     exposed,
-    legal_tensor_parallel,
     license_refusal,
     missing_target,
     refusal_of_names,
@@ -37,12 +36,12 @@ from bot.watch.refusals import (
     unsupported_reason,
     weights_refusal,
 )
-from bot.watch.sizing import RUNNER_VRAM_GB, estimate, runner_labels
+from bot.watch.sizing import RUNNER_VRAM_GB, estimate, gpu_class, legal_tensor_parallel
 
 
 def source_files(entry: WatchEntry, upstream: Upstream, weight_files: tuple[str, ...]) -> tuple[HubFile, ...]:
     """The files whose change is a release. weight_files: as `model.safetensors` or its index names them."""
-    # Where both are there, loaders take the single file, and the index with its shards means nothing.
+    # Where both exist, transformers loads the single file and ignores the index.
     single = upstream.file(SINGLE_WEIGHTS) is not None
     named = {CONFIG, SINGLE_WEIGHTS} if single else {CONFIG, WEIGHT_INDEX, *weight_files}
     with_code = entry.trust_remote_code
@@ -62,7 +61,7 @@ def files_digest(files: tuple[HubFile, ...]) -> str:
 
 
 def refresh_digest(upstream: Upstream) -> str:
-    """Over the companions and what the repo's metadata says of licence and gating."""
+    """Over the small files, and licence and gating as the repo's metadata states them."""
     pairs: list[tuple[str, str | None]] = [(file.path, file.content_hash) for file in refresh_files(upstream)]
     metadata = {
         "license": upstream.license,
@@ -74,12 +73,19 @@ def refresh_digest(upstream: Upstream) -> str:
 
 
 def recipe_digest(entry: WatchEntry, *, quantizer: int | None = None) -> str:
-    """Over what the watchlist asks for. quantizer: only where it asked for a newer one than was used."""
-    return sha256_of({"recipe": entry.recipe, "calibration": entry.calibration, "quantizer": quantizer})
+    """Over what the watchlist asks for. quantizer: where `requantize: outdated` asked for a newer one."""
+    return sha256_of({"recipe": _digested(entry.recipe), "calibration": entry.calibration, "quantizer": quantizer})
+
+
+def _digested(recipe: Recipe) -> dict[str, object]:
+    """The recipe in the words of version 0.1, which the digests of published repos are made of."""
+    words = asdict(recipe)
+    method = words.pop("method")
+    return words | {"search": "gram" if method == "awq+gptq" else method}
 
 
 def tag_name(upstream: Upstream, digests: Digests, *, taken: tuple[str, ...] = ()) -> str:
-    """A name that the target does not have yet: what is asked for may change and change back."""
+    """A name that the target does not have yet: a recipe may change and change back, and tags never move."""
     name = f"upstream-{upstream.sha[:8]}-{digests.content[:8]}"
     names = chain([name], (f"{name}-{number}" for number in count(2)))
     return next(item for item in names if item not in taken)
@@ -89,7 +95,7 @@ def job_id(entry: WatchEntry, upstream: Upstream, digests: Digests) -> str:
     return f"{entry.target.replace('/', '--')}-{upstream.sha[:8]}-{digests.content[:8]}"
 
 
-# Goes up when the same recipe would give other numbers. Entries with `requantize: outdated` are then done again.
+# Raised when the same recipe gives better weights than before: `requantize: outdated` then quantizes again.
 QUANTIZER_VERSION = 1
 
 UP_TO_DATE = "up to date"
@@ -97,9 +103,9 @@ UP_TO_DATE = "up to date"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """Something new, judged by the listing alone; a job only after its details were read.
+    """A new release as the listing shows it. It becomes a job, or is refused, when its details have been read.
 
-    taken: tags that the target has already, none of which will ever move. replaces: as in the job.
+    taken: the tags of the target, which never move. replaces: as in the job.
     """
 
     entry: WatchEntry
@@ -113,16 +119,16 @@ class Candidate:
 def triage(
     entry: WatchEntry, upstream: Upstream, published: Published, *, must_exist: bool = False
 ) -> Skip | Job | Candidate:
-    """What the two listings say: nothing to do, a job without a GPU, or something new.
+    """What the two listings show: nothing to do, a job without a GPU, or a new release.
 
-    must_exist: whoever publishes cannot create the target.
+    must_exist: the publisher cannot create the target.
     """
     if refusal := refused_at_sight(entry, upstream, published):
         return refusal
     found = _look(entry, upstream, published)
     if isinstance(found, Skip):
         return found
-    # Whatever is done with it publishes it again, so the licence must allow that now.
+    # Every kind of job publishes, so the licence must allow that now.
     if refusal := license_refusal(entry, upstream):
         return refusal
     return missing_target(entry) if must_exist and published.state is TargetState.ABSENT else found
@@ -133,13 +139,13 @@ def _look(entry: WatchEntry, upstream: Upstream, published: Published) -> Skip |
     provenance = published.provenance
     if provenance is None:
         return Candidate(entry=entry, upstream=upstream, reason="first release", taken=taken)
-    anew = partial(Candidate, entry=entry, upstream=upstream, taken=taken, replaces=provenance.tag)
+    new_release = partial(Candidate, entry=entry, upstream=upstream, taken=taken, replaces=provenance.tag)
     change = _change(entry, upstream, provenance)
     if change is not None:
-        return anew(reason=change)
+        return new_release(reason=change)
     if entry.requantize == "outdated" and provenance.quantizer < QUANTIZER_VERSION:
         reason = f"made by quantizer {provenance.quantizer}, now {QUANTIZER_VERSION} (requantize: outdated)"
-        return anew(reason=reason, outdated=True)
+        return new_release(reason=reason, outdated=True)
     if provenance.tag not in taken:
         return _finish_job(entry, upstream, provenance)
     if provenance.source.refresh_digest != refresh_digest(upstream):
@@ -160,7 +166,7 @@ def on_hold(entry: WatchEntry) -> Skip:
 
 
 def decide(candidate: Candidate, details: Details) -> Skip | Job:
-    """A release job, or the named reason why there is none. Everything here is known before any download."""
+    """A release job, or the reason why there is none. Decided before any download."""
     entry, upstream = candidate.entry, candidate.upstream
     if refusal := weights_refusal(entry, upstream, details):
         return refusal
@@ -172,12 +178,11 @@ def decide(candidate: Candidate, details: Details) -> Skip | Job:
         return refusal
     download_bytes = sum(file.size_bytes for file in (*sources, *companions))
     needs = estimate(details, entry, download_bytes=download_bytes)
-    labels = runner_labels(needs)
-    if labels is None:
+    if gpu_class(needs) is None:
         size, largest = needs.vram_bytes / 1e9, RUNNER_VRAM_GB[-1]
         reason = f"too large for any runner: needs about {size:.0f} GB of GPU memory, the largest has {largest}"
-        lower = "Lower calibration.samples or seq_len, or take `search: gram`."
-        hint = lower if entry.recipe.search == "awq" else "Put it on `hold:` to silence this."
+        lower = "Lower calibration.samples or seq_len, or take `method: awq+gptq`."
+        hint = lower if entry.recipe.method == "awq" else "Put it on `hold:` to silence this."
         return refuse(entry, reason, UnsupportedModelError, hint)
     quantizer = QUANTIZER_VERSION if candidate.outdated else None
     digests = Digests(
@@ -197,7 +202,6 @@ def decide(candidate: Candidate, details: Details) -> Skip | Job:
         refresh_files=companions,
         weight_files=details.weight_files,
         estimate=needs,
-        runner_labels=labels,
         tensor_parallel=legal_tensor_parallel(details.config, entry.recipe),
         warnings=details.warnings,
         replaces=candidate.replaces,
@@ -234,11 +238,11 @@ def _difference(before: tuple[HubFile, ...], after: tuple[HubFile, ...]) -> str:
     return ", ".join(names[:3]) + more
 
 
-# --- jobs without a GPU: the weights stay those of the provenance ---------------------------------------------
+# --- jobs without a GPU: the published weights stay -----------------------------------------------------------
 
 
 def _finish_job(entry: WatchEntry, upstream: Upstream, provenance: Provenance) -> Job:
-    """What stands on main, as it was made, whatever upstream looks like by now."""
+    """Completes what is on the target's main, even where upstream has changed since."""
     source = provenance.source
     digests = Digests(source=source.source_digest, refresh=source.refresh_digest, recipe=provenance.recipe_digest)
     return Job(

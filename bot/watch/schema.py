@@ -1,24 +1,29 @@
-"""The watchlist's keys as pydantic models: what may be typed, and the JSON Schema for editors."""
+"""The watchlist's keys as pydantic models, and the JSON Schema made from them for editors."""
 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from bot.records.config import Method
+
 SCHEMA_FILE = Path(__file__).with_name("watchlist.schema.json")
 
-# What calibration can read; a watchlist that names anything else is wrong before any download.
+# The files that calibration can read.
 FILE_SUFFIXES = ("txt", "md", "jsonl", "jsonl.gz", "parquet")
 
 _NAME = r"[A-Za-z0-9_]+(?:(?:[.-]|\.-|-\.)[A-Za-z0-9_]+)*"
 _FILE = rf"[^/]\.({'|'.join(suffix.replace('.', r'[.]') for suffix in FILE_SUFFIXES)})$"
+_MAX_NAMESPACE = 42
 MAX_REPO_ID = 96  # characters, as huggingface_hub counts them: owner, slash and name
 RepoId = Annotated[str, StringConstraints(pattern=rf"^{_NAME}/{_NAME}$", max_length=MAX_REPO_ID)]
-Namespace = Annotated[str, StringConstraints(pattern=rf"^{_NAME}$", max_length=42)]
+Namespace = Annotated[str, StringConstraints(pattern=rf"^{_NAME}$", max_length=_MAX_NAMESPACE)]
 FullSha = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
 Revision = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$", max_length=200)]
 ModulePath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*(\.\w+)+$")]
@@ -27,8 +32,13 @@ Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max
 FilePath = Annotated[str, StringConstraints(pattern=_FILE, max_length=500)]
 
 
+def is_text_file(name: str) -> bool:
+    """Whether calibration could read a file of this name."""
+    return re.search(_FILE, name) is not None
+
+
 class _Spec(BaseModel):
-    # The lines below each key are what an editor shows of it.
+    # Editors show the docstring below a key.
     model_config = ConfigDict(
         extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
@@ -42,8 +52,8 @@ class RecipeSpec(_Spec):
     """Input channels that share a scale: fewer lose less and take more space."""
     zero_point: Literal[True] = True
     version: Literal["gemm"] = "gemm"
-    search: Literal["gram", "awq"] = "gram"
-    """How scales and integers are chosen: `gram` from the inputs' Gram matrices, `awq` by AutoAWQ itself."""
+    method: Method = "awq+gptq"
+    """`awq+gptq`: AWQ scaling and clipping, then error-compensated rounding (GPTQ); `awq`: AutoAWQ's search."""
     modules_to_not_convert: tuple[ModulePath, ...] = Field(default=(), strict=False)
     """Full paths of linears to leave as they are, such as model.layers.0.self_attn.q_proj."""
 
@@ -56,7 +66,7 @@ class SourceSpec(_Spec):
     )
 
     builtin: Literal["stdlib"] | None = None
-    """Text that is part of the bot: needs no network."""
+    """Text that is built in and needs no network."""
     file: FilePath | None = None
     """A file of text or chats, relative to the watchlist."""
     dataset: RepoId | None = None
@@ -72,17 +82,24 @@ class SourceSpec(_Spec):
 
     @model_validator(mode="after")
     def _one_kind(self) -> SourceSpec:
-        named = [name for name in ("builtin", "file", "dataset") if getattr(self, name) is not None]
-        if len(named) != 1:
-            raise PydanticCustomError("source", "a source is one of `builtin`, `file` or `dataset`")
-        if self.dataset and not self.revision:
-            raise PydanticCustomError("source", "a data set needs `revision`, the full commit sha to pin it to")
-        for key in ("revision", "split"):
-            if getattr(self, key) is not None and not self.dataset:
-                raise PydanticCustomError("source", "`{key}` is for data sets only", {"key": key})
-        if self.builtin and self.column:
-            raise PydanticCustomError("source", "`column` is for files and data sets only")
+        for message in source_mistakes(dict(self)):
+            raise PydanticCustomError("source", "{message}", {"message": message})
         return self
+
+
+def source_mistakes(source: Mapping[str, object]) -> list[str]:
+    """Keys of one source that are missing or do not go together. Looks at no values."""
+    given = {key for key, value in source.items() if value is not None}
+    found = []
+    if len(given & {"builtin", "file", "dataset"}) != 1:
+        found.append("a source is one of `builtin`, `file` or `dataset`")
+    if "dataset" in given and "revision" not in given:
+        found.append("a data set needs `revision`, the full commit sha to pin it to")
+    if "dataset" not in given:
+        found += [f"`{key}` is for data sets only" for key in ("revision", "split") if key in given]
+    if {"builtin", "column"} <= given:
+        found.append("`column` is for files and data sets only")
+    return found
 
 
 # General text and chat, half and half, each pinned to a commit.
@@ -103,14 +120,14 @@ DEFAULT_SOURCES = (
 
 
 class CalibrationSpec(_Spec):
-    """The text that the search for scales looks at."""
+    """The text whose activations decide the scales."""
 
     samples: Annotated[int, Field(ge=16, le=4096)] = 128
     """Blocks of calibration tokens."""
     seq_len: Annotated[int, Field(ge=32, le=32_768)] = 512
     """Tokens in a block."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    """Draws the blocks."""
+    """Random seed for drawing the blocks."""
     sources: tuple[SourceSpec, ...] = Field(
         default=DEFAULT_SOURCES, strict=False, json_schema_extra={"minItems": 1}
     )
@@ -125,14 +142,14 @@ class CalibrationSpec(_Spec):
 
 
 class GateSpec(_Spec):
-    """What may be lost at most; beyond it nothing is published."""
+    """The quality gate: a model that loses more is not published."""
 
     max_kl: Annotated[float, Field(gt=0)] = 0.10
     """Mean KL divergence to the source, in nats per token."""
     min_top1: Annotated[float, Field(ge=0, le=1)] = 0.85
-    """Share of tokens, from 0 to 1, whose most likely successor is the source's."""
+    """Share of tokens, from 0 to 1, for which both models predict the same next token."""
     max_perplexity_ratio: Annotated[float, Field(ge=1)] = 1.10
-    """Perplexity divided by the source's."""
+    """Perplexity divided by that of the source."""
 
 
 class LicensesSpec(_Spec):
@@ -143,7 +160,7 @@ class LicensesSpec(_Spec):
 
 
 class DefaultsSpec(_Spec):
-    """What holds for every model that does not say otherwise."""
+    """Settings for all models; a model's own settings win."""
 
     revision: Revision = "main"
     """Branch, tag or commit to watch."""
@@ -152,13 +169,13 @@ class DefaultsSpec(_Spec):
     gate: GateSpec = GateSpec()
     licenses: LicensesSpec = LicensesSpec()
     hold: Text | None = None
-    """Why nothing should be done for now; remove it to go on."""
+    """Why the model is left alone for now; remove the line to go on."""
     priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
-    """Higher comes first."""
+    """Higher is done first."""
     private: bool = False
     """Publish to a private repo."""
     requantize: Literal["changed", "outdated"] = "changed"
-    """outdated: also when a newer version of the bot would quantize better."""
+    """outdated: also quantize again when a newer version of the bot would do better."""
     trust_remote_code: bool = False
     """Run the model's own code; needs `revision` to be the full sha of a commit that you have read."""
 
@@ -179,6 +196,35 @@ class WatchlistSpec(_Spec):
     """The user or organisation that the quantized repos belong to."""
     defaults: DefaultsSpec = DefaultsSpec()
     models: tuple[ModelSpec, ...] = Field(strict=False)
+
+
+def is_namespace(name: str) -> bool:
+    return re.fullmatch(_NAME, name) is not None and len(name) <= _MAX_NAMESPACE
+
+
+class Reference(NamedTuple):
+    """A repo as people paste it. revision: None where it is main, or none was given."""
+
+    repo_id: str
+    revision: str | None = None
+
+
+_ADDRESS = re.compile(r"(?:https?://[^/]+|(?:www\.)?(?:hf\.co|huggingface\.co))/(?:datasets/|models/)?")
+_PAGE = re.compile(r"(?:tree|commit)/(.+)|(?:blob|resolve)/([^/]+)/")
+
+
+def read_reference(text: str) -> Reference | None:
+    """`owner/name`, `owner/name@revision`, or the address of a page below a repo; None for anything else."""
+    visible = "".join(char for char in text if char.isprintable()).strip()
+    path = re.split(r"[?#]", visible)[0].rstrip("/")
+    address = _ADDRESS.match(path)
+    path, _, revision = path[address.end() if address else 0 :].partition("@")
+    owner, name, page = (*path.rstrip("/").split("/", 2), "", "")[:3]
+    if not re.fullmatch(rf"{_NAME}/{_NAME}", f"{owner}/{name}") or (page and not address):
+        return None
+    if shown := _PAGE.match(page):
+        revision = shown[1] or shown[2]
+    return Reference(f"{owner}/{name}", None if revision in ("", "main") else revision)
 
 
 def json_schema() -> str:

@@ -6,11 +6,26 @@ import math
 import re
 from typing import Any
 
-from bot.records import Details, Estimate, Recipe, TensorInfo, WatchEntry
+from bot.checkpoint.constants import (
+    EVALUATION_BLOCKS,
+    EVALUATION_SEQ_LEN,
+    LOGITS_AT_ONCE,
+    PER_INT32,
+    TOKENS_AT_ONCE,
+)
+from bot.records import Calibration, Details, Estimate, Recipe, TensorInfo, WatchEntry
 
 # Classes of GPU that people rent, by memory in decimal gigabytes: an L4 of "24 GB" has 23,034 MiB. A job gets the
-# smallest that fits, as the label `gpu-24gb`.
+# smallest that fits.
 RUNNER_VRAM_GB = (16, 24, 48, 80, 141)
+
+TENSOR_PARALLEL = (1, 2, 4, 8, 16)
+
+# The same size under the names that different families give it.
+_HIDDEN = ("hidden_size", "n_embd", "d_model")
+_INTERMEDIATE = ("intermediate_size", "ffn_dim", "ffn_hidden_size", "n_inner")
+_HEADS = ("num_attention_heads", "n_head", "n_heads")
+_KV_HEADS = ("num_key_value_heads", "num_kv_heads", "n_head_kv")
 
 _GB = 10**9
 
@@ -21,14 +36,13 @@ _NOT_QUANTIZED = re.compile(r"norm|router|(?:^|\.)gate\.weight$|shared_expert_ga
 # On the smallest class of card: multiply-adds of matrices count as two. Float32 is what the search works in.
 _HALF_FLOPS = 5e13
 _FLOAT32_FLOPS = 1e13
+_CPU_CORE_FLOPS = 3e10  # between 2e10, measured on hidden 576, and 7e10 on hidden 1,024
 _KERNEL_S = 1e-5  # to start one, however little it does
 # Per linear, as counted: products of its weights with their inputs' Gram matrix, and kernels per input channel.
 _PRODUCTS = 30
 _KERNELS = 20
 _AUTOAWQ_PASSES = 31  # over all tokens: its grid runs about one and a half linears 20 times
-_EVALUATION_TOKENS = 2 * 64 * 512  # of both models
-_TOKENS_AT_ONCE = 16_384  # in one forward pass of a layer
-_LOGITS_AT_ONCE = 2**25  # of each model, while they are compared
+_EVALUATION_TOKENS = 2 * EVALUATION_BLOCKS * EVALUATION_SEQ_LEN  # of both models
 _START_S = 60.0
 _DISK_SPARE = 1.1
 _RUNTIME_BYTES = 2 * _GIB  # CUDA context and workspaces
@@ -50,15 +64,48 @@ def estimate(details: Details, entry: WatchEntry, *, download_bytes: int) -> Est
         disk_bytes=math.ceil((download_bytes + 2 * output + 2 * hidden) * _DISK_SPARE),
         duration_s=_START_S + _search_s(details, entry) + 2 * parameters * _EVALUATION_TOKENS / _HALF_FLOPS,
         parameters=parameters,
+        float_operations=float_operations(details.tensors, entry.recipe, entry.calibration),
     )
 
 
-def runner_labels(needs: Estimate) -> tuple[str, ...] | None:
-    """Labels of the smallest class of runner that fits, or None when none does."""
-    for size in RUNNER_VRAM_GB:
-        if needs.vram_bytes <= size * _GB:
-            return ("self-hosted", "gpu", f"gpu-{size}gb")
-    return None
+def float_operations(tensors: tuple[TensorInfo, ...], recipe: Recipe, calibration: Calibration) -> float:
+    """Additions and multiplications of quantizing and evaluating a model with these tensors."""
+    evaluation = 2 * _EVALUATION_TOKENS * sum(math.prod(tensor.shape) for tensor in tensors)
+    return sum(_quantize_operations(tensors, recipe, calibration)) + evaluation
+
+
+def cpu_duration_s(operations: float, *, cores: int) -> float:
+    """A rough estimate: CPUs, and the sizes of matrices that suit them, differ several times."""
+    return _START_S + operations / (cores * _CPU_CORE_FLOPS)
+
+
+def gpu_class(needs: Estimate) -> int | None:
+    """The smallest class of GPU that fits, by its memory in GB; None where none does."""
+    return next((size for size in RUNNER_VRAM_GB if needs.vram_bytes <= size * _GB), None)
+
+
+def legal_tensor_parallel(config: dict[str, Any], recipe: Recipe) -> tuple[int, ...]:
+    """Over how many GPUs a server can split each layer of the artifact; (1,) when the config does not say.
+
+    Heads are split whole; input channels in whole groups, output channels in whole int32s (vLLM's AWQ layers).
+    """
+    hidden, heads = _first_size(config, _HIDDEN), _first_size(config, _HEADS)
+    if hidden is None or heads is None:
+        return (1,)
+    kv_heads = _first_size(config, _KV_HEADS) or heads
+    head_dim = _first_size(config, ("head_dim",)) or hidden // heads
+    intermediate = _first_size(config, _INTERMEDIATE) or 4 * hidden
+    return tuple(
+        ways
+        for ways in TENSOR_PARALLEL
+        if ways == 1
+        or (
+            heads % ways == 0
+            and (kv_heads % ways == 0 or ways % kv_heads == 0)  # fewer heads than GPUs are repeated
+            and _divide((heads * head_dim, intermediate), ways * recipe.group_size)
+            and _divide((heads * head_dim, intermediate, max(kv_heads, ways) * head_dim), ways * PER_INT32)
+        )
+    )
 
 
 def linears_to_quantize(tensors: tuple[TensorInfo, ...], recipe: Recipe) -> tuple[TensorInfo, ...]:
@@ -90,17 +137,28 @@ def _packed_bytes(tensor: TensorInfo, recipe: Recipe) -> int:
 
 
 def _search_s(details: Details, entry: WatchEntry) -> float:
-    """Forward passes in half precision; then Gram matrices, grid, factors and sweeps in float32."""
-    linears = [tensor.shape for tensor in linears_to_quantize(details.tensors, entry.recipe)]
-    tokens = entry.calibration.samples * entry.calibration.seq_len
-    forward_s = 2 * tokens * sum(out * columns for out, columns in linears) / _HALF_FLOPS
-    if entry.recipe.search == "awq":
-        return _AUTOAWQ_PASSES * forward_s
-    flops = sum(
+    forward, search = _quantize_operations(details.tensors, entry.recipe, entry.calibration)
+    duration_s = forward / _HALF_FLOPS + search / _FLOAT32_FLOPS
+    if entry.recipe.method == "awq":
+        return duration_s
+    columns = sum(tensor.shape[1] for tensor in linears_to_quantize(details.tensors, entry.recipe))
+    return duration_s + _KERNELS * columns * _KERNEL_S
+
+
+def _quantize_operations(
+    tensors: tuple[TensorInfo, ...], recipe: Recipe, calibration: Calibration
+) -> tuple[float, float]:
+    """Those of forward passes, in half precision on a GPU, and those of the search, in float32."""
+    linears = [tensor.shape for tensor in linears_to_quantize(tensors, recipe)]
+    tokens = calibration.samples * calibration.seq_len
+    forward = 2 * tokens * sum(out * columns for out, columns in linears)
+    if recipe.method == "awq":
+        return _AUTOAWQ_PASSES * forward, 0.0
+    # Gram matrices, grid, factors and sweeps.
+    search = sum(
         2 * _PRODUCTS * out * columns**2 + tokens * columns**2 + 4 * columns**3 / 3 for out, columns in linears
     )
-    kernels = _KERNELS * sum(columns for _, columns in linears)
-    return forward_s + flops / _FLOAT32_FLOPS + kernels * _KERNEL_S
+    return forward, search
 
 
 def _search_bytes(details: Details, entry: WatchEntry) -> int:
@@ -112,16 +170,16 @@ def _search_bytes(details: Details, entry: WatchEntry) -> int:
     widest = max((tensor.shape[1] for tensor in linears), default=0)
     hidden = _size(details.config, "hidden_size") or widest
     tokens = entry.calibration.samples * entry.calibration.seq_len
-    if entry.recipe.search == "gram":
+    if entry.recipe.method == "awq+gptq":
         weights, grams = 7 * _largest_layer(details), 5 * 4 * widest**2
-        return weights + grams + 2 * min(tokens, _TOKENS_AT_ONCE) * (2 * hidden + 4 * widest)
+        return weights + grams + 2 * min(tokens, TOKENS_AT_ONCE) * (2 * hidden + 4 * widest)
     # AutoAWQ keeps what every linear reads, and the widest of it once more as a reference.
     return 2 * _largest_layer(details) + 2 * tokens * (2 * hidden + 3 * widest)
 
 
 def _compare_bytes(details: Details) -> int:
     """GPU memory to compare the logits: both output embeddings, and some copies of the logits in float32."""
-    return 2 * _outside(details) + 4 * 6 * _LOGITS_AT_ONCE
+    return 2 * _outside(details) + 4 * 6 * LOGITS_AT_ONCE
 
 
 def _largest_layer(details: Details) -> int:
@@ -141,3 +199,15 @@ def _outside(details: Details) -> int:
 def _size(config: dict[str, Any], key: str) -> int:
     value = config.get(key, 0)
     return value if isinstance(value, int) and 0 < value < 10**7 else 0
+
+
+def _first_size(config: dict[str, Any], names: tuple[str, ...]) -> int | None:
+    for name in names:
+        value = config.get(name)
+        if isinstance(value, int) and value > 0:
+            return value
+    return None
+
+
+def _divide(sizes: tuple[int, ...], by: int) -> bool:
+    return all(size % by == 0 for size in sizes)

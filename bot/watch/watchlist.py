@@ -1,9 +1,8 @@
-"""watchlist.yaml -> WatchEntry: the one place where a person's typing is validated."""
+"""watchlist.yaml -> WatchEntry: the one place where the watchlist is validated."""
 
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +12,13 @@ from pydantic import BaseModel, ValidationError
 
 from bot.errors import WatchlistError
 from bot.records import Calibration, Licenses, Recipe, TextSource, Thresholds, WatchEntry
-from bot.watch.messages import Lines, YamlMistake, describe, load_with_lines
-from bot.watch.schema import MAX_REPO_ID, CalibrationSpec, DefaultsSpec, ModelSpec, WatchlistSpec
-from bot.watch.targets import default_target, target_mistakes
+from bot.watch.document import Lines, YamlMistake, load_with_lines
+from bot.watch.messages import describe
+from bot.watch.rules import default_target, rule_mistakes, sources_typed
+from bot.watch.schema import CalibrationSpec, DefaultsSpec, ModelSpec, WatchlistSpec, is_text_file
 
 _MAX_BYTES = 500_000
-_MOST_MISTAKES = 100  # more than anybody mends at once
-_SHA = re.compile(r"[0-9a-f]{40}")
+_MOST_MISTAKES = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,15 +35,12 @@ class Mistake:
 
 
 class InvalidWatchlistError(WatchlistError):
-    """Every mistake of a watchlist at once."""
+    """Every mistake of a watchlist at once, by line."""
 
     def __init__(self, mistakes: tuple[Mistake, ...]) -> None:
-        if len(mistakes) == 1:
-            super().__init__(str(mistakes[0]), hint=mistakes[0].hint)
-        else:
-            # A hint at the very end would seem to belong to the last one.
-            lines = [f"{item}  ({item.hint})" if item.hint else str(item) for item in mistakes]
-            super().__init__("\n".join(lines), hint=f"{len(mistakes)} mistakes; `awq-bot check` looks again.")
+        lines = [f"{item}\n  help: {item.hint}" if item.hint else str(item) for item in mistakes]
+        count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
+        super().__init__("\n".join([*lines, count]))
         self.mistakes = mistakes
 
 
@@ -53,20 +49,24 @@ def load(path: Path) -> tuple[WatchEntry, ...]:
 
     Raises InvalidWatchlistError with every mistake, each with file and line.
     """
+    return parse(_read(path), path)
+
+
+def parse(text: str, path: Path) -> tuple[WatchEntry, ...]:
+    """As `load`, of a text that is, or could be, the content of the file."""
     try:
-        raw, lines = load_with_lines(_read(path))
+        raw, lines, unread = load_with_lines(text)
     except YamlMistake as error:
         raise _invalid(path, error.line, error.message, error.hint) from None
-    mistakes: list[Mistake] = []
     raw = _long_form(path, raw)
-    spec = _validated(path, raw, lines, mistakes)
-    entries = [] if spec is None else list(_entries(path, spec, lines, mistakes))
-    # Also where another key is wrong, so that nobody mends a list twice.
-    for loc, message, hint in target_mistakes(raw, lines):
-        mistakes.append(Mistake(file=str(path), line=lines.of(loc), message=message, hint=hint))
-    if mistakes:
-        raise InvalidWatchlistError(tuple(sorted(mistakes, key=lambda mistake: mistake.line)))
-    return tuple(entries)
+    contents = _file_contents(path.parent, raw)
+    problems = {name: content.problem for name, content in contents.items() if content.problem}
+    spec, found = _validated(raw, lines)
+    found += [(lines.of(loc), message, hint) for loc, message, hint in rule_mistakes(raw, lines, problems)]
+    found += [(item.line, item.message, item.hint) for item in unread]
+    if spec is None or found:
+        raise InvalidWatchlistError(_mistakes(path, found))
+    return tuple(_entries(spec, lines, contents))
 
 
 def select(entries: tuple[WatchEntry, ...], only: str | None, *, path: Path) -> tuple[WatchEntry, ...]:
@@ -84,7 +84,7 @@ def _read(path: Path) -> str:
     except OSError as error:
         raise WatchlistError(
             f"{path}: cannot be read: {error.strerror}",
-            hint="Name the file with --watchlist, or start one: see the README.",
+            hint="Name the file with --watchlist, or start one with `awq-bot init`.",
         ) from None
     if len(content) > _MAX_BYTES:
         raise _invalid(path, 1, f"more than {_MAX_BYTES:,} bytes, too large to be read", "Is it the right file?")
@@ -103,7 +103,7 @@ def _long_form(path: Path, raw: Any) -> dict[str, Any]:
     """The short form `- owner/name` is the long form with one key."""
     if not isinstance(raw, dict):
         found = "nothing" if raw is None else "a list" if isinstance(raw, list) else "text without keys"
-        hint = "At the top stand the keys `publish_to:`, `defaults:` and `models:`."
+        hint = "A watchlist has the keys `publish_to:`, `defaults:` and `models:`, and no others."
         raise _invalid(path, 1, f"expected keys and values, found {found}", hint)
     models = raw.get("models")
     if not isinstance(models, list):
@@ -111,84 +111,43 @@ def _long_form(path: Path, raw: Any) -> dict[str, Any]:
     return raw | {"models": [{"repo_id": item} if isinstance(item, str) else item for item in models]}
 
 
-def _validated(path: Path, raw: dict[str, Any], lines: Lines, mistakes: list[Mistake]) -> WatchlistSpec | None:
+_Found = tuple[int, str, str]  # line, message, hint
+
+
+def _validated(raw: dict[str, Any], lines: Lines) -> tuple[WatchlistSpec | None, list[_Found]]:
     try:
-        return WatchlistSpec.model_validate(raw)
+        return WatchlistSpec.model_validate(raw), []
     except ValidationError as error:
-        details = sorted(error.errors(), key=lambda detail: lines.of(detail["loc"]))
-    for detail in details[:_MOST_MISTAKES]:
-        message, hint = describe(detail, lines.typed(detail["loc"]))
-        line = lines.of(detail["loc"])
-        mistakes.append(Mistake(file=str(path), line=line, message=message, hint=hint))
-    if len(details) > _MOST_MISTAKES:
-        line = lines.of(details[_MOST_MISTAKES]["loc"])
-        more = f"{len(details) - _MOST_MISTAKES:,} more mistakes from here on"
-        mistakes.append(Mistake(file=str(path), line=line, message=more))
-    return None
+        details = error.errors()
+    return None, [(lines.of(detail["loc"]), *describe(detail, lines.typed(detail["loc"]))) for detail in details]
 
 
-def _entries(path: Path, spec: WatchlistSpec, lines: Lines, mistakes: list[Mistake]) -> Iterator[WatchEntry]:
-    contents = _file_contents(path.parent, spec)
+def _mistakes(path: Path, found: list[_Found]) -> tuple[Mistake, ...]:
+    """Sorted by line, each once, and no more of them than a person reads."""
+    ordered = sorted(dict.fromkeys(found), key=lambda item: item[0])
+    mistakes = [
+        Mistake(file=str(path), line=line, message=message, hint=hint)
+        for line, message, hint in ordered[:_MOST_MISTAKES]
+    ]
+    if len(ordered) > _MOST_MISTAKES:
+        more = f"{len(ordered) - _MOST_MISTAKES:,} more mistakes from here on"
+        mistakes.append(Mistake(file=str(path), line=ordered[_MOST_MISTAKES][0], message=more))
+    return tuple(mistakes)
+
+
+def _entries(spec: WatchlistSpec, lines: Lines, contents: dict[str, _FileContent]) -> Iterator[WatchEntry]:
     for number, model in enumerate(spec.models):
+        target = model.target or default_target(spec.publish_to, model) or ""
         settings = _merged(spec.defaults, model)
-        target = model.target or default_target(spec.publish_to, model)
-        wrong = list(_wrong(path, model, settings, target, contents))
-        for item in wrong:
-            mistake = _located(path, lines, number, item)
-            if mistake not in mistakes:
-                mistakes.append(mistake)
-        if not wrong and target is not None:
-            yield _entry(model, settings, target, contents, line=lines.of(("models", number)))
-
-
-@dataclass(frozen=True, slots=True)
-class _Wrong:
-    """A mistake that shows only once defaults are filled in. loc: from the model on."""
-
-    loc: tuple[str | int, ...]
-    message: str
-    hint: str
+        yield _entry(model, settings, target, contents, line=lines.of(("models", number)))
 
 
 @dataclass(frozen=True, slots=True)
 class _FileContent:
-    """sha256 of a calibration file, or the problem that it has."""
+    """A calibration file: its sha256, or why it cannot be read."""
 
-    sha256: str = ""
-    problem: str = ""
-
-
-def _wrong(
-    path: Path,
-    model: ModelSpec,
-    settings: DefaultsSpec,
-    target: str | None,
-    contents: dict[str, _FileContent],
-) -> Iterator[_Wrong]:
-    name = model.repo_id
-    if target is None:
-        hint = "Add `publish_to: your-namespace` at the top, or a `target` here."
-        yield _Wrong((), f"{name}: nowhere to publish to", hint)
-    elif len(target) > MAX_REPO_ID:
-        message = f"{name}: the target {target} has more than {MAX_REPO_ID} characters"
-        yield _Wrong((), message, "Give it a shorter `target`.")
-    if settings.trust_remote_code and not _SHA.fullmatch(settings.revision):
-        message = f"{name}: trust_remote_code without a pinned revision"
-        hint = "Set `revision` to the full commit sha whose code you have read."
-        yield _Wrong(("trust_remote_code",), message, hint)
-    for number, source in enumerate(settings.calibration.sources):
-        if source.file and (problem := contents[source.file].problem):
-            message = f"calibration file {source.file!r} cannot be read: {problem}"
-            hint = f"Paths are relative to {path.name}."
-            yield _Wrong(("calibration", "sources", number, "file"), message, hint)
-
-
-def _located(path: Path, lines: Lines, number: int, wrong: _Wrong) -> Mistake:
-    where: tuple[str | int, ...] = ("models", number, *wrong.loc)
-    # A mistake inherited from `defaults` is reported where it was typed.
-    if not lines.knows(where) and lines.knows(("defaults", *wrong.loc)):
-        where = ("defaults", *wrong.loc)
-    return Mistake(file=str(path), line=lines.of(where), message=wrong.message, hint=wrong.hint)
+    sha256: str | None = None
+    problem: str | None = None
 
 
 def _entry(
@@ -212,7 +171,7 @@ def _entry(
 
 
 def _merged(defaults: DefaultsSpec, model: ModelSpec) -> DefaultsSpec:
-    """What the model says, else what `defaults` says, key by key also inside recipe, calibration and gate."""
+    """The model's settings over those of `defaults`, key by key also inside recipe, calibration and gate."""
     below = defaults.model_dump(exclude_unset=True)
     above = model.model_dump(exclude_unset=True, exclude={"repo_id", "target"})
     for key, value in above.items():
@@ -233,16 +192,15 @@ def _calibration(spec: CalibrationSpec, contents: dict[str, _FileContent]) -> Ca
     return Calibration(samples=spec.samples, seq_len=spec.seq_len, seed=spec.seed, sources=sources)
 
 
-def _file_contents(folder: Path, spec: WatchlistSpec) -> dict[str, _FileContent]:
-    """Every calibration file that is named anywhere, read once."""
-    settings: tuple[DefaultsSpec, ...] = (spec.defaults, *spec.models)
-    names = {source.file for item in settings for source in item.calibration.sources}
-    return {name: _file_content(folder, name) for name in names if name is not None}
+def _file_contents(folder: Path, raw: dict[str, Any]) -> dict[str, _FileContent]:
+    """Every calibration file that is named anywhere by a valid name, read once."""
+    names = {source.get("file") for _, source in sources_typed(raw)}
+    return {name: _file_content(folder, name) for name in names if isinstance(name, str) and is_text_file(name)}
 
 
 def _file_content(folder: Path, name: str) -> _FileContent:
     try:
-        # A pipe would be waited for without end.
+        # Reading a pipe would block.
         if (folder / name).exists() and not (folder / name).is_file():
             return _FileContent(problem="not a file")
         with (folder / name).open("rb") as stream:
@@ -250,5 +208,5 @@ def _file_content(folder: Path, name: str) -> _FileContent:
     except OSError as error:
         return _FileContent(problem=error.strerror or str(error))
     except ValueError:
-        # A name that no file can have, such as one with a null character.
+        # No file can have this name, such as one with a null character.
         return _FileContent(problem="no such name")

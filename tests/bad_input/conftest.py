@@ -15,13 +15,14 @@ from tests.support.small_sandbox import (
     prepare_once,
     write_watchlist,
 )
+from tests.support.watch import BUILTIN_TEXT
 
 
 @pytest.fixture
 def sandbox(hub: LocalHub, tmp_path: Path) -> Sandbox:
     """With a watchlist of one model that is not on the Hub yet."""
     sandbox = Sandbox(hub, tmp_path)
-    write_watchlist(sandbox, "publish_to: quantized\nmodels:\n  - lab/small\n")
+    write_watchlist(sandbox, f"publish_to: quantized\nmodels:\n  - lab/small\n{BUILTIN_TEXT}")
     return sandbox
 
 

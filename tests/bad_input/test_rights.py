@@ -41,7 +41,7 @@ def test_a_read_only_token_publishes_nothing_and_a_write_token_goes_on_without_q
     sandbox = sandbox_before("publish")
     made = _times(sandbox)
     result = sandbox.call("run", token=sandbox.hub.token("bot", role="read"))
-    assert_failed(result, 7, TARGET, "the token may only read")
+    assert_failed(result, 7, TARGET, "the token can only read")
     assert "HF_WRITE_TOKEN" in result.stderr
     assert_nothing_published(sandbox)
     assert _times(sandbox) == made
@@ -69,7 +69,8 @@ def test_somebody_elses_content_that_came_while_we_worked_is_not_overwritten(
 ) -> None:
     sandbox = sandbox_before("publish")
     theirs = sandbox.hub.seed(TARGET, {"README.md": "mine", "weights.bin": b"mine"}, private=True)
-    assert_failed(sandbox.call("publish", "--job", str(sandbox.jobs[0])), 7, TARGET, "content that is not ours")
+    result = sandbox.call("publish", "--job", str(sandbox.jobs[0]))
+    assert_failed(result, 7, TARGET, "content that awq-bot did not publish")
     assert sandbox.hub.refs(TARGET)["refs/heads/main"] == theirs
     sandbox.hub.store.delete(sandbox.hub.repo(TARGET))
     result = sandbox.call("run")

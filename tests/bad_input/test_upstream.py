@@ -94,7 +94,7 @@ def test_shapes_that_do_not_divide_are_named_with_the_group_size(sandbox: Sandbo
     weights = save(small_weights(config))
     sandbox.hub.seed(SOURCE, small_model(config__json=json.dumps(config), model__safetensors=weights))
     assert_refused(sandbox, 4, "96 input channels are no multiple of the group size 128", "Put it on `hold:`")
-    edit_watchlist(sandbox, "models:", "defaults: {recipe: {group_size: 32}}\nmodels:")
+    edit_watchlist(sandbox, "defaults: {", "defaults: {recipe: {group_size: 32}, ")
     assert_planned(sandbox)
 
 
@@ -116,7 +116,7 @@ def test_a_licence_must_be_stated(sandbox: Sandbox) -> None:
 
 def test_a_denied_licence_is_not_published(sandbox: Sandbox) -> None:
     sandbox.hub.seed(SOURCE, small_model())
-    was = edit_watchlist(sandbox, "models:", "defaults: {licenses: {deny: [mit]}}\nmodels:")
+    was = edit_watchlist(sandbox, "defaults: {", "defaults: {licenses: {deny: [mit]}, ")
     assert_refused(sandbox, 3, "licence refused: mit is denied", "Take it off `licenses: deny`")
     write_watchlist(sandbox, was)
     assert_planned(sandbox)

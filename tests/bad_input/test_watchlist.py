@@ -1,7 +1,7 @@
-"""What people type into the watchlist and the files that it names, and what they ask for.
+"""Mistakes in the watchlist and in the files that it names, and requests that cannot be met.
 
 Each ends with its exit code, one line of what happened where, what to do next, and nothing half-published; and
-where a person can mend it, the next run goes on.
+once a person has corrected it, the next run continues.
 """
 
 from __future__ import annotations
@@ -12,17 +12,16 @@ import shutil
 import pytest
 
 from tests.support import factories
-from tests.support.repos import requests
 from tests.support.sandbox import ASSETS, Sandbox
 from tests.support.small_sandbox import (
     SOURCE,
     TARGET,
-    WEIGHTS,
     SandboxBefore,
     assert_failed,
     assert_nothing_published,
     assert_planned,
     assert_published,
+    assert_refused,
     edit_watchlist,
     quantized_again,
     small_model,
@@ -40,14 +39,23 @@ from tests.support.small_sandbox import (
     ],
     ids=["not UTF-8", "a list", "empty", "tabs"],
 )
-def test_a_watchlist_that_cannot_be_read_is_told_by_line(
+def test_a_watchlist_that_cannot_be_read_is_reported_by_line(
     sandbox: Sandbox, content: bytes, line: int, word: str
 ) -> None:
     write_watchlist(sandbox, content)
-    assert_failed(sandbox.call("run"), 2, f"watchlist.yaml:{line}:", word)
+    _mistake(sandbox, f"watchlist.yaml:{line}:", word)
     assert not sandbox.hub.requests
     write_watchlist(sandbox, "publish_to: quantized\nmodels:\n  - lab/small\n")
     assert sandbox.call("check").returncode == 0
+
+
+def _mistake(sandbox: Sandbox, place: str, word: str) -> None:
+    """A run ends with the one mistake of the watchlist, and what to type instead."""
+    result = sandbox.call("run")
+    message, hint, count = result.stderr.splitlines()
+    assert (result.returncode, message.startswith(place), count) == (2, True, "1 mistake"), result.stderr
+    assert word in message
+    assert hint.startswith("  help: ")
 
 
 def test_a_mix_of_sources_is_counted_by_source(ready: Sandbox) -> None:
@@ -65,24 +73,21 @@ def test_a_mix_of_sources_is_counted_by_source(ready: Sandbox) -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "code", "words"),
+    ("old", "new", "words"),
     [
-        ("split: en/train", "split: de/train", 2, ("lab/texts", "no parquet or jsonl file of split 'de/train'")),
-        ("{chats}", factories.SHA, 3, (f"lab/chats@{factories.SHA[:8]} answers 404",)),
-        ("dataset: lab/texts", "dataset: lab/nowhere", 3, ("lab/nowhere", "answers 404")),
+        ("split: en/train", "split: de/train", ("lab/texts", "no parquet or jsonl file of split 'de/train'")),
+        ("{chats}", factories.SHA, (f"lab/chats@{factories.SHA[:8]}: missing: no commit",)),
+        ("dataset: lab/texts", "dataset: lab/nowhere", ("lab/nowhere", "builtin: stdlib")),
     ],
     ids=["no such split", "no such commit", "no such data set"],
 )
-def test_a_data_set_that_is_not_there_is_an_error_before_any_weights_are_pulled(
-    sandbox_before: SandboxBefore, old: str, new: str, code: int, words: tuple[str, ...]
+def test_a_data_set_that_is_not_there_is_refused_by_the_plan(
+    sandbox_before: SandboxBefore, old: str, new: str, words: tuple[str, ...]
 ) -> None:
     sandbox = sandbox_before("publish")
     chats = sandbox.hub.refs("lab/chats", repo_type="dataset")["refs/heads/main"]
     was = edit_watchlist(sandbox, old.format(chats=chats), new)
-    sandbox.hub.clear_requests()
-    assert_failed(sandbox.call("run"), code, *words)
-    assert not requests(sandbox.hub, "HEAD", WEIGHTS)
-    assert_nothing_published(sandbox)
+    assert_refused(sandbox, 3, *words)
     write_watchlist(sandbox, was)
     assert_published(sandbox, sandbox.call("run"))
 
@@ -93,7 +98,7 @@ def test_a_calibration_file_that_is_gone_is_named_and_missed_by_the_pull_too(
     sandbox = sandbox_before("pull")
     notes = (sandbox.root / "notes.txt").read_bytes()
     (sandbox.root / "notes.txt").unlink()
-    assert_failed(sandbox.call("run"), 2, "watchlist.yaml:8:", "notes.txt")
+    _mistake(sandbox, "watchlist.yaml:8:", "notes.txt")
     assert_failed(sandbox.call("pull", "--job", str(sandbox.jobs[0])), 2, "notes.txt: cannot be read")
     assert_nothing_published(sandbox)
     (sandbox.root / "notes.txt").write_bytes(notes)
@@ -102,7 +107,7 @@ def test_a_calibration_file_that_is_gone_is_named_and_missed_by_the_pull_too(
     assert not quantized_again(result)
 
 
-def test_pulled_files_that_somebody_deleted_are_pulled_again(sandbox_before: SandboxBefore) -> None:
+def test_pulled_files_that_were_deleted_are_pulled_again(sandbox_before: SandboxBefore) -> None:
     sandbox = sandbox_before("quantize")
     shutil.rmtree(sandbox.jobs[0] / "calibration")
     (sandbox.jobs[0] / "source" / "tokenizer.json").unlink()
@@ -114,7 +119,6 @@ def test_pulled_files_that_somebody_deleted_are_pulled_again(sandbox_before: San
 
 def test_a_tokenizer_that_does_not_load_ends_the_job_with_one_error(sandbox: Sandbox) -> None:
     sandbox.hub.seed(SOURCE, small_model(tokenizer__json='{"version": "1.0", "model": {"type": "None"}}'))
-    edit_watchlist(sandbox, "models:", "defaults: {calibration: {sources: [{builtin: stdlib}]}}\nmodels:")
     result = sandbox.call("run")
     assert_failed(result, 5, "the tokenizer in", "does not load")
     assert "tokenizer.json" in result.stderr

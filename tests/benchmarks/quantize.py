@@ -28,13 +28,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from bot.quantize.artifact import tool_versions
+from bot.checkpoint.constants import tool_versions
 from tests.benchmarks.cases import ASSET_CASES, ASSETS, DEEP, GPU, WIDE, Case, model_folder, write_tokens
 from tests.benchmarks.matrix_rate import matrix_rate, work_of
 from tests.benchmarks.packing import packing_speedup
 from tests.benchmarks.run import Run
 
-SEARCHES = ("autoawq", "gram")
+METHODS = ("autoawq", "awq+gptq")
 AT_ONCE = 2  # pairs of runs, each run with one thread
 RESULTS = Path(__file__).parent / "results" / "quantize.json"
 out = Console(highlight=False)
@@ -72,8 +72,8 @@ def measure(case: Case, seed: int, work: Path, *, cuda: bool = False) -> list[Me
     tokens = work / f"{case.name}-{seed}.safetensors"
     sha256 = write_tokens(case, source, tokens, seed=seed)
     made = []
-    for search in SEARCHES:
-        run = _run_apart(search, case, source, tokens, cuda=cuda)
+    for method in METHODS:
+        run = _run_apart(method, case, source, tokens, cuda=cuda)
         made.append(Measured(case=case.name, seed=seed, tokens_sha256=sha256, run=run))
         _print(made[-1])
     return made
@@ -81,7 +81,7 @@ def measure(case: Case, seed: int, work: Path, *, cuda: bool = False) -> list[Me
 
 def compare(case: str, measured: Sequence[Measured]) -> Comparison:
     ours, theirs = (
-        [one.run for one in measured if one.case == case and one.run.search == s] for s in ("gram", "autoawq")
+        [one.run for one in measured if one.case == case and one.run.method == s] for s in ("awq+gptq", "autoawq")
     )
     made = Comparison(
         case=case,
@@ -103,10 +103,10 @@ def _memory(run: Run) -> int:
     return run.rss_peak - run.rss_imports
 
 
-def _run_apart(search: str, case: Case, source: Path, tokens: Path, *, cuda: bool) -> Run:
-    command = [sys.executable, "-m", "tests.benchmarks.run", search, str(source), str(tokens)]
+def _run_apart(method: str, case: Case, source: Path, tokens: Path, *, cuda: bool) -> Run:
+    command = [sys.executable, "-m", "tests.benchmarks.run", method, str(source), str(tokens)]
     # Of the deep ones it is our memory that is looked at, which the evaluation takes too.
-    if case.trained or (case in DEEP and search == "gram"):
+    if case.trained or (case in DEEP and method == "awq+gptq"):
         command += ["--test", str(ASSETS / "tokens" / f"{case.tokenizer}.safetensors")]
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
     if not cuda:
@@ -121,7 +121,7 @@ def _print(made: Measured) -> None:
     run = made.run
     lost = f"  KL {run.kl:.5f}  top-1 {run.top1:.2%}" if run.kl is not None else ""
     out.print(
-        f"{made.case:12} draw {made.seed}  {run.search:8}{run.cpu_s:8.1f} CPU s{run.duration_s:8.1f} s"
+        f"{made.case:12} draw {made.seed}  {run.method:8}{run.cpu_s:8.1f} CPU s{run.duration_s:8.1f} s"
         f"{_memory(run) / 2**20:8.0f} MiB{lost}"
     )
 
@@ -157,7 +157,7 @@ def on_cpu(*, quick: bool) -> None:
                 measured += made
     comparisons = [compare(case.name, measured) for case in (*assets, WIDE, *deep)]
     by_case = {one.case: one for one in comparisons}
-    rss = {one.case: one.run.rss_peak for one in measured if one.run.search == "gram"}
+    rss = {one.case: one.run.rss_peak for one in measured if one.run.method == "awq+gptq"}
     figures = {
         "speedup": min(by_case[case.name].speedup for case in assets),
         "speedup_wide": by_case[WIDE.name].speedup,
@@ -183,7 +183,7 @@ def on_gpu() -> None:
     rate = matrix_rate()
     with tempfile.TemporaryDirectory() as name:
         measured = measure(GPU, 0, Path(name), cuda=True)
-    ours = next(one.run for one in measured if one.run.search == "gram")
+    ours = next(one.run for one in measured if one.run.method == "awq+gptq")
     share = work_of(GPU) / ours.duration_s / rate
     comparison = compare(GPU.name, measured)
     _store(

@@ -1,8 +1,8 @@
 """One search on one model, in this process: how long it takes, how much memory, and what it loses.
 
-    python -m tests.benchmarks.run SEARCH SOURCE TOKENS [--test TOKENS] [--threads N]
+    python -m tests.benchmarks.run METHOD SOURCE TOKENS [--test TOKENS] [--threads N]
 
-SEARCH is gram, ours, or autoawq. Prints a record as JSON.
+METHOD is awq+gptq, ours, or autoawq. Prints a record as JSON.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Run:
     covers the evaluation too, where there is one. AutoAWQ's time begins with its model loaded, and ends unsaved.
     """
 
-    search: str
+    method: str
     duration_s: float = 0.0
     cpu_s: float = 0.0
     rss_imports: int = 0
@@ -61,12 +61,16 @@ class Clock:
         return time.perf_counter() - self._wall, time.process_time() - self._cpu
 
 
-def run(search: str, source: Path, blocks: Tensor, test: Tensor | None) -> Run:
-    made = Run(search=search, rss_imports=_memory("VmRSS"))
+def run(method: str, source: Path, blocks: Tensor, test: Tensor | None) -> Run:
+    made = Run(method=method, rss_imports=_memory("VmRSS"))
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak of the imports
     with tempfile.TemporaryDirectory() as name:
         artifact = Path(name) / "out"
-        made = _ours(made, source, blocks, artifact) if search == "gram" else _peer(made, source, blocks, artifact)
+        made = (
+            _ours(made, source, blocks, artifact)
+            if method == "awq+gptq"
+            else _peer(made, source, blocks, artifact)
+        )
         if test is not None:
             report = _lost(source, artifact, test)
             made = replace(
@@ -132,7 +136,7 @@ def _threads(count: int) -> Iterator[None]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("search", choices=["gram", "autoawq"])
+    parser.add_argument("method", choices=["awq+gptq", "autoawq"])
     parser.add_argument("source", type=Path)
     parser.add_argument("tokens", type=Path)
     parser.add_argument("--test", type=Path, help="tokens to measure the losses on")
@@ -140,7 +144,7 @@ def main() -> None:
     asked = parser.parse_args()
     test = load_file(asked.test)["test"].long() if asked.test else None
     with _threads(asked.threads):
-        print(json.dumps(asdict(run(asked.search, asked.source, load_file(asked.tokens)["blocks"], test))))
+        print(json.dumps(asdict(run(asked.method, asked.source, load_file(asked.tokens)["blocks"], test))))
 
 
 if __name__ == "__main__":

@@ -206,3 +206,17 @@ def test_broken_containers_are_errors(tmp_path: Path) -> None:
 
 def test_a_kind_of_file_that_nobody_can_read_is_an_error(tmp_path: Path) -> None:
     assert problem(tmp_path / "a.docx").message == "a.docx: cannot read .docx"
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "jsonl.gz", "parquet", "txt"])
+def test_reading_reports_every_byte_of_the_file(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "parquet":
+        pq.write_table(pa.table({"text": [f"line {number}" for number in range(3000)]}), path)
+    else:
+        write_rows(path, [{"text": f"line {number}"} for number in range(3000)])
+    steps: list[tuple[str, int, int, str]] = []
+    list(read(TextSource(file=str(path)), tmp_path, progress=lambda *step: steps.append(step)))
+    size = path.stat().st_size
+    assert steps[-1] == (f"reading {path}", size, size, "B")
+    assert len(steps) > 2 or suffix == "jsonl.gz"  # a buffer holds all of that one

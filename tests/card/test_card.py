@@ -144,7 +144,7 @@ def test_the_recipe_and_the_calibration_are_on_it() -> None:
     text = full()
     made, used = tables(text)[1:]
     facts = dict(row for row in made if row != ["", ""])
-    assert facts["recipe"] == "AWQ, 4 bits, group size 128, asymmetric (zero points), gemm layout, search gram"
+    assert facts["recipe"] == "AWQ, 4 bits, group size 128, asymmetric (zero points), gemm layout, method awq+gptq"
     assert facts["left unquantized"].endswith("model.layers.3.mlp.gate and 2 more")
     assert facts["dtype of what is not quantized"] == "bfloat16"
     assert facts["calibration"] == f"16 blocks of 256 tokens, seed 0, sha256 {'5e' * 32}"

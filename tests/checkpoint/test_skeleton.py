@@ -14,15 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from bot.checkpoint.reader import Checkpoint
-from bot.checkpoint.skeleton import (
-    Skeleton,
-    build_skeleton,
-    decoder_layers,
-    load,
-    read_ahead,
-    source_names,
-    unload,
-)
+from bot.checkpoint.skeleton import Skeleton, decoder_layers, load_tensors, open_skeleton, read_ahead, unload
 from bot.errors import UnsupportedModelError, UpstreamError
 from tests.support import tiny_models
 
@@ -31,16 +23,13 @@ CPU = torch.device("cpu")
 
 def skeleton_of(source: Path, dtype: torch.dtype = torch.float32) -> Skeleton:
     checkpoint = Checkpoint(source)
-    model = build_skeleton(source, dtype=dtype, trust_remote_code=False)
-    path, layers = decoder_layers(model)
-    names = source_names(model, checkpoint.tensors, where=source)
-    return Skeleton(model=model, path=path, layers=layers, names=names, read=checkpoint.read, dtype=dtype)
+    return open_skeleton(source, checkpoint.tensors, read=checkpoint.read, dtype=dtype, trust_remote_code=False)
 
 
 def fill_all(skeleton: Skeleton) -> None:
-    load(skeleton.model, skeleton.tensors_before() | skeleton.tensors_after(), device=CPU)
+    load_tensors(skeleton.model, skeleton.tensors_before() | skeleton.tensors_after(), device=CPU)
     for index, layer in enumerate(skeleton.layers):
-        load(layer, skeleton.layer_tensors(index), device=CPU)
+        load_tensors(layer, skeleton.layer_tensors(index), device=CPU)
 
 
 def loaded(source: Path) -> Any:
@@ -78,7 +67,7 @@ def test_unfilled_it_holds_shapes_only(tmp_path: Path) -> None:
 
 def test_dropped_it_holds_shapes_only_again(tmp_path: Path) -> None:
     skeleton = skeleton_of(tiny_models.build("llama", tmp_path))
-    load(skeleton.layers[0], skeleton.layer_tensors(0), device=CPU)
+    load_tensors(skeleton.layers[0], skeleton.layer_tensors(0), device=CPU)
     assert has_values(skeleton.layers[0])
     assert not has_values(skeleton.layers[1])
     unload(skeleton.layers[0])
@@ -98,7 +87,7 @@ def test_tied_embeddings_are_one_piece_of_memory(tmp_path: Path) -> None:
     skeleton = skeleton_of(tiny_models.build("qwen3", tmp_path))
     for tensors in (skeleton.tensors_before(), skeleton.tensors_after()):
         assert tensors["lm_head.weight"].data_ptr() == tensors["model.embed_tokens.weight"].data_ptr()
-        load(skeleton.model, tensors, device=CPU)
+        load_tensors(skeleton.model, tensors, device=CPU)
         assert skeleton.model.lm_head.weight.data_ptr() == skeleton.model.model.embed_tokens.weight.data_ptr()
 
 

@@ -1,82 +1,118 @@
-"""The command line as scripts and people meet it: what it prints where, and how it exits."""
+"""The command line: what it prints to which stream, and how it exits."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bot.cli import app, console
-from bot.cli.manual import with_commands
 from bot.errors import ERRORS_BY_EXIT_CODE
 from bot.localhub import Fault, LocalHub
+from tests.cli.conftest import Run
 from tests.cli.test_doctor import only_nvidia_smi
 from tests.support.repos import source_files
+from tests.support.watch import BUILTIN_TEXT
 from tests.support.workspace import WEIGHTS, Workspace
-
-Run = Callable[..., tuple[int, str, str]]
 
 ROOT = Path(__file__).parents[2]
 
-WATCHLIST = "publish_to: quantized\nmodels:\n  - lab/small\n"
+WATCHLIST = f"publish_to: quantized\n{BUILTIN_TEXT}models:\n  - lab/small\n"
 CONFIG = b'{"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"]}'
 
 
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Calls the command line in this process; returns exit code, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-    # They asked for the terminal's width when they were made, wherever that was.
-    monkeypatch.setattr(console.out, "width", 200)
-    monkeypatch.setattr(console.err, "width", 200)
-    monkeypatch.setattr("signal.signal", lambda *args: None)
-
-    def call(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["awq-bot", *words])
-        with pytest.raises(SystemExit) as ended:
-            app.main()
-        printed = capsys.readouterr()
-        code = ended.value.code
-        return code if isinstance(code, int) else 0, printed.out, printed.err
-
-    return call
+def verbs(group: Any, *path: str) -> Iterator[tuple[str, ...]]:
+    yield path
+    for name, verb in getattr(group, "commands", {}).items():
+        yield from verbs(verb, *path, name)
 
 
-@pytest.fixture
-def with_hub(hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> LocalHub:
-    monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
-    monkeypatch.setenv("HF_TOKEN", hub.token())
-    return hub
+VERBS = tuple(verbs(app.command()))
 
 
-def test_help_names_every_verb_and_the_variables(run: Run) -> None:
+@pytest.mark.parametrize("verb", VERBS, ids=" ".join)
+def test_help_fits_80_columns_and_breaks_no_sentence(
+    run: Run, monkeypatch: pytest.MonkeyPatch, verb: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(console.out, "width", 80)
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = run(*verb, "--help")
+    assert code == 0
+    lines = [line.rstrip() for line in out.splitlines()]
+    assert all(len(line) <= 80 for line in lines)
+    assert not re.search(r"\[/?bold\]|\[/\]|<bool>", out)
+    prose = out.partition("\n╭")[0].splitlines()[2:]
+    for line, after in itertools.pairwise(item.strip() for item in prose):
+        # A line ends where the next word would not fit: nowhere else, unless it ends a paragraph.
+        assert not line or not after or len(f" {line} {after.split()[0]}") > 78, line
+
+
+def test_help_groups_the_verbs_and_names_the_variables(run: Run) -> None:
     code, out, _ = run()
     assert code == 0
-    for verb in ("check", "plan", "run", "pull", "quantize", "evaluate", "card", "publish", "verify", "doctor"):
-        assert f" {verb} " in out
-    assert "HF_WRITE_TOKEN" in out
+    panels = ("Watchlist", "Run", "One stage of a job", "Tools")
+    assert re.findall(r"╭─ (.+?) ─", out) == ["Options", *panels]
+    watchlist = out.partition("─ Watchlist ─")[2].partition("╰")[0]
+    assert re.findall(r"│ (\w+) ", watchlist) == ["init", "add", "check"]
+    for name in ("HF_TOKEN", "HF_WRITE_TOKEN", "HF_ENDPOINT"):
+        assert name in out
 
 
-def test_every_verbs_help_teaches_with_an_example_or_says_its_stage(run: Run) -> None:
-    for verb in ("check", "plan", "run", "quantize", "evaluate", "create-target", "verify", "doctor", "hub"):
-        code, out, _ = run(verb, "--help")
-        assert code == 0
-        assert "Example:" in out, verb
+def test_a_group_of_verbs_alone_prints_its_help(run: Run) -> None:
+    code, out, err = run("actions")
+    assert (code, err) == (0, "")
+    assert "Usage: awq-bot actions" in out
+    assert "keepalive" in out
 
 
-def test_an_unknown_verb_is_a_configuration_error_with_the_near_one(run: Run) -> None:
-    code, _, err = run("plann")
-    assert code == 2
-    assert "plan" in err
-    assert "hint:" in err
+def test_the_shell_completes_verbs(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {"_AWQ_BOT_COMPLETE": "complete_bash", "COMP_WORDS": "awq-bot pl", "COMP_CWORD": "1"}
+    command = [sys.executable, "-m", "bot"]
+    done = subprocess.run(command, env=os.environ | asked, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.split()) == (0, ["plan"]), done.stderr
+
+
+def test_every_verbs_help_has_an_example_or_is_a_stage() -> None:
+    without = {name for name, verb in app.command().commands.items() if "Example: " not in verb.help}
+    assert without == {"pull", "card", "publish", "refresh", "demo", "actions"}
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "part"),
+    [
+        ("plann", 2, "plan"),
+        ("check --watchlist nowhere.yaml", 2, "awq-bot init"),
+        ("plan --only lab/other", 2, "lab/other is not on watchlist.yaml"),
+        ("run --only lab/other", 2, "lab/other is not on watchlist.yaml"),
+        ("create-target lab/unknown", 2, "lab/unknown is not on watchlist.yaml"),
+        ("card --job nope", 2, "awq-bot run"),
+        ("quantize --job nope", 2, "nope: no job.json"),
+        ("evaluate --job nope", 2, "nope: no job.json"),
+        ("refresh --job nope", 2, "nope: no job.json"),
+        ("verify quantized/none-awq", 3, "quantized/none-awq"),
+        ("verify quantized/foreign-awq", 7, "quantized/foreign-awq"),
+    ],
+)
+def test_what_cannot_be_done_ends_with_its_code_and_a_hint(
+    run: Run, tmp_path: Path, with_hub: LocalHub, words: str, code: int, part: str
+) -> None:
+    (tmp_path / "watchlist.yaml").write_text(WATCHLIST)
+    with_hub.seed("quantized/foreign-awq", {"README.md": "hello"})
+    ended, out, err = run(*words.split())
+    assert ended == code
+    assert part in out + err
+    assert words.startswith("verify quantized/foreign") or "hint:" in err
+    assert not (tmp_path / "nope").exists()
 
 
 def test_check_counts_the_models(run: Run, tmp_path: Path) -> None:
@@ -91,15 +127,13 @@ def test_check_names_every_mistake_with_its_line_and_the_fix(run: Run, tmp_path:
     (tmp_path / "watchlist.yaml").write_text(WATCHLIST + "  - repo_id: a/b\n    gatee: {}\n  - repo_id: c\n")
     code, _, err = run("check")
     assert code == 2
-    assert "watchlist.yaml:5: unknown key 'gatee'  (Did you mean 'gate'?)" in err
-    assert "watchlist.yaml:6: repo_id: c is not valid" in err
-
-
-def test_a_missing_watchlist_says_what_to_do(run: Run) -> None:
-    code, _, err = run("check", "--watchlist", "nowhere.yaml")
-    assert code == 2
-    assert "nowhere.yaml" in err
-    assert "--watchlist" in err
+    assert err.splitlines() == [
+        "watchlist.yaml:6: unknown key 'gatee'",
+        "  help: Did you mean 'gate'?",
+        "watchlist.yaml:7: repo_id: c is not valid",
+        "  help: A repo id is `owner/name`, as in the model's URL.",
+        "2 mistakes",
+    ]
 
 
 def test_plan_prints_records_for_programs_and_reasons_for_people(
@@ -114,7 +148,7 @@ def test_plan_prints_records_for_programs_and_reasons_for_people(
     code, out, _ = run("plan")
     assert code == 0
     assert "refused" in out
-    assert json.loads(run("plan", "--matrix")[1]) == {"include": []}
+    assert json.loads(run("plan", "--only", "lab/small", "--json")[1]) == plan
 
 
 def test_run_exits_with_the_code_of_what_it_refused(run: Run, tmp_path: Path, with_hub: LocalHub) -> None:
@@ -125,7 +159,7 @@ def test_run_exits_with_the_code_of_what_it_refused(run: Run, tmp_path: Path, wi
     assert "missing" in err
 
 
-def test_a_fault_of_the_bot_stops_no_other_model(
+def test_a_bug_in_the_bot_stops_no_other_model(
     run: Run, tmp_path: Path, with_hub: LocalHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("small", "other"):
@@ -146,13 +180,6 @@ def test_a_fault_of_the_bot_stops_no_other_model(
     assert (tmp_path / "bot.log").read_text().count("Traceback") == 2
 
 
-def test_run_only_names_a_model_that_is_not_on_the_list(run: Run, tmp_path: Path, with_hub: LocalHub) -> None:
-    (tmp_path / "watchlist.yaml").write_text(WATCHLIST)
-    code, _, err = run("run", "--only", "lab/other")
-    assert code == 2
-    assert "lab/other" in err
-
-
 def test_a_hub_that_is_not_there_is_an_environment_problem(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,23 +191,19 @@ def test_a_hub_that_is_not_there_is_an_environment_problem(
     assert "HF_ENDPOINT" in err
 
 
-def test_a_stage_without_its_job_says_which_verb_comes_first(run: Run, tmp_path: Path) -> None:
-    code, _, err = run("card", "--job", str(tmp_path / "nothing"))
+@pytest.mark.parametrize("verb", ["quantize", "evaluate"])
+def test_stage_on_folders_says_which_options_are_missing(verb: str, run: Run) -> None:
+    code, _, err = run(verb)
     assert code == 2
-    assert "awq-bot run" in err
+    other = {"quantize": "--out", "evaluate": "--quantized"}[verb]
+    assert f"{verb} needs --source and {other}, or --job" in err
 
 
-def test_quantize_without_folders_asks_for_them(run: Run) -> None:
-    code, _, err = run("quantize")
+def test_quantize_names_the_methods_that_it_knows(run: Run) -> None:
+    code, _, err = run("quantize", "--source", "model", "--out", "made", "--method", "gram")
     assert code == 2
-    assert "--source" in err
-
-
-def test_quantize_names_the_searches_that_there_are(run: Run) -> None:
-    code, _, err = run("quantize", "--source", "model", "--out", "made", "--search", "guess")
-    assert code == 2
-    assert "--search guess" in err
-    assert "gram or awq" in err
+    assert "--method" in err
+    assert "'awq+gptq', 'awq'" in err
 
 
 def test_create_target_takes_sources_and_targets_and_prints_what_it_did(
@@ -199,15 +222,6 @@ def test_create_target_takes_sources_and_targets_and_prints_what_it_did(
     assert "nothing" in run("create-target")[1]
 
 
-def test_create_target_of_a_model_that_is_not_watched_is_refused(
-    run: Run, tmp_path: Path, with_hub: LocalHub
-) -> None:
-    (tmp_path / "watchlist.yaml").write_text(WATCHLIST)
-    code, _, err = run("create-target", "lab/unknown")
-    assert code == 2
-    assert "lab/unknown is not on" in err
-
-
 def test_create_target_exits_with_the_code_of_what_failed(
     run: Run, tmp_path: Path, with_hub: LocalHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,17 +232,6 @@ def test_create_target_exits_with_the_code_of_what_failed(
     assert code == 7
     assert "may not create the repo" in out
     assert "HF_CREATE_TOKEN" in out
-
-
-def test_verify_of_a_repo_that_is_not_there_is_an_upstream_error(run: Run, with_hub: LocalHub) -> None:
-    code, _, err = run("verify", "quantized/none-awq")
-    assert code == 3
-    assert "quantized/none-awq" in err
-
-
-def test_verify_refuses_what_the_bot_did_not_publish(run: Run, with_hub: LocalHub) -> None:
-    with_hub.seed("quantized/foreign-awq", {"README.md": "hello"})
-    assert run("verify", "quantized/foreign-awq")[0] == 7
 
 
 def test_doctor_finds_a_token_that_may_only_read(
@@ -243,6 +246,7 @@ def test_doctor_finds_a_token_that_may_only_read(
     assert checks["write to quantized"]["status"] == "failed"
     assert "role write" in checks["write to quantized"]["fix"]
     assert checks["versions"]["status"] == "ok", checks["versions"]
+    assert "account" not in checks  # asked of runners only
 
 
 @pytest.mark.parametrize(("gpu", "code"), [("NVIDIA L4, 570.86.15, 23034", 0), (None, 8)], ids=["L4", "no GPU"])
@@ -266,7 +270,7 @@ def test_a_log_file_that_cannot_be_written_is_a_mistake_of_the_command_line(
     assert "hint:" in err
 
 
-def test_a_file_that_fails_where_nobody_expected_it_is_told_with_its_name(run: Run, tmp_path: Path) -> None:
+def test_an_unexpected_file_error_names_the_file(run: Run, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     code, _, err = run("demo", "--root", "file/demo")
     assert code == 8
@@ -308,7 +312,7 @@ def test_run_looks_for_torch_before_it_downloads(
 
 
 @pytest.mark.parametrize("words", [(), ("--verbose",), ("--log-file", "bot.log")])
-def test_a_busy_hub_is_told_once_on_stderr(
+def test_a_busy_hub_is_reported_once_on_stderr(
     run: Run, tmp_path: Path, with_hub: LocalHub, words: tuple[str, ...]
 ) -> None:
     (tmp_path / "watchlist.yaml").write_text(WATCHLIST)
@@ -331,31 +335,7 @@ def test_a_job_that_is_not_there_leaves_no_folder(run: Run, tmp_path: Path, verb
     assert not (tmp_path / "nope").exists()
 
 
-def test_what_the_hub_prints_is_enough_to_put_a_model_in_with_the_stock_client(tmp_path: Path) -> None:
-    model = tmp_path / "my-model"
-    model.mkdir()
-    (model / "config.json").write_bytes(CONFIG)
-    (model / "model.safetensors").write_bytes(b"weights")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    command = [sys.executable, "-m", "bot", "hub", "--root", "hub", "--port", "0"]
-    serving = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
-    with serving as hub:
-        assert hub.stdout is not None
-        printed = "".join(iter(hub.stdout.readline, "    - bot/my-model\n"))
-        lines = [line.strip() for line in printed.splitlines()]
-        exports = dict(line.removeprefix("export ").split("=") for line in lines if line.startswith("export "))
-        (upload,) = (line for line in lines if line.startswith("hf upload "))
-        client = Path(sys.executable).parent / "hf"
-        subprocess.run(
-            [client, *upload.split()[1:]], cwd=tmp_path, env=environment | exports, check=True, capture_output=True
-        )
-        second = subprocess.run([*command], cwd=tmp_path, capture_output=True, text=True, check=False)
-        hub.terminate()
-    assert (second.returncode, second.stderr.count("another process serves this folder")) == (8, 1)
-    assert LocalHub(tmp_path / "hub").files("bot/my-model")["config.json"] == CONFIG
-
-
-def test_no_colours_when_nobody_looks(tmp_path: Path) -> None:
+def test_no_colours_without_a_terminal(tmp_path: Path) -> None:
     (tmp_path / "watchlist.yaml").write_text("nonsense: 1\n")
     command = [sys.executable, "-m", "bot", "check", "--watchlist", str(tmp_path / "watchlist.yaml")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -365,7 +345,7 @@ def test_no_colours_when_nobody_looks(tmp_path: Path) -> None:
 
 def test_the_readme_installs_every_extra_before_it_types_a_command() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    steps = (ROOT / "README.md").read_text().partition("## Use it for real")[2]
+    steps = (ROOT / "README.md").read_text().partition("## By hand")[2]
     installed, extras = steps.partition("$ pip install -c constraints.txt '.[")[::2]
     assert "$ awq-bot" not in installed
     assert set(extras.partition("]")[0].split(",")) == set(project["optional-dependencies"])
@@ -379,11 +359,7 @@ def test_hints_install_from_a_checkout_and_name_extras_that_there_are() -> None:
     assert console.EXTRAS.keys() <= set(extras)
 
 
-def test_every_exit_code_of_the_readme_has_an_error() -> None:
-    assert sorted(ERRORS_BY_EXIT_CODE) == [2, 3, 4, 5, 6, 7, 8]
-
-
-def test_every_exit_code_of_the_readme_is_one_of_ours_and_the_other_way_round() -> None:
+def test_the_readme_lists_the_exit_codes() -> None:
     lines = (Path(__file__).parents[2] / "README.md").read_text().splitlines()
     row = next(number for number, line in enumerate(lines) if line.startswith("| exit code |"))
     codes, meanings = (
@@ -392,8 +368,3 @@ def test_every_exit_code_of_the_readme_is_one_of_ours_and_the_other_way_round() 
     assert [int(code) for code in codes] == [0, *sorted(ERRORS_BY_EXIT_CODE), app.INTERRUPTED]
     assert len(meanings) == len(codes)
     assert all(meanings)
-
-
-def test_the_readmes_commands_are_those_of_the_command_line() -> None:
-    readme = (ROOT / "README.md").read_text()
-    assert with_commands(readme) == readme, "run `make readme`"

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from bot.cli import doctor
 from bot.cli.doctor import check_machine
+from bot.github import runner_safety
 from bot.github.environment import Actions
-from bot.github.runner_safety import check_exposure
+from bot.github.runner_safety import check_exposure, check_isolation
 from bot.records import Check
 from bot.watch.plan import make_plan
 from tests.support import factories
@@ -28,8 +28,8 @@ def exposure(
     return {check.name: check for check in check_exposure(actions, runner=runner)}
 
 
-def isolation(tmp_path: Path, *, runner: bool = True) -> dict[str, Check]:
-    return {check.name: check for check in check_machine(None, tmp_path, runner=runner)}
+def isolation() -> dict[str, Check]:
+    return {check.name: check for check in check_isolation()}
 
 
 @pytest.mark.parametrize(
@@ -62,29 +62,27 @@ def test_hosted_runners_and_peoples_machines_are_not_asked(tmp_path: Path) -> No
     assert list(check_exposure(Actions(), runner=True)) == []
 
 
-def test_id_token_on_a_runner_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_id_token_on_a_runner_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "ghs_secret")
-    check = isolation(tmp_path)["id-token"]
+    check = isolation()["id-token"]
     assert check.status == "failed"
     assert "ghs_secret" not in check.found + check.fix
-    assert "id-token" not in isolation(tmp_path, runner=False)
     monkeypatch.delenv("ACTIONS_ID_TOKEN_REQUEST_TOKEN")
-    assert "id-token" not in isolation(tmp_path)
+    assert "id-token" not in isolation()
 
 
-def test_root_is_warned_of_on_a_runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_root_is_warned_of_on_a_runner(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    assert isolation(tmp_path)["account"].status == "warning"
+    assert isolation()["account"].status == "warning"
     monkeypatch.setattr(os, "geteuid", lambda: 1001)
-    assert isolation(tmp_path)["account"].status == "ok"
-    assert "account" not in isolation(tmp_path, runner=False)
+    assert isolation()["account"].status == "ok"
 
 
 def test_docker_within_reach_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_DOCKER_SOCKET", tmp_path / "docker.sock")
-    assert "docker" not in isolation(tmp_path)
+    monkeypatch.setattr(runner_safety, "_DOCKER_SOCKET", tmp_path / "docker.sock")
+    assert "docker" not in isolation()
     (tmp_path / "docker.sock").touch()
-    assert isolation(tmp_path)["docker"].status == "warning"
+    assert isolation()["docker"].status == "warning"
 
 
 def only_nvidia_smi(folder: Path, monkeypatch: pytest.MonkeyPatch, answer: str | None) -> None:
@@ -134,7 +132,7 @@ def test_gpu_is_held_against_the_largest_job(
 @pytest.mark.parametrize(
     ("pins", "status", "found"),
     [
-        (["pytest=={pytest}; extra == 'quantize'", "rich>=1"], "ok", "1 pins hold"),
+        (["pytest=={pytest}; extra == 'quantize'", "rich>=1"], "ok", "1 packages as pinned"),
         (["pytest==0.1"], "failed", "pytest {pytest} (pinned 0.1)"),
         (["no-such-package==1.0"], "failed", "no-such-package missing (pinned 1.0)"),
     ],

@@ -311,7 +311,7 @@ def test_what_is_no_awq_folder_is_neither_measured_nor_overwritten(
     assert_failed(run("evaluate", "--source", source, "--quantized", source), 5, "no quantization_config")
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
-    assert_failed(quantize(out=tmp_path / "thesis"), 2, "thesis: is there already, and is no AWQ folder")
+    assert_failed(quantize(out=tmp_path / "thesis"), 2, "thesis: exists, and is no AWQ folder")
     assert (tmp_path / "thesis" / "chapter.txt").read_text() == "years of work"
     below = tmp_path / "thesis" / "chapter.txt" / "out"
     assert_failed(quantize(out=below), 2, "chapter.txt is no folder")

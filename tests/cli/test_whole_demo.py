@@ -1,4 +1,4 @@
-"""What `make demo` types: the first thing that people run."""
+"""`make demo`, the first thing that people run."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_demo_happens_from_end_to_end_and_shows_it(tmp_path: Path) -> None:
-    """It fails itself when a step did not do what it says; here it is what people see."""
+def test_the_whole_demo_succeeds_and_shows_its_steps(tmp_path: Path) -> None:
+    """The demo checks its own steps; this checks what it prints."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     done = subprocess.run(
         [sys.executable, "-m", "bot", "demo", "--root", "demo"],
@@ -30,12 +30,14 @@ def test_demo_happens_from_end_to_end_and_shows_it(tmp_path: Path) -> None:
         "A lab releases two models",
         "$ awq-bot check",
         "first release",
-        "What people see on the Hub",
-        "nothing new",
+        "The model card on the Hub",
+        "An hour later, nothing is new",
         "upstream changed: model.safetensors",
         "small files changed upstream: generation_config.json",
-        "Anybody can hold what is published against its provenance",
-        "All of it happened",
+        "Anyone can verify a published repo",
+        "Every step did what it says",
+        "awq-bot hub --root demo/hub",
+        "http://127.0.0.1:8765/quantized/qwen3-tiny-awq",
     )
     assert [step for step in steps if step not in shown] == []
     assert "# qwen3-tiny" in (tmp_path / "demo" / "card.md").read_text()

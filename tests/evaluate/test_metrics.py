@@ -180,7 +180,7 @@ def test_how_many_blocks_are_run_at_once_does_not_change_the_figures(
     pairs: Callable[[str], Pair], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     together = measured(pairs("llama"))
-    monkeypatch.setattr("bot.evaluate.metrics._LOGITS_AT_A_TIME", 1)
+    monkeypatch.setattr("bot.evaluate.metrics.LOGITS_AT_ONCE", 1)
     one_by_one = measured(pairs("llama"))
     assert one_by_one.kl_mean == pytest.approx(together.kl_mean, rel=1e-4)
     assert one_by_one.perplexity_quantized == pytest.approx(together.perplexity_quantized, rel=1e-5)

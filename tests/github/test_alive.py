@@ -170,7 +170,7 @@ def test_mistakes_are_annotated_on_their_lines_and_said_in_the_comment(workspace
     ended = on_pull_request(workspace, pull)
     assert ended.code == 2
     assert ended.annotations == [
-        ("error", "file=watchlist.yaml,line=5", "unknown key 'gatee'%0ADid you mean 'gate'?")
+        ("error", "file=watchlist.yaml,line=6", "unknown key 'gatee'%0ADid you mean 'gate'?")
     ]
     [text] = workspace.api.comments_on(pull)
     assert "unknown key 'gatee'" in text

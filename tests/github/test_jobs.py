@@ -57,7 +57,7 @@ def test_an_expired_token_is_named_and_not_shown(workspace: Workspace, planned: 
 def test_a_setting_that_makes_no_sense_leaves_a_result_too(workspace: Workspace, planned: Job) -> None:
     ended = quantize(workspace, planned, HF_ENDPOINT="not an address")
     assert ended.code == result_of(workspace, planned).exit_code == 8
-    assert "HF_ENDPOINT is no web address" in ended.annotations[0][2]
+    assert "HF_ENDPOINT is not a URL" in ended.annotations[0][2]
 
 
 def test_a_write_token_that_expired_fails_the_publish_leg_alone(workspace: Workspace, planned: Job) -> None:

@@ -45,7 +45,7 @@ def test_a_gated_model_is_not_handed_on_where_everybody_can_fetch_it(
     ended = workspace.plan(GITHUB_EVENT_PATH=str(event), AWQ_BOT_PUBLISH_ON=publish_on)
     assert ended.code == 0, ended.err
     assert ended.outputs["quantize_count"] == str(planned)
-    assert ("anybody could fetch what its jobs hand on" in ended.summary) == (planned == 1)
+    assert ("everyone could download the artifacts of its jobs" in ended.summary) == (planned == 1)
 
 
 def test_an_empty_plan_starts_nothing(workspace: Workspace) -> None:
@@ -249,14 +249,14 @@ def test_a_broken_watchlist_is_annotated_line_by_line_and_one_issue(workspace: W
         ended = workspace.plan()
         assert (ended.code, ended.outputs) == (2, {})
         assert [(level, where) for level, where, _ in ended.annotations] == [
-            ("error", "file=watchlist.yaml,line=5"),
             ("error", "file=watchlist.yaml,line=6"),
+            ("error", "file=watchlist.yaml,line=7"),
         ]
         assert "unknown key 'gatee'%0ADid you mean 'gate'?" in ended.annotations[0][2]
         assert "c%25,:d" in ended.annotations[1][2]
         [issue] = workspace.api.open_issues()
     assert issue.labels == ["awq-bot", "awq-bot: configuration"]
-    assert "watchlist.yaml:5" in issue.body.replace("\\", "")
+    assert "watchlist.yaml:6" in issue.body.replace("\\", "")
     assert not (workspace.root / "plan").exists()
 
     (workspace.root / "watchlist.yaml").write_text(good)
@@ -297,7 +297,9 @@ def test_what_a_stranger_wrote_commands_nothing(workspace: Workspace) -> None:
     card = f"---\nlicense: other\nlicense_name: '{evil} <img src=x> @everyone [x](http://evil)'\n---\n"
     workspace.seed("Tiny", README__md=card)
     text = (workspace.root / "watchlist.yaml").read_text()
-    (workspace.root / "watchlist.yaml").write_text(text + "defaults:\n  licenses: {deny: [other]}\n")
+    (workspace.root / "watchlist.yaml").write_text(
+        text.replace("defaults: {", "defaults: {licenses: {deny: [other]}, ")
+    )
     ended = workspace.plan()
     assert "licence refused" in ended.summary
     assert {name for name, _, _ in ended.commands} == {"add-mask"}

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from bot.github.attempts import tried_content
+from bot.github.matrix import timeout_minutes
 from bot.github.results import Fate, believable, endings
 from bot.records import Job, JobKind, JobResult, RunningJob
-from bot.watch.plan import timeout_minutes
 from tests.github.test_attempts import NOW
 from tests.support.factories import job
 

@@ -20,7 +20,7 @@ from bot.github.summaries import (
     trouble_text,
 )
 from bot.records import Attempts, Job, JobResult, RunningJob, Skip
-from bot.text import quiet_code
+from bot.text import escape_github_hint
 from bot.watch.plan import make_plan
 from tests.github.test_attempts import NOW, many
 from tests.support.factories import entry, job, report, upstream
@@ -121,9 +121,9 @@ def test_no_stranger_can_add_to_a_page(text: str) -> None:
 
 
 def test_a_hint_keeps_its_code_and_its_words() -> None:
-    assert quiet_code("Put it on `hold:` to *silence* it.") == "Put it on `hold:` to \\*silence\\* it."
-    assert "code" not in Page(quiet_code("``a`b` | `c|d`")).text
-    assert "@me" not in quiet_code("@me `x` @me ` @me")
+    assert escape_github_hint("Put it on `hold:` to *silence* it.") == "Put it on `hold:` to \\*silence\\* it."
+    assert "code" not in Page(escape_github_hint("``a`b` | `c|d`")).text
+    assert "@me" not in escape_github_hint("@me `x` @me ` @me")
 
 
 def test_a_full_matrix_says_what_is_left_for_the_next_run() -> None:

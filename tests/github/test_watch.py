@@ -13,12 +13,12 @@ import pytest
 from huggingface_hub import HfApi
 
 from bot.files import describe_file
+from bot.github.matrix import timeout_minutes
 from bot.jobs import stages
 from bot.jobs.folder import JobDir
 from bot.jobs.handover import accepted
 from bot.localhub import HubError
 from bot.records import Card, Job, JobResult, PublishedFile, QuantizedModel, Recipe, from_json
-from bot.watch.plan import timeout_minutes
 from tests.support.sandbox import Quantized, Sandbox, build_sandbox
 from tests.support.tampering import change_report, render_card_again, replace_file
 from tests.support.workflow_steps import Runner, StepResult

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import stamina
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, constants
 
 from bot.hub.access import check_access, check_endpoint
 from bot.hub.session import Hub
@@ -35,15 +39,15 @@ def statuses(checks: dict[str, Check]) -> dict[str, str]:
 def test_two_tokens_that_fit(hub: LocalHub) -> None:
     assert statuses(looked_at(as_bot(hub))) == {
         "read token": "ok",
-        "see quantized": "ok",
+        "read quantized": "ok",
         "write token": "ok",
         "write to quantized": "ok",
     }
 
 
 def test_read_token_that_would_not_see_private_targets_is_warned_of(hub: LocalHub) -> None:
-    stranger = Hub(hub.endpoint, hub.token("reader", role="read"), hub.token())
-    check = looked_at(stranger)["see quantized"]
+    outsider = Hub(hub.endpoint, hub.token("reader", role="read"), hub.token())
+    check = looked_at(outsider)["read quantized"]
     assert check.status == "warning"
     assert "seem to be missing" in check.fix
 
@@ -52,7 +56,7 @@ def test_runner_needs_no_write_token_and_should_have_none(hub: LocalHub) -> None
     read = hub.token("bot", role="read")
     assert statuses(looked_at(Hub(hub.endpoint, read, read), runner=True)) == {
         "read token": "ok",
-        "see quantized": "ok",
+        "read quantized": "ok",
         "write token": "ok",
     }
     found = looked_at(as_bot(hub), runner=True)
@@ -64,6 +68,29 @@ def test_runner_needs_no_write_token_and_should_have_none(hub: LocalHub) -> None
 def test_runner_without_any_token_is_no_failure(hub: LocalHub) -> None:
     assert statuses(looked_at(Hub(hub.endpoint), runner=True)) == {"read token": "warning", "write token": "ok"}
     assert looked_at(Hub(hub.endpoint))["write token"].status == "failed"
+
+
+@pytest.mark.parametrize("stored", ["hf_stored_here\n", "", None], ids=["stored", "empty", "none"])
+def test_token_that_hf_auth_stored_is_named_and_not_used(
+    hub: LocalHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stored: str | None
+) -> None:
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    if stored is not None:
+        (tmp_path / "token").write_text(stored)
+    check = looked_at(Hub(hub.endpoint))["read token"]
+    assert check.status == "warning"
+    assert ("`hf auth login` is not used" in check.found) == bool(stored)
+    assert ("export HF_TOKEN=$(hf auth token)" in check.fix) == bool(stored)
+    assert "hf_stored_here" not in check.found + check.fix
+    assert all_requests(hub) == ()
+
+
+def test_command_that_doctor_names_prints_the_stored_token(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("hf_stored_here")
+    hf = Path(sys.executable).with_name("hf")
+    environment = {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "PATH": os.environ["PATH"]}
+    done = subprocess.run([hf, "auth", "token"], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "hf_stored_here\n"
 
 
 def test_endpoint_is_asked_once(hub: LocalHub) -> None:
@@ -78,7 +105,7 @@ def test_endpoint_is_asked_once(hub: LocalHub) -> None:
 def test_endpoint_that_is_no_hub_is_named(hub: LocalHub) -> None:
     hub.faults.add(Fault(path="/api/models", status=200, body="<html>Welcome</html>"))
     check = check_endpoint(as_bot(hub))
-    assert (check.status, "does not answer as a Hub" in check.found) == ("failed", True)
+    assert (check.status, "does not answer like a Hub" in check.found) == ("failed", True)
 
 
 def test_create_token_is_tried_where_there_is_one(hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,7 +158,8 @@ def test_endpoint_that_cannot_be_reached_is_a_failure(hub: LocalHub) -> None:
     hub.stop()
     with stamina.set_testing(True, attempts=1):
         check = check_endpoint(nowhere)
-    assert (check.status, "cannot be reached" in check.found) == ("failed", True)
+    assert (check.status, check.found) == ("failed", f"the Hub at {nowhere.endpoint} refuses the connection")
+    assert "awq-bot hub" in check.fix
 
 
 def test_rights_of_a_fine_grained_token_are_not_guessed(hub: LocalHub) -> None:
@@ -142,7 +170,7 @@ def test_rights_of_a_fine_grained_token_are_not_guessed(hub: LocalHub) -> None:
     found = looked_at(as_bot(hub))
     assert statuses(found) == {
         "read token": "ok",
-        "see quantized": "unknown",
+        "read quantized": "unknown",
         "write token": "ok",
         "write to quantized": "unknown",
     }
@@ -166,11 +194,11 @@ def test_members_write_as_their_role_in_the_organisation_lets_them(
 ) -> None:
     token = hub.add_token("member", orgs=orgs)
     found = looked_at(Hub(hub.endpoint, token, token))
-    assert (found["see quantized"].status, found["write to quantized"].status) == (sees, writes)
-    assert ("join quantized with write access" in found["write to quantized"].fix) == (writes == "failed")
+    assert (found["read quantized"].status, found["write to quantized"].status) == (sees, writes)
+    assert ("to quantized with write access" in found["write to quantized"].fix) == (writes == "failed")
 
 
 def test_anybody_writes_to_their_own_namespace(hub: LocalHub) -> None:
     token = hub.add_token("member")
     found = looked_at(Hub(hub.endpoint, token, token), namespaces=("member",))
-    assert (found["see member"].status, found["write to member"].status) == ("ok", "ok")
+    assert (found["read member"].status, found["write to member"].status) == ("ok", "ok")

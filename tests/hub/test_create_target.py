@@ -107,7 +107,7 @@ def test_what_is_not_ours_is_left_alone(hub: LocalHub) -> None:
     hub.seed(TARGET, {"model.safetensors": b"theirs"}, private=True)
     forget_requests(hub)
     target = create(hub, factories.entry())[0]
-    assert "content that is not ours" in target.problem
+    assert "content that awq-bot did not publish" in target.problem
     assert writes(hub) == []
 
 

@@ -80,7 +80,7 @@ def test_repo_is_private_until_everything_was_read_back(hub: LocalHub, job: Job,
     """The last file never reads back, so nobody but us may see the repo, however often it is tried."""
     hub.faults.add(Fault(path="/resolve/.*tokenizer.json", method="GET", status=404, times=None))
     for _ in range(2):
-        with pytest.raises(PublishError, match=r"tokenizer\.json is not there") as caught:
+        with pytest.raises(PublishError, match=r"tokenizer\.json is missing") as caught:
             publish(as_bot(hub), job, artifact, no_progress)
         assert "again" in caught.value.hint
         assert is_private(hub)
@@ -96,15 +96,22 @@ def test_commit_names_its_parent_and_the_summary(hub: LocalHub, job: Job, artifa
     assert (newest.title, newest.parent) == (artifact.summary, initial.sha)
 
 
-def test_progress_tells_of_sending_and_reading_back(hub: LocalHub, job: Job, artifact: Artifact) -> None:
+def test_hashing_sending_and_reading_back_are_reported_by_bytes(hub: LocalHub, tmp_path: Path) -> None:
+    job = release_job(hub)
+    artifact = make_artifact(tmp_path / "job", job, {"config.json": b"{}", "model.safetensors": b"int4" * 2**20})
     seen: list[tuple[str, int, int, str]] = []
+    # Neither a part that is sent again nor a file that is read again may count twice.
+    hub.faults.add(Fault(path="/uploads/", method="PUT", status=503))
+    hub.faults.add(Fault(path="/objects/.*/model", method="GET", cut_after_bytes=3_000_000))
     publish(as_bot(hub), job, artifact, lambda *report: seen.append(report))
-    last = {what: (done, total) for what, done, total, _ in seen}
     sizes = {file.path: file.size_bytes for file in artifact.files}
     everything = sum(sizes.values())
-    assert last[f"upload {TARGET}"] == (everything, everything)
-    rest = everything - sizes["provenance.json"]
-    assert last[f"read back {TARGET}"] == (rest, rest)
+    expected = {"hash": everything, "upload": everything, "read back": everything - sizes["provenance.json"]}
+    for what, total in expected.items():
+        reports = [report[1:] for report in seen if report[0] == f"{what} {TARGET}"]
+        assert reports[-1] == (total, total, "B")
+        assert len(reports) > len(sizes) + 2  # many for the large file
+        assert len([done for done, *_ in reports if done == total]) == 1
 
 
 # --- again --------------------------------------------------------------------------------------------------

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 import stamina
@@ -12,9 +13,11 @@ from huggingface_hub import HfApi
 from huggingface_hub.utils import _auth
 
 from bot.errors import EnvironmentProblem, PublishError
-from bot.hub import client
+from bot.hub import client, upload, verify
+from bot.hub.fetch import remote_sha256
 from bot.hub.publish import Artifact, finish, opening_note, publish
 from bot.hub.session import Hub
+from bot.hub.target import allowed
 from bot.jobs import pipeline
 from bot.localhub import Fault, Limits, LocalHub
 from bot.records import Job, no_progress
@@ -32,6 +35,8 @@ from tests.support.repos import (
     writes,
 )
 from tests.support.workflow_identity import running_workflow, trust
+
+Result = TypeVar("Result")
 
 
 @pytest.fixture
@@ -87,7 +92,7 @@ def test_first_release_is_complete_and_stays_private(
     assert is_complete(hub, job)
     assert is_private(hub)
     assert (publication.new, publication.private) == (True, True)
-    assert f"create-target {TARGET}` opens it" in opening_note(job, publication)
+    assert f"create-target {TARGET}` makes it public" in opening_note(job, publication)
     assert hub.history(TARGET)[0].author == "[OIDC]"
     assert not [line for line in writes(hub)[1:] if "/settings" in line or "/repos/create" in line]
 
@@ -129,7 +134,7 @@ def test_release_that_does_not_read_back_is_not_opened(
     hub: LocalHub, ours: Hub, job: Job, artifact: Artifact
 ) -> None:
     hub.faults.add(Fault(path="/resolve/.*tokenizer.json", method="GET", status=404, times=None))
-    with pytest.raises(PublishError, match=r"tokenizer\.json is not there"):
+    with pytest.raises(PublishError, match=r"tokenizer\.json is missing"):
         publish(ours, job, artifact, no_progress)
     assert open_targets(hub, job) == ()
     assert is_private(hub)
@@ -188,7 +193,7 @@ def test_update_that_does_not_read_back_is_reverted(
     open_targets(hub, job)
     newer = next_release(hub)
     hub.faults.add(Fault(path="/resolve/.*tokenizer.json", method="GET", status=404))
-    with pytest.raises(PublishError, match="the previous release is back as"):
+    with pytest.raises(PublishError, match="the previous release was restored as"):
         publish(ours, newer, make_artifact(tmp_path / "newer", newer), no_progress)
     assert hub.history(TARGET)[0].title == f"Restore {job.tag}"
 
@@ -242,7 +247,9 @@ def test_gate_that_upstream_closed_is_asked_for_before_the_update(
 # --- the hour -----------------------------------------------------------------------------------------------
 
 
-def test_token_that_ends_on_the_way_is_exchanged_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_token_that_expires_between_files_is_exchanged_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Good for as long as the client renews ahead, so every request renews it; all older ones end half-way."""
     with (
         LocalHub(tmp_path / "hub", limits=Limits(exchanged_token_s=300)) as hub,
@@ -254,11 +261,17 @@ def test_token_that_ends_on_the_way_is_exchanged_anew(tmp_path: Path, monkeypatc
         artifact = make_artifact(tmp_path / "job", job)
         ended: list[int] = []
 
-        def end_tokens(what: str, done: int, total: int, unit: str) -> None:
-            hub.trust.expire_all()
-            ended.append(tokens.asked)
+        def after_all_tokens_ended(request: Callable[..., Result]) -> Callable[..., Result]:
+            def send(*args: Any, **kwargs: Any) -> Result:
+                hub.trust.expire_all()
+                ended.append(tokens.asked)
+                return request(*args, **kwargs)
 
-        assert publish(Hub.from_environment(), job, artifact, end_tokens).new
+            return send
+
+        monkeypatch.setattr(upload, "allowed", after_all_tokens_ended(allowed))
+        monkeypatch.setattr(verify, "remote_sha256", after_all_tokens_ended(remote_sha256))
+        assert publish(Hub.from_environment(), job, artifact, no_progress).new
         assert len(ended) == 2 * len(artifact.files) - 1
         assert ended == sorted(set(ended))  # each time after a new exchange
         assert is_complete(hub, job)
@@ -287,7 +300,7 @@ def test_publisher_that_is_removed_on_the_way_is_named(tmp_path: Path, monkeypat
 def test_target_that_is_not_there_is_to_be_created_first(
     hub: LocalHub, workflow: IdTokens, job: Job, artifact: Artifact
 ) -> None:
-    with pytest.raises(PublishError, match="it is not there") as caught:
+    with pytest.raises(PublishError, match="it does not exist") as caught:
         publish(Hub.from_environment(), job, artifact, no_progress)
     assert f"awq-bot create-target {TARGET}" in caught.value.hint
     assert workflow.asked == 1
@@ -324,7 +337,7 @@ def test_job_without_the_permission_is_told_which(
     ours: Hub, job: Job, artifact: Artifact, monkeypatch: pytest.MonkeyPatch, missing: str
 ) -> None:
     monkeypatch.delenv(missing)
-    with pytest.raises(EnvironmentProblem, match="may not ask for an id-token") as caught:
+    with pytest.raises(EnvironmentProblem, match="may not request an id-token") as caught:
         publish(ours, job, artifact, no_progress)
     assert "id-token: write" in caught.value.hint
 
@@ -358,7 +371,7 @@ def test_without_a_read_token_the_identity_reads_the_private_target(
     assert not publish(alone, job, artifact, no_progress).new
     hub.trust.remove_publishers(TARGET)
     monkeypatch.setattr(_auth, "_OIDC_TOKEN_CACHE", None)
-    with pytest.raises(PublishError, match="it is not there, or HF_TOKEN may not see it"):
+    with pytest.raises(PublishError, match="it does not exist, or HF_TOKEN cannot read it"):
         publish(alone, job, artifact, no_progress)
 
 
@@ -379,7 +392,7 @@ def test_account_as_resource_reads_gated_models_and_publishes_nothing(
 @pytest.mark.parametrize("resource", ["quantized/Tiny-awq ", "datasets/a/b", "a b", "https://huggingface.co/a/b"])
 def test_resource_that_names_no_model_is_refused(monkeypatch: pytest.MonkeyPatch, resource: str) -> None:
     monkeypatch.setenv("HF_OIDC_RESOURCE", resource)
-    with pytest.raises(EnvironmentProblem, match="HF_OIDC_RESOURCE names no repo"):
+    with pytest.raises(EnvironmentProblem, match="HF_OIDC_RESOURCE is not a repo"):
         Hub.from_environment()
 
 

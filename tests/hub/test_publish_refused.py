@@ -66,7 +66,7 @@ def test_revoked_token_is_an_environment_problem(hub: LocalHub, job: Job, artifa
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        ({"model.safetensors": b"theirs"}, "content that is not ours"),
+        ({"model.safetensors": b"theirs"}, "content that awq-bot did not publish"),
         ({"provenance.json": b"{}"}, "cannot be read"),
     ],
 )
@@ -132,7 +132,7 @@ def test_update_overtaken_by_somebody_else_says_so(
     publish(as_bot(hub), job, artifact, no_progress)
     hub.seed(SOURCE, {"config.json": "{}"})
     newer = release_job(hub)
-    with pytest.raises(PublishError, match="somebody else published there meanwhile"):
+    with pytest.raises(PublishError, match="another run published there meanwhile"):
         publish(as_bot(hub), newer, make_artifact(tmp_path / "newer", newer), meddle)
     assert hub.history(TARGET)[0].title == "by hand"
 
@@ -160,7 +160,7 @@ def test_tag_on_another_commit_is_noticed_before_anything_is_sent(
     api.create_repo(TARGET, private=True)
     api.create_tag(TARGET, tag=job.tag)
     forget_requests(hub)
-    with pytest.raises(PublishError, match=f"the tag {job.tag} is on .* already") as caught:
+    with pytest.raises(PublishError, match=f"the tag {job.tag} is already on .*") as caught:
         publish(as_bot(hub), job, artifact, no_progress)
     assert "Delete that tag" in caught.value.hint
     assert writes(hub) == []

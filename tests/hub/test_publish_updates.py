@@ -116,7 +116,7 @@ def test_publishing_what_was_published_before_is_refused_before_anything_is_sent
     publish(as_bot(hub), new, artifact, no_progress)
     head = hub.history(TARGET)[0].sha
     again = dataclasses.replace(old, replaces=new.tag)
-    with pytest.raises(PublishError, match=f"the tag {old.tag} is on"):
+    with pytest.raises(PublishError, match=f"the tag {old.tag} is already on"):
         publish(as_bot(hub), again, make_artifact(tmp_path / "again", old, OLD), no_progress)
     assert hub.history(TARGET)[0].sha == head
     assert state(hub, new).complete
@@ -129,9 +129,9 @@ def test_release_that_is_done_after_a_newer_one_does_not_replace_it(
     newest = release_job(hub)
     publish(as_bot(hub), newest, make_artifact(tmp_path / "newest", newest, NEW), no_progress)
     forget_requests(hub)
-    with pytest.raises(PublishError, match="somebody else published there meanwhile") as caught:
+    with pytest.raises(PublishError, match="another run published there meanwhile") as caught:
         publish(as_bot(hub), new, artifact, no_progress)
-    assert "look anew" in caught.value.hint
+    assert "again" in caught.value.hint
     assert writes(hub) == []
     assert state(hub, newest).complete
 
@@ -139,7 +139,7 @@ def test_release_that_is_done_after_a_newer_one_does_not_replace_it(
 def test_first_release_does_not_replace_one_that_came_first(
     hub: LocalHub, old: Job, new: Job, artifact: Artifact
 ) -> None:
-    with pytest.raises(PublishError, match="somebody else published there meanwhile"):
+    with pytest.raises(PublishError, match="another run published there meanwhile"):
         publish(as_bot(hub), dataclasses.replace(new, replaces=None), artifact, no_progress)
     assert state(hub, old).complete
 
@@ -207,7 +207,7 @@ def publish_rotten(hub: LocalHub, new: Job, artifact: Artifact) -> PublishError:
             rot(hub, "model.safetensors")
 
     damaged: list[bool] = []
-    with pytest.raises(PublishError, match=r"model\.safetensors is not what was sent") as caught:
+    with pytest.raises(PublishError, match=r"model\.safetensors differs from what was sent") as caught:
         publish(as_bot(hub), new, artifact, damage)
     return caught.value
 
@@ -219,7 +219,7 @@ def test_update_that_does_not_read_back_is_reverted(hub: LocalHub, old: Job, new
     assert found.provenance is not None
     assert found.provenance.tag.startswith(f"{old.tag}-restored-")
     assert found.complete
-    assert f"the previous release is back as {found.provenance.tag}" in error.message
+    assert f"the previous release was restored as {found.provenance.tag}" in error.message
     assert "again" in error.hint
     after = hub.files(TARGET)
     assert {path: after[path] for path in after if path != "provenance.json"} == {
@@ -263,9 +263,9 @@ def test_way_back_that_fails_too_is_said_and_done_the_next_time(
 ) -> None:
     hub.faults.add(Fault(path="/commit/", status=403, skip=1, times=1))
     error = publish_rotten(hub, new, artifact)
-    assert "bringing the previous release back failed too (403)" in error.message
+    assert "restoring the previous release failed too (403)" in error.message
     assert not state(hub, new).complete
-    with pytest.raises(PublishError, match="the previous release is back as"):
+    with pytest.raises(PublishError, match="the previous release was restored as"):
         publish(as_bot(hub), new, artifact, no_progress)
     assert state(hub, old).complete
 

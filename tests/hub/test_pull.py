@@ -22,10 +22,10 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.utils._xet_progress_reporting import XetDownloadProgressReporter
 
 from bot.errors import EnvironmentProblem, UpstreamError
-from bot.hub.pull import Pinned, bytes_reporter, dataset_files, pull_files, pull_source
+from bot.hub.pull import Pinned, dataset_files, pull_files, pull_source, tqdm_class
 from bot.hub.session import WORKER, Hub
 from bot.localhub import Fault, LocalHub
-from bot.records import HubFile, no_progress, to_json
+from bot.records import HubFile, byte_counter, no_progress, to_json
 from tests.support.repos import SOURCE, as_bot, forget_requests, release_job, requests, source_files
 
 DATASET = "lab/Texts"
@@ -100,19 +100,32 @@ def test_second_pull_asks_for_nothing(hub: LocalHub, source: Hub, tmp_path: Path
     assert second.files == first.files
 
 
-def test_progress_tells_of_all_bytes(hub: LocalHub, source: Hub, tmp_path: Path) -> None:
+def test_downloading_and_checking_report_every_byte(hub: LocalHub, source: Hub, tmp_path: Path) -> None:
     job = release_job(hub)
     seen: list[tuple[str, int, int, str]] = []
     weights = pull_source(source, job, tmp_path / "source", lambda *report: seen.append(report))
     total = sum(file.size_bytes for file in weights.files)
-    assert seen[-1] == (f"pull {SOURCE}", total, total, "B")
-    assert [done for _, done, _, _ in seen] == sorted(done for _, done, _, _ in seen)
+    for what in (f"pull {SOURCE}", f"check {SOURCE}"):
+        done = [report[1] for report in seen if report[0] == what]
+        assert (what, done[-1], done) == (what, total, sorted(set(done)))
+    assert {report[2:] for report in seen} == {(total, "B")}
+
+
+def test_checking_what_is_on_disk_is_reported_too(hub: LocalHub, source: Hub, tmp_path: Path) -> None:
+    job = release_job(hub)
+    weights = pull_source(source, job, tmp_path / "source", no_progress)
+    seen: list[tuple[str, int, int, str]] = []
+    pull_source(source, job, tmp_path / "source", lambda *report: seen.append(report))
+    total = sum(file.size_bytes for file in weights.files)
+    assert {what for what, *_ in seen} == {f"check {SOURCE}"}
+    assert seen[-1][1:] == (total, total, "B")
 
 
 def test_file_that_comes_by_xet_is_counted_once() -> None:
-    """The client's own reporter, told what hf_xet would tell it; the local Hub does not speak Xet."""
+    """The client's own reporter with the reports of hf_xet; the local Hub does not speak Xet."""
     seen: list[int] = []
-    bar = bytes_reporter(lambda what, done, total, unit: seen.append(done), "pull", 1000, threading.Event())
+    count = byte_counter(lambda what, done, total, unit: seen.append(done), "pull", 1000)
+    bar = tqdm_class(count, lambda: False)
     with XetDownloadProgressReporter(
         reconstruction_desc="on disk", total=1000, log_level=logging.INFO, name="xet", tqdm_class=bar
     ) as reporter:
@@ -155,7 +168,7 @@ def test_rotten_bytes_are_found_and_fetched_anew(hub: LocalHub, source: Hub, tmp
     entry = hub.repo(SOURCE).commit_at("main").files["model.safetensors"]
     stored = hub.repo(SOURCE).object_path(entry.sha256)
     stored.write_bytes(WEIGHTS[:-1] + b"\0")
-    with pytest.raises(UpstreamError, match=r"model\.safetensors: what was downloaded is not") as caught:
+    with pytest.raises(UpstreamError, match=r"model\.safetensors: the download is not the planned file") as caught:
         pull_source(source, job, tmp_path / "source", no_progress)
     assert "again" in caught.value.hint
     stored.write_bytes(WEIGHTS)

@@ -78,11 +78,11 @@ def _source_private(release: Release) -> None:
 @pytest.mark.parametrize(
     ("damage", "off", "found"),
     [
-        (_tag_removed, {"tag": "failed"}, "not there"),
-        (_tag_moved, {"tag": "failed"}, "not"),
-        (_file_lost_in_storage, {"model.safetensors": "failed"}, "not there"),
-        (_source_gone, {"source": "unknown"}, "not there any more"),
-        (_source_private, {"source": "unknown"}, "not there any more, or private"),
+        (_tag_removed, {"tag": "failed"}, "is missing"),
+        (_tag_moved, {"tag": "failed"}, "; this is "),
+        (_file_lost_in_storage, {"model.safetensors": "failed"}, "missing"),
+        (_source_gone, {"source": "unknown"}, "deleted"),
+        (_source_private, {"source": "unknown"}, "deleted, or private"),
     ],
     ids=["tag removed", "tag moved", "file lost", "source gone", "source private"],
 )
@@ -101,7 +101,7 @@ def test_damage_around_the_commit_is_named(
     [
         ({"model.safetensors": b"other weights"}, (), "model.safetensors", "published was"),
         ({"config.json": b"{ }"}, (), "config.json", "published was"),
-        ({}, ("model.safetensors",), "model.safetensors", "not there"),
+        ({}, ("model.safetensors",), "model.safetensors", "missing"),
         ({"by-hand.bin": b"x"}, (), "by-hand.bin", "not in the provenance"),
     ],
     ids=["weights", "config", "removed", "added"],

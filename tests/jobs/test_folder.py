@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from bot.checkpoint.constants import tool_versions
 from bot.errors import EnvironmentProblem, WatchlistError
 from bot.files import write_atomic
 from bot.jobs.folder import (
@@ -23,7 +24,6 @@ from bot.jobs.folder import (
     evaluate_inputs,
     pull_inputs,
     quantize_inputs,
-    tool_versions,
 )
 from bot.records import Calibration, Card, Failure, Job, Publication, QuantizedModel, Recipe, Report, Weights
 from tests.support.factories import entry, job, published_file, quantized, report, upstream, weights, with_file

@@ -55,7 +55,7 @@ def test_a_job_that_was_overtaken_ends_before_anything_is_pulled(hub: LocalHub, 
     outcome = pipeline.run_job(bench(hub, tmp_path), older)
     assert outcome.error is not None
     assert outcome.error.exit_code == 7
-    assert "somebody else published there meanwhile" in outcome.error.message
+    assert "another run published there meanwhile" in outcome.error.message
     assert requests(hub, "HEAD", SOURCE) == []
 
 
@@ -65,7 +65,7 @@ def test_a_job_that_may_not_be_published_ends_before_anything_is_pulled(hub: Loc
     forget_requests(hub)
     for_nothing = {
         Hub(hub.endpoint): "no token to publish with",
-        Hub(hub.endpoint, None, hub.token("bot", role="read")): "the token may only read",
+        Hub(hub.endpoint, None, hub.token("bot", role="read")): "the token can only read",
         Hub(hub.endpoint, None, hub.add_token("newcomer")): "newcomer does not belong to quantized",
     }
     for caller, problem in for_nothing.items():

@@ -81,7 +81,7 @@ def test_a_release_needs_no_stored_write_token(sandbox: Sandbox) -> None:
 
         published = call(sandbox, *publish, **workflow)
         assert published.returncode == 0, published.stderr
-        note = f"private until `awq-bot create-target {TARGET}` opens it"
+        note = f"private until `awq-bot create-target {TARGET}` makes it public"
         assert note in " ".join(published.stdout.split())
         assert note in page.read_text()
         assert sandbox.hub.repo(TARGET).settings().private

@@ -74,7 +74,7 @@ def test_one_folder_is_served_once(hub: LocalHub) -> None:
 def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "tmp").mkdir()
     (tmp_path / "tmp" / "notes.txt").write_text("mine")
-    with pytest.raises(EnvironmentProblem, match="holds no Hub"):
+    with pytest.raises(EnvironmentProblem, match="is not a local Hub"):
         LocalHub(tmp_path)
     with pytest.raises(EnvironmentProblem, match="is a file"):
         LocalHub(tmp_path / "tmp" / "notes.txt")
@@ -158,7 +158,8 @@ def test_killed_server_leaves_whole_repos(tmp_path: Path) -> None:
     chance = random.Random(7)
     for round_number in range(6):
         process, endpoint = start_server(root)
-        timer = threading.Timer(0.15 + chance.random() * 0.4, process.kill)
+        timer = threading.Timer(chance.random() * 0.3, process.kill)
+        answered.append(push(endpoint, token, f"{round_number}-first", os.urandom(50_000)))
         timer.start()
         with contextlib.suppress(httpx2.HTTPError):
             for number in range(1000):
@@ -167,14 +168,13 @@ def test_killed_server_leaves_whole_repos(tmp_path: Path) -> None:
         process.communicate()
         with LocalHub(root) as hub:
             assert check(hub.repo(REPO)) >= len(answered)
-            # What was answered is there; at most the one that was not answered came on top of it.
+            # Every acknowledged commit is there, and at most one more.
             assert answered[-1] in [commit.sha for commit in hub.history(REPO)[:2]]
             assert list(hub.store.temporary.iterdir()) == []
-    assert len(answered) > 3
 
 
 def test_server_runs_without_the_client_library() -> None:
-    code = "import sys, bot.hub.local; sys.exit('huggingface_hub' in sys.modules)"
+    code = "import sys, bot.localhub; sys.exit('huggingface_hub' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -11,8 +11,8 @@ import torch
 import transformers
 from torch import nn
 
+from bot.checkpoint.skeleton import decoder_layers
 from bot.quantize.architectures import SHARED_INPUTS, merged_with, shared_inputs
-from bot.quantize.autoawq import decoder_layers
 from tests.support.tiny_models import CONFIGS
 
 with warnings.catch_warnings(record=True):

@@ -22,6 +22,7 @@ from bot.checkpoint.reader import Checkpoint
 from bot.errors import BotError, QuantizationError, UnsupportedModelError, UpstreamError, WatchlistError
 from bot.quantize.artifact import quantize
 from bot.records import Progress, QuantizedModel, Recipe, no_progress
+from bot.records.config import Method
 from tests.support import tiny_models
 
 with warnings.catch_warnings(record=True):
@@ -31,7 +32,7 @@ ASSETS = Path(__file__).parents[1] / "assets"
 SMALL: dict[str, Any] = {"hidden_size": 128, "intermediate_size": 256, "max_position_embeddings": 64}
 BLOCKS = tiny_models.random_blocks(4, 32)
 RECIPE = Recipe()
-TRAINED = [("qwen3-tiny", "gram"), ("llama-tiny", "gram"), ("llama-tiny", "awq")]
+TRAINED = [("qwen3-tiny", "awq+gptq"), ("llama-tiny", "awq+gptq"), ("llama-tiny", "awq")]
 
 
 def run(
@@ -65,11 +66,11 @@ class QuantizedLinear(NamedTuple):
 @pytest.fixture(scope="module", params=TRAINED, ids="-".join)
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> QuantizedLinear:
     """A trained model, calibrated on 8 blocks of 128 tokens; test: tokens that it was not calibrated on."""
-    model, search = request.param
+    model, method = request.param
     source, folder = ASSETS / model, tmp_path_factory.mktemp("made")
     tokens = load_file(ASSETS / "tokens" / f"{model}.safetensors")
     blocks = tokens["dev"][:8, :128].long()
-    record = run(source, folder, blocks=blocks, recipe=Recipe(search=search))
+    record = run(source, folder, blocks=blocks, recipe=Recipe(method=method))
     return QuantizedLinear(source, folder / "out", blocks, record, tokens["test"][:4, :256].long())
 
 
@@ -195,12 +196,12 @@ def test_errors_are_those_of_the_first_layers_outputs(made: QuantizedLinear) -> 
 def test_clipped_share_is_counted_where_weights_are_clipped(made: QuantizedLinear) -> None:
     """AutoAWQ clips no queries and keys; our search does."""
     for module in made.record.modules:
-        kept = made.record.recipe.search == "awq" and module.module in {"self_attn.q_proj", "self_attn.k_proj"}
+        kept = made.record.recipe.method == "awq" and module.module in {"self_attn.q_proj", "self_attn.k_proj"}
         assert (0 < module.clipped_share < 0.2) != kept
 
 
 def test_our_search_tells_how_it_scaled_and_needed_no_fallback(made: QuantizedLinear) -> None:
-    ours = made.record.recipe.search == "gram"
+    ours = made.record.recipe.method == "awq+gptq"
     scalable = {"mlp.down_proj", "self_attn.q_proj"}
     for module in made.record.modules:
         assert module.fallback == ""
@@ -208,12 +209,12 @@ def test_our_search_tells_how_it_scaled_and_needed_no_fallback(made: QuantizedLi
             assert (module.ratio in [step / 20 for step in range(20)]) if ours else module.ratio is None
 
 
-@pytest.mark.parametrize("search", ["gram", "awq"])
+@pytest.mark.parametrize("method", ["awq+gptq", "awq"])
 def test_same_input_gives_the_same_bytes_and_nothing_is_printed(
-    search: str, small: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    method: Method, small: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    first = run(small, tmp_path / "a", recipe=Recipe(search=search))
-    second = run(small, tmp_path / "b", recipe=Recipe(search=search))
+    first = run(small, tmp_path / "a", recipe=Recipe(method=method))
+    second = run(small, tmp_path / "b", recipe=Recipe(method=method))
     assert first.files == second.files
     timeless = [replace(record, duration_s=0, layer_durations_s=()) for record in (first, second)]
     assert timeless[0] == timeless[1]
@@ -221,10 +222,14 @@ def test_same_input_gives_the_same_bytes_and_nothing_is_printed(
     assert capfd.readouterr() == ("", "")
 
 
-def test_progress_counts_layers(small: Path, tmp_path: Path) -> None:
+def test_progress_counts_layers_and_hashed_bytes(small: Path, tmp_path: Path) -> None:
     seen: list[tuple[str, int, int, str]] = []
     run(small, tmp_path, progress=lambda *step: seen.append(step))
     assert [step for step in seen if step[0] == "quantizing"] == [("quantizing", i, 2, "layers") for i in range(3)]
+    for what, folder in {"hashing the source": small, "hashing the artifact": tmp_path / "out"}.items():
+        pattern = "*.safetensors" if folder == small else "*"
+        size = sum(path.stat().st_size for path in folder.glob(pattern))
+        assert [step for step in seen if step[0] == what][-1] == (what, size, size, "B")
 
 
 def test_layers_of_the_same_recipe_are_used_again_and_others_are_made_again(small: Path, tmp_path: Path) -> None:
@@ -351,9 +356,10 @@ def test_a_type_that_autoawq_does_not_know_is_refused(tmp_path: Path) -> None:
         run(tmp_path / "source", tmp_path)
 
 
-def test_a_search_that_is_none_is_refused(small: Path, tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedModelError, match="search='guess'"):
-        run(small, tmp_path, recipe=Recipe(search="guess"))
+def test_unknown_method_is_refused(small: Path, tmp_path: Path) -> None:
+    unknown: dict[str, Any] = {"method": "guess"}
+    with pytest.raises(UnsupportedModelError, match="method='guess'"):
+        run(small, tmp_path, recipe=Recipe(**unknown))
 
 
 def test_dead_channels_do_no_harm(small: Path, tmp_path: Path) -> None:

@@ -9,17 +9,18 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor, nn
 
 from bot.checkpoint.reader import Checkpoint
-from bot.checkpoint.skeleton import Skeleton, build_skeleton, source_names
+from bot.checkpoint.skeleton import Skeleton, open_skeleton
 from bot.errors import QuantizationError, UnsupportedModelError
 from bot.quantize import search as search_room
 from bot.quantize.architectures import linears_inside
-from bot.quantize.artifact import SEARCHES
-from bot.quantize.autoawq import LayerwiseQuantizer, decoder_layers, quantize_layers
+from bot.quantize.artifact import METHODS
+from bot.quantize.autoawq import LayerwiseQuantizer, check_known, quantize_layers
 from bot.quantize.layer import Scales, unscaled
-from bot.quantize.walk import Work
+from bot.quantize.walk import QuantizeContext
 from bot.records import Recipe, no_progress
 from tests.support import tiny_models
 
@@ -38,7 +39,7 @@ def searched(kind: type[AwqQuantizer]) -> tuple[nn.Linear, nn.Linear]:
     quantizer: Any = object.__new__(kind)
     quantizer.group_size, quantizer.w_bit, quantizer.zero_point, quantizer.duo_scaling = 128, 4, True, True
     quantizer.max_chunk_memory, quantizer.n_parallel_calib_samples = 2**30, None
-    quantizer._work = Work(
+    quantizer._context = QuantizeContext(
         skeleton=Skeleton(
             model=linear, path="", layers=nn.ModuleList(), names={}, read=before.get_parameter, dtype=torch.float32
         ),
@@ -70,57 +71,58 @@ def quantized(
     model_type: str,
     folder: Path,
     *,
-    search: str,
+    method: str,
     dtype: torch.dtype = torch.float32,
     **changes: Any,
 ) -> dict[str, Tensor]:
     """All tensors of the finished layers' files."""
     source = tiny_models.build(model_type, folder / "source", **changes)
     checkpoint = Checkpoint(source)
-    model = build_skeleton(source, dtype=dtype, trust_remote_code=False)
-    path, layers = decoder_layers(model)
-    names = source_names(model, checkpoint.tensors, where=source)
+    skeleton = open_skeleton(
+        source, checkpoint.tensors, read=checkpoint.read, dtype=dtype, trust_remote_code=False
+    )
+    check_known(skeleton.model, skeleton.layers)
     (folder / "layers").mkdir()
-    work = Work(
-        skeleton=Skeleton(model=model, path=path, layers=layers, names=names, read=checkpoint.read, dtype=dtype),
+    context = QuantizeContext(
+        skeleton=skeleton,
         blocks=tiny_models.random_blocks(4, 32),
-        chosen=frozenset(linears_inside(layers, path)),
+        chosen=frozenset(linears_inside(skeleton.layers, skeleton.path)),
         folder=folder / "layers",
         key="key",
         device=CPU,
         recipe=Recipe(),
         progress=no_progress,
     )
-    finished = quantize_layers(work, quantizer=SEARCHES[search])
+    finished = quantize_layers(context, quantizer=METHODS[method])
     return {name: layer.file.read(name) for layer in finished for name in layer.file.tensors}
 
 
-@pytest.mark.parametrize("search", SEARCHES)
-def test_a_search_in_half_precision_ends_in_norms_that_are_not_rounded_to_it(search: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_a_search_in_half_precision_ends_in_norms_that_are_not_rounded_to_it(method: str, tmp_path: Path) -> None:
     """As on a GPU: the grid runs in the source's dtype, scales and integers are applied in float32."""
-    tensors = quantized("qwen3", tmp_path, search=search, dtype=torch.bfloat16)
+    tensors = quantized("qwen3", tmp_path, method=method, dtype=torch.bfloat16)
     norm = tensors["model.layers.0.input_layernorm.weight"]
     assert norm.dtype == torch.float32
     assert not torch.equal(norm, norm.bfloat16().float())
     assert tensors["model.layers.0.mlp.up_proj.qweight"].shape == (256, 48)
 
 
-@pytest.mark.parametrize("search", SEARCHES)
-def test_a_layer_whose_function_the_scaling_would_change_is_refused(search: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_a_layer_whose_function_the_scaling_would_change_is_refused(method: str, tmp_path: Path) -> None:
     """GELU is not homogeneous: what fc1 makes smaller, fc2 cannot make larger again."""
     with pytest.raises(UnsupportedModelError, match="layer 0: AutoAWQ's scaling changes what this opt computes"):
-        quantized("opt", tmp_path, search=search, activation_function="gelu")
+        quantized("opt", tmp_path, method=method, activation_function="gelu")
 
 
-@pytest.mark.parametrize("search", SEARCHES)
-def test_a_layer_that_autoawq_has_no_table_for_is_refused(search: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_a_layer_that_autoawq_has_no_table_for_is_refused(method: str, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModelError, match=r"AutoAWQ does not know this kind of 'falcon': .*ln_attn"):
-        quantized("falcon", tmp_path, search=search, new_decoder_architecture=False)
+        quantized("falcon", tmp_path, method=method, new_decoder_architecture=False)
 
 
 def test_experts_that_are_one_tensor_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModelError, match="holds its experts as one tensor"):
-        quantized("qwen3_moe", tmp_path, search="gram")
+        quantized("qwen3_moe", tmp_path, method="awq+gptq")
 
 
 def test_a_search_that_finds_nothing_names_its_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,13 +131,13 @@ def test_a_search_that_finds_nothing_names_its_layer(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(AwqQuantizer, "_compute_best_scale", nothing)
     with pytest.raises(QuantizationError, match="layer 0: the search found no finite scales"):
-        quantized("llama", tmp_path, search="awq")
+        quantized("llama", tmp_path, method="awq")
 
 
 def test_our_search_names_its_layer_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search_room, "output_energy", lambda *args: float("nan"))
     with pytest.raises(QuantizationError, match="layer 0: the search found no finite scales"):
-        quantized("llama", tmp_path, search="gram")
+        quantized("llama", tmp_path, method="awq+gptq")
 
 
 def test_the_scaling_is_taken_back_from_rows_and_columns() -> None:
@@ -147,3 +149,13 @@ def test_the_scaling_is_taken_back_from_rows_and_columns() -> None:
     assert torch.allclose(unscaled(scaled_up, "gate_up", scales), up)
     assert torch.allclose(unscaled(scaled_down, "down", scales), down)
     assert torch.equal(unscaled(up, "other", scales), up)
+
+
+def test_layers_that_autoawq_finds_elsewhere_are_refused() -> None:
+    """The quantizer and the evaluator go by one rule, and AutoAWQ's table must be about the same layers."""
+    config = transformers.LlamaConfig(**tiny_models.CONFIGS["llama"])
+    with torch.device("meta"):
+        model = transformers.LlamaForCausalLM(config)
+    check_known(model, model.model.layers)
+    with pytest.raises(UnsupportedModelError, match="its decoder layers are elsewhere"):
+        check_known(model, nn.ModuleList(model.model.layers))

@@ -19,12 +19,12 @@ from bot.quantize.rounding import (
     as_stored,
     clipped_share,
     compensated,
+    gptq_sweep,
     inverse_factor,
     nearest_steps,
+    refined,
     restore,
     round_to_nearest,
-    settled,
-    swept,
     whole_range,
 )
 
@@ -124,7 +124,7 @@ def test_blocked_sweep_is_the_naive_one(block: int, monkeypatch: pytest.MonkeyPa
 
     factor, fallback = inverse_factor(gram, order)
     assert factor is not None
-    steps = swept(weight, levels, factor, order)
+    steps = gptq_sweep(weight, levels, factor, order)
 
     damped = gram.numpy() + 0.01 * float(gram.diagonal().mean()) * np.eye(COLUMNS)
     expected = naive_sweep(weight.numpy(), levels.scales.numpy(), levels.zeros.numpy(), damped, order.tolist())
@@ -178,10 +178,10 @@ def test_settling_takes_the_best_of_sixteen_for_each_integer_in_turn(
     levels = levels_of(weight)
     start = nearest(weight, levels)
 
-    found = settled(weight, levels, start, inputs.t() @ inputs)
+    found = refined(weight, levels, start, inputs.t() @ inputs)
 
     expected = start.clone()
-    for column in list(range(COLUMNS)) * rounding.SETTLING:
+    for column in list(range(COLUMNS)) * rounding.REFINEMENTS:
         for row in range(len(weight)):
             every = expected[row].repeat(16, 1)
             every[:, column] = torch.arange(16) - levels.zeros[row, column // GROUP]

@@ -59,13 +59,13 @@ def expected(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Bytes:
 def turns(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The layers that all calibration tokens went through."""
     seen: list[int] = []
-    through: Callable[..., object] = LayerRun.run
+    through: Callable[..., object] = LayerRun.forward
 
     def counted(self: LayerRun, layer: torch.nn.Module) -> object:
         seen.append(self.index)
         return through(self, layer)
 
-    monkeypatch.setattr(LayerRun, "run", counted)
+    monkeypatch.setattr(LayerRun, "forward", counted)
     return seen
 
 

@@ -21,8 +21,9 @@ import torch
 import transformers
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from bot.checkpoint.constants import tool_versions
 from bot.errors import BotError
-from bot.quantize.artifact import quantize, tool_versions
+from bot.quantize.artifact import quantize
 from bot.records import Recipe, no_progress
 from tests.support import tiny_models
 

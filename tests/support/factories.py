@@ -308,7 +308,6 @@ def job(asked: WatchEntry | None = None, source: Upstream | None = None, **field
         "refresh_files": refresh_files(source),
         "weight_files": WEIGHT_FILES,
         "estimate": needs(),
-        "runner_labels": ("self-hosted", "gpu", "gpu-16gb"),
         "tensor_parallel": (1, 2),
     }
     return Job(**standard | fields)

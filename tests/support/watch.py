@@ -12,6 +12,8 @@ from bot.watch.watchlist import InvalidWatchlistError, Mistake, load
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 TOP = "publish_to: me\nmodels:\n"  # so that the first model is on line 3
+# The default data sets are not on a local Hub.
+BUILTIN_TEXT = "defaults: {calibration: {sources: [{builtin: stdlib}]}}\n"
 
 
 def loaded(folder: Path, text: str | bytes) -> tuple[WatchEntry, ...]:

@@ -15,6 +15,7 @@ from bot.records import Job, JobResult, Plan, from_json, to_json
 from tests.support.factories import layer_tensors
 from tests.support.github_api.server import GitHubApi
 from tests.support.repos import safetensors, source_files
+from tests.support.watch import BUILTIN_TEXT
 from tests.support.workflow_steps import Runner, StepResult
 
 WEIGHTS = safetensors({tensor.name: list(tensor.shape) for tensor in layer_tensors()})
@@ -35,7 +36,7 @@ class Workspace:
 
     def watch(self, *repo_ids: str) -> None:
         text = "".join(f"  - {repo_id}\n" for repo_id in repo_ids)
-        (self.root / "watchlist.yaml").write_text(f"publish_to: quantized\nmodels:\n{text}")
+        (self.root / "watchlist.yaml").write_text(f"publish_to: quantized\n{BUILTIN_TEXT}models:\n{text}")
 
     def verb(self, *words: str, **more: str) -> StepResult:
         """`awq-bot actions WORDS` in run 1 of watch.yml, with the token that Actions gives."""

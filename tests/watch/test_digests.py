@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+import json
+from typing import Any, cast
 
-from bot.records import Calibration, Digests, Recipe, TextSource
+import pytest
+
+from bot.records import Calibration, Digests, Recipe, TextSource, from_json, to_json
+from bot.records.config import Method
 from bot.watch.release import files_digest, job_id, recipe_digest, refresh_digest, refresh_files, tag_name
 from tests.support.factories import entry, hub_file, upstream
 
@@ -57,6 +61,27 @@ def test_the_recipe_digest_is_over_the_canonical_json_of_what_was_asked_for() ->
     assert recipe_digest(asked, quantizer=2) == sha256(
         f'{{"calibration":{calibration},"quantizer":2,"recipe":{recipe}}}'
     )
+
+
+@pytest.mark.parametrize(
+    ("recipe", "quantizer", "digest"),
+    [
+        (Recipe(), None, "3e36bf4370748acf0ceefb22ca1ab43e18d0cea85eb74948f1672a381b6fe62d"),
+        (Recipe(method="awq"), None, "5c77ee4e8309c981e0adf2abd75e72e81d6194e761e271b8abfb7875f057d53b"),
+        (Recipe(method="awq"), 3, "316c88d84102ad10c4f5d48cf131f4d34801ec0fc729cb5f6499b14906332a6f"),
+    ],
+)
+def test_recipe_digests_are_those_of_version_0_1(recipe: Recipe, quantizer: int | None, digest: str) -> None:
+    """Computed before `search: gram` became `method: awq+gptq`: a new word quantizes nothing again."""
+    assert recipe_digest(entry(recipe=recipe, calibration=Calibration()), quantizer=quantizer) == digest
+
+
+@pytest.mark.parametrize(("search", "method"), [("gram", "awq+gptq"), ("awq", "awq")])
+def test_recipe_of_version_0_1_is_read(search: str, method: str) -> None:
+    recipe = from_json(Recipe, json.dumps({"group_size": 64, "search": search}))
+    assert recipe == Recipe(group_size=64, method=cast(Method, method))
+    assert json.loads(to_json(recipe))["method"] == method
+    assert "search" not in json.loads(to_json(recipe))
 
 
 def test_names_are_made_of_the_commit_and_of_all_three_digests() -> None:

@@ -40,7 +40,6 @@ def test_small_files_licence_and_gating_are_refreshed_without_a_gpu(after: Upstr
     reason = "licence or gating changed upstream" if changed == "licence or gating" else small
     assert (found.kind, found.reason) == (JobKind.REFRESH, reason)
     assert found.estimate is None
-    assert found.runner_labels == ()
     made = published().provenance
     assert made is not None
     assert found.source_files == made.source.source_files
@@ -74,7 +73,6 @@ def test_a_publication_without_its_tag_is_finished_as_it_was_made() -> None:
     assert found.reason == "publication was cut short: no tag"
     assert (found.digests.refresh, found.refresh_files) == (made.source.refresh_digest, made.source.refresh_files)
     assert found.job_id.endswith("-finish")
-    assert found.runner_labels == ()
 
 
 @pytest.mark.parametrize(
@@ -94,7 +92,7 @@ def test_complete_is_provenance_on_the_head_and_its_tag_pointing_there(
     assert not absent(tags=tags, head=HEAD).complete
 
 
-def test_a_commit_by_hand_on_top_of_a_release_is_told_and_left_alone() -> None:
+def test_a_commit_by_hand_on_top_of_a_release_is_reported_and_left_alone() -> None:
     """The tag cannot move to it, so trying to finish would fail for ever."""
     target = published(tags=(Tag(name=provenance().tag, sha=SHA),))
     found = skip(triage(entry(), upstream(), target))

@@ -58,7 +58,7 @@ def test_an_entry_on_hold_says_why() -> None:
         ),
     ],
 )
-def test_what_cannot_be_read_or_is_not_ours_is_refused_at_sight(
+def test_a_repo_that_cannot_be_read_or_is_not_ours_is_refused(
     source: Upstream, target: Published, reason: str, error: type[PublishError]
 ) -> None:
     found = skip(triage(entry(), source, target))
@@ -155,11 +155,7 @@ def test_a_release_closes_a_target_itself() -> None:
             details(weight_files=SHARDS),
             f"upload incomplete: {SHARDS[1]} is named in the index and not there",
         ),
-        (
-            without_file(upstream(), "model.safetensors"),
-            details(weight_files=()),
-            "no weights upstream",
-        ),
+        (without_file(upstream(), "model.safetensors"), details(weight_files=()), "no weights upstream"),
         (without_file(upstream(), "tokenizer.json"), details(), "upload incomplete: no tokenizer"),
         (
             with_file(without_file(upstream(), "model.safetensors"), "pytorch_model.bin", "pickle"),
@@ -206,14 +202,14 @@ def test_an_unsupported_model_is_refused_before_any_download() -> None:
 
 
 def test_a_model_that_no_runner_can_hold_is_refused_with_what_it_needs() -> None:
-    asked = entry(calibration=Calibration(samples=4096, seq_len=32_768), recipe=Recipe(search="awq"))
+    asked = entry(calibration=Calibration(samples=4096, seq_len=32_768), recipe=Recipe(method="awq"))
     refusal = skip(decide(candidate(triage(asked, upstream(), absent())), details()))
     assert refusal.reason.startswith("too large for any runner: needs about ")
     assert refusal.exit_code == UnsupportedModelError.exit_code
     assert "samples" in refusal.hint
 
 
-def test_a_target_that_nobody_could_create_is_refused_before_a_gpu_is_asked_for() -> None:
+def test_a_target_that_cannot_be_created_is_refused_before_a_gpu_is_needed() -> None:
     refusal = skip(triage(entry(), upstream(), absent(), must_exist=True))
     assert refusal.exit_code == PublishError.exit_code
     assert "HF_TOKEN may not see it" in refusal.reason
@@ -223,6 +219,6 @@ def test_a_target_that_nobody_could_create_is_refused_before_a_gpu_is_asked_for(
     assert isinstance(triage(entry(), upstream(), empty, must_exist=True), Candidate)
 
 
-def test_what_is_refused_anyway_is_refused_for_that_and_not_for_a_missing_target() -> None:
+def test_other_refusals_come_before_a_missing_target() -> None:
     unlicensed = upstream(license=None)
     assert "licence absent" in skip(triage(entry(), unlicensed, absent(), must_exist=True)).reason

@@ -22,6 +22,7 @@ from bot.records import (
     WatchEntry,
 )
 from bot.watch.release import QUANTIZER_VERSION, decide, recipe_digest, source_files, triage
+from bot.watch.sizing import gpu_class
 from tests.support.factories import (
     HEAD,
     OTHER_SHA,
@@ -79,7 +80,7 @@ def test_a_model_that_was_never_published_is_a_release(state: TargetState) -> No
         "tokenizer_config.json",
     ]
     assert first.estimate is not None
-    assert first.runner_labels == ("self-hosted", "gpu", "gpu-16gb")
+    assert gpu_class(first.estimate) == 16
     assert first.tensor_parallel
     assert first.warnings == ("two templates",)
 

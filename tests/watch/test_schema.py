@@ -57,10 +57,7 @@ def test_the_watchlist_of_the_template_starts_nothing_and_fits_the_schema(valida
         ({"publish_to": "me", "models": [], "defaults": {"gate": {"max_kl": 1, "min_top1": 0}}}, True),
         ({"publish_to": "me", "models": [], "defaults": {"licenses": {"allow": ["mit"], "deny": []}}}, True),
         ({"models": [], "defaults": {"calibration": {"sources": [{"builtin": "stdlib", "weight": 0.5}]}}}, True),
-        (
-            {"models": [], "defaults": {"calibration": {"sources": [{"dataset": "a/b", "revision": SHA}]}}},
-            True,
-        ),
+        ({"models": [], "defaults": {"calibration": {"sources": [{"dataset": "a/b", "revision": SHA}]}}}, True),
         ({"publish_to": "me"}, False),
         ({"publish_to": "me/you", "models": []}, False),
         ({"publish_to": "me", "models": ["b"]}, False),

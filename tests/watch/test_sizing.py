@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from bot.records import Calibration, Estimate, Recipe, TensorInfo
-from bot.watch.sizing import RUNNER_VRAM_GB, estimate, linears_to_quantize, output_bytes, runner_labels
+from bot.records.config import Method
+from bot.watch.sizing import RUNNER_VRAM_GB, estimate, gpu_class, linears_to_quantize, output_bytes
 from tests.support.factories import CONFIG, details, entry, layer_tensors, needs
 
 QWEN3_4B: dict[str, Any] = {
@@ -52,7 +53,7 @@ def test_qwen3_4b_has_four_billion_parameters_and_fits_the_smallest_card() -> No
         download_bytes=8_061_000_000,
     )
     assert f"{found.parameters / 1e9:.2f}" == "4.02"
-    assert runner_labels(found) == ("self-hosted", "gpu", "gpu-16gb")
+    assert gpu_class(found) == 16
     assert found.download_bytes == 8_061_000_000
     # Source, layers and shards lie on the disk together at the end.
     assert found.disk_bytes > 8_061_000_000 + 2 * found.output_bytes
@@ -61,20 +62,20 @@ def test_qwen3_4b_has_four_billion_parameters_and_fits_the_smallest_card() -> No
 
 
 @pytest.mark.parametrize(
-    ("search", "vram", "duration_s"),
+    ("method", "vram", "duration_s"),
     [
         # 7 x 0.202 GB of layer, 5 x 9,728^2 x 4 bytes, 16,384 tokens x 44,032 values x 2 bytes, 2 GiB
         # 60 s + 9.5 s forward + 137 s in float32 + 192 s to start kernels + 10.5 s to evaluate; in float32 a layer
         # takes 60 x 4.53e11 + tokens x 1.44e8 + 1.43e12
-        ("gram", 6.896e9, 409),
+        ("awq+gptq", 6.896e9, 409),
         # 2 x 0.202 GB of layer, 65,536 tokens x 34,304 values x 2 bytes, 2 GiB; 60 s + 31 x 9.5 s + 10.5 s
         ("awq", 7.047e9, 366),
     ],
 )
-def test_what_qwen3_4b_takes_as_computed_by_hand(search: str, vram: float, duration_s: float) -> None:
+def test_what_qwen3_4b_takes_as_computed_by_hand(method: Method, vram: float, duration_s: float) -> None:
     found = estimate(
         details(config=QWEN3_4B, tensors=layer_tensors(QWEN3_4B)),
-        entry(calibration=Calibration(), recipe=Recipe(search=search)),
+        entry(calibration=Calibration(), recipe=Recipe(method=method)),
         download_bytes=8_061_000_000,
     )
     assert found.vram_bytes == pytest.approx(vram, rel=0.005)
@@ -140,10 +141,10 @@ def test_smaller_groups_take_more_space() -> None:
     assert len(set(sizes)) == 3
 
 
-@pytest.mark.parametrize("search", ["gram", "awq"])
-def test_more_calibration_never_takes_less(search: str) -> None:
+@pytest.mark.parametrize("method", ["awq+gptq", "awq"])
+def test_more_calibration_never_takes_less(method: Method) -> None:
     def needed(samples: int, seq_len: int) -> Estimate:
-        asked = entry(calibration=Calibration(samples=samples, seq_len=seq_len), recipe=Recipe(search=search))
+        asked = entry(calibration=Calibration(samples=samples, seq_len=seq_len), recipe=Recipe(method=method))
         return estimate(details(), asked, download_bytes=1000)
 
     grown = [needed(16, 256), needed(17, 256), needed(128, 256), needed(128, 512), needed(4096, 32_768)]
@@ -154,22 +155,14 @@ def test_more_calibration_never_takes_less(search: str) -> None:
         assert less.duration_s < more.duration_s
         assert less.output_bytes == more.output_bytes
     # AutoAWQ keeps all activations of a layer, the other search a part of them.
-    assert (grown[0].vram_bytes < grown[-1].vram_bytes) == (search == "awq")
+    assert (grown[0].vram_bytes < grown[-1].vram_bytes) == (method == "awq")
 
 
 @pytest.mark.parametrize(
-    ("gigabytes", "label"),
-    [
-        (1, "gpu-16gb"),
-        (16, "gpu-16gb"),
-        (16.1, "gpu-24gb"),
-        (40, "gpu-48gb"),
-        (80, "gpu-80gb"),
-        (141, "gpu-141gb"),
-    ],
+    ("gigabytes", "fits"), [(1, 16), (16, 16), (16.1, 24), (40, 48), (80, 80), (141, 141), (141.1, None)]
 )
-def test_a_job_gets_the_smallest_class_of_card_that_fits(gigabytes: float, label: str) -> None:
-    assert runner_labels(needs(vram_bytes=int(gigabytes * 10**9))) == ("self-hosted", "gpu", label)
+def test_a_job_gets_the_smallest_class_of_card_that_fits(gigabytes: float, fits: int | None) -> None:
+    assert gpu_class(needs(vram_bytes=int(gigabytes * 10**9))) == fits
 
 
 @pytest.mark.parametrize(
@@ -179,12 +172,8 @@ def test_a_job_gets_the_smallest_class_of_card_that_fits(gigabytes: float, label
 )
 def test_a_job_that_fills_its_class_fits_a_card_of_it(gigabytes: int, mebibytes: int) -> None:
     full = needs(vram_bytes=gigabytes * 10**9)
-    assert runner_labels(full) == ("self-hosted", "gpu", f"gpu-{gigabytes}gb")
+    assert gpu_class(full) == gigabytes
     assert full.vram_bytes < mebibytes * 2**20
-
-
-def test_no_class_fits_what_is_larger_than_the_largest() -> None:
-    assert runner_labels(needs(vram_bytes=RUNNER_VRAM_GB[-1] * 10**9 + 1)) is None
 
 
 @pytest.mark.parametrize("size", [-1, 0, "256", None, 2.5, 10**12, [1]])

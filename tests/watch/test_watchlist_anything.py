@@ -1,4 +1,4 @@
-"""Whatever is in a watchlist, the answer is entries or mistakes, and it comes soon."""
+"""Any file gives entries or mistakes, and no other error."""
 
 from __future__ import annotations
 
@@ -27,9 +27,7 @@ _SCALARS = st.one_of(
     st.dates(),
 )
 _YAML = st.recursive(
-    _SCALARS,
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_KEYS, inner, max_size=5),
-    max_leaves=12,
+    _SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_KEYS, inner, max_size=5), max_leaves=12
 )
 
 

@@ -33,13 +33,16 @@ from tests.workflows.interpreter.runs import Run, start
 from tests.workflows.operator import GpuMachine, Pages
 
 STEPS = (
-    "*Use this template* → a **private** repository; write your models and `publish_to` into `watchlist.yaml`.",
-    "*Settings*: a secret `HF_TOKEN` that reads; an environment `publish`, for `main` only, with `HF_WRITE_TOKEN`"
-    " in it.",
-    "Register a GPU machine as a [runner](.github/runner/README.md): labels `self-hosted`, `gpu`, `gpu-16gb`,"
-    " `gpu-24gb`.",
-    "*Actions* → *watch* → *Run workflow*, *dry run*: its page says what would be done, and why.",
-    "Run it again without *dry run*: the first model is published, and every hour from now on what is new.",
+    "Choose *Use this template*, create a **private** repository, and list your models and `publish_to` in"
+    " `watchlist.yaml`.",
+    "Under *Settings*, add a secret `HF_TOKEN` (read access), and an environment `publish` for `main` only with"
+    " `HF_WRITE_TOKEN`.",
+    "Register a GPU machine as a [self-hosted runner](.github/runner/README.md), labelled `self-hosted`, `gpu`,"
+    " `gpu-16gb`, `gpu-24gb`.",
+    "Open *Actions* → *watch* → *Run workflow* and tick *dry run*: the run's summary shows what would be done, and"
+    " why.",
+    "Run it again without *dry run*. It publishes the first model; from then on it looks for new releases every"
+    " hour.",
 )
 OWNER = REPOSITORY.split("/", maxsplit=1)[0]
 QUANTIZE = quantize_job("one")

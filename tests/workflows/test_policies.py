@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bot.watch.plan import PUBLISH_MINUTES
+from bot.github.matrix import PUBLISH_MINUTES
 from tests.workflows.interpreter.documents import (
     ROOT,
     SELF,

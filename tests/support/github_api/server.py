@@ -23,8 +23,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from bot.localhub.app import Connections, Server
 from bot.localhub.middleware import Fault, Faults
-from bot.localhub.serving import Connections, Server
 
 REPOSITORY = "someone/awq-bot"
 ACTIONS = "github-actions[bot]"

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from bot.localhub.serving import Connections, Server
+from bot.localhub.app import Connections, Server
 
 
 @contextmanager

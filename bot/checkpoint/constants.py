@@ -1,0 +1,36 @@
+"""What several stages, and the plan that predicts them, must agree on. No torch, so that planning can read it."""
+
+from __future__ import annotations
+
+import platform
+from functools import cache
+from importlib import metadata
+from typing import Final, Literal
+
+# The AWQ GEMM layout: eight 4-bit integers to an int32.
+BITS: Final = 4
+PER_INT32: Final = 32 // BITS
+
+# dtypes by the names of the safetensors format: https://huggingface.co/docs/safetensors
+FLOATS: Final = frozenset({"F64", "F32", "F16", "BF16"})
+SOURCE_FLOATS: Final = ("F16", "BF16", "F32")  # what a linear that can be quantized is stored in
+ArtifactDtype = Literal["float16", "bfloat16"]
+SAFETENSORS_NAMES: Final[dict[ArtifactDtype, str]] = {"float16": "F16", "bfloat16": "BF16"}
+
+TOKENS_AT_ONCE: Final = 16_384  # in one forward pass of a layer
+LOGITS_AT_ONCE: Final = 1 << 25  # of each model, while they are compared: 128 MiB in float32
+EVALUATION_BLOCKS: Final = 64
+EVALUATION_SEQ_LEN: Final = 512  # tokens in a block
+
+_TOOLS = ("torch", "transformers", "autoawq", "tokenizers", "safetensors")
+
+
+@cache
+def tool_versions() -> dict[str, str]:
+    """Installed versions of what the numbers depend on, and Python's; read without importing any of it."""
+    installed = {name: metadata.version(name) for name in _TOOLS if _is_installed(name)}
+    return installed | {"python": platform.python_version()}
+
+
+def _is_installed(name: str) -> bool:
+    return next(iter(metadata.distributions(name=name)), None) is not None

@@ -1,0 +1,185 @@
+"""A YAML document that remembers on which line each value was typed, and what cannot be read of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+Loc = tuple[str | int, ...]
+
+
+class YamlMistake(Exception):
+    """line counts from 1."""
+
+    def __init__(self, line: int, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.line, self.message, self.hint = line, message, hint
+
+
+class Lines:
+    """Where each value of a document was typed, and how."""
+
+    def __init__(self) -> None:
+        self._lines: dict[Loc, int] = {(): 1}
+        self._typed: dict[Loc, str] = {}
+
+    def put(self, loc: Loc, line: int) -> None:
+        self._lines[loc] = line
+
+    def put_typed(self, loc: Loc, text: str) -> None:
+        self._typed[loc] = text
+
+    def of(self, loc: Sequence[str | int]) -> int:
+        """The line of the value, or of the nearest thing around it."""
+        known = tuple(loc)
+        while known not in self._lines:
+            known = known[:-1]
+        return self._lines[known]
+
+    def typed(self, loc: Sequence[str | int]) -> str | None:
+        """A value without quotes as it stands in the file: `no`, where YAML reads false. None for any other.
+
+        The key of a short form is not in the file; its text is that of the whole.
+        """
+        known = tuple(loc)
+        return self._typed.get(known, self._typed.get(known[:-1]))
+
+
+def load_with_lines(text: str) -> tuple[Any, Lines, tuple[YamlMistake, ...]]:
+    """The document, its lines, and what else is wrong: duplicate keys, tags, values that cannot be read.
+
+    Raises YamlMistake where nothing after it can be read: on syntax and aliases.
+    """
+    try:
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        reading = _Reading(loader)
+        value = None if node is None else reading.value(node, ())
+        return value, reading.lines, tuple(reading.mistakes)
+    except yaml.MarkedYAMLError as error:
+        raise _syntax_mistake(text, error) from None
+    except yaml.YAMLError as error:
+        raise YamlMistake(_line_of_character(text, error), f"not YAML: {str(error).splitlines()[0]}") from None
+    except RecursionError:
+        raise YamlMistake(1, "brackets within brackets, too deep to read", "Is it the right file?") from None
+
+
+def _syntax_mistake(text: str, error: yaml.MarkedYAMLError) -> YamlMistake:
+    line = error.problem_mark.line + 1 if error.problem_mark else 1
+    content = text.splitlines()[line - 1] if line <= len(text.splitlines()) else ""
+    if "\t" in content[: len(content) - len(content.lstrip())]:
+        return YamlMistake(line, "a tab in the indentation", "YAML is indented with spaces.")
+    what = error.problem or "cannot be parsed"
+    if what == "but found another document":
+        return YamlMistake(line, "a second document begins", "Remove the line `---`; a watchlist is one document.")
+    if "alias" in what or "anchor" in what:
+        return _no_aliases(line)
+    if opened := _left_open(text, error):
+        return opened
+    return YamlMistake(line, f"not YAML: {what}", "Check indentation, colons and quotes around here.")
+
+
+def _left_open(text: str, error: yaml.MarkedYAMLError) -> YamlMistake | None:
+    """The quote or bracket that was opened on an earlier line than the one where the parser gave up.
+
+    A quote that is not closed ends at the next one in the file, and the parser gives up on what follows that.
+    """
+    mark = error.problem_mark
+    quote: yaml.Mark | None = None
+    brackets: list[yaml.Mark] = []
+    try:
+        for token in yaml.scan(text, Loader=yaml.SafeLoader):
+            if mark is not None and token.start_mark.index >= mark.index:
+                break
+            quote = None
+            if isinstance(token, yaml.FlowSequenceStartToken | yaml.FlowMappingStartToken):
+                brackets.append(token.start_mark)
+            elif isinstance(token, yaml.FlowSequenceEndToken | yaml.FlowMappingEndToken):
+                brackets = brackets[:-1]
+            elif isinstance(token, yaml.ScalarToken) and token.style in ("'", '"'):
+                quote = token.start_mark if token.end_mark.line > token.start_mark.line else None
+    except yaml.MarkedYAMLError as scanned:
+        if scanned.context == "while scanning a quoted scalar":
+            quote = scanned.context_mark
+    if quote is not None:
+        return YamlMistake(quote.line + 1, f"the quote {text[quote.index]} is not closed on its line", "Close it.")
+    if brackets and (mark is None or mark.line > brackets[-1].line):
+        opened = text[brackets[-1].index]
+        closing = {"[": "]", "{": "}"}[opened]
+        hint = f"Close it with `{closing}`, and put a comma between its items."
+        return YamlMistake(brackets[-1].line + 1, f"the bracket {opened} is not closed", hint)
+    return None
+
+
+def _line_of_character(text: str, error: yaml.YAMLError) -> int:
+    """Characters that YAML does not allow are counted from the start of the text."""
+    position = getattr(error, "position", None)
+    return text[:position].count("\n") + 1 if isinstance(position, int) else 1
+
+
+def _no_aliases(line: int) -> YamlMistake:
+    return YamlMistake(line, "YAML anchors and aliases are not read", "Put shared settings under `defaults`.")
+
+
+class _Reading:
+    """One walk over the nodes of a document."""
+
+    def __init__(self, loader: yaml.SafeLoader) -> None:
+        self.lines = Lines()
+        self.mistakes: list[YamlMistake] = []
+        self._loader = loader
+        self._seen: set[int] = set()
+
+    def value(self, node: yaml.Node, loc: Loc) -> Any:
+        line = node.start_mark.line + 1
+        self.lines.put(loc, line)
+        # An alias is the same node again; nested ones can blow a small file up without bound.
+        if id(node) in self._seen:
+            raise _no_aliases(line)
+        self._seen.add(id(node))
+        plain = isinstance(node, yaml.ScalarNode) and node.style is None
+        resolved = self._loader.resolve(type(node), node.value, (plain, not plain))  # type: ignore[no-untyped-call]
+        tagged = node.tag != resolved
+        if tagged:
+            self._mistake(line, f"the YAML tag {_shortened(node.tag)} is not read", "Remove it.")
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, loc)
+        if isinstance(node, yaml.SequenceNode):
+            return [self.value(item, (*loc, number)) for number, item in enumerate(node.value)]
+        if plain:
+            self.lines.put_typed(loc, node.value)
+        return str(node.value) if tagged else self._scalar(node, line)
+
+    def _mistake(self, line: int, message: str, hint: str) -> None:
+        self.mistakes.append(YamlMistake(line, message, hint))
+
+    def _mapping(self, node: yaml.MappingNode, loc: Loc) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            line = key_node.start_mark.line + 1
+            if not isinstance(key_node, yaml.ScalarNode):
+                self._mistake(line, "a key must be a plain word", "Write it without brackets and `?`.")
+                continue
+            key = key_node.value
+            if key in result:
+                first = self.lines.of((*loc, key))
+                self._mistake(line, f"key {_shortened(key)} is there twice, first on line {first}", "Keep one.")
+                continue
+            result[key] = self.value(value_node, (*loc, key))
+            # A mapping's own mark is its first key; the line that a person looks for holds the name.
+            self.lines.put((*loc, key), line)
+        return result
+
+    def _scalar(self, node: yaml.Node, line: int) -> Any:
+        try:
+            return self._loader.construct_object(node)
+        except (yaml.YAMLError, ValueError, OverflowError):
+            # Such as the date 2026-02-30.
+            self._mistake(line, f"cannot read {_shortened(node.value)}", "Put it in quotes.")
+            return str(node.value)
+
+
+def _shortened(text: str) -> str:
+    return repr(text if len(text) <= 60 else f"{text[:57]}...")

@@ -1,0 +1,79 @@
+"""`awq-bot hub`: what it prints is a script that works as printed."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from huggingface_hub.utils import get_session
+
+ROOT = Path(__file__).parents[2]
+LAST_LINE = re.compile(r"# (http://\S+/quantized/my-model-awq)\n")
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """A user's: `awq-bot` and `hf` on PATH, nothing said of a Hub."""
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    (commands / "awq-bot").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m bot "$@"\n')
+    (commands / "awq-bot").chmod(0o755)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    path = os.pathsep.join([str(commands), str(Path(sys.executable).parent), os.environ["PATH"]])
+    return kept | {"PATH": path, "HF_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture
+def serving(tmp_path: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
+    command = ["awq-bot", "hub", "--root", "hub", "--port", "0"]
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as hub:
+        yield hub
+        hub.send_signal(signal.SIGINT)
+
+
+def test_every_command_that_it_prints_works_as_printed(
+    tmp_path: Path, environment: dict[str, str], serving: subprocess.Popen[str]
+) -> None:
+    shutil.copytree(ROOT / "tests" / "assets" / "llama-tiny", tmp_path / "my-model")
+    assert serving.stdout is not None
+    printed = ""
+    while not (page := LAST_LINE.search(printed)):
+        line = serving.stdout.readline()
+        assert line, printed
+        printed += line
+    done = subprocess.run(
+        ["bash", "-eux", "-o", "pipefail"],
+        input=printed,
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    commands = re.findall(r"^\+ (\S+ \S+)", done.stderr, re.MULTILINE)
+    assert [command for command in commands if command.startswith(("hf", "awq-bot"))] == [
+        "hf upload", "awq-bot check", "awq-bot plan", "awq-bot run", "awq-bot verify",
+    ]  # fmt: skip
+    assert "published quantized/my-model-awq" in done.stdout
+    shown = get_session().get(page[1], headers={"Accept": "text/html"}).text
+    assert "perplexity" in shown
+    assert 'src="/quantized/my-model-awq/resolve/main/assets/error-by-layer.png"' in shown
+
+
+def test_a_folder_that_another_process_serves_is_refused(
+    tmp_path: Path, environment: dict[str, str], serving: subprocess.Popen[str]
+) -> None:
+    assert serving.stdout is not None
+    assert serving.stdout.readline()
+    command = ["awq-bot", "hub", "--root", "hub", "--port", "0"]
+    second = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert second.returncode == 8
+    assert "another process serves this folder" in second.stderr

@@ -1,0 +1,357 @@
+"""A first watchlist, models added to it, and old job folders."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pty
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from bot.cli import setup
+from bot.files import locked
+from bot.localhub import LocalHub
+from bot.watch import watchlist as watchlists
+from bot.watch.editing import new_watchlist, with_model
+from bot.watch.schema import Reference
+from tests.cli.conftest import Run
+from tests.support import factories
+from tests.support.repos import requests, source_files
+from tests.support.watch import BUILTIN_TEXT
+from tests.support.workspace import WEIGHTS
+
+ROOT = Path(__file__).parents[2]
+
+# --- init ---------------------------------------------------------------------------------------------------
+
+
+def test_init_writes_a_commented_watchlist_that_check_accepts(run: Run, tmp_path: Path) -> None:
+    code, out, _ = run("init", "--publish-to", "acme")
+    assert code == 0
+    assert "awq-bot add" in out
+    text = (tmp_path / "watchlist.yaml").read_text()
+    assert yaml.safe_load(text) == {
+        "publish_to": "acme",
+        "defaults": {"licenses": {"deny": ["other"]}},
+        "models": [],
+    }
+    assert text.count("#") > 5
+    assert run("check")[0] == 0
+
+
+def test_init_without_a_terminal_asks_nothing_and_says_what_to_set(run: Run, tmp_path: Path) -> None:
+    code, out, _ = run("init", "--watchlist", "lists/mine.yaml")
+    assert code == 0
+    assert "set publish_to" in out
+    assert yaml.safe_load((tmp_path / "lists" / "mine.yaml").read_text())["publish_to"] == "your-namespace"
+
+
+def test_init_on_a_terminal_asks_where_to_publish(tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "bot", "init"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdin=theirs, stdout=subprocess.PIPE, text=True, env=_environment()
+    ) as asked:
+        os.write(ours, b"acme\n")
+        out, _ = asked.communicate(timeout=60)
+    assert asked.returncode == 0, out
+    assert "publish to [your-namespace]" in out
+    assert yaml.safe_load((tmp_path / "watchlist.yaml").read_text())["publish_to"] == "acme"
+
+
+def _environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(ROOT)}
+
+
+@pytest.mark.parametrize("kind", ["file", "dangling link"])
+def test_init_never_overwrites(run: Run, tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "watchlist.yaml"
+    if kind == "file":
+        path.write_text("mine")
+    else:
+        path.symlink_to("nowhere")
+    code, _, err = run("init", "--publish-to", "acme")
+    assert (code, "is there already" in err) == (2, True)
+    assert path.is_symlink() or path.read_text() == "mine"
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize("name", ["a/b", "a b", "https://huggingface.co/a", "-a"])
+def test_init_refuses_what_is_no_namespace(run: Run, tmp_path: Path, name: str) -> None:
+    code, _, err = run("init", f"--publish-to={name}")
+    assert (code, "is not a namespace" in err) == (2, True)
+    assert not (tmp_path / "watchlist.yaml").exists()
+
+
+def test_the_templates_watchlist_is_what_init_writes() -> None:
+    assert (ROOT / "watchlist.yaml").read_text() == new_watchlist(ROOT)
+
+
+# --- add: the file ------------------------------------------------------------------------------------------
+
+TINY = Reference("lab/Tiny")
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("models: []\n", "models:\n  - lab/Tiny\n"),
+        ("models: []  # none yet\npublish_to: me\n", "models:  # none yet\n  - lab/Tiny\npublish_to: me\n"),
+        ("models: []", "models:\n  - lab/Tiny\n"),
+        ("models: [a/b]\n", "models: [a/b, lab/Tiny]\n"),
+        ("models: [\n  a/b,  # first\n]\n", "models: [\n  a/b, lab/Tiny,  # first\n]\n"),
+        ("{publish_to: me, models: []}\n", "{publish_to: me, models: [lab/Tiny]}\n"),
+        ("models:\n- a/b\n", "models:\n- a/b\n- lab/Tiny\n"),
+        ("models:\n    - a/b", "models:\n    - a/b\n    - lab/Tiny\n"),
+        ("models:\r\n  - a/b\r\n", "models:\r\n  - a/b\r\n  - lab/Tiny\r\n"),
+    ],
+)
+def test_a_model_is_added_in_the_style_of_the_file(before: str, after: str) -> None:
+    assert with_model(before, TINY) == after
+    assert yaml.safe_load(after)["models"] == [*yaml.safe_load(before)["models"], "lab/Tiny"]
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        "  - a/b  # first\n",
+        "  - repo_id: 'a/b'   # why\n    recipe: {bits: 4,\n             group_size: 64}   # small\n",
+        "  - repo_id: a/b\n    hold: |\n      waiting\n      for v2\n",
+    ],
+    ids=["short", "over several lines", "block of text"],
+)
+def test_every_other_character_stays_as_it_was(last: str) -> None:
+    head, tail = "\ufeff# Ours.\nmodels:\n  # Small ones.\n", "  # the end\n\n# About us.\npublish_to:   'me'\n"
+    assert with_model(head + last + tail, TINY) == f"{head}{last}  - lab/Tiny\n{tail}"
+
+
+@pytest.mark.parametrize(
+    ("revision", "shown"), [("v1", "v1"), ("1.10", "'1.10'"), ("2026-01-31", "'2026-01-31'"), ("no", "'no'")]
+)
+def test_a_revision_is_written_so_that_yaml_reads_it_as_text(revision: str, shown: str) -> None:
+    text = with_model("models: []\n", Reference("lab/Tiny", revision))
+    assert text == f"models:\n  - {{repo_id: lab/Tiny, revision: {shown}}}\n"
+
+
+# --- add: the verb ------------------------------------------------------------------------------------------
+
+WATCHLIST = f"""\
+# Ours.
+publish_to: quantized   # the organisation
+{BUILTIN_TEXT}
+models:
+  # The first.
+  - lab/first   # small
+
+# The end.
+"""
+
+
+@pytest.fixture
+def watchlist(tmp_path: Path) -> Path:
+    path = tmp_path / "watchlist.yaml"
+    path.write_text(WATCHLIST)
+    path.chmod(0o640)
+    return path
+
+
+@pytest.fixture
+def models(with_hub: LocalHub) -> LocalHub:
+    """lab/small can be quantized; lab/pickle cannot; lab/first is not looked at."""
+    with_hub.seed("lab/small", source_files(model__safetensors=WEIGHTS))
+    files = source_files(pytorch_model__bin=b"")
+    with_hub.seed("lab/pickle", {path: content for path, content in files.items() if path != "model.safetensors"})
+    return with_hub
+
+
+@pytest.mark.parametrize(
+    ("typed", "line"),
+    [
+        ("lab/small", "lab/small"),
+        ("https://huggingface.co/lab/small", "lab/small"),
+        ("https://huggingface.co/lab/small/blob/main/config.json", "lab/small"),
+        ("hf.co/lab/small/tree/refs/pr/1", "{repo_id: lab/small, revision: refs/pr/1}"),
+        ("lab/small@refs/pr/1", "{repo_id: lab/small, revision: refs/pr/1}"),
+    ],
+)
+def test_add_shows_the_plan_of_that_model_alone_and_keeps_the_file(
+    run: Run, watchlist: Path, models: LocalHub, typed: str, line: str
+) -> None:
+    models.seed("lab/small", {"config.json": source_files()["config.json"]}, revision="refs/pr/1")
+    code, out, err = run("add", typed)
+    assert code == 0, err
+    assert "quantize" in out
+    assert "first release" in out
+    assert watchlist.read_text() == WATCHLIST.replace("# small\n", f"# small\n  - {line}\n")
+    assert watchlist.stat().st_mode & 0o777 == 0o640
+    assert not requests(models, "GET", "lab/first")
+
+
+def test_add_of_what_is_listed_changes_nothing_and_says_so(run: Run, watchlist: Path) -> None:
+    code, out, _ = run("add", "LAB/First@v2")
+    assert (code, out) == (0, "watchlist.yaml:7: lab/first at main is listed already; nothing changed\n")
+    assert watchlist.read_text() == WATCHLIST
+
+
+def test_add_dry_run_shows_the_plan_and_writes_nothing(run: Run, watchlist: Path, models: LocalHub) -> None:
+    code, out, _ = run("add", "lab/small", "--dry-run")
+    assert code == 0
+    assert "first release" in out
+    assert "would get the line `- lab/small`" in out
+    assert watchlist.read_text() == WATCHLIST
+
+
+def test_a_refusal_leaves_the_file_unchanged_unless_forced(run: Run, watchlist: Path, models: LocalHub) -> None:
+    code, out, err = run("add", "lab/pickle")
+    assert code == 3
+    assert "pickle-only" in out
+    assert "--force" in err
+    assert watchlist.read_text() == WATCHLIST
+    assert run("add", "lab/pickle", "--force")[0] == 0
+    assert [entry.repo_id for entry in watchlists.load(watchlist)] == ["lab/first", "lab/pickle"]
+
+
+def test_a_hub_that_does_not_answer_leaves_the_file_unchanged_unless_forced(
+    run: Run, watchlist: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("bot.hub.session.ATTEMPTS", 1)
+    assert run("add", "lab/small")[0] == 8
+    assert watchlist.read_text() == WATCHLIST
+    code, _, err = run("add", "lab/small", "--force")
+    assert (code, "cannot be reached" in err) == (0, True)
+    assert "lab/small" in watchlist.read_text()
+
+
+@pytest.mark.parametrize(
+    ("content", "typed", "word"),
+    [
+        (WATCHLIST, "other/first", "publishes to quantized/first-awq, and so does line 7"),
+        ("publish_to: your-namespace\nmodels: []\n", "lab/small", "only the example"),
+        ("models: []\n", "lab/small", "nowhere to publish to"),
+        ("modles: []\n", "lab/small", "unknown key 'modles'"),
+        (WATCHLIST, "small", "'small' is not a model on the Hub"),
+        (WATCHLIST, "https://huggingface.co/lab", "is not a model on the Hub"),
+    ],
+)
+def test_a_watchlist_that_would_be_invalid_is_never_written(
+    run: Run, watchlist: Path, content: str, typed: str, word: str
+) -> None:
+    watchlist.write_text(content)
+    code, _, err = run("add", typed, "--force")
+    assert code == 2
+    assert word in err
+    assert watchlist.read_text() == content
+
+
+def test_add_without_a_watchlist_names_init(run: Run) -> None:
+    code, _, err = run("add", "lab/small")
+    assert (code, "awq-bot init" in err) == (2, True)
+
+
+def test_an_edit_made_meanwhile_is_not_overwritten(
+    run: Run, watchlist: Path, models: LocalHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def edited(*_: object, **__: object) -> int:
+        watchlist.write_text("models: []\n")
+        return 0
+
+    monkeypatch.setattr(setup, "_look", edited)
+    code, _, err = run("add", "lab/small")
+    assert (code, "was changed by something else" in err) == (2, True)
+    assert watchlist.read_text() == "models: []\n"
+
+
+# --- clean --------------------------------------------------------------------------------------------------
+
+
+def job_folder(work: Path, name: str, *records: str, days: float = 0.0) -> Path:
+    """A job's folder with 1,000 bytes of weights, last changed so many days ago."""
+    job = factories.job(job_id=name)
+    folder = work / name
+    (folder / "source").mkdir(parents=True)
+    (folder / "source" / "model.safetensors").write_bytes(b"x" * 1000)
+    record = {"job_id": job.job_id, "entry": {"target": job.entry.target}}
+    (folder / "job.json").write_text(json.dumps({"inputs": "", "record": record}))
+    for item in records:
+        (folder / f"{item}.json").write_text("{}")
+    then = time.time() - days * 86_400
+    for path in (*folder.rglob("*"), folder):
+        os.utime(path, (then, then))
+    return folder
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    """Three jobs, and what is none."""
+    work = tmp_path / "work"
+    job_folder(work, "published", "card", "publication")
+    job_folder(work, "ready", "card", days=10)
+    job_folder(work, "unfinished", days=40)
+    outside = tmp_path / "outside"
+    job_folder(tmp_path, "outside", "publication")
+    (work / "link").symlink_to(outside)
+    (work / "published" / "link").symlink_to(outside)
+    (work / "notes").mkdir()
+    (work / "notes" / "publication.json").write_text("{}")
+    job_folder(work, "copied", "publication").rename(work / "a-copy")
+    return work
+
+
+def names(work: Path) -> set[str]:
+    return {path.name for path in work.iterdir()}
+
+
+def test_clean_shows_what_is_there_and_deletes_nothing(run: Run, work: Path) -> None:
+    before = names(work)
+    code, out, _ = run("clean")
+    rows = [line.split() for line in out.splitlines()]
+    assert code == 0
+    assert sorted(row[-1] for row in rows[1:-1]) == ["published", "ready", "unfinished"]
+    assert "40 days" in out
+    assert "ready to publish" in out
+    assert "in 1 folder would be deleted; --yes deletes them" in out
+    assert names(work) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "left"),
+    [
+        ((), {"ready", "unfinished"}),
+        (("--older-than", "30"), {"published", "ready"}),
+        (("--older-than", "5"), {"published"}),
+        (("--older-than", "0"), set()),
+    ],
+)
+def test_clean_deletes_published_jobs_or_those_of_an_age(
+    run: Run, work: Path, options: tuple[str, ...], left: set[str]
+) -> None:
+    code, out, _ = run("clean", "--yes", *options)
+    assert code == 0
+    assert "deleted" in out
+    assert names(work) == {"link", "notes", "a-copy"} | left
+    assert (work.parent / "outside" / "source" / "model.safetensors").exists()
+
+
+def test_a_job_that_a_process_works_on_is_never_deleted(run: Run, work: Path) -> None:
+    with locked(work / "published" / ".lock"):
+        code, out, _ = run("clean", "--yes", "--older-than", "0")
+        assert code == 0
+        assert "in use" in out
+        assert (work / "published" / "source" / "model.safetensors").exists()
+        assert not (work / "ready").exists()
+    with (work / "published" / ".lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    run("clean", "--yes")
+    assert not (work / "published").exists()
+
+
+def test_clean_without_a_folder_for_jobs_has_nothing_to_do(run: Run) -> None:
+    code, out, _ = run("clean", "--work", "nowhere", "--yes")
+    assert (code, out) == (0, "no job folders in nowhere\n")

@@ -1,0 +1,120 @@
+"""The plan asks the Hub for the calibration data sets of what it would quantize, and for no others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from bot.github.attempts import needs_person
+from bot.hub import session
+from bot.jobs import pipeline
+from bot.localhub import Fault, LocalHub
+from bot.records import Calibration, Plan, TextSource, WatchEntry, to_json
+from tests.support import factories
+from tests.support.repos import as_bot, forget_requests, release_job, requests, source_files
+from tests.support.workspace import WEIGHTS
+
+ROWS = json.dumps({"text": "a row"}) + "\n"
+SPLITS = {"data/train-00000-of-00001.jsonl": ROWS, "data/test-00000-of-00001.jsonl": ROWS}
+
+
+def entry(name: str, *sources: TextSource) -> WatchEntry:
+    calibration = Calibration(samples=16, seq_len=256, sources=sources)
+    return factories.entry(repo_id=f"lab/{name}", target=f"quantized/{name}-awq", calibration=calibration)
+
+
+def plan(hub: LocalHub, entries: Sequence[WatchEntry]) -> Plan:
+    for item in entries:
+        if not hub.store.exists(item.repo_id):
+            hub.seed(item.repo_id, source_files(model__safetensors=WEIGHTS))
+    forget_requests(hub)
+    return pipeline.plan(as_bot(hub), entries)
+
+
+@pytest.fixture
+def texts(hub: LocalHub) -> TextSource:
+    """The training split of a data set on the Hub."""
+    sha = hub.seed("lab/texts", dict(SPLITS), repo_type="dataset")
+    return TextSource(dataset="lab/texts", revision=sha, split="train", column="text")
+
+
+def test_each_data_set_is_asked_for_once(hub: LocalHub, texts: TextSource) -> None:
+    test_split = TextSource(dataset=texts.dataset, revision=texts.revision, split="test", column="text")
+    planned = plan(
+        hub, [entry("a", texts), entry("b", texts, test_split), entry("c", TextSource(builtin="stdlib"))]
+    )
+    assert len(planned.jobs) == 3
+    assert [item.path for item in requests(hub, "GET", "datasets/")] == [
+        f"/api/datasets/lab/texts/revision/{texts.revision}"
+    ]
+    assert not requests(hub, "HEAD", "")
+
+
+def test_what_is_up_to_date_asks_for_no_data_set(hub: LocalHub, texts: TextSource) -> None:
+    published = entry("Tiny", texts)
+    job = release_job(hub, repo_id="lab/Tiny", calibration=published.calibration)
+    made = factories.provenance(published, job.upstream)
+    sha = hub.seed("quantized/Tiny-awq", {"provenance.json": to_json(made)})
+    hub.repo("quantized/Tiny-awq").create_ref(f"refs/tags/{made.tag}", sha)
+    planned = plan(hub, [published])
+    assert [skip.reason for skip in planned.skipped] == ["up to date"]
+    assert not requests(hub, "GET", "datasets/")
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason", "hint"),
+    [
+        ({"dataset": "lab/nowhere"}, "missing: no such data set", "`calibration: {sources: [{builtin: stdlib}]}`"),
+        ({"revision": factories.SHA}, f"missing: no commit {factories.SHA[:8]}", "`file:`"),
+        ({"split": "validation"}, "no parquet or jsonl file of split 'validation'", "correct `split`"),
+    ],
+    ids=["no such data set", "no such commit", "no such split"],
+)
+def test_a_data_set_that_cannot_be_used_is_refused_with_the_fix(
+    hub: LocalHub, texts: TextSource, changed: dict[str, Any], reason: str, hint: str
+) -> None:
+    fields = {"dataset": texts.dataset, "revision": texts.revision, "split": "train"} | changed
+    planned = plan(hub, [entry("a", TextSource(**fields)), entry("b", texts)])
+    assert [job.entry.repo_id for job in planned.jobs] == ["lab/b"]
+    [skip] = planned.skipped
+    assert skip.reason.startswith(f"calibration data set {fields['dataset']}@{fields['revision'][:8]}: ")
+    assert reason in skip.reason
+    assert hint in skip.hint
+    assert (skip.exit_code, skip.blocked, needs_person(skip)) == (3, True, True)
+
+
+def test_a_split_in_several_configurations_is_refused_with_their_names(hub: LocalHub) -> None:
+    files = {f"{language}/train/0000.jsonl": ROWS for language in ("de", "en")}
+    sha = hub.seed("lab/many", dict(files), repo_type="dataset")
+    planned = plan(hub, [entry("a", TextSource(dataset="lab/many", revision=sha, split="train"))])
+    [skip] = planned.skipped
+    assert "split 'train' is in 2 folders: de/train, en/train" in skip.reason
+    assert "`split: de/train`" in skip.hint
+    assert skip.exit_code == 3
+
+
+def test_a_gated_data_set_is_refused_until_access_is_granted(hub: LocalHub) -> None:
+    sha = hub.seed("lab/gated", dict(SPLITS), repo_type="dataset", gated="manual")
+    asked = [entry("a", TextSource(dataset="lab/gated", revision=sha, split="train"))]
+    [skip] = plan(hub, asked).skipped
+    assert "lab/gated" in skip.reason
+    assert "gated: our token has no access" in skip.reason
+    assert "Ask for access" in skip.hint
+    assert len(requests(hub, "GET", "/api/datasets/")) == 1
+    hub.grant_access("lab/gated", "bot", repo_type="dataset")
+    assert len(plan(hub, asked).jobs) == 1
+
+
+def test_a_hub_that_fails_is_no_refusal_that_waits_for_a_person(
+    hub: LocalHub, texts: TextSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "ATTEMPTS", 1)
+    hub.faults.add(Fault(path="datasets/lab/texts", status=503, times=None))
+    planned = plan(hub, [entry("a", texts), entry("b", TextSource(builtin="stdlib"))])
+    assert [job.entry.repo_id for job in planned.jobs] == ["lab/b"]
+    [skip] = planned.skipped
+    assert "the Hub answers 503" in skip.reason
+    assert (skip.exit_code, skip.blocked, needs_person(skip)) == (3, False, False)
