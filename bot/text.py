@@ -36,6 +36,15 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
 
 
+def method_text(method: str) -> str:
+    """How a recipe's method quantizes, as cards and pictures say it."""
+    return {
+        # AWQ: https://arxiv.org/abs/2306.00978. GPTQ: https://arxiv.org/abs/2210.17323
+        "awq+gptq": "AWQ scaling and clipping, then GPTQ-style error-compensated rounding",
+        "awq": "AutoAWQ's own search",
+    }[method]
+
+
 def percent(share: float, digits: int = 1) -> str:
     return f"{100 * share:.{digits}f} %"
 

@@ -1,1 +1,1 @@
-"""What leaves the house: the model card and the provenance. Facts in, text out."""
+"""The model card and the provenance: facts in, text out."""

@@ -1,4 +1,4 @@
-"""Facts -> the model card. Nothing on it that was not measured or read."""
+"""Facts -> the model card. It contains only what was measured or read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from bot.records import Job, Provenance, Upstream
-from bot.text import render
+from bot.text import method_text, render
 
 TEMPLATE = "model_card.md.jinja"
 _TAGS = ("awq", "int4", "4-bit")
@@ -16,21 +16,24 @@ _LICENSE_ID = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*|multilingual|code")
 _TASK = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _LICENSE_FILES = ("LICENSE", "LICENCE", "NOTICE", "USE_POLICY")
-# What the card says of a repo it has no words of its own for; upstream's tags are anybody's text.
+# The upstream tags that the card repeats; others are arbitrary text.
 _KNOWN_UPSTREAM_TAGS = {"conversational", "chat", "code", "math", "reasoning", "multilingual"}
 
 
 def render_card(job: Job, provenance: Provenance, *, chat: bool) -> str:
-    """README.md of the target. chat: the model has a chat template, so the example talks to it.
+    """README.md of the target. chat: the model has a chat template, so the example uses it.
 
-    Raises jinja2.UndefinedError when the template names a fact that is not there.
+    Raises jinja2.UndefinedError when the template uses a fact that was not given.
     """
     body = render(TEMPLATE, **_facts(job, provenance), chat=chat)
     return f"---\n{yaml.safe_dump(_metadata(job), sort_keys=False, allow_unicode=True)}---\n\n{body}"
 
 
 def _metadata(job: Job) -> dict[str, Any]:
-    """Only what the Hub takes: it refuses a whole commit for one word that a push by git had carried past it."""
+    """Only values that the Hub accepts: it refuses a whole commit for one invalid value.
+
+    Upstream's may be invalid, because a git push is not checked. The keys: https://huggingface.co/docs/hub/model-cards
+    """
     upstream = job.upstream
     license_id, license_name = _license_ids(upstream)
     task = upstream.pipeline_tag or ""
@@ -50,7 +53,10 @@ def _metadata(job: Job) -> dict[str, Any]:
 
 
 def _license_ids(upstream: Upstream) -> tuple[str | None, str | None]:
-    """license and license_name. What is no id becomes the name of another licence, which needs one."""
+    """license and license_name. Text that is not an id becomes license_name, which `other` requires.
+
+    See https://huggingface.co/docs/hub/repositories-licenses
+    """
     stated, name = (upstream.license or "").lower(), _slug(upstream.license_name or "")
     if not stated:
         return None, name
@@ -77,6 +83,7 @@ def _facts(job: Job, provenance: Provenance) -> dict[str, Any]:
         "provenance": provenance,
         "report": report,
         "recipe": provenance.recipe,
+        "method": method_text(provenance.recipe.method),
         "calibration": provenance.calibration,
         "perplexity_ratio": report.perplexity_quantized / report.perplexity_source,
         "size_ratio": report.size_source_bytes / report.size_quantized_bytes,
@@ -86,6 +93,6 @@ def _facts(job: Job, provenance: Provenance) -> dict[str, Any]:
 
 
 def _license(upstream: Upstream) -> str:
-    """`other` says nothing by itself; the name beside it does."""
+    """With license_name, because `other` alone says nothing."""
     stated = [text for text in (upstream.license, upstream.license_name) if text]
     return f"{stated[0]} ({stated[1]})" if len(stated) == 2 else "".join(stated) or "not stated"

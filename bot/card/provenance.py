@@ -1,4 +1,4 @@
-"""What was made from what, with which tools: provenance.json."""
+"""provenance.json: what was made, from which files, with which tools."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def make_provenance(
     quantizer: int,
     files: tuple[PublishedFile, ...],
 ) -> Provenance:
-    """files: everything that the repo will hold, but provenance.json itself."""
+    """files: all files of the repo except provenance.json itself."""
     return Provenance(
         tool=tool,
         quantizer=quantizer,
@@ -26,7 +26,7 @@ def make_provenance(
         recipe=quantized.recipe,
         calibration_asked=job.entry.calibration,
         calibration=quantized.calibration,
-        # How long it took says nothing about what was made, and would make two equal jobs differ.
+        # Two equal jobs give equal bytes, so durations are left out.
         report=replace(report, duration_s=0.0),
         artifact_dtype=quantized.artifact_dtype,
         tensor_parallel=job.tensor_parallel,
@@ -37,7 +37,7 @@ def make_provenance(
 
 
 def refreshed(before: Provenance, job: Job, *, tool: str, files: tuple[PublishedFile, ...]) -> Provenance:
-    """The same weights with newer small files: everything that was measured stays as it was."""
+    """The same weights with newer small files: what was measured does not change."""
     return replace(
         before,
         tool=tool,
@@ -48,7 +48,7 @@ def refreshed(before: Provenance, job: Job, *, tool: str, files: tuple[Published
 
 
 def with_file(provenance: Provenance, file: PublishedFile) -> Provenance:
-    """One more file of the repo; the card, which is written from the rest of the provenance."""
+    """With the card added, which is rendered from the rest of the provenance."""
     files = sorted((*provenance.files, file), key=lambda file: file.path)
     return replace(provenance, files=tuple(files))
 

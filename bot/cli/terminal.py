@@ -33,11 +33,11 @@ from bot.text import duration, size
 from bot.watch.sizing import gpu_class
 
 _log = logging.getLogger("awq_bot")
-_QUIET_S = 20.0  # how often a log that is no terminal hears of progress
+_LOG_EVERY_S = 20.0  # progress as log lines, where there is no terminal
 
 
 class Bars:
-    """A records.Progress: bars with count, unit and ETA on a terminal, a line now and then elsewhere."""
+    """A records.Progress: bars with amount and ETA on a terminal, a log line now and then elsewhere."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -69,17 +69,17 @@ class Bars:
         self._bars.update(self._tasks[what], completed=done, total=total)
         if done >= total:
             self._bars.remove_task(self._tasks.pop(what))
-        self._tell(what, done, total, unit)
+        self._log(what, done, total, unit)
 
-    def _tell(self, what: str, done: int, total: int, unit: str) -> None:
+    def _log(self, what: str, done: int, total: int, unit: str) -> None:
         now = time.monotonic()
         finished = done >= total
-        if not finished and now - self._last.setdefault(what, now) < _QUIET_S:
+        if not finished and now - self._last.setdefault(what, now) < _LOG_EVERY_S:
             return
         self._last[what] = now
         line = f"{what}: {amount(done, total, unit)}"
         _log.info(line)
-        # With --verbose the log's own line is on the console already.
+        # With --verbose the log is on the console already.
         if not self._console.is_terminal and not _log.isEnabledFor(logging.DEBUG):
             self._console.print(escape(line), highlight=False, soft_wrap=True)
 

@@ -1,6 +1,7 @@
-"""The picture on the model card: relative error of each kind of linear, layer by layer.
+"""The picture on the model card: relative error of each kind of linear by layer, on calibration inputs.
 
-Drawn on an opaque white card, because a transparent picture with dark ink is lost on a dark page.
+Calibration has seen these inputs, so the picture makes no claim about how much better the method is than rounding.
+Its background is opaque white: a transparent picture with dark text is unreadable on a dark page.
 """
 
 from __future__ import annotations
@@ -10,21 +11,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, isfinite
 from pathlib import Path
-from statistics import fmean, median
+from statistics import fmean
 from typing import Any, Final
 
 from bot.records import ModuleError, QuantizedModel
+from bot.text import method_text
 
 WIDTH_PIXELS: Final = 1200
 _DPI: Final = 150
 _COLUMNS: Final = 4
-# Okabe and Ito's blue keeps its contrast for colour-blind eyes; plain rounding stays in the background.
-_AWQ: Final = "#0072B2"
+# The blue of Okabe and Ito's palette for colour-blind readers: https://jfly.uni-koeln.de/color/
+_OURS: Final = "#0072B2"
 _ROUNDING: Final = "#9AA3AD"
 _INK: Final = "#24292F"
 _FAINT: Final = "#57606A"
 _GRID: Final = "#E6E9ED"
-# Marks for a few layers; thinner lines for many, where they would run into each other.
+# Markers for few layers; thinner lines for many, where markers would overlap.
 _FEW_LAYERS: Final = 16
 _MANY_LAYERS: Final = 48
 _STYLE: Final = {
@@ -51,13 +53,13 @@ class Curve:
 
     kind: str
     layers: tuple[int, ...]
-    awq: tuple[float, ...]
+    ours: tuple[float, ...]
     rounding: tuple[float, ...]
 
 
 def draw_error_by_layer(quantized: QuantizedModel, path: Path) -> None:
     """Writes a PNG of WIDTH_PIXELS; the same figures give the same bytes. Raises ValueError without modules."""
-    # Imported here, so that measuring does not pay for drawing.
+    # Imported here, because measuring does not need it and it takes half a second.
     import matplotlib as mpl  # noqa: PLC0415
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
     from matplotlib.figure import Figure  # noqa: PLC0415
@@ -65,15 +67,15 @@ def draw_error_by_layer(quantized: QuantizedModel, path: Path) -> None:
     curves = curves_of(quantized.modules)
     if not curves:
         raise ValueError("there is nothing to draw: no module was quantized")
-    # Defaults first: a person's own matplotlibrc must not change what is published.
+    # Defaults first: a user's matplotlibrc must not change what is published.
     with mpl.rc_context({**mpl.rcParamsDefault, **_STYLE}):
         columns = min(_COLUMNS, len(curves))
         rows = ceil(len(curves) / columns)
-        height = 1.0 + 1.5 * rows
+        height = 1.2 + 1.5 * rows
         figure = Figure(figsize=(WIDTH_PIXELS / _DPI, height), dpi=_DPI)
         axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
         figure.subplots_adjust(
-            left=0.055, right=0.985, top=1 - 0.78 / height, bottom=0.4 / height, wspace=0.09, hspace=0.3
+            left=0.055, right=0.985, top=1 - 0.98 / height, bottom=0.4 / height, wspace=0.09, hspace=0.3
         )
         _draw_panels(axes, curves)
         _draw_heading(figure, height, quantized)
@@ -101,7 +103,7 @@ def _curve(kind: str, by_layer: dict[int, list[ModuleError]]) -> Curve:
     return Curve(
         kind=kind,
         layers=layers,
-        awq=tuple(fmean(module.relative_error for module in by_layer[layer]) for layer in layers),
+        ours=tuple(fmean(module.relative_error for module in by_layer[layer]) for layer in layers),
         rounding=tuple(fmean(module.relative_error_rounding for module in by_layer[layer]) for layer in layers),
     )
 
@@ -112,11 +114,13 @@ def _draw_panels(axes: Any, curves: Sequence[Curve]) -> None:
     layers = sorted({layer for curve in curves for layer in curve.layers})
     for panel, curve in zip(panels, curves, strict=False):
         _draw_lines(panel, curve, low)
-        _write_titles(panel, curve)
+        # A long name, such as `mlp.shared_expert.gate_proj`, has to fit above its panel.
+        size = 7.5 * min(1.0, 30 / len(curve.kind))
+        panel.set_title(curve.kind, loc="left", fontsize=size, color=_INK, pad=3)
         _set_axes(panel, layers, low, high)
     for panel in panels[len(curves) :]:
         panel.set_visible(False)
-    # Where the last row is not full, the panels above its gap are the lowest ones and carry the ticks.
+    # Where the last row has gaps, the panels above them are the lowest ones and show the ticks.
     for index in range(len(curves), axes.size):
         axes.flat[index - axes.shape[1]].tick_params(labelbottom=True)
 
@@ -125,19 +129,9 @@ def _draw_lines(panel: Any, curve: Curve, low: float) -> None:
     few, many = len(curve.layers) <= _FEW_LAYERS, len(curve.layers) > _MANY_LAYERS
     marks = {"marker": "o", "markersize": 2.6} if few else {}
     rounding = [max(value, low) for value in curve.rounding]
-    awq = [max(value, low) for value in curve.awq]
-    panel.fill_between(curve.layers, awq, rounding, color=_AWQ, alpha=0.07, linewidth=0)
+    ours = [max(value, low) for value in curve.ours]
     panel.plot(curve.layers, rounding, color=_ROUNDING, linewidth=0.8 if many else 1.2, **marks)
-    panel.plot(curve.layers, awq, color=_AWQ, linewidth=0.9 if many else 1.5, **marks)
-
-
-def _write_titles(panel: Any, curve: Curve) -> None:
-    # `mlp.shared_expert.gate_proj` at full size would run into the gain at its right.
-    size = 7.5 * min(1.0, 24 / len(curve.kind))
-    panel.set_title(curve.kind, loc="left", fontsize=size, color=_INK, pad=3)
-    gains = [plain / awq for plain, awq in zip(curve.rounding, curve.awq, strict=True) if awq > 0]
-    if gains:
-        panel.set_title(f"÷ {median(gains):.1f}", loc="right", fontsize=7.5, color=_AWQ, pad=3)
+    panel.plot(curve.layers, ours, color=_OURS, linewidth=0.9 if many else 1.5, **marks)
 
 
 def _set_axes(panel: Any, layers: Sequence[int], low: float, high: float) -> None:
@@ -153,12 +147,12 @@ def _set_axes(panel: Any, layers: Sequence[int], low: float, high: float) -> Non
 
 
 def _limits(curves: Sequence[Curve]) -> tuple[float, float]:
-    """Shared by all panels, so that they can be compared; at least a decade, so that there are ticks.
+    """Shared by all panels, for comparison; at least a decade, so that there are ticks.
 
-    Zero has no place on a logarithmic axis and is drawn at its lower end.
+    Zero is not on a logarithmic axis; it is drawn at the lower end.
     """
     values = [
-        value for curve in curves for value in (*curve.awq, *curve.rounding) if value > 0 and isfinite(value)
+        value for curve in curves for value in (*curve.ours, *curve.rounding) if value > 0 and isfinite(value)
     ]
     low, high = min(values, default=1e-3) / 1.5, max(values, default=1e-2) * 1.5
     widen = max(1.0, (10 * low / high) ** 0.5)
@@ -166,24 +160,19 @@ def _limits(curves: Sequence[Curve]) -> tuple[float, float]:
 
 
 def _draw_heading(figure: Any, height: float, quantized: QuantizedModel) -> None:
-    """Title and legend in one line, what is drawn in the next."""
+    """Title, then what is drawn, then the legend."""
     recipe = quantized.recipe
-    first, second = 1 - 0.24 / height, 1 - 0.43 / height
-    figure.text(0.055, first, "Error by layer", fontsize=10.5, fontweight="bold")
-    figure.text(
-        0.055,
-        second,
-        r"error of each linear's output, $\Vert WX-W_qX\Vert^2\,/\,\Vert WX\Vert^2$, on calibration text; "
-        "÷ times smaller than with plain rounding (median)",
-        color=_FAINT,
-    )
-    figure.text(0.985, first, f"INT{recipe.bits}, groups of {recipe.group_size}", color=_FAINT, ha="right")
-    lines = [figure.add_artist(_line(color)) for color in (_AWQ, _ROUNDING)]
+    title, what, legend = (1 - inches / height for inches in (0.24, 0.43, 0.62))
+    figure.text(0.055, title, "Relative error by layer, on calibration inputs", fontsize=10.5, fontweight="bold")
+    figure.text(0.985, title, f"INT{recipe.bits}, groups of {recipe.group_size}", color=_FAINT, ha="right")
+    formula = r"of each quantized linear's output: $\Vert WX-W_qX\Vert^2\,/\,\Vert WX\Vert^2$"
+    figure.text(0.055, what, formula, color=_FAINT)
+    lines = [figure.add_artist(_line(color)) for color in (_OURS, _ROUNDING)]
     figure.legend(
         lines,
-        ["AWQ", "plain rounding"],
+        [method_text(recipe.method), "plain rounding"],
         loc="center left",
-        bbox_to_anchor=(0.2, first + 0.05 / height),
+        bbox_to_anchor=(0.046, legend),
         ncols=2,
         frameon=False,
         handlelength=1.6,
@@ -200,7 +189,7 @@ def _line(color: str) -> Any:
 
 
 def _save(canvas: Any, path: Path) -> None:
-    """As a palette of 64 colours, a third of the bytes; and without naming the software or the day."""
+    """As a palette of 64 colours, a third of the bytes, and without metadata such as the date."""
     from PIL import Image  # noqa: PLC0415
 
     picture = Image.frombytes("RGBA", canvas.get_width_height(), bytes(canvas.buffer_rgba())).convert("RGB")

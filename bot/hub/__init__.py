@@ -1,4 +1,4 @@
-"""Everything that talks to a Hub. The only importer of huggingface_hub."""
+"""The client side of the Hub. The only importer of huggingface_hub."""
 
 import os
 from ipaddress import ip_address
@@ -15,9 +15,11 @@ def is_loopback(endpoint: str) -> bool:
         return False
 
 
-# huggingface_hub reads these once, at import. The Xet client skips LFS and fails on a server without it.
+# huggingface_hub reads these once, at import:
+# https://huggingface.co/docs/huggingface_hub/package_reference/environment_variables
+# The local Hub has no Xet storage, and the Xet client does not fall back to LFS.
 if is_loopback(os.environ.get("HF_ENDPOINT", "")):
     os.environ["HF_HUB_DISABLE_XET"] = "1"
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-# Progress is ours to show, once, for all files together.
+# awq-bot shows one progress bar for all files together.
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"

@@ -45,9 +45,9 @@ from bot.records import (
     from_json,
 )
 
-GITATTRIBUTES = ".gitattributes"  # the Hub's own; says which files are LFS
+GITATTRIBUTES = ".gitattributes"  # written by the Hub: which files are LFS
 
-_FIRST_READ_BYTES = 100_000  # holds the whole header of nearly every safetensors file
+_FIRST_READ_BYTES = 100_000  # contains the whole header of nearly every safetensors file
 _WORKERS = 8
 
 Item = TypeVar("Item")
@@ -92,7 +92,7 @@ def _upstream(hub: Hub, entry: WatchEntry) -> Upstream:
     except RevisionNotFoundError:
         problem = f"missing: no revision {entry.revision!r}"
     except RepositoryNotFoundError:
-        problem = "missing: no such repo, or private and not ours to read"
+        problem = "missing: no such repo, or private without access for our token"
     except HfHubHTTPError as error:
         problem = f"the Hub answers {status_of(error)}"
     except HubFailsError as error:
@@ -108,7 +108,7 @@ def _model_info(api: HfApi, entry: WatchEntry) -> ModelInfo:
     try:
         return api.model_info(entry.repo_id, revision=entry.revision, files_metadata=True)
     except (TypeError, ValueError, KeyError, AttributeError) as error:
-        # huggingface_hub makes an object of the card's metadata, which is whatever its author wrote.
+        # huggingface_hub parses the card's metadata into an object, and fails on unexpected types.
         raise UpstreamError(f"the metadata in {CARD} cannot be read: {type(error).__name__}") from None
 
 
@@ -137,12 +137,12 @@ def _hub_file(sibling: RepoSibling) -> HubFile:
 
 
 def _text(value: object) -> str | None:
-    """Cards are written by anybody: what is no text is taken as not stated, half characters are replaced."""
+    """Card metadata is untrusted: other types count as not stated, and invalid characters are replaced."""
     return value.encode("utf-8", "replace").decode().strip() or None if isinstance(value, str) else None
 
 
 def _texts(value: object) -> tuple[str, ...]:
-    """One text or a list of them, as most keys of a card take either."""
+    """Most keys of a card take one text or a list of them."""
     items = value if isinstance(value, list) else [value]
     return tuple(text for item in items if (text := _text(item)))
 
@@ -158,7 +158,7 @@ def published_one(hub: Hub, entry: WatchEntry) -> Published:
 
 
 def published_state(api: HfApi, repo_id: str) -> Published:
-    """The target as `api` sees it. Two requests, and two more where there is no provenance."""
+    """The target's state. Two requests, and two more without a provenance."""
     try:
         refs = call(lambda: api.list_repo_refs(repo_id))
     except HfHubHTTPError as error:
@@ -175,7 +175,7 @@ def published_state(api: HfApi, repo_id: str) -> Published:
 
 
 def _read_head(api: HfApi, repo_id: str, head: str) -> tuple[TargetState, Provenance | None, str]:
-    """What stands there, its provenance, and what is wrong with it."""
+    """The state of the head, its provenance, and why that cannot be read."""
     try:
         return TargetState.OURS, provenance_at(api, repo_id, head or "main"), ""
     except (RemoteEntryNotFoundError, RevisionNotFoundError):
@@ -191,14 +191,14 @@ def _read_head(api: HfApi, repo_id: str, head: str) -> tuple[TargetState, Proven
 
 
 def provenance_at(api: HfApi, repo_id: str, revision: str) -> Provenance:
-    """Raises ValueError when it is there and cannot be read, and HfHubHTTPError when it is not."""
+    """Raises HfHubHTTPError when the file is missing, and ValueError when it cannot be parsed."""
     return from_json(Provenance, read_small_file(api, repo_id, PROVENANCE, revision=revision))
 
 
 def _unproven_state(api: HfApi, repo_id: str, head: str) -> TargetState:
-    """Ours to fill is what the Hub itself makes: one commit, of no more than these two files.
+    """EMPTY when there is only what the Hub itself creates: one commit with at most these two files.
 
-    Looked at as of the head that was seen: somebody else may be publishing there just now.
+    Read at `head` and not at main: another run may be publishing there right now.
     """
     if len(call(lambda: api.list_repo_commits(repo_id, revision=head))) > 1:
         return TargetState.FOREIGN
@@ -210,7 +210,7 @@ def _unproven_state(api: HfApi, repo_id: str, head: str) -> TargetState:
 
 
 def _details(hub: Hub, source: Upstream) -> Details:
-    """Everything read here was uploaded by strangers: sizes are bounded and shapes of JSON checked."""
+    """All of this is untrusted: sizes are bounded and JSON types checked."""
     api = hub.reader
     try:
         config = _json_object(api, source, CONFIG)
@@ -221,9 +221,9 @@ def _details(hub: Hub, source: Upstream) -> Details:
     except GatedRepoError:
         problem = "gated: access to the weights was refused; ask for it on the model's page"
     except RemoteEntryNotFoundError as error:
-        problem = f"upload incomplete: {_last_part(error)} is not there"
+        problem = f"upload incomplete: {_last_part(error)} is missing"
     except (RepositoryNotFoundError, RevisionNotFoundError):
-        problem = "missing: the repo or its commit went away while it was read"
+        problem = "missing: the repo or its commit was deleted while it was read"
     except HfHubHTTPError as error:
         problem = f"{_last_part(error)} upstream answers {status_of(error)}"
     except (HubFailsError, UpstreamError) as error:
@@ -237,18 +237,18 @@ def _details(hub: Hub, source: Upstream) -> Details:
 
 
 def _template_warnings(api: HfApi, source: Upstream) -> tuple[str, ...]:
-    """Where a repo has its chat template twice and they differ, servers disagree about which one counts."""
+    """With two different chat templates, servers disagree about which one to use."""
     if not (source.file(CHAT_TEMPLATE) and source.file(TOKENIZER_CONFIG)):
         return ()
     inline = _json_object(api, source, TOKENIZER_CONFIG)
     template = read_small_file(api, source.repo_id, CHAT_TEMPLATE, revision=source.sha).decode(errors="replace")
     if inline.get("chat_template") in (None, template):
         return ()
-    return (f"{CHAT_TEMPLATE} and the template in {TOKENIZER_CONFIG} differ; the .jinja is the one that is used",)
+    return (f"{CHAT_TEMPLATE} and the template in {TOKENIZER_CONFIG} differ; {CHAT_TEMPLATE} is used",)
 
 
 def _weight_files(api: HfApi, source: Upstream) -> tuple[str, ...]:
-    # transformers takes the single file where both are there.
+    # transformers prefers the single file when both exist.
     if source.file(SINGLE_WEIGHTS):
         return (SINGLE_WEIGHTS,)
     if not source.file(WEIGHT_INDEX):
@@ -258,16 +258,19 @@ def _weight_files(api: HfApi, source: Upstream) -> tuple[str, ...]:
         raise UpstreamError(f"{WEIGHT_INDEX} upstream has no weight_map")
     names = tuple(sorted(set(weight_map.values())))
     if bad := [name for name in names if not is_safe_path(name) or not name.endswith(".safetensors")]:
-        raise UpstreamError(f"{WEIGHT_INDEX} upstream names {bad[0]!r}, which is no safetensors file in the repo")
+        raise UpstreamError(f"{WEIGHT_INDEX} upstream names {bad[0]!r}, which is not a safetensors file")
     return names
 
 
 def _tensors(api: HfApi, source: Upstream, file: HubFile) -> tuple[TensorInfo, ...]:
-    """The header alone: one range, or two where it is long."""
+    """From the header alone: one Range request, or two when it is long.
+
+    See https://huggingface.co/docs/safetensors/index#format
+    """
 
     def read(start: int, end: int) -> bytes:
         size = end - start
-        # A range of nothing cannot be asked for.
+        # HTTP has no empty range.
         return (
             read_range(api, source.repo_id, file.path, revision=source.sha, start=start, size=size)
             if size

@@ -22,7 +22,7 @@ from bot.hub.access import demand_write_token, exchange
 from bot.hub.client import GITATTRIBUTES
 from bot.hub.fetch import files_at
 from bot.hub.session import Hub, TransferError, status_of, unwrap_transfer_error, wait_before_retry
-from bot.hub.settings import carry_gating, check_settings, set_visibility, settings_of, stays_private
+from bot.hub.settings import check_settings, set_gating, set_visibility, settings_of, stays_private
 from bot.hub.target import (
     allowed,
     check_not_superseded,
@@ -102,7 +102,7 @@ def _complete(hub: Hub, api: HfApi, job: Job, progress: Progress, started: float
         if hub.by_identity:
             check_settings(api, job, None, filling=False)
         else:
-            carry_gating(api, target, job.upstream, None, otherwise="It stays private.")
+            set_gating(api, target, job.upstream, None, otherwise="It stays private.")
             set_visibility(api, target, private=keeps_private(job))
         set_tag(api, job, state.head)
     return Publication(
@@ -137,7 +137,7 @@ def _prepare_repo(api: HfApi, state: Published, job: Job) -> None:
         set_visibility(api, state.repo_id, private=True, only_at=state.head)
     if state.provenance is not None:
         # The commit of an update is public at once, so the gate comes first.
-        carry_gating(
+        set_gating(
             api, state.repo_id, job.upstream, state.provenance, otherwise="Nothing was changed in the repo."
         )
 

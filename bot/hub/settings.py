@@ -1,7 +1,7 @@
-"""Who may see a target: its visibility and gating, and creating targets for publishing with a workflow's identity.
+"""A target's visibility and gating, and creating targets for publishing with a workflow's identity.
 
-That identity can neither create a repo nor change who sees it. So an account's token creates the target, private;
-once a complete release is there, it sets the gating as upstream's and then the visibility that was asked for.
+That identity can neither create a repo nor change its settings. So an account's token creates the target, private;
+after the first complete release it sets the gating of upstream and then the configured visibility.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ Gate = Literal["auto", "manual", False]
 
 
 def stays_private(entry: WatchEntry, upstream: Upstream) -> bool:
-    """A private upstream is never made public by way of its quantized copy."""
+    """A quantized copy of a private upstream is never public."""
     return entry.private or upstream.private
 
 
 def with_visibility(
     hub: Hub, entries: Sequence[WatchEntry], sources: Sequence[Upstream], targets: Sequence[Published]
 ) -> tuple[Published, ...]:
-    """The targets, and of those that should be private whether they are: one API call for each of these."""
+    """The targets, with the visibility of those that should be private: one API call for each of these."""
 
-    def look(item: tuple[WatchEntry, Upstream, Published]) -> Published:
+    def with_private(item: tuple[WatchEntry, Upstream, Published]) -> Published:
         entry, source, target = item
         if target.provenance is None or not stays_private(entry, source):
             return target
@@ -43,7 +43,7 @@ def with_visibility(
         except (PublishError, HubFailsError) as error:
             return replace(target, problem=error.message)
 
-    return side_by_side(look, zip(entries, sources, targets, strict=True))
+    return side_by_side(with_private, zip(entries, sources, targets, strict=True))
 
 
 def settings_of(api: HfApi, target: str) -> ModelInfo:
@@ -53,7 +53,7 @@ def settings_of(api: HfApi, target: str) -> ModelInfo:
 
 
 def set_visibility(api: HfApi, target: str, *, private: bool, only_at: str | None = None) -> bool:
-    """Whether it had to be changed. only_at: leave the repo as it is when its head is another commit by now."""
+    """Returns whether it was changed. only_at: change nothing when the head is another commit by now."""
     info = settings_of(api, target)
     if info.private == private or only_at not in (None, info.sha):
         return False
@@ -62,37 +62,36 @@ def set_visibility(api: HfApi, target: str, *, private: bool, only_at: str | Non
     return True
 
 
-def wanted_gate(upstream: Upstream, before: Provenance | None) -> Gate | None:
-    """The gate as upstream's; None where it is not ours to say: a person may have put one there on their own.
+def wanted_gating(upstream: Upstream, before: Provenance | None) -> Gate | None:
+    """The gating of upstream, or None to leave the target's gating alone: a person may have set it.
 
-    before: what is published, made from an upstream that may have been gated.
+    before: the published release, whose upstream may have been gated. See
+    https://huggingface.co/docs/hub/models-gated
     """
     if upstream.gated:
         return "manual" if upstream.gated == "manual" else "auto"
     return False if before is not None and before.source.gated else None
 
 
-def carry_gating(
-    api: HfApi, target: str, upstream: Upstream, before: Provenance | None, *, otherwise: str
-) -> bool:
-    """Whether the gate had to be changed. otherwise: what a failure leaves behind, for its hint."""
-    gated = wanted_gate(upstream, before)
+def set_gating(api: HfApi, target: str, upstream: Upstream, before: Provenance | None, *, otherwise: str) -> bool:
+    """Returns whether the gating was changed. otherwise: what a failure leaves behind, for its hint."""
+    gated = wanted_gating(upstream, before)
     if gated is None or (settings_of(api, target).gated or False) == gated:
         return False
     try:
         call(partial(api.update_repo_settings, target, gated=gated))
     except HfHubHTTPError as error:
         raise PublishError(
-            f"{target}: its gate could not be set as upstream's, {gated or 'open'} ({status_of(error)})",
-            hint=f"{otherwise} Use a token that may change settings, or set the gate by hand, and run it again.",
+            f"{target}: its gating could not be set to upstream's, {gated or 'open'} ({status_of(error)})",
+            hint=f"{otherwise} Use a token that can change settings, or set the gating by hand, and run it again.",
         ) from None
     return True
 
 
 def check_settings(api: HfApi, job: Job, before: Provenance | None, *, filling: bool) -> bool:
-    """Whether the target is private, for a token that cannot change that.
+    """Returns whether the target is private, for a token that cannot change that.
 
-    filling: nothing is published there yet. Raises PublishError when people could see what they should not.
+    filling: nothing is published there yet. Raises PublishError when the target is more visible than it should be.
     """
     target, info = job.entry.target, settings_of(api, job.entry.target)
     if info.private:
@@ -101,22 +100,22 @@ def check_settings(api: HfApi, job: Job, before: Provenance | None, *, filling: 
         raise _needs_account(target, "it is public before anything is published there")
     if stays_private(job.entry, job.upstream):
         raise _needs_account(target, "it is public, and should be private")
-    gated = wanted_gate(job.upstream, before)
+    gated = wanted_gating(job.upstream, before)
     if gated is not None and (info.gated or False) != gated:
-        raise _needs_account(target, f"its gate is not upstream's, {gated or 'open'}")
+        raise _needs_account(target, f"its gating is not upstream's, {gated or 'open'}")
     return False
 
 
 def _needs_account(target: str, what: str) -> PublishError:
     return PublishError(
-        f"{target}: {what}, and a workflow's identity may not change settings",
-        hint=f"Run `awq-bot create-target {target}`, then this again.",
+        f"{target}: {what}, and a workflow's identity cannot change settings",
+        hint=f"Run `awq-bot create-target {target}`, then run this again.",
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedTarget:
-    """A target as it is now. done: what was changed; empty when it was as it should be. note: what comes next."""
+    """A target and its current settings. done: what was changed. note: what comes next."""
 
     repo_id: str
     target: str
@@ -131,9 +130,9 @@ class PreparedTarget:
 
 
 def create_target(hub: Hub, entry: WatchEntry, source: Upstream, *, blocked: str) -> PreparedTarget:
-    """blocked: why nothing is to be made public now; empty when it may be. A refusal is part of the result.
+    """blocked: why the target must not be made public now, or empty. A refusal is part of the result.
 
-    Raises EnvironmentProblem for what every further target would meet too.
+    Raises EnvironmentProblem for problems that every further target would have too.
     """
     target = PreparedTarget(repo_id=entry.repo_id, target=entry.target, url=f"{hub.endpoint}/{entry.target}")
     if entry.hold:
@@ -152,7 +151,7 @@ def check_token(hub: Hub) -> None:
     if not (hub.create_token or hub.write_token):
         raise PublishError(
             "no token to create repos with",
-            hint="Set HF_CREATE_TOKEN to one that may create repos and change their settings.",
+            hint="Set HF_CREATE_TOKEN to one that can create repos and change their settings.",
         )
 
 
@@ -164,7 +163,7 @@ def _prepare(api: HfApi, entry: WatchEntry, source: Upstream, blocked: str) -> t
         if source.problem:
             raise PublishError(
                 f"{entry.repo_id}: {source.problem}, so no target was created for it",
-                hint="Check its name on the watchlist, and whether HF_TOKEN may read it.",
+                hint="Check its name in the watchlist, and whether HF_TOKEN can read it.",
             )
         _create(api, entry.target)
         return ("created, private",), publisher
@@ -173,9 +172,9 @@ def _prepare(api: HfApi, entry: WatchEntry, source: Upstream, blocked: str) -> t
         return ("made private",) if closed else (), publisher
     _check_origin(state, entry)
     if not state.complete:
-        return (), "left as it is: no complete release on its head"
+        return (), "unchanged: no complete release on its head"
     if blocked:
-        return (), f"left as it is: {blocked}"
+        return (), f"unchanged: {blocked}"
     return _open(api, entry, source, state), ""
 
 
@@ -194,9 +193,10 @@ def _check_origin(state: Published, entry: WatchEntry) -> None:
 
 
 def _open(api: HfApi, entry: WatchEntry, source: Upstream, state: Published) -> tuple[str, ...]:
-    """The gate first: what is gated upstream is never open to everybody in between."""
+    """The gating first, so that a gated model is never public in between."""
     private = stays_private(entry, source)
-    gate = carry_gating(api, entry.target, source, state.provenance, otherwise="It was left as it is.")
-    seen = set_visibility(api, entry.target, private=private)
-    gate_word = f"gated as upstream ({source.gated})" if source.gated else "gate opened, as upstream's"
-    return (*([gate_word] if gate else []), *(["made private" if private else "made public"] if seen else []))
+    gate = set_gating(api, entry.target, source, state.provenance, otherwise="Nothing was changed.")
+    visibility = set_visibility(api, entry.target, private=private)
+    gating = f"gated as upstream ({source.gated})" if source.gated else "gating removed, as upstream"
+    done = ((gate, gating), (visibility, "made private" if private else "made public"))
+    return tuple(what for changed, what in done if changed)

@@ -1,7 +1,7 @@
 """What runs in the child processes: calibrate and quantize, evaluate and plot, check a refresh's small files.
 
-The only module that joins calibration, quantize and evaluate; it is imported where it runs, and nowhere else. AutoAWQ
-takes seconds to import, and only quantizing needs it, so each function imports its stage.
+The only module that joins calibration, quantize and evaluate; it is imported where it runs, and nowhere else.
+AutoAWQ takes seconds to import, and only quantizing needs it, so each function imports its stage.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What was read: files and repos on the Hub, tensors in them, and what stands where we publish."""
+"""Facts read from a Hub: repos, their files and tensors, and the state of a target repo."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HubFile:
-    """One file of a repo. content_hash, as the Hub tells it: sha256 of LFS files, git blob sha1 of others."""
+    """One file of a repo. content_hash as the Hub lists it: sha256 of LFS files, git blob sha1 of others."""
 
     path: str
     size_bytes: int
@@ -18,7 +18,7 @@ class HubFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upstream:
-    """A source repo at one commit, from a single API call. problem: why it could not be read, in short."""
+    """A source repo at one commit, from one API call. problem: why it could not be read, in short."""
 
     repo_id: str
     sha: str = ""
@@ -48,9 +48,9 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Details:
-    """What the plan reads of a new release besides the listing: config, weight files and headers, by Range.
+    """What the plan reads of a new release besides the listing: config, weight files and safetensors headers.
 
-    problem: what is wrong with the upload or our access to it, in a few words.
+    problem: what is wrong with the upload or our access to it, in short.
     """
 
     config: dict[str, Any] = field(default_factory=dict)
@@ -72,7 +72,7 @@ class DatasetListing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceProvenance:
-    """Which upstream files, at which commit, an artifact was made of."""
+    """Which upstream files, at which commit, an artifact was made from."""
 
     repo_id: str
     revision: str
@@ -86,7 +86,7 @@ class SourceProvenance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishedFile:
-    """A file of an artifact as it was sent."""
+    """A file of an artifact, as it was published."""
 
     path: str
     size_bytes: int
@@ -94,11 +94,11 @@ class PublishedFile:
 
 
 class TargetState(StrEnum):
-    """What stands where we mean to publish."""
+    """The state of a target repo."""
 
     ABSENT = "absent"
-    EMPTY = "empty"  # nothing but the initial commit: ours to fill
-    FOREIGN = "foreign"  # content without our provenance
+    EMPTY = "empty"  # only the initial commit: we can publish there
+    FOREIGN = "foreign"  # content that awq-bot did not publish
     UNREADABLE = "unreadable"  # see the problem
     OURS = "ours"
 

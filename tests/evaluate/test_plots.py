@@ -77,7 +77,7 @@ def test_a_curve_holds_its_layers_in_order_and_the_mean_over_experts() -> None:
         error(0, "mlp.experts.1.up_proj", 0.3, 0.6),
     ]
     assert curves_of(modules) == (
-        Curve("mlp.experts.*.up_proj", layers=(0, 1), awq=(0.2, 0.5), rounding=(0.4, 0.6)),
+        Curve("mlp.experts.*.up_proj", layers=(0, 1), ours=(0.2, 0.5), rounding=(0.4, 0.6)),
     )
 
 

@@ -126,7 +126,7 @@ def test_source_that_cannot_be_read_opens_nothing(hub: LocalHub, api: HfApi, tmp
     hub.store.delete(hub.repo(SOURCE))
     target = create(hub, factories.entry())[0]
     assert (target.done, target.private) == ((), True)
-    assert "left as it is: missing" in target.note
+    assert "unchanged: missing" in target.note
     assert api.model_info(TARGET).private
 
 

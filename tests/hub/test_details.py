@@ -122,7 +122,7 @@ def test_repo_without_weights_has_none(hub: LocalHub) -> None:
 def test_missing_config_is_named(hub: LocalHub) -> None:
     files = source_files()
     del files["config.json"]
-    assert looked_into(hub, files).problem == "upload incomplete: config.json is not there"
+    assert looked_into(hub, files).problem == "upload incomplete: config.json is missing"
 
 
 def test_two_different_chat_templates_are_warned_of(hub: LocalHub) -> None:
@@ -140,13 +140,13 @@ def test_repo_that_goes_away_while_it_is_read_is_a_problem(hub: LocalHub, api: H
     hub.seed("bot/Brief", source_files())
     found = upstream_of(hub, factories.entry(repo_id="bot/Brief"))
     api.delete_repo("bot/Brief")
-    assert "went away" in str(client.details(as_bot(hub), [found])[0].problem)
+    assert "was deleted" in str(client.details(as_bot(hub), [found])[0].problem)
 
 
 def test_commit_that_goes_away_while_it_is_read_is_a_problem(hub: LocalHub) -> None:
     hub.seed(SOURCE, source_files())
     gone = factories.upstream(files=upstream_of(hub, factories.entry()).files)
-    assert "went away" in str(client.details(as_bot(hub), [gone])[0].problem)
+    assert "was deleted" in str(client.details(as_bot(hub), [gone])[0].problem)
 
 
 @pytest.mark.parametrize(("status", "words"), [(403, "answers 403"), (503, "answers 503")])

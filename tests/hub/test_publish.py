@@ -204,7 +204,7 @@ def test_gate_that_may_not_be_set_leaves_the_repo_private(hub: LocalHub, tmp_pat
     hub.seed(SOURCE, {}, gated="auto")
     job = release_job(hub)
     hub.faults.add(Fault(path="/settings", status=403, times=None))
-    with pytest.raises(PublishError, match="gate could not be set") as caught:
+    with pytest.raises(PublishError, match="gating could not be set") as caught:
         publish(as_bot(hub), job, make_artifact(tmp_path / "job", job), no_progress)
     assert caught.value.exit_code == 7
     assert "stays private" in caught.value.hint

@@ -237,7 +237,7 @@ def test_gate_that_upstream_closed_is_asked_for_before_the_update(
     hub.seed(SOURCE, {"config.json": '{"model_type": "qwen3"}'}, gated="auto")
     gated = release_job(hub)
     forget_requests(hub)
-    with pytest.raises(PublishError, match="its gate is not upstream's, auto"):
+    with pytest.raises(PublishError, match="its gating is not upstream's, auto"):
         publish(ours, gated, make_artifact(tmp_path / "gated", gated), no_progress)
     assert writes(hub) == []
     assert open_targets(hub, gated) == ("gated as upstream (auto)",)

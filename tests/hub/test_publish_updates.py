@@ -153,7 +153,7 @@ def test_gate_is_closed_before_an_update_is_there(
     hub.seed(SOURCE, {}, gated="manual")
     gated = release_job(hub)
     hub.faults.add(Fault(path="/settings", status=403))
-    with pytest.raises(PublishError, match="gate could not be set") as caught:
+    with pytest.raises(PublishError, match="gating could not be set") as caught:
         publish(as_bot(hub), gated, make_artifact(tmp_path / "gated", gated, NEW), no_progress)
     assert "Nothing was changed" in caught.value.hint
     assert state(hub, old).complete
