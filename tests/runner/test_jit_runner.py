@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from starlette.applications import Starlette
 
 from tests.support.github_api.jit_runners import JitRunners, jit_config
 from tests.support.github_api.serving import served
@@ -73,7 +74,7 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
     fake.chmod(0o755)
     token.write_text(github.token + "\n")
     token.chmod(0o600)
-    with served(github.routes) as url:
+    with served(Starlette(routes=github.routes)) as url:
         environment = {
             "PATH": os.environ["PATH"],
             "HOSTNAME": "gpu box; rm -rf /",

@@ -36,9 +36,7 @@ def propose(deployment: Deployment) -> Run:
 
 
 def test_a_change_is_checked_on_every_python_that_is_promised(deployment: Deployment) -> None:
-    run = start(
-        deployment.repository, "ci.yml", "pull_request", pull_request={"head": {"repo": {"full_name": "a/fork"}}}
-    )
+    run = propose(deployment)
     assert set(run.results.values()) == {"success"}
     assert [step.log for step in run.steps] == [
         "make check TORCH_INDEX=https://download.pytorch.org/whl/cpu",

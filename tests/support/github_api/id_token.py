@@ -18,6 +18,7 @@ from typing import Any
 import jwt
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
+from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -106,7 +107,8 @@ class IdTokens:
         }
 
     def __enter__(self) -> IdTokens:
-        self._url = self._stack.enter_context(served(routes(self.request_token, self._claims_of_now)))
+        app = Starlette(routes=routes(self.request_token, self._claims_of_now))
+        self._url = self._stack.enter_context(served(app))
         return self
 
     def __exit__(
