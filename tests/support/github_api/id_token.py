@@ -53,7 +53,7 @@ def _signing_key(name: str) -> rsa.RSAPrivateKey:
 
 
 def sign(audience: str, claims: Mapping[str, Any] = CLAIMS, *, age_s: float = 0, key: str = "github") -> str:
-    """An id-token (a JWT). age_s: how long ago it was issued; key: another name is somebody else's key."""
+    """An id-token (a JWT). age_s: how long ago it was issued; key: any other name is another issuer's key."""
     issued = int(time.time() - age_s)
     times = {"iat": issued, "nbf": issued, "exp": issued + LIFETIME_S}
     standard = {"iss": ISSUER, "aud": audience, "jti": secrets.token_hex(8)} | times
@@ -82,7 +82,7 @@ def routes(request_token: str, claims: Callable[[], Mapping[str, Any]]) -> list[
 
 
 class IdTokens:
-    """Served on a port of its own. claims: of the job that asks; may be changed while it runs."""
+    """Served on its own port. claims: of the job that asks; may be changed while it runs."""
 
     issuer = ISSUER
 

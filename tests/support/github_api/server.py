@@ -43,7 +43,7 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One request. login: who asked, empty when nobody known."""
+    """One request. login: the account, empty for an unknown token."""
 
     method: str
     path: str
