@@ -17,9 +17,8 @@ ROOT = Path(__file__).parents[1]
 
 
 def files(*patterns: str) -> list[str]:
-    found = {
-        path for pattern in patterns for path in ROOT.glob(pattern) if path.is_file() and path.suffix != ".png"
-    }
+    found = {path for pattern in patterns for path in ROOT.glob(pattern) if path.is_file()}
+    found = {path for path in found if path.suffix != ".png"}
     return sorted(str(path.relative_to(ROOT)) for path in found)
 
 

@@ -14,6 +14,8 @@ from typing import Literal
 
 from bot.errors import EnvironmentProblem
 from bot.files import disk_errors, unlocked
+from bot.jobs.folder import JobDir
+from bot.records import Card, Job, Publication
 
 State = Literal["published", "ready to publish", "unfinished"]
 _DAY_S = 24 * 60 * 60
@@ -56,13 +58,14 @@ def job_folders(work: Path) -> tuple[JobFolder, ...]:
 
 def delete(folder: JobFolder) -> bool:
     """Whether it was deleted: not while a process works on it."""
-    with unlocked(folder.path / ".lock") as free:
+    jobdir = JobDir(folder.path)
+    with unlocked(jobdir.lock) as free:
         if not free:
             return False
         with disk_errors(folder.path, hint="Is it another user's?"):
             # What says that it is a job's goes last: what an interruption leaves is found the next time.
             for path in sorted(folder.path.iterdir()):
-                if path.name not in ("job.json", ".lock"):
+                if path not in (jobdir.record_path(Job), jobdir.lock):
                     _remove(path)
             shutil.rmtree(folder.path)
     return True
@@ -71,34 +74,35 @@ def delete(folder: JobFolder) -> bool:
 def _job_folder(path: Path) -> JobFolder | None:
     if path.is_symlink() or not path.is_dir():
         return None
-    target = _target(path)
+    jobdir = JobDir(path)
+    target = _target(jobdir)
     if target is None:
         return None
     entries = [path.lstat(), *_entries(path)]
-    with unlocked(path / ".lock") as free:
+    with unlocked(jobdir.lock) as free:
         return JobFolder(
             path=path,
             target=target,
             size_bytes=sum(entry.st_size for entry in entries if stat.S_ISREG(entry.st_mode)),
-            state=_state(path),
+            state=_state(jobdir),
             changed_s=max(0.0, time.time() - max(entry.st_mtime for entry in entries)),
             in_use=not free,
         )
 
 
-def _target(path: Path) -> str | None:
-    """Where the job publishes, or None when the folder is not a job's. A record of an older version will do."""
+def _target(jobdir: JobDir) -> str | None:
+    """Where the job publishes, or None when the folder is not a job's. Reads records of older versions too."""
     try:
-        job = json.loads((path / "job.json").read_bytes())["record"]
-        return str(job["entry"]["target"]) if job["job_id"] == path.name else None
+        job = json.loads(jobdir.record_path(Job).read_bytes())["record"]
+        return str(job["entry"]["target"]) if job["job_id"] == jobdir.path.name else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _state(path: Path) -> State:
-    if (path / "publication.json").is_file():
+def _state(jobdir: JobDir) -> State:
+    if jobdir.record_path(Publication).is_file():
         return "published"
-    return "ready to publish" if (path / "card.json").is_file() else "unfinished"
+    return "ready to publish" if jobdir.record_path(Card).is_file() else "unfinished"
 
 
 def _entries(folder: Path) -> Iterator[os.stat_result]:

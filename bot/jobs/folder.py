@@ -56,6 +56,7 @@ class JobDir:
         self.quantized = path / "quantized"
         self.card = path / "card"
         self.hf_home = path / "hf_home"
+        self.lock = path / ".lock"
 
     @property
     def job(self) -> Job:
@@ -67,6 +68,9 @@ class JobDir:
                 hint="Name a folder that `awq-bot run` made below its --work.",
             )
         return job
+
+    def record_path(self, kind: type) -> Path:
+        return self.path / _FILES[kind]
 
     def load(self, kind: type[Record], *, inputs: object = None) -> Record | None:
         """The stage's record, or None when it is not there, not whole, or was made from other inputs."""
@@ -88,12 +92,12 @@ class JobDir:
         write_atomic(self.path / _FILES[type(record)], text.encode())
 
     def forget(self, kind: type) -> None:
-        (self.path / _FILES[kind]).unlink(missing_ok=True)
+        self.record_path(kind).unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Only one process works on a job's folder; another waits here. The lock goes with the process."""
-        with locked(self.path / ".lock"):
+        with locked(self.lock):
             yield
 
     def clear(self) -> None:

@@ -135,7 +135,8 @@ class _Reading:
     def value(self, node: yaml.Node, loc: Loc) -> Any:
         line = node.start_mark.line + 1
         self.lines.put(loc, line)
-        # An alias is the same node again; nested ones can blow a small file up without bound.
+        # An alias is the same node again; nested ones make a small file huge:
+        # https://en.wikipedia.org/wiki/Billion_laughs_attack
         if id(node) in self._seen:
             raise _no_aliases(line)
         self._seen.add(id(node))

@@ -7,9 +7,8 @@ from pathlib import Path
 import yaml
 
 from bot.text import render
+from bot.watch.rules import EXAMPLE_NAMESPACE
 from bot.watch.schema import SCHEMA_FILE, Reference
-
-EXAMPLE_NAMESPACE = "your-namespace"
 
 
 def new_watchlist(folder: Path, publish_to: str = EXAMPLE_NAMESPACE) -> str:

@@ -192,7 +192,7 @@ def _no_weights(entry: WatchEntry, upstream: Upstream) -> Skip:
     if other := [path for path in paths if path.endswith(".safetensors")]:
         reason = f"no {SINGLE_WEIGHTS} and no index of shards, only {other[0]}"
         return refuse(entry, reason, UpstreamError, "Is it a transformers model?")
-    if any(is_pickle(path) for path in paths):
+    if any(is_pickle(path) for path in paths):  # https://huggingface.co/docs/hub/security-pickle
         hint = "Convert them to safetensors upstream; pickles run code when read."
         return refuse(entry, "pickle-only weights, no safetensors", UpstreamError, hint)
     return refuse(entry, "no weights upstream", UpstreamError, "It is looked at again next time.")

@@ -20,7 +20,7 @@ from bot.watch.schema import MAX_REPO_ID, ModelSpec, SourceSpec, WatchlistSpec, 
 Spec = TypeVar("Spec", bound=BaseModel)
 Wrong = tuple[Loc, str, str]
 
-_EXAMPLE = "your-namespace"  # as it stands in the template's watchlist
+EXAMPLE_NAMESPACE = "your-namespace"  # as it stands in the template's watchlist
 _SHA = re.compile(r"[0-9a-f]{40}")
 
 
@@ -151,8 +151,8 @@ def _clashes(named: list[_Named], lines: Lines) -> Iterator[Wrong]:
 
 def _examples(named: list[_Named]) -> Iterator[Wrong]:
     """The example's namespace, left as it was: reported once where models inherit it, and wherever it is typed."""
-    message = f"publishes to {_EXAMPLE}, which is only the example"
-    left = [item for item in named if item.target.startswith(f"{_EXAMPLE}/")]
+    message = f"publishes to {EXAMPLE_NAMESPACE}, which is only the example"
+    left = [item for item in named if item.target.startswith(f"{EXAMPLE_NAMESPACE}/")]
     if any(not item.explicit for item in left):
         yield ("publish_to",), message, "Set `publish_to` to your user or organisation on the Hub."
     for item in left:

@@ -18,8 +18,6 @@ from bot.cli import setup
 from bot.files import locked
 from bot.localhub import LocalHub
 from bot.watch import watchlist as watchlists
-from bot.watch.editing import new_watchlist, with_model
-from bot.watch.schema import Reference
 from tests.cli.conftest import Run
 from tests.support import factories
 from tests.support.repos import requests, source_files
@@ -89,57 +87,7 @@ def test_init_refuses_what_is_no_namespace(run: Run, tmp_path: Path, name: str) 
     assert not (tmp_path / "watchlist.yaml").exists()
 
 
-def test_the_templates_watchlist_is_what_init_writes() -> None:
-    assert (ROOT / "watchlist.yaml").read_text() == new_watchlist(ROOT)
-
-
-# --- add: the file ------------------------------------------------------------------------------------------
-
-TINY = Reference("lab/Tiny")
-
-
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [
-        ("models: []\n", "models:\n  - lab/Tiny\n"),
-        ("models: []  # none yet\npublish_to: me\n", "models:  # none yet\n  - lab/Tiny\npublish_to: me\n"),
-        ("models: []", "models:\n  - lab/Tiny\n"),
-        ("models: [a/b]\n", "models: [a/b, lab/Tiny]\n"),
-        ("models: [\n  a/b,  # first\n]\n", "models: [\n  a/b, lab/Tiny,  # first\n]\n"),
-        ("{publish_to: me, models: []}\n", "{publish_to: me, models: [lab/Tiny]}\n"),
-        ("models:\n- a/b\n", "models:\n- a/b\n- lab/Tiny\n"),
-        ("models:\n    - a/b", "models:\n    - a/b\n    - lab/Tiny\n"),
-        ("models:\r\n  - a/b\r\n", "models:\r\n  - a/b\r\n  - lab/Tiny\r\n"),
-    ],
-)
-def test_a_model_is_added_in_the_style_of_the_file(before: str, after: str) -> None:
-    assert with_model(before, TINY) == after
-    assert yaml.safe_load(after)["models"] == [*yaml.safe_load(before)["models"], "lab/Tiny"]
-
-
-@pytest.mark.parametrize(
-    "last",
-    [
-        "  - a/b  # first\n",
-        "  - repo_id: 'a/b'   # why\n    recipe: {bits: 4,\n             group_size: 64}   # small\n",
-        "  - repo_id: a/b\n    hold: |\n      waiting\n      for v2\n",
-    ],
-    ids=["short", "over several lines", "block of text"],
-)
-def test_every_other_character_stays_as_it_was(last: str) -> None:
-    head, tail = "\ufeff# Ours.\nmodels:\n  # Small ones.\n", "  # the end\n\n# About us.\npublish_to:   'me'\n"
-    assert with_model(head + last + tail, TINY) == f"{head}{last}  - lab/Tiny\n{tail}"
-
-
-@pytest.mark.parametrize(
-    ("revision", "shown"), [("v1", "v1"), ("1.10", "'1.10'"), ("2026-01-31", "'2026-01-31'"), ("no", "'no'")]
-)
-def test_a_revision_is_written_so_that_yaml_reads_it_as_text(revision: str, shown: str) -> None:
-    text = with_model("models: []\n", Reference("lab/Tiny", revision))
-    assert text == f"models:\n  - {{repo_id: lab/Tiny, revision: {shown}}}\n"
-
-
-# --- add: the verb ------------------------------------------------------------------------------------------
+# --- add ----------------------------------------------------------------------------------------------------
 
 WATCHLIST = f"""\
 # Ours.

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
-from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub import HfApi
 
 from bot.localhub import LocalHub
-from bot.localhub.card import check_card, front_matter
+from bot.localhub.card import body, check_card, front_matter
+from tests.support.commits import push
 
 
 @pytest.mark.parametrize(
@@ -18,7 +21,7 @@ from bot.localhub.card import check_card, front_matter
         "base_model:\n- org/name\n- other/name",
         "language:\n- en\n- no\n- zh-Hans\n- multilingual",
         "tags: [awq, 4-bit]\npipeline_tag: text-generation\nlibrary_name: transformers",
-        "inference: false\nquantized_by: somebody",
+        "inference: false\nquantized_by: someone",
         "date: 2024-01-01",
     ],
 )
@@ -52,32 +55,33 @@ def test_bad_metadata_names_the_key(metadata: str, key: str) -> None:
     assert [error.split()[0] for error in errors] == [f'"{key}"']
 
 
-@pytest.mark.parametrize("readme", ["---\na: [\n---\n", "---\n- a\n- b\n---\n", "---\njust text\n---\n"])
-def test_what_is_no_mapping_is_an_error(readme: str) -> None:
-    errors, _ = check_card(readme)
-    assert len(errors) == 1
+@pytest.mark.parametrize("metadata", ["a: [", "- a\n- b", "just text"])
+def test_metadata_that_is_no_mapping_is_an_error(metadata: str) -> None:
+    assert len(check_card(f"---\n{metadata}\n---\n")[0]) == 1
 
 
 @pytest.mark.parametrize("readme", ["# Title\n", "", "---\n---\n# Title\n", "text\n---\nlicense: nothing\n---\n"])
 def test_missing_metadata_is_a_warning(readme: str) -> None:
-    errors, warnings = check_card(readme)
-    assert errors == []
-    assert warnings == ["empty or missing yaml metadata in repo card"]
+    assert check_card(readme) == ([], ["empty or missing yaml metadata in repo card"])
 
 
-def test_front_matter_ends_at_its_own_line() -> None:
-    assert front_matter("---\na: x---y\nb: 1\n---\n---\n") == {"a": "x---y", "b": 1}
-
-
-def test_front_matter_survives_windows_line_ends_and_a_byte_order_mark() -> None:
-    assert front_matter("\ufeff---\r\nlicense: mit\r\n---\r\nText") == {"license": "mit"}
+@pytest.mark.parametrize(
+    ("readme", "metadata", "text"),
+    [
+        ("---\na: x---y\nb: 1\n---\n---\n", {"a": "x---y", "b": 1}, "---\n"),
+        ("\ufeff---\r\nlicense: mit\r\n---\r\nText", {"license": "mit"}, "Text"),
+        ("# Title\n---\na: 1\n---\n", None, "# Title\n---\na: 1\n---\n"),
+    ],
+)
+def test_metadata_ends_at_the_second_marker(readme: str, metadata: dict[str, Any] | None, text: str) -> None:
+    assert front_matter(readme) == metadata
+    assert body(readme) == text
 
 
 def test_client_refuses_to_commit_a_bad_card(hub: LocalHub, api: HfApi) -> None:
     api.create_repo("quantized/x")
-    card = b"---\nlicense: nonsense\n---\n"
     with pytest.raises(ValueError, match='"license" must be one of'):
-        api.create_commit("quantized/x", [CommitOperationAdd("README.md", card)], commit_message="x")
+        push(api, "quantized/x", {"README.md": b"---\nlicense: nonsense\n---\n"})
     with pytest.warns(UserWarning, match="empty or missing yaml metadata"):
-        api.create_commit("quantized/x", [CommitOperationAdd("README.md", b"# Hi")], commit_message="x")
+        push(api, "quantized/x", {"README.md": b"# Hi"})
     assert hub.files("quantized/x")["README.md"] == b"# Hi"

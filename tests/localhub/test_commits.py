@@ -8,60 +8,61 @@ import os
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete, HfApi
 from huggingface_hub.errors import BadRequestError, EntryNotFoundError, HfHubHTTPError, RevisionNotFoundError
 from huggingface_hub.utils import get_session
 
 from bot.localhub import Limits, LocalHub
+from tests.support.commits import push, refused
 
 REPO = "quantized/tiny-awq"
 CARD = b"---\nlicense: mit\n---\n# Tiny\n"
 
 
-def add(path: str, content: bytes) -> CommitOperationAdd:
-    return CommitOperationAdd(path_in_repo=path, path_or_fileobj=content)
+@pytest.fixture
+def repo(hub: LocalHub, api: HfApi) -> str:
+    """A new repo; returns its first commit."""
+    assert api.create_repo(REPO).repo_id == REPO
+    return hub.history(REPO)[0].sha
 
 
-def bearer(hub: LocalHub) -> dict[str, str]:
-    return {"authorization": f"Bearer {hub.token()}"}
+def post(hub: LocalHub, path: str, body: Any) -> httpx2.Response:
+    content = body if isinstance(body, str) else json.dumps(body)
+    headers = {"authorization": f"Bearer {hub.token()}", "content-type": "application/json"}
+    return get_session().post(f"{hub.endpoint}{path}", headers=headers, content=content)
+
+
+def post_commit(hub: LocalHub, key: str, value: dict[str, Any]) -> httpx2.Response:
+    lines = [{"key": "header", "value": {"summary": "x"}}, {"key": key, "value": value}]
+    return post(hub, f"/api/models/{REPO}/commit/main", "\n".join(json.dumps(line) for line in lines))
 
 
 def test_new_repo_holds_one_commit_with_gitattributes(hub: LocalHub, api: HfApi) -> None:
-    url = api.create_repo(REPO)
-
-    assert url.repo_id == REPO
-    assert str(url) == f"{hub.endpoint}/{REPO}"
-    commits = api.list_repo_commits(REPO)
-    assert [commit.title for commit in commits] == ["initial commit"]
+    assert str(api.create_repo(REPO)) == f"{hub.endpoint}/{REPO}"
+    assert [commit.title for commit in api.list_repo_commits(REPO)] == ["initial commit"]
     assert list(hub.files(REPO)) == [".gitattributes"]
     assert b"*.safetensors filter=lfs" in hub.files(REPO)[".gitattributes"]
 
 
-def test_create_repo_twice_is_a_conflict_unless_exist_ok(api: HfApi) -> None:
-    api.create_repo(REPO)
-    with pytest.raises(HfHubHTTPError) as caught:
-        api.create_repo(REPO)
-    assert caught.value.response.status_code == 409
+def test_create_repo_twice_is_a_conflict_unless_exist_ok(api: HfApi, repo: str) -> None:
+    assert refused(lambda: api.create_repo(REPO)) == 409
     assert api.create_repo(REPO, exist_ok=True).repo_id == REPO
 
 
-def test_commit_round_trip_of_small_and_large_files(hub: LocalHub, api: HfApi, tmp_path: Path) -> None:
+def test_commit_round_trip_of_small_and_large_files(hub: LocalHub, api: HfApi, repo: str, tmp_path: Path) -> None:
     weights = os.urandom(300_000)
     path = tmp_path / "model.safetensors"
     path.write_bytes(weights)
-    api.create_repo(REPO)
-    info = api.create_commit(
-        REPO,
-        [
-            add("README.md", CARD),
-            add("assets/plot.png", b"\x89PNG\r\n\x1a\n\0" + bytes(50)),
-            add("empty.bin", b""),
-            CommitOperationAdd(path_in_repo="model.safetensors", path_or_fileobj=path),
-        ],
-        commit_message="Publish",
-        commit_description="All at once.",
-    )
+    png = b"\x89PNG\r\n\x1a\n\0" + bytes(50)
+    files: dict[str, bytes | Path] = {
+        "README.md": CARD,
+        "assets/plot.png": png,
+        "empty.bin": b"",
+        "model.safetensors": path,
+    }
+    info = push(api, REPO, files, commit_message="Publish", commit_description="All at once.")
 
     assert info.oid == api.model_info(REPO).sha
     assert hub.files(REPO, info.oid)["model.safetensors"] == weights
@@ -73,32 +74,24 @@ def test_commit_round_trip_of_small_and_large_files(hub: LocalHub, api: HfApi, t
     assert (commit.title, commit.message, commit.authors) == ("Publish", "All at once.", ["bot"])
 
 
-def test_large_file_outside_every_pattern_is_added_to_gitattributes(hub: LocalHub, api: HfApi) -> None:
-    api.create_repo(REPO)
-    api.create_commit(
-        REPO, [add("tokenizer.json", b" " * (10 * 1024 * 1024 + 1)), add("vocab.json", b"{}")], commit_message="x"
-    )
+def test_large_file_outside_every_pattern_is_added_to_gitattributes(hub: LocalHub, api: HfApi, repo: str) -> None:
+    push(api, REPO, {"tokenizer.json": b" " * (10 * 1024 * 1024 + 1), "vocab.json": b"{}"})
     assert hub.files(REPO)[".gitattributes"].endswith(b"tokenizer.json filter=lfs diff=lfs merge=lfs -text\n")
     entries = hub.history(REPO)[0].files
-    assert entries["tokenizer.json"].is_lfs
-    assert not entries["vocab.json"].is_lfs
+    assert (entries["tokenizer.json"].is_lfs, entries["vocab.json"].is_lfs) == (True, False)
 
 
-def test_known_large_object_is_not_sent_again(hub: LocalHub, api: HfApi) -> None:
-    api.create_repo(REPO)
-    api.create_commit(REPO, [add("a.bin", b"\1" * 100)], commit_message="a")
+def test_known_large_object_is_not_sent_again(hub: LocalHub, api: HfApi, repo: str) -> None:
+    push(api, REPO, {"a.bin": b"\1" * 100})
     hub.clear_requests()
-    api.create_commit(REPO, [add("b.bin", b"\1" * 100)], commit_message="b")
+    push(api, REPO, {"b.bin": b"\1" * 100})
     assert not [record for record in hub.requests if record.method == "PUT"]
     assert hub.files(REPO)["b.bin"] == b"\1" * 100
 
 
-def test_unchanged_files_make_no_commit(hub: LocalHub, api: HfApi) -> None:
-    api.create_repo(REPO)
-    operations = {"README.md": CARD, "a.bin": b"\1\2"}
-    first = api.create_commit(REPO, [add(*item) for item in operations.items()], commit_message="a")
-    second = api.create_commit(REPO, [add(*item) for item in operations.items()], commit_message="b")
-    assert first.oid == second.oid
+def test_unchanged_files_make_no_commit(hub: LocalHub, api: HfApi, repo: str) -> None:
+    files = {"README.md": CARD, "a.bin": b"\1\2"}
+    assert push(api, REPO, files).oid == push(api, REPO, files).oid
     assert len(hub.history(REPO)) == 2
 
 
@@ -109,7 +102,7 @@ def test_multipart_upload(tmp_path: Path, size: int) -> None:
     with LocalHub(tmp_path / "hub", limits=limits) as hub:
         api = HfApi(endpoint=hub.endpoint, token=hub.token())
         api.create_repo(REPO)
-        api.create_commit(REPO, [add("a.bin", content)], commit_message="a")
+        push(api, REPO, {"a.bin": content})
         puts = [record for record in hub.requests if record.method == "PUT"]
         assert len(puts) == -(-size // 1024)
         assert not any(record.authenticated for record in puts)
@@ -117,127 +110,91 @@ def test_multipart_upload(tmp_path: Path, size: int) -> None:
         assert list(hub.store.temporary.iterdir()) == []
 
 
-def lfs_batch(hub: LocalHub, oid: str, size: int) -> dict[str, Any]:
-    answer = get_session().post(
-        f"{hub.endpoint}/{REPO}.git/info/lfs/objects/batch",
-        headers=bearer(hub),
-        json={"operation": "upload", "transfers": ["basic"], "objects": [{"oid": oid, "size": size}]},
-    )
-    assert answer.status_code == 200
-    item: dict[str, Any] = answer.json()["objects"][0]
-    return item
-
-
 @pytest.mark.parametrize("sent", [b"other", b"toolong", b"s"])
-def test_upload_that_is_not_what_its_id_says_is_refused(hub: LocalHub, api: HfApi, sent: bytes) -> None:
-    api.create_repo(REPO)
+def test_upload_that_differs_from_its_sha256_is_refused(hub: LocalHub, repo: str, sent: bytes) -> None:
     oid = hashlib.sha256(b"right").hexdigest()
-    actions = lfs_batch(hub, oid, 5)["actions"]
+    wanted = {"operation": "upload", "transfers": ["basic"], "objects": [{"oid": oid, "size": 5}]}
+    batch = f"/{REPO}.git/info/lfs/objects"
+    actions = post(hub, f"{batch}/batch", wanted).json()["objects"][0]["actions"]
     assert get_session().put(actions["upload"]["href"], content=sent).status_code == 400
-    verify = get_session().post(actions["verify"]["href"], headers=bearer(hub), json={"oid": oid, "size": 5})
-    assert verify.status_code == 404
-    assert "actions" in lfs_batch(hub, oid, 5)
+    assert post(hub, f"{batch}/verify", {"oid": oid, "size": 5}).status_code == 404
+    assert "actions" in post(hub, f"{batch}/batch", wanted).json()["objects"][0]
     assert list(hub.store.temporary.iterdir()) == []
 
 
-def test_commit_of_an_object_that_was_never_uploaded_is_refused(hub: LocalHub, api: HfApi) -> None:
-    api.create_repo(REPO)
-    lines = (
-        b'{"key": "header", "value": {"summary": "x"}}\n'
-        b'{"key": "lfsFile", "value": {"path": "a.bin", "algo": "sha256", "size": 5, "oid": "' + b"a" * 64 + b'"}}'
-    )
-    url = f"{hub.endpoint}/api/models/{REPO}/commit/main"
-    answer = get_session().post(url, headers=bearer(hub), content=lines)
+def test_commit_of_an_object_that_was_never_uploaded_is_refused(hub: LocalHub, repo: str) -> None:
+    answer = post_commit(hub, "lfsFile", {"path": "a.bin", "algo": "sha256", "size": 5, "oid": "a" * 64})
     assert answer.status_code == 400
     assert "does not exist" in answer.json()["error"]
     assert len(hub.history(REPO)) == 1
 
 
-def test_stale_parent_is_refused_and_the_head_accepted(hub: LocalHub, api: HfApi) -> None:
-    api.create_repo(REPO)
-    first = hub.history(REPO)[0].sha
-    second = api.create_commit(REPO, [add("a", b"1")], commit_message="a", parent_commit=first).oid
-    with pytest.raises(HfHubHTTPError) as caught:
-        api.create_commit(REPO, [add("a", b"2")], commit_message="b", parent_commit=first)
-    assert caught.value.response.status_code == 412
-    api.create_commit(REPO, [add("a", b"3")], commit_message="c", parent_commit=second[:7])
+def test_stale_parent_is_refused_and_the_head_accepted(hub: LocalHub, api: HfApi, repo: str) -> None:
+    head = push(api, REPO, {"a": b"1"}, parent_commit=repo).oid
+    assert refused(lambda: push(api, REPO, {"a": b"2"}, parent_commit=repo)) == 412
+    push(api, REPO, {"a": b"3"}, parent_commit=head[:7])
     assert hub.files(REPO)["a"] == b"3"
 
 
-def test_delete_files_and_folders_and_copy(hub: LocalHub, api: HfApi) -> None:
-    api.create_repo(REPO)
+def test_delete_files_and_folders_and_copy(hub: LocalHub, api: HfApi, repo: str) -> None:
     names = ["keep", "gone", "folder/a", "folder/deep/b", "folderlike"]
-    api.create_commit(
-        REPO, [add(name, name.encode()) for name in names] + [add("w.bin", b"\0w")], commit_message="a"
-    )
-    api.create_commit(
-        REPO,
-        [
-            CommitOperationDelete(path_in_repo="gone"),
-            CommitOperationDelete(path_in_repo="folder/"),
-            CommitOperationCopy(src_path_in_repo="w.bin", path_in_repo="w2.bin"),
-            CommitOperationCopy(src_path_in_repo="keep", path_in_repo="kept"),
-        ],
-        commit_message="b",
-    )
+    push(api, REPO, {name: name.encode() for name in names} | {"w.bin": b"\0w"})
+    operations: list[CommitOperationAdd | CommitOperationCopy | CommitOperationDelete] = [
+        CommitOperationDelete(path_in_repo="gone"),
+        CommitOperationDelete(path_in_repo="folder/"),
+        CommitOperationCopy(src_path_in_repo="w.bin", path_in_repo="w2.bin"),
+        CommitOperationCopy(src_path_in_repo="keep", path_in_repo="kept"),
+    ]
+    api.create_commit(REPO, operations, commit_message="b")
     assert sorted(hub.files(REPO)) == [".gitattributes", "folderlike", "keep", "kept", "w.bin", "w2.bin"]
     assert hub.files(REPO)["w2.bin"] == b"\0w"
     with pytest.raises(EntryNotFoundError):
         api.delete_file("nothing", REPO)
 
 
-def test_a_file_cannot_take_the_place_of_a_folder(hub: LocalHub, api: HfApi) -> None:
-    api.create_repo(REPO)
-    api.create_commit(REPO, [add("a/b", b"1")], commit_message="a")
+def test_a_file_cannot_take_the_place_of_a_folder(hub: LocalHub, api: HfApi, repo: str) -> None:
+    push(api, REPO, {"a/b": b"1"})
     with pytest.raises(BadRequestError):
-        api.create_commit(REPO, [add("a", b"1")], commit_message="b")
+        push(api, REPO, {"a": b"1"})
     assert hub.files(REPO)["a/b"] == b"1"
 
 
-def test_tags_and_branches_are_created_once_and_deleted(hub: LocalHub, api: HfApi) -> None:
-    api.create_repo(REPO)
-    first = hub.history(REPO)[0].sha
-    api.create_commit(REPO, [add("a", b"1")], commit_message="a")
-    api.create_tag(REPO, tag="v1/rc", revision=first, tag_message="the first")
-    api.create_branch(REPO, branch="feature/x", revision=first)
-    with pytest.raises(HfHubHTTPError) as caught:
-        api.create_tag(REPO, tag="v1/rc")
-    assert caught.value.response.status_code == 409
+def test_tags_and_branches_are_created_once_and_deleted(hub: LocalHub, api: HfApi, repo: str) -> None:
+    push(api, REPO, {"a": b"1"})
+    api.create_tag(REPO, tag="v1/rc", revision=repo, tag_message="the first")
+    api.create_branch(REPO, branch="feature/x", revision=repo)
+    assert refused(lambda: api.create_tag(REPO, tag="v1/rc")) == 409
     api.create_tag(REPO, tag="v1/rc", exist_ok=True)
     api.create_branch(REPO, branch="feature/x", exist_ok=True)
 
-    assert api.model_info(REPO, revision="v1/rc").sha == first
-    on_branch = api.create_commit(REPO, [add("b", b"2")], commit_message="b", revision="feature/x").oid
+    assert api.model_info(REPO, revision="v1/rc").sha == repo
+    on_branch = push(api, REPO, {"b": b"2"}, revision="feature/x").oid
     assert "b" not in hub.files(REPO)
-    assert hub.files(REPO, "feature/x") == {**hub.files(REPO, first), "b": b"2"}
+    assert hub.files(REPO, "feature/x") == {**hub.files(REPO, repo), "b": b"2"}
     refs = api.list_repo_refs(REPO)
-    assert {ref.name: ref.target_commit for ref in refs.tags} == {"v1/rc": first}
+    assert {ref.name: ref.target_commit for ref in refs.tags} == {"v1/rc": repo}
     assert {ref.ref: ref.target_commit for ref in refs.branches}["refs/heads/feature/x"] == on_branch
 
     api.delete_tag(REPO, tag="v1/rc")
     api.delete_branch(REPO, branch="feature/x")
     assert list(hub.refs(REPO)) == ["refs/heads/main"]
-    with pytest.raises(RevisionNotFoundError):
-        api.delete_tag(REPO, tag="v1/rc")
+    for missing in (
+        lambda: api.delete_tag(REPO, tag="v1/rc"),
+        lambda: push(api, REPO, {"a": b"2"}, revision="no"),
+    ):
+        with pytest.raises(RevisionNotFoundError):
+            missing()
     with pytest.raises(HfHubHTTPError, match="main branch cannot be deleted"):
         api.delete_branch(REPO, branch="main")
 
 
-def test_commit_to_a_missing_branch_is_revision_not_found(hub: LocalHub, api: HfApi) -> None:
-    api.create_repo(REPO)
-    with pytest.raises(RevisionNotFoundError):
-        api.create_commit(REPO, [add("a", b"1")], commit_message="a", revision="nowhere")
-
-
-def test_pull_request_gets_its_own_ref(hub: LocalHub, api: HfApi, reader: HfApi) -> None:
-    api.create_repo(REPO)
-    info = reader.create_commit(REPO, [add("a", b"1"), add("w.bin", b"\0")], commit_message="a", create_pr=True)
+def test_pull_request_gets_its_own_ref(hub: LocalHub, reader: HfApi, repo: str) -> None:
+    info = push(reader, REPO, {"a": b"1", "w.bin": b"\0"}, create_pr=True)
     assert info.pr_revision == "refs/pr/1"
     assert "a" not in hub.files(REPO)
     assert reader.model_info(REPO, revision="refs/pr/1").sha == info.oid
     pulls = reader.list_repo_refs(REPO, include_pull_requests=True).pull_requests
-    assert pulls is not None
-    assert [pull.ref for pull in pulls] == ["refs/pr/1"]
+    assert [pull.ref for pull in pulls or ()] == ["refs/pr/1"]
 
 
 def test_upload_folder(hub: LocalHub, api: HfApi, tmp_path: Path) -> None:
@@ -247,29 +204,18 @@ def test_upload_folder(hub: LocalHub, api: HfApi, tmp_path: Path) -> None:
     api.create_repo("quantized/data", repo_type="dataset")
     api.upload_folder(repo_id="quantized/data", folder_path=tmp_path / "m", repo_type="dataset")
     files = hub.files("quantized/data", repo_type="dataset")
-    assert files["sub/x.bin"] == b"\0\1"
-    assert files["config.json"] == b"{}"
+    assert (files["sub/x.bin"], files["config.json"]) == (b"\0\1", b"{}")
 
 
 @pytest.mark.parametrize(
     "path", ["../x", "a/../../x", "/etc/passwd", "a\\b", "a\0b", "a//b", "./a", ".", "", ".git/config", "x" * 300]
 )
-def test_hostile_paths_are_refused(hub: LocalHub, api: HfApi, path: str) -> None:
-    api.create_repo(REPO)
-    lines = [
-        {"key": "header", "value": {"summary": "x"}},
-        {"key": "file", "value": {"path": path, "content": "", "encoding": "base64"}},
-    ]
-    body = "\n".join(json.dumps(line) for line in lines)
-    url = f"{hub.endpoint}/api/models/{REPO}/commit/main"
-    answer = get_session().post(url, headers=bearer(hub), content=body)
-    assert answer.status_code == 400
+def test_hostile_paths_are_refused(hub: LocalHub, repo: str, path: str) -> None:
+    assert post_commit(hub, "file", {"path": path, "content": "", "encoding": "base64"}).status_code == 400
     assert len(hub.history(REPO)) == 1
 
 
 @pytest.mark.parametrize("tag", ["", "a b", "../x", "a..b", "refs/heads/x", "x.lock", "-x", "a~1", "t" * 200])
-def test_hostile_refs_are_refused(hub: LocalHub, api: HfApi, tag: str) -> None:
-    api.create_repo(REPO)
-    url = f"{hub.endpoint}/api/models/{REPO}/tag/main"
-    assert get_session().post(url, headers=bearer(hub), json={"tag": tag}).status_code == 400
+def test_hostile_refs_are_refused(hub: LocalHub, repo: str, tag: str) -> None:
+    assert post(hub, f"/api/models/{REPO}/tag/main", {"tag": tag}).status_code == 400
     assert list(hub.refs(REPO)) == ["refs/heads/main"]

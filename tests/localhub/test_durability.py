@@ -1,4 +1,4 @@
-"""What is on disk: restarts, killed servers, clients at the same time, and git's own opinion of the ids."""
+"""What is on disk: restarts, killed servers, concurrent clients, and ids that match git's."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import httpx2
 import pytest
-from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import get_session
 
 from bot.errors import EnvironmentProblem
 from bot.localhub import LocalHub
 from bot.localhub.repo import Repo
+from tests.support.commits import push
 
 REPO = "quantized/x"
 SERVE = """
 import sys
+from functools import partial
 from pathlib import Path
 from bot.localhub import serve
 serve(Path(sys.argv[1]), on_start=lambda hub: print(hub.endpoint, flush=True))
 """
 
 
-def add(path: str, content: bytes) -> CommitOperationAdd:
-    return CommitOperationAdd(path_in_repo=path, path_or_fileobj=content)
-
-
 def check(repo: Repo) -> int:
-    """Every ref leads to whole commits whose objects are what they say; returns the length of main."""
+    """Every commit of every ref has objects that match their sha256; returns the length of main."""
     for sha in repo.refs().values():
         for commit in repo.history(sha):
             for entry in commit.files.values():
@@ -54,7 +54,7 @@ def test_restart_keeps_everything(tmp_path: Path) -> None:
         token = hub.add_token("someone", orgs=["quantized"])
         api = HfApi(endpoint=hub.endpoint, token=token)
         api.create_repo(REPO, private=True)
-        sha = api.create_commit(REPO, [add("a.bin", b"\0\1"), add("b", b"b")], commit_message="a").oid
+        sha = push(api, REPO, {"a.bin": b"\0\1", "b": b"b"}).oid
         api.create_tag(REPO, tag="v1")
         api.update_repo_settings(REPO, gated="auto")
         files = hub.files(REPO)
@@ -66,7 +66,7 @@ def test_restart_keeps_everything(tmp_path: Path) -> None:
         assert hub.requests[0].path == f"/api/models/{REPO}/revision/v1"
 
 
-def test_one_folder_is_served_once(hub: LocalHub) -> None:
+def test_a_folder_is_served_by_one_process(hub: LocalHub) -> None:
     with pytest.raises(EnvironmentProblem, match="another process serves this folder"):
         LocalHub(hub.root).start()
 
@@ -81,7 +81,7 @@ def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.rglob("*")] == ["tmp", "notes.txt"]
 
 
-def test_given_ports_are_taken(tmp_path: Path) -> None:
+def test_a_given_port_is_used_or_refused(tmp_path: Path) -> None:
     with LocalHub(tmp_path / "first") as hub:
         port = int(hub.endpoint.rpartition(":")[2])
         with pytest.raises(EnvironmentProblem, match=f"port {port}: Address already in use"):
@@ -128,13 +128,10 @@ def start_server(root: Path) -> tuple[subprocess.Popen[str], str]:
     return process, process.stdout.readline().strip()
 
 
-def push(endpoint: str, token: str, name: str, content: bytes) -> str:
-    """A commit with a small and a large file, over plain HTTP: the client would try again for a minute."""
-    session, headers, oid = (
-        get_session(),
-        {"authorization": f"Bearer {token}"},
-        hashlib.sha256(content).hexdigest(),
-    )
+def push_plainly(endpoint: str, token: str, name: str, content: bytes) -> str:
+    """A commit with a small and a large file, without the client: it would retry for a minute."""
+    session, oid = get_session(), hashlib.sha256(content).hexdigest()
+    headers = {"authorization": f"Bearer {token}"}
     wanted = {"operation": "upload", "transfers": ["basic"], "objects": [{"oid": oid, "size": len(content)}]}
     batch = session.post(f"{endpoint}/{REPO}.git/info/lfs/objects/batch", headers=headers, json=wanted)
     upload = batch.raise_for_status().json()["objects"][0]["actions"]["upload"]["href"]
@@ -159,11 +156,11 @@ def test_killed_server_leaves_whole_repos(tmp_path: Path) -> None:
     for round_number in range(6):
         process, endpoint = start_server(root)
         timer = threading.Timer(chance.random() * 0.3, process.kill)
-        answered.append(push(endpoint, token, f"{round_number}-first", os.urandom(50_000)))
+        answered.append(push_plainly(endpoint, token, f"{round_number}-first", os.urandom(50_000)))
         timer.start()
         with contextlib.suppress(httpx2.HTTPError):
             for number in range(1000):
-                answered.append(push(endpoint, token, f"{round_number}-{number}", os.urandom(50_000)))
+                answered.append(push_plainly(endpoint, token, f"{round_number}-{number}", os.urandom(50_000)))
         timer.join()
         process.communicate()
         with LocalHub(root) as hub:
@@ -187,64 +184,48 @@ def test_interrupt_ends_the_server_cleanly(tmp_path: Path) -> None:
     assert output == ""
 
 
-def test_clients_at_the_same_time(hub: LocalHub, api: HfApi) -> None:
+def test_concurrent_commits_and_creations(hub: LocalHub, api: HfApi) -> None:
     api.create_repo(REPO)
     base = hub.history(REPO)[0].sha
 
     def push_one(number: int) -> str:
-        return api.create_commit(REPO, [add(f"f{number}", b"x"), add("w.bin", b"\0same")], commit_message="x").oid
+        return push(api, REPO, {f"f{number}": b"x", "w.bin": b"\0same"}).oid
 
     with ThreadPoolExecutor(8) as pool:
         made = list(pool.map(push_one, range(16)))
     assert {commit.sha for commit in hub.history(REPO)} == {base, *made}
     assert len(hub.files(REPO)) == 18
 
-    def race(number: int) -> int:
+    def status_of(call: Callable[[], object]) -> int:
         try:
-            api.create_commit(REPO, [add("r", b"%d" % number)], commit_message="r", parent_commit=made_head)
+            call()
         except HfHubHTTPError as error:
             return error.response.status_code
         return 200
 
-    made_head = hub.history(REPO)[0].sha
+    head = hub.history(REPO)[0].sha
+    race = [partial(push, api, REPO, {"r": b"%d" % number}, parent_commit=head) for number in range(8)]
     with ThreadPoolExecutor(8) as pool:
-        codes = sorted(pool.map(race, range(8)))
-    assert codes == [200] + [412] * 7
-
-    def create(_: int) -> int:
-        try:
-            api.create_repo("quantized/one")
-        except HfHubHTTPError as error:
-            return error.response.status_code
-        return 200
-
-    with ThreadPoolExecutor(4) as pool:
-        assert sorted(pool.map(create, range(4))) == [200, 409, 409, 409]
+        assert sorted(pool.map(status_of, race)) == [200] + [412] * 7
+        assert sorted(pool.map(status_of, [partial(api.create_repo, "quantized/one")] * 4)) == [200, 409, 409, 409]
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="compares with git itself")
 def test_ids_are_those_of_git(hub: LocalHub, tmp_path: Path) -> None:
     hub.seed(REPO, {"a.txt": "1", "a/b.txt": "2", "a-b/c": "3", "w.bin": b"\0\1\2"}, message="first")
     sha = hub.seed(REPO, {"a/ü.txt": "4"}, message="second")
+    work = tmp_path / "work"
+    work.mkdir()
     environment = {"PATH": os.environ["PATH"], "GIT_CONFIG_NOSYSTEM": "1", "HOME": str(tmp_path)}
 
     def git(*arguments: str, **extra: str) -> str:
         command = ["git", "-c", "core.autocrlf=false", "-c", "core.attributesFile=/dev/null", *arguments]
-        result = subprocess.run(
-            command,
-            cwd=tmp_path / "work",
-            env={**environment, **extra},
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-        return result.stdout.strip()
+        return subprocess.check_output(command, cwd=work, env={**environment, **extra}, text=True).strip()
 
-    (tmp_path / "work").mkdir()
     git("init", "--quiet")
     for commit in reversed(hub.history(REPO)):
         for path, entry in commit.files.items():
-            target = tmp_path / "work" / path
+            target = work / path
             target.parent.mkdir(exist_ok=True)
             content = hub.repo(REPO).read(entry)
             pointer = (

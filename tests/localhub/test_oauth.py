@@ -1,18 +1,18 @@
-"""The exchange of a workflow's identity for a token: who gets one, and what it is good for."""
+"""Trusted publishing: which workflows get a token, and what it allows."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
-from huggingface_hub import CommitOperationAdd, HfApi
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub import HfApi
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
 from bot.localhub import Limits, LocalHub
+from tests.support.commits import push, refused
 from tests.support.github_api.id_token import CLAIMS, ISSUER, LIFETIME_S, REPOSITORY, public_key, sign
 
 TARGET = "quantized/Tiny-awq"
@@ -28,12 +28,12 @@ def trusting(hub: LocalHub, api: HfApi) -> LocalHub:
     return hub
 
 
-def exchange(hub: LocalHub, id_token: str, resource: str = TARGET, **changed: Any) -> httpx2.Response:
+def exchange(hub: LocalHub, id_token: str, resource_: str = TARGET, **changed: Any) -> httpx2.Response:
     body = {
         "grant_type": "urn:ietf:params:oauth:grant-type:token-exchange",
         "subject_token_type": "urn:ietf:params:oauth:token-type:id_token",
         "subject_token": id_token,
-        "resource": resource,
+        "resource": resource_,
     }
     with httpx2.Client() as client:
         return client.post(f"{hub.endpoint}/oauth/token", json=body | changed)
@@ -45,16 +45,10 @@ def workflow(hub: LocalHub, resource: str = TARGET) -> HfApi:
     return HfApi(endpoint=hub.endpoint, token=answer.json()["access_token"])
 
 
-def refused(call: Callable[[], object]) -> int:
-    with pytest.raises(HfHubHTTPError) as caught:
-        call()
-    return caught.value.response.status_code
+# --- which workflows get one --------------------------------------------------------------------------------
 
 
-# --- who gets one -------------------------------------------------------------------------------------------
-
-
-def test_the_answer_is_that_of_the_documentation(trusting: LocalHub) -> None:
+def test_the_response_is_as_documented(trusting: LocalHub) -> None:
     answer = exchange(trusting, sign(trusting.endpoint)).json()
     assert answer.pop("access_token").startswith("hf_jwt_")
     assert answer == {
@@ -95,7 +89,7 @@ def test_claims_may_be_named_as_github_names_them(trusting: LocalHub) -> None:
 def test_tokens_of_another_key_audience_or_time_are_refused(trusting: LocalHub) -> None:
     unsigned = f"{sign(trusting.endpoint).rpartition('.')[0]}."
     for id_token in (
-        sign(trusting.endpoint, key="somebody"),
+        sign(trusting.endpoint, key="another"),
         sign("https://github.com/someone"),
         sign(trusting.endpoint, age_s=LIFETIME_S + 1),
         unsigned,
@@ -105,46 +99,55 @@ def test_tokens_of_another_key_audience_or_time_are_refused(trusting: LocalHub) 
         assert (answer.status_code, answer.json()["error"]) == (400, "invalid_grant")
 
 
-def test_resources_that_nobody_opened_are_refused_alike(trusting: LocalHub, api: HfApi) -> None:
+def test_resources_without_a_publisher_are_refused_alike(trusting: LocalHub, api: HfApi) -> None:
     api.create_repo("quantized/Other-awq")
-    for resource in ("quantized/Other-awq", "quantized/missing", "datasets/quantized/x", "bot", "nobody", "a/b/c"):
+    for resource in (
+        "quantized/Other-awq",
+        "quantized/missing",
+        "datasets/quantized/x",
+        "bot",
+        "missing",
+        "a/b/c",
+    ):
         assert exchange(trusting, sign(trusting.endpoint), resource).json()["error"] == "invalid_grant"
     trusting.trust.remove_publishers(TARGET)
     assert exchange(trusting, sign(trusting.endpoint)).json()["error"] == "invalid_grant"
 
 
-def test_malformed_requests_are_told_apart(trusting: LocalHub) -> None:
+def test_malformed_requests_get_distinct_errors(trusting: LocalHub) -> None:
     good = sign(trusting.endpoint)
     assert exchange(trusting, good, grant_type="password").json()["error"] == "unsupported_grant_type"
-    assert exchange(trusting, "").json()["error"] == "invalid_request"
-    assert exchange(trusting, good, "").json()["error"] == "invalid_request"
-    assert exchange(trusting, good, subject_token_type="jwt").json()["error"] == "invalid_request"
+    for changed in ({"subject_token": ""}, {"resource": ""}, {"subject_token_type": "jwt"}):
+        assert exchange(trusting, good, **changed).json()["error"] == "invalid_request"
+    with httpx2.Client() as client:
+        assert client.post(f"{trusting.endpoint}/oauth/token", content=b"{").status_code == 400
 
 
-# --- what it is good for ------------------------------------------------------------------------------------
+# --- what it allows -----------------------------------------------------------------------------------------
 
 
 def test_it_writes_to_its_repo_and_nowhere_else(trusting: LocalHub, api: HfApi) -> None:
     api.create_repo("quantized/Other-awq")
     client = workflow(trusting)
-    operations = [CommitOperationAdd("a.safetensors", b"1" * 1000), CommitOperationAdd("b.txt", b"2")]
-    commit = client.create_commit(TARGET, operations, commit_message="by a workflow")
+    commit = push(client, TARGET, {"a.safetensors": b"1" * 1000, "b.txt": b"2"})
     client.create_tag(TARGET, tag="v1", revision=commit.oid)
     assert trusting.history(TARGET)[0].author == "[OIDC]"
     assert set(trusting.files(TARGET, "v1")) == {".gitattributes", "a.safetensors", "b.txt"}
-    operations = [CommitOperationAdd("b.txt", b"2")]
-    assert refused(lambda: client.create_commit("quantized/Other-awq", operations, commit_message="x")) == 403
+    assert refused(lambda: push(client, "quantized/Other-awq", {"b.txt": b"2"})) == 403
     assert refused(lambda: client.create_tag("quantized/Other-awq", tag="v1")) == 403
 
 
 def test_it_changes_content_alone(trusting: LocalHub) -> None:
     client = workflow(trusting)
-    assert refused(lambda: client.create_repo("quantized/New-awq")) == 403
-    assert refused(lambda: client.update_repo_settings(TARGET, private=False)) == 403
-    assert refused(lambda: client.update_repo_settings(TARGET, gated="auto")) == 403
-    assert refused(lambda: client.move_repo(TARGET, "quantized/Moved-awq")) == 403
-    assert refused(lambda: client.delete_repo(TARGET)) == 403
-    assert refused(client.whoami) == 403
+    for call in (
+        lambda: client.create_repo("quantized/New-awq"),
+        lambda: client.update_repo_settings(TARGET, private=False),
+        lambda: client.update_repo_settings(TARGET, gated="auto"),
+        lambda: client.move_repo(TARGET, "quantized/Moved-awq"),
+        lambda: client.delete_repo(TARGET),
+        client.whoami,
+    ):
+        assert refused(call) == 403
     assert trusting.repo(TARGET).settings().private
 
 
@@ -174,7 +177,7 @@ def test_a_users_token_reads_gated_repos_and_nothing_private(trusting: LocalHub,
     assert refused(lambda: client.create_tag("quantized/Public", tag="x")) == 403
 
 
-def test_it_ends_after_its_hour(tmp_path: Path) -> None:
+def test_it_expires(tmp_path: Path) -> None:
     with LocalHub(tmp_path / "hub", limits=Limits(exchanged_token_s=0.2)) as short:
         short.trust_issuer(ISSUER, public_key())
         short.seed(TARGET, {"a": "1"})
@@ -192,8 +195,3 @@ def test_neither_token_is_in_the_log(trusting: LocalHub) -> None:
     assert "/oauth/token" in log
     assert token not in log
     assert id_token not in log
-
-
-def test_a_broken_body_is_a_bad_request(trusting: LocalHub) -> None:
-    with httpx2.Client() as client:
-        assert client.post(f"{trusting.endpoint}/oauth/token", content=b"{").status_code == 400
