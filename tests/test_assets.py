@@ -148,7 +148,7 @@ def test_tokenizer_says_the_same_in_transformers_and_in_tokenizers(repo: Path) -
     assert tokenizer.decode(tokenizer(text, add_special_tokens=False).input_ids) == text
 
 
-def test_only_one_repo_keeps_its_template_in_a_file_of_its_own() -> None:
+def test_only_one_repo_has_its_chat_template_in_a_separate_file() -> None:
     assert (ASSETS / "qwen3-tiny/chat_template.jinja").exists()
     assert "chat_template" not in json.loads((ASSETS / "qwen3-tiny/tokenizer_config.json").read_text())
     assert not (ASSETS / "llama-tiny/chat_template.jinja").exists()

@@ -1,7 +1,7 @@
 """Disks that are too small, or become so.
 
-Each ends with its exit code, one line of what happened where, what to do next, and nothing half-published; and
-where a person can mend it, the next run goes on.
+Each ends with its exit code, one error line, a hint, and nothing half-published. Once the cause is fixed, the next
+run goes on.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ from tests.support.small_sandbox import (
 )
 
 
-def test_a_disk_that_is_too_small_is_said_before_pulling(sandbox_before: SandboxBefore, small_disk: Path) -> None:
+def test_a_disk_that_is_too_small_is_reported_before_pulling(
+    sandbox_before: SandboxBefore, small_disk: Path
+) -> None:
     sandbox = sandbox_before("publish")
     result = sandbox.call("run", "--work", str(small_disk))
     assert_failed(result, 8, str(small_disk), "GB free, the job needs")
@@ -35,7 +37,7 @@ def test_a_disk_that_is_too_small_is_said_before_pulling(sandbox_before: Sandbox
     assert_published(sandbox, sandbox.call("run"))
 
 
-def test_a_disk_that_fills_up_while_pulling_keeps_what_is_whole(sandbox_before: SandboxBefore) -> None:
+def test_a_disk_that_fills_up_while_pulling_keeps_complete_files(sandbox_before: SandboxBefore) -> None:
     sandbox = sandbox_before("pull")
     assert_failed(_with_small_files_only(sandbox, "run"), 8, "/source: cannot be written")
     assert_nothing_published(sandbox)
@@ -44,7 +46,7 @@ def test_a_disk_that_fills_up_while_pulling_keeps_what_is_whole(sandbox_before: 
     assert not quantized_again(result)
 
 
-def test_a_disk_that_fills_up_while_quantizing_names_the_file_and_leaves_no_half_of_it(
+def test_a_disk_that_fills_up_while_quantizing_is_reported_with_the_file_and_leaves_no_partial_file(
     sandbox_before: SandboxBefore, ready: Sandbox
 ) -> None:
     sandbox = sandbox_before("quantize")
@@ -60,7 +62,7 @@ def test_a_disk_that_fills_up_while_quantizing_names_the_file_and_leaves_no_half
     assert_published(sandbox, sandbox.call("run"))
 
 
-def test_a_disk_that_is_full_when_the_card_is_written_is_said_so(sandbox_before: SandboxBefore) -> None:
+def test_a_disk_that_is_full_when_the_card_is_written_is_reported(sandbox_before: SandboxBefore) -> None:
     sandbox = sandbox_before("publish")
     job = sandbox.jobs[0]
     (job / "card.json").unlink()

@@ -1,7 +1,7 @@
 """Tokens that may not, namespaces of others, and a Hub that moves while we work.
 
-Each ends with its exit code, one line of what happened where, what to do next, and nothing half-published; and
-where a person can mend it, the next run goes on.
+Each ends with its exit code, one error line, a hint, and nothing half-published. Once the cause is fixed, the next
+run goes on.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def test_a_read_only_token_publishes_nothing_and_a_write_token_goes_on_without_q
     assert report.stat().st_mtime_ns == measured
 
 
-def test_somebody_elses_namespace_is_refused_until_they_let_us_in(sandbox_before: SandboxBefore) -> None:
+def test_a_namespace_without_membership_is_refused(sandbox_before: SandboxBefore) -> None:
     sandbox = sandbox_before("publish")
     token = sandbox.hub.add_token("newcomer")
     assert_failed(sandbox.call("run", token=token), 7, TARGET, "newcomer does not belong to quantized")
@@ -64,7 +64,7 @@ def test_somebody_elses_namespace_is_refused_until_they_let_us_in(sandbox_before
     assert not quantized_again(result)
 
 
-def test_somebody_elses_content_that_came_while_we_worked_is_not_overwritten(
+def test_content_that_appeared_on_the_target_after_planning_is_not_overwritten(
     sandbox_before: SandboxBefore,
 ) -> None:
     sandbox = sandbox_before("publish")
@@ -84,7 +84,7 @@ def _times(sandbox: Sandbox) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in made}
 
 
-def test_what_the_plan_saw_is_what_is_published_though_upstream_went_on(sandbox_before: SandboxBefore) -> None:
+def test_the_planned_commit_is_published_although_upstream_changed(sandbox_before: SandboxBefore) -> None:
     sandbox = sandbox_before("pull")
     planned = sandbox.hub.refs(SOURCE)["refs/heads/main"]
     newer = save({name: 2 * tensor for name, tensor in small_weights().items()})
@@ -95,7 +95,9 @@ def test_what_the_plan_saw_is_what_is_published_though_upstream_went_on(sandbox_
     assert job["reason"] == f"upstream changed: {WEIGHTS}"
 
 
-def test_an_upstream_that_goes_away_while_it_is_pulled_is_an_upstream_error(sandbox_before: SandboxBefore) -> None:
+def test_an_upstream_that_is_deleted_while_it_is_pulled_is_an_upstream_error(
+    sandbox_before: SandboxBefore,
+) -> None:
     sandbox = sandbox_before("pull")
     upstream = sandbox.hub.repo(SOURCE)
     result = run_during_pull(sandbox, lambda: sandbox.hub.store.delete(upstream))

@@ -1,7 +1,7 @@
 """What is upstream and cannot be taken: the plan refuses it, with the reason.
 
-Each ends with its exit code, one line of what happened where, what to do next, and nothing half-published; and
-where a person can mend it, the next run goes on.
+Each ends with its exit code, one error line, a hint, and nothing half-published. Once the cause is fixed, the next
+run goes on.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ from tests.support.small_sandbox import (
 )
 
 
-def test_a_repo_that_is_not_there_is_named_and_taken_once_it_is(sandbox: Sandbox) -> None:
+def test_a_missing_repo_is_refused_until_it_exists(sandbox: Sandbox) -> None:
     assert_refused(sandbox, 3, "missing: no such repo", f"Look at {SOURCE} on the Hub")
     sandbox.hub.seed(SOURCE, small_model())
     assert_planned(sandbox)
 
 
-def test_a_gated_repo_waits_for_access(sandbox: Sandbox) -> None:
+def test_a_gated_repo_is_refused_until_access_is_granted(sandbox: Sandbox) -> None:
     sandbox.hub.seed(SOURCE, small_model(), gated="manual")
     assert_refused(sandbox, 3, "gated", "ask for it on the model's page")
     sandbox.hub.grant_access(SOURCE, "bot")
     assert_planned(sandbox)
 
 
-def test_truncated_weights_are_seen_before_they_are_downloaded(sandbox: Sandbox) -> None:
+def test_truncated_weights_are_refused_before_they_are_downloaded(sandbox: Sandbox) -> None:
     whole = save(small_weights())
     sandbox.hub.seed(SOURCE, small_model(model__safetensors=whole[:-100]))
     assert_refused(sandbox, 3, WEIGHTS, "ends at byte", f"Look at {SOURCE} on the Hub")
@@ -55,7 +55,7 @@ def test_truncated_weights_are_seen_before_they_are_downloaded(sandbox: Sandbox)
     assert_planned(sandbox)
 
 
-def test_a_shard_that_the_index_names_is_waited_for(sandbox: Sandbox) -> None:
+def test_a_missing_shard_is_refused_until_it_is_uploaded(sandbox: Sandbox) -> None:
     weights = small_weights()
     names = sorted(weights)
     shards = {"a.safetensors": names[:5], "b.safetensors": names[5:]}
@@ -80,16 +80,14 @@ def test_a_shard_that_the_index_names_is_waited_for(sandbox: Sandbox) -> None:
     ],
     ids=["without model_type", "a list", "no JSON", "quantized already"],
 )
-def test_a_config_that_cannot_be_worked_with_is_refused(
-    sandbox: Sandbox, config: str, code: int, word: str
-) -> None:
+def test_an_unusable_config_is_refused(sandbox: Sandbox, config: str, code: int, word: str) -> None:
     sandbox.hub.seed(SOURCE, small_model(config__json=config))
     assert_refused(sandbox, code, word)
     sandbox.hub.seed(SOURCE, {"config.json": json.dumps(CONFIG)})
     assert_planned(sandbox)
 
 
-def test_shapes_that_do_not_divide_are_named_with_the_group_size(sandbox: Sandbox) -> None:
+def test_shapes_that_the_group_size_does_not_divide_are_refused(sandbox: Sandbox) -> None:
     config = CONFIG | {"hidden_size": 96}
     weights = save(small_weights(config))
     sandbox.hub.seed(SOURCE, small_model(config__json=json.dumps(config), model__safetensors=weights))
@@ -98,7 +96,7 @@ def test_shapes_that_do_not_divide_are_named_with_the_group_size(sandbox: Sandbo
     assert_planned(sandbox)
 
 
-def test_pickles_are_never_read(sandbox: Sandbox) -> None:
+def test_pickles_are_refused_unread(sandbox: Sandbox) -> None:
     pickles = {path: content for path, content in small_model().items() if path != WEIGHTS}
     sandbox.hub.seed(SOURCE, pickles | {"pytorch_model.bin": b"cos\nsystem\n(S'true'\ntR."})
     assert_refused(sandbox, 3, "pickle-only", "Convert them to safetensors upstream")
@@ -107,7 +105,7 @@ def test_pickles_are_never_read(sandbox: Sandbox) -> None:
     assert_planned(sandbox)
 
 
-def test_a_licence_must_be_stated(sandbox: Sandbox) -> None:
+def test_a_repo_without_a_licence_is_refused(sandbox: Sandbox) -> None:
     sandbox.hub.seed(SOURCE, small_model(README__md="# A small model\n"))
     assert_refused(sandbox, 3, "licence absent", "`licenses: {allow: [unknown]}` to this entry")
     sandbox.hub.seed(SOURCE, {"README.md": CARD})
@@ -122,7 +120,7 @@ def test_a_denied_licence_is_not_published(sandbox: Sandbox) -> None:
     assert_planned(sandbox)
 
 
-def test_a_target_with_somebody_elses_content_is_left_alone(sandbox: Sandbox) -> None:
+def test_a_target_with_other_content_is_refused(sandbox: Sandbox) -> None:
     sandbox.hub.seed(SOURCE, small_model())
     theirs = sandbox.hub.seed(TARGET, {"README.md": "mine", "weights.bin": b"mine"}, private=True)
     assert_refused(sandbox, 7, f"{TARGET} is someone else's", "Choose another `target`")

@@ -1,4 +1,4 @@
-"""Workflow commands: escaped so that no text is a command, and none but ours are workflow_commands."""
+"""Workflow commands: escaped so that no text is a command, and only our own are executed."""
 
 from __future__ import annotations
 

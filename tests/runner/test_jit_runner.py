@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from starlette.applications import Starlette
 
 from tests.support.github_api.jit_runners import JitRunners, jit_config
 from tests.support.github_api.serving import served
 
 SCRIPT = Path(__file__).parents[2] / ".github" / "runner" / "jit-runner.sh"
 PATIENCE_S = 30
-MEND = 78
+PERMANENT = 78
 # Writes down how it was called and what it found, and leaves a mess as a job does.
 FAKE_RUNNER = """\
 #!/usr/bin/env bash
@@ -29,7 +30,7 @@ printf '%s\\n' "$*" >"$RECORD/arguments"
 tr '\\0' ' ' <"/proc/$PPID/cmdline" >"$RECORD/parent"
 env >"$RECORD/environment"
 ls -A "$RUNNER_WORK" "$RUNNER_WORK/job" >"$RECORD/found"
-mkdir -p "$RUNNER_WORK/job/locked/inner" && echo strangers >"$RUNNER_WORK/job/locked/inner/file"
+mkdir -p "$RUNNER_WORK/job/locked/inner" && echo left >"$RUNNER_WORK/job/locked/inner/file"
 chmod 000 "$RUNNER_WORK/job/locked"
 trap 'echo stopped >"$RECORD/stopped"; exit 0' TERM
 touch "$RECORD/started"
@@ -73,7 +74,7 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
     fake.chmod(0o755)
     token.write_text(github.token + "\n")
     token.chmod(0o600)
-    with served(github.routes) as url:
+    with served(Starlette(routes=github.routes)) as url:
         environment = {
             "PATH": os.environ["PATH"],
             "HOSTNAME": "gpu box; rm -rf /",
@@ -111,7 +112,7 @@ def test_the_machine_is_tested_before_anything_is_registered(machine: Machine) -
     assert len(machine.github.registered) == 1
 
 
-def test_a_job_finds_a_clean_disk_whatever_the_last_one_left(machine: Machine) -> None:
+def test_a_job_starts_on_a_clean_disk(machine: Machine) -> None:
     assert machine.run().returncode == 0
     (machine.work / "job" / "left").mkdir()
     (machine.work / "job" / "left" / "over").write_text("by a power cut")
@@ -139,7 +140,7 @@ def test_the_token_is_in_no_arguments_no_environment_and_no_message(machine: Mac
     assert jit_config(machine.github.registered[0]["name"]) not in machine.record("parent") + done.stderr
 
 
-def test_a_leak_into_arguments_would_be_seen(machine: Machine) -> None:
+def test_a_token_in_arguments_is_noticed(machine: Machine) -> None:
     """The test above is worth something: the same request made carelessly is noticed."""
     url = f"{machine.environment['GITHUB_API_URL']}/orgs/x/actions/runners/generate-jitconfig"
     header = f"Authorization: Bearer {machine.github.token}"
@@ -156,7 +157,7 @@ def test_the_systemd_credential_is_taken_first(machine: Machine) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_an_organisation_with_its_group(machine: Machine) -> None:
+def test_an_organisation_runner_is_registered_in_its_group(machine: Machine) -> None:
     assert machine.run(RUNNER_SCOPE="orgs/someone", RUNNER_GROUP_ID="7").returncode == 0
     assert machine.github.paths == ["/orgs/someone/actions/runners/generate-jitconfig"]
     assert machine.github.registered[0]["runner_group_id"] == 7
@@ -165,21 +166,21 @@ def test_an_organisation_with_its_group(machine: Machine) -> None:
 def test_a_token_that_others_may_read_is_not_used(machine: Machine) -> None:
     Path(machine.environment["RUNNER_TOKEN_FILE"]).chmod(0o644)
     done = machine.run()
-    assert (done.returncode, machine.github.paths) == (MEND, [])
+    assert (done.returncode, machine.github.paths) == (PERMANENT, [])
     assert "chmod 600" in done.stderr
 
 
 @pytest.mark.parametrize(
     ("status", "code", "words"),
     [
-        (403, MEND, "may not register"),
-        (404, MEND, "may not register"),
-        (422, MEND, "labels"),
+        (403, PERMANENT, "may not register"),
+        (404, PERMANENT, "may not register"),
+        (422, PERMANENT, "labels"),
         (500, 1, "500"),
         (200, 1, "200"),
     ],
 )
-def test_refusals_that_a_person_must_mend_are_told_from_those_that_pass(
+def test_permanent_errors_of_the_api_have_another_exit_code_than_temporary_ones(
     machine: Machine, status: int, code: int, words: str
 ) -> None:
     machine.github.status = status
@@ -192,12 +193,12 @@ def test_refusals_that_a_person_must_mend_are_told_from_those_that_pass(
 def test_an_expired_token_stops_the_unit(machine: Machine) -> None:
     Path(machine.environment["RUNNER_TOKEN_FILE"]).write_text("github_pat_old")
     done = machine.run()
-    assert done.returncode == MEND
+    assert done.returncode == PERMANENT
     assert "401" in done.stderr
     assert "github_pat_old" not in done.stderr
 
 
-def test_github_that_cannot_be_reached_may_be_better_next_time(machine: Machine) -> None:
+def test_an_unreachable_github_is_a_temporary_error(machine: Machine) -> None:
     done = machine.run(GITHUB_API_URL="http://127.0.0.1:9")
     assert done.returncode == 1
     assert "cannot be reached" in done.stderr
@@ -219,25 +220,23 @@ def test_github_that_cannot_be_reached_may_be_better_next_time(machine: Machine)
         ("RUNNER_EXEC", ""),
     ],
 )
-def test_settings_that_make_no_sense_are_named_before_anything_happens(
-    machine: Machine, name: str, value: str
-) -> None:
+def test_invalid_settings_are_named_before_anything_happens(machine: Machine, name: str, value: str) -> None:
     done = machine.run(**{name: value})
-    assert done.returncode == MEND
+    assert done.returncode == PERMANENT
     assert name in done.stderr
     assert machine.github.paths == []
 
 
-def test_a_folder_that_held_something_else_is_not_emptied(machine: Machine) -> None:
+def test_a_work_folder_with_other_files_is_not_emptied(machine: Machine) -> None:
     machine.work.mkdir()
     (machine.work / "thesis.txt").write_text("precious")
     done = machine.run()
-    assert done.returncode == MEND
+    assert done.returncode == PERMANENT
     assert "is not empty" in done.stderr
     assert (machine.work / "thesis.txt").read_text() == "precious"
 
 
-def test_a_runner_that_fails_is_told_and_cleaned_up_after(machine: Machine) -> None:
+def test_a_failed_runner_is_reported_and_cleaned_up(machine: Machine) -> None:
     done = machine.run(JOB_CODE="3")
     assert done.returncode == 1
     assert "ended with 3" in done.stderr

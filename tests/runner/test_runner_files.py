@@ -64,7 +64,7 @@ def test_schema_refuses_what_would_not_work_or_not_be_safe(changed: dict[str, An
 
 
 @pytest.mark.parametrize("version", KUBERNETES)
-def test_pods_are_pods(version: str) -> None:
+def test_the_pod_template_is_valid(version: str) -> None:
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": values()["template"]["spec"]}
     kubernetes_validate.validate(pod, version, strict=True)
     pod["spec"]["volumes"][0]["ephemeral"]["volumeClaim"] = {}
@@ -72,7 +72,7 @@ def test_pods_are_pods(version: str) -> None:
         kubernetes_validate.validate(pod, version, strict=True)
 
 
-def test_pods_have_one_gpu_a_disk_of_their_own_and_no_rights() -> None:
+def test_pods_have_one_gpu_an_ephemeral_disk_and_no_permissions() -> None:
     spec = values()["template"]["spec"]
     [runner] = spec["containers"]
     assert runner["resources"]["limits"]["nvidia.com/gpu"] == "1"
@@ -87,7 +87,7 @@ def test_pods_have_one_gpu_a_disk_of_their_own_and_no_rights() -> None:
 SIZES = tuple(f"gpu-{size}gb" for size in RUNNER_VRAM_GB)
 
 
-def test_labels_are_those_that_plans_ask_for_each_size_up_to_the_cards_own() -> None:
+def test_labels_name_each_memory_size_up_to_that_of_the_gpu() -> None:
     example = re.search(r"^RUNNER_LABELS=(.*)$", read("runner.env.example"), re.MULTILINE)
     assert example is not None
     assert example[1].split(",") == values()["scaleSetLabels"] == ["self-hosted", "gpu", *SIZES[:2]]
@@ -107,7 +107,7 @@ def test_a_scale_set_that_leaves_a_size_out_is_refused(count: int) -> None:
 # --- the image ----------------------------------------------------------------------------------------------
 
 
-def test_image_pins_what_it_fetches_and_runs_as_nobody_special() -> None:
+def test_image_pins_its_downloads_and_runs_unprivileged() -> None:
     text = read("Dockerfile")
     assert "FROM ${BASE_IMAGE}@${BASE_DIGEST}" in text
     for name in ("BASE_IMAGE", "BASE_DIGEST", "RUNNER_VERSION", "RUNNER_SHA256", "PYTHON_VERSION"):
@@ -151,7 +151,7 @@ def test_containers_get_the_registration_through_their_environment(tmp_path: Pat
 # --- the service --------------------------------------------------------------------------------------------
 
 
-def test_unit_starts_the_script_anew_and_never_with_a_secret_in_sight() -> None:
+def test_unit_restarts_the_script_and_holds_no_secret() -> None:
     unit = dict(line.split("=", 1) for line in read("awq-bot-runner.service").splitlines() if "=" in line)
     assert unit["Restart"] == "always"
     assert unit["RestartPreventExitStatus"] == "78"
@@ -161,7 +161,7 @@ def test_unit_starts_the_script_anew_and_never_with_a_secret_in_sight() -> None:
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not here to read its unit")
-def test_unit_is_one_that_systemd_understands(tmp_path: Path) -> None:
+def test_unit_is_valid_for_systemd(tmp_path: Path) -> None:
     script = tmp_path / "jit-runner.sh"
     script.write_text("#!/bin/sh\n")
     script.chmod(0o755)
@@ -174,6 +174,6 @@ def test_unit_is_one_that_systemd_understands(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_scripts_can_be_run() -> None:
+def test_scripts_are_executable() -> None:
     for name in ("jit-runner.sh", "in-container.sh"):
         assert os.access(FOLDER / name, os.X_OK)

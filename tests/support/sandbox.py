@@ -53,7 +53,7 @@ class Sandbox:
         return kept | ours | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 
     def start(self, *words: str, token: str | None = None) -> subprocess.Popen[str]:
-        """In a process group of its own, as a shell starts it."""
+        """In a new process group, as a shell starts it."""
         return subprocess.Popen(
             [sys.executable, "-m", "bot", *words],
             env=self.environment(token),

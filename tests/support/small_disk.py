@@ -1,4 +1,4 @@
-"""A file system of its own for a test, where mounting is permitted."""
+"""A small file system for a test, where mounting is permitted."""
 
 from __future__ import annotations
 

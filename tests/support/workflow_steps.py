@@ -27,7 +27,7 @@ _OURS = ("HF_", "GITHUB_", "ACTIONS_", "AWQ_BOT_", "RUNNER_")
 
 @dataclass(frozen=True)
 class StepResult:
-    """How a step ended. commands: what the runner workflow_commands, as (name, properties, message)."""
+    """How a step ended. commands: those that the runner executes, as (name, properties, message)."""
 
     code: int
     out: str
@@ -45,7 +45,7 @@ class StepResult:
 
     @property
     def everything(self) -> str:
-        """All that anybody can read, but for the lines that tell the runner what to mask."""
+        """All output except the commands that mask values."""
         log = "\n".join(line for line in self.out.splitlines() if not line.startswith("::add-mask::"))
         return "\n".join([log, self.err, self.summary, *self.outputs.values()])
 

@@ -44,7 +44,7 @@ class Deployment:
         return start(self.repository, "watch.yml", event, **payload)
 
     def write_watchlist(self, *names: str, gate: str = "") -> None:
-        """gate: another line of it."""
+        """gate: another `gate:` line."""
         head = [line for line in WATCHLIST.splitlines() if not line.startswith("  - ")]
         lines = [gate if gate and line.startswith("  gate:") else line for line in head]
         text = "\n".join([*lines, *(f"  - lab/{name}" for name in names), ""])
@@ -134,7 +134,7 @@ def open_deployment(
 
 
 def hosted_machine(hub: LocalHub, root: Path) -> dict[str, str]:
-    """What every machine's environment says of where things are."""
+    """The environment of every machine."""
     return {
         "PATH": _path(),
         "HF_ENDPOINT": hub.endpoint,
@@ -156,6 +156,6 @@ PIP = {
 
 
 def fresh_python(folder: Path) -> str:
-    """The PATH of a machine that has it."""
+    """The PATH of a machine with a new, empty Python."""
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     return f"{folder / 'bin'}:/usr/bin:/bin"

@@ -1,4 +1,4 @@
-"""Whoever makes a repository from the template: how they say things to GitHub, and their GPU machine."""
+"""A person who makes a repository from the template: their actions on GitHub's pages, and their GPU machine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.sandbox import wait_for
 from tests.workflows.interpreter.documents import ROOT
 
 _SCRIPT = ROOT / ".github" / "runner" / "jit-runner.sh"
-# In place of in-container.sh: tests the machine for real, then is idle while the interpreter runs a job's steps.
+# Replaces in-container.sh: tests the machine, then waits while the interpreter runs a job's steps.
 _EXEC = """\
 #!/usr/bin/env bash
 set -euo pipefail
@@ -66,7 +66,7 @@ class Pages:
 
 @dataclass
 class GpuMachine:
-    """A machine that our script gives to one job at a time. environment: of its jobs.
+    """A machine on which jit-runner.sh runs one job at a time. environment: that of its jobs.
 
     Its Python finds what is installed deployment, and installs beside it, as the runner's image has it.
     """

@@ -83,11 +83,11 @@ def expressions(tree: Any) -> Iterator[str]:
             yield from expressions(value)
 
 
-def test_every_job_has_the_rights_that_are_listed_here_and_no_others(jobs: dict[tuple[str, str], Job]) -> None:
+def test_every_job_has_exactly_the_permissions_listed_here(jobs: dict[tuple[str, str], Job]) -> None:
     assert {name: job.permissions for name, job in jobs.items()} == RIGHTS
 
 
-def test_every_action_of_others_is_pinned_by_commit_with_its_version_beside_it(steps: list[Step]) -> None:
+def test_third_party_actions_are_pinned_by_commit_with_their_version_as_a_comment(steps: list[Step]) -> None:
     text = "\n".join(path.read_text() for path in sorted(GITHUB.rglob("*.yml")))
     used = set(re.findall(r"uses: (?!\$/)(\S+)(?: # (\S+))?$", text, re.MULTILINE))
     assert used == {(f"{name}@{sha}", version) for name, (sha, version) in PINNED.items()}
@@ -96,13 +96,13 @@ def test_every_action_of_others_is_pinned_by_commit_with_its_version_beside_it(s
     }
 
 
-def test_scripts_hold_no_expression_so_nobodys_text_becomes_code(steps: list[Step]) -> None:
+def test_scripts_contain_no_expressions(steps: list[Step]) -> None:
     scripts = [step.run for step in steps if step.run is not None]
     assert len(scripts) >= 10
     assert [script for script in scripts if not isinstance(script, str)] == []
 
 
-def test_scripts_are_one_call_each(steps: list[Step]) -> None:
+def test_every_script_is_one_command(steps: list[Step]) -> None:
     calls = [" ".join(str(step.run).replace("\\\n", " ").split()) for step in steps if step.run is not None]
     assert {call.split()[0] for call in calls} == {"exec", "make", "python3"}
     # Otherwise a bash waits beside it, whose environment every process of this account can read.
@@ -134,18 +134,18 @@ def test_a_job_with_a_secret_names_an_environment(jobs: dict[tuple[str, str], Jo
     assert all(jobs[name].environment for name in with_secrets)
 
 
-def test_an_identity_is_given_only_where_something_is_published(jobs: dict[tuple[str, str], Job]) -> None:
+def test_only_publishing_jobs_get_an_id_token(jobs: dict[tuple[str, str], Job]) -> None:
     with_identity = {name for name, job in jobs.items() if "id-token" in job.permissions and job.uses is None}
     assert with_identity == {("watch.yml", "refresh"), ("model.yml", "publish")}
     assert {jobs[name].environment["name"] for name in with_identity} == {"publish"}
 
 
-def test_quantizing_alone_runs_on_machines_of_ones_own(jobs: dict[tuple[str, str], Job]) -> None:
+def test_only_quantizing_runs_on_self_hosted_runners(jobs: dict[tuple[str, str], Job]) -> None:
     elsewhere = {name for name, job in jobs.items() if job.uses is None and job.runs_on != "ubuntu-latest"}
     assert elsewhere == {("model.yml", "quantize"), ("model-on-runner.yml", "quantize")}
 
 
-def test_quantizing_names_no_credential_that_writes(jobs: dict[tuple[str, str], Job]) -> None:
+def test_quantizing_names_no_write_credential(jobs: dict[tuple[str, str], Job]) -> None:
     """GitHub sends a machine the secrets that its job names, wherever in it and whether the step runs or not."""
     quantize = jobs["model.yml", "quantize"]
     named = {
@@ -155,7 +155,7 @@ def test_quantizing_names_no_credential_that_writes(jobs: dict[tuple[str, str], 
     assert quantize.environment["name"] == "read"
 
 
-def test_no_pull_request_reaches_secrets_or_the_machines_of_ones_own(workflows: dict[str, Workflow]) -> None:
+def test_pull_requests_reach_neither_secrets_nor_self_hosted_runners(workflows: dict[str, Workflow]) -> None:
     started = {
         file for file, workflow in workflows.items() if any("pull_request" in event for event in workflow.events)
     }
@@ -168,7 +168,7 @@ def test_no_pull_request_reaches_secrets_or_the_machines_of_ones_own(workflows: 
         assert "model" not in text
 
 
-def test_the_watch_is_hourly_and_not_on_the_hour(workflows: dict[str, Workflow]) -> None:
+def test_the_schedule_is_hourly_and_not_on_the_hour(workflows: dict[str, Workflow]) -> None:
     [schedule] = workflows["watch.yml"].events["schedule"]
     minute, *rest = schedule["cron"].split()
     assert int(minute) % 15 != 0
@@ -176,19 +176,19 @@ def test_the_watch_is_hourly_and_not_on_the_hour(workflows: dict[str, Workflow])
     assert {"workflow_dispatch", "repository_dispatch"} < workflows["watch.yml"].events.keys()
 
 
-def test_the_lock_of_what_reads_workflows_names_no_registry_of_ones_own() -> None:
+def test_the_npm_lock_file_names_no_registry() -> None:
     lock = json.loads((ROOT / "tests" / "workflows" / "node" / "package-lock.json").read_text())
     assert {package.get("resolved") for package in lock["packages"].values()} == {None}
 
 
-def test_a_leg_is_given_the_time_by_which_the_report_judges_it(jobs: dict[tuple[str, str], Job]) -> None:
+def test_job_timeouts_are_those_that_the_report_assumes(jobs: dict[tuple[str, str], Job]) -> None:
     assert jobs["model.yml", "publish"].timeout_minutes == PUBLISH_MINUTES
     assert list(expressions(jobs["watch.yml", "refresh"].timeout_minutes)) == ["matrix.timeout_minutes"]
     for file in ("model.yml", "model-on-runner.yml"):
         assert list(expressions(jobs[file, "quantize"].timeout_minutes)) == ["inputs.timeout_minutes"]
 
 
-def test_actions_of_this_repository_are_given_what_they_take(
+def test_local_actions_get_the_inputs_that_they_declare(
     steps: list[Step], actions: dict[str, CompositeAction]
 ) -> None:
     calls = [step for step in steps if (step.uses or "").startswith(SELF)]

@@ -25,7 +25,7 @@ def open_pull_request(deployment: Deployment) -> int:
     return deployment.api.open_issue("maintainer", "Watch one more", "", labels=[], is_pull=True).number
 
 
-def test_the_plan_is_kept_in_one_comment(deploy: Deploy) -> None:
+def test_the_plan_is_one_comment_that_is_updated(deploy: Deploy) -> None:
     deployment = deploy("one", "two", prepared=False)
     number = open_pull_request(deployment)
     run = propose(deployment, number)
@@ -42,7 +42,7 @@ def test_the_plan_is_kept_in_one_comment(deploy: Deploy) -> None:
     assert {each.author for each in deployment.api.comments.values()} == {ACTIONS}
 
 
-def test_it_needs_no_secret(deploy: Deploy) -> None:
+def test_planning_a_pull_request_needs_no_secret(deploy: Deploy) -> None:
     deployment = deploy("one", prepared=False)
     deployment.hub.clear_requests()
     run = propose(deployment, open_pull_request(deployment))
@@ -51,22 +51,22 @@ def test_it_needs_no_secret(deploy: Deploy) -> None:
     assert not [step for step in run.steps if "HF_TOKEN" in step.env]
 
 
-def test_a_fork_gets_the_page_and_no_comment(deploy: Deploy) -> None:
+def test_a_pull_request_from_a_fork_gets_a_summary_and_no_comment(deploy: Deploy) -> None:
     deployment = deploy("one", prepared=False)
     number = open_pull_request(deployment)
-    run = propose(deployment, number, repository="stranger/fork")
+    run = propose(deployment, number, repository="another/fork")
     assert run.results == {"plan": "success"}
     assert "lab/one" in run.job("plan").summary
     assert deployment.api.comments_on(number) == []
     assert not [asked for asked in deployment.api.requests if asked.method not in ("GET", "HEAD")]
 
 
-def test_a_forks_mistake_is_annotated_on_its_line(deploy: Deploy) -> None:
+def test_a_mistake_in_a_fork_is_annotated_on_its_line(deploy: Deploy) -> None:
     deployment = deploy("one", prepared=False)
     path = deployment.repository.checkout / "watchlist.yaml"
     path.write_text(path.read_text() + "  - not-a-model\n")
     line = len(path.read_text().splitlines())
-    run = propose(deployment, open_pull_request(deployment), repository="stranger/fork")
+    run = propose(deployment, open_pull_request(deployment), repository="another/fork")
     assert run.results == {"plan": "failure"}
     [annotation] = run.job("plan").annotations
     assert annotation.startswith(f"::error file=watchlist.yaml,line={line}")

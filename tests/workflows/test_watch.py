@@ -45,7 +45,7 @@ def test_both_models_are_published_each_as_soon_as_it_is_quantized(first: Watche
     assert first.deployment.is_published("two")
 
 
-def test_only_quantizing_takes_a_machine_of_ones_own(first: Watched) -> None:
+def test_only_quantizing_uses_the_self_hosted_runner(first: Watched) -> None:
     labels = {job.name: job.labels for job in first.run.jobs if job.labels != ("ubuntu-latest",) and job.labels}
     assert labels == dict.fromkeys((QUANTIZE_ONE, QUANTIZE_TWO), ("self-hosted", "gpu", "gpu-16gb"))
 
@@ -58,7 +58,7 @@ def test_no_step_before_publish_sees_the_write_credential(first: Watched) -> Non
     }
 
 
-def test_no_job_before_publish_can_prove_who_it_is(first: Watched) -> None:
+def test_no_job_before_publish_can_request_an_id_token(first: Watched) -> None:
     proving = {step.job for step in first.run.steps if any(name.startswith("ACTIONS_ID") for name in step.env)}
     assert proving == {PUBLISH_ONE, PUBLISH_TWO}
 
@@ -91,12 +91,12 @@ def test_no_token_is_left_in_logs_pages_artifacts_or_on_a_machine(first: Watched
         assert not [path for path in files if token.encode() in path.read_bytes()]
 
 
-def test_every_job_had_the_rights_that_it_needed(first: Watched) -> None:
+def test_every_job_had_the_permissions_that_it_needed(first: Watched) -> None:
     assert first.deployment.api.requests
     assert {asked.status for asked in first.deployment.api.requests} <= {200, 201, 204}
 
 
-def test_what_is_handed_on_is_the_plan_the_models_and_the_results(first: Watched) -> None:
+def test_artifacts_are_the_plan_the_models_and_the_results(first: Watched) -> None:
     kinds = sorted(name.partition("quantized--")[0] for name in first.run.artifacts.names())
     assert kinds == ["plan", *["quantized-"] * 2, *["result-publish-"] * 2, *["result-quantize-"] * 2]
     [handed, _] = [name for name in first.run.artifacts.names() if name.startswith("quantized-quantized")]
@@ -105,14 +105,14 @@ def test_what_is_handed_on_is_the_plan_the_models_and_the_results(first: Watched
     assert not there & {"source", "layers", "hf-home"}
 
 
-def test_the_report_is_one_page_with_both(first: Watched) -> None:
+def test_the_report_lists_both_models(first: Watched) -> None:
     page = first.run.job("report").summary
     assert "2 published" in page
     assert page.count("✅") == 2
     assert not first.deployment.api.issues
 
 
-def test_when_nothing_is_new_the_plan_runs_alone_and_asks_little(first: Watched) -> None:
+def test_when_nothing_is_new_only_the_plan_runs_with_few_requests(first: Watched) -> None:
     first.deployment.hub.clear_requests()
     again = first.deployment.watch()
     assert again.results == {"plan": "success"}
@@ -123,7 +123,7 @@ def test_when_nothing_is_new_the_plan_runs_alone_and_asks_little(first: Watched)
     assert len(asked) - len(read) <= 2 * 2
 
 
-def test_a_relay_of_webhooks_starts_the_watch_for_one_model(first: Watched) -> None:
+def test_a_repository_dispatch_plans_one_model(first: Watched) -> None:
     first.deployment.hub.clear_requests()
     run = first.deployment.watch(
         "repository_dispatch", action="upstream-changed", client_payload={"only": "lab/two"}
@@ -149,21 +149,21 @@ def test_changed_small_files_are_republished_without_a_gpu(first: Watched) -> No
     assert first.deployment.watch().results == {"plan": "success"}
 
 
-def test_a_dry_run_says_what_would_be_done_and_starts_nothing(first: Watched) -> None:
+def test_a_dry_run_plans_and_starts_no_job(first: Watched) -> None:
     first.deployment.hub.seed("lab/two", {"generation_config.json": b'{"do_sample": false}'})
     run = first.deployment.watch("workflow_dispatch", inputs={"dry_run": True})
     assert run.results == {"plan": "success"}
     assert "**1 to refresh**, 1 up to date. A dry run" in run.job("plan").summary
 
 
-def test_a_good_plan_is_told_to_whoever_counts_heartbeats(first: Watched) -> None:
+def test_a_good_plan_requests_the_heartbeat_url(first: Watched) -> None:
     first.deployment.repository.variables["AWQ_BOT_HEARTBEAT_URL"] = f"{first.deployment.hub.endpoint}/heartbeat"
     first.deployment.hub.clear_requests()
     assert first.deployment.watch("workflow_dispatch", inputs={"only": "lab/one"}).results == {"plan": "success"}
     assert [request.path for request in first.deployment.hub.requests].count("/heartbeat") == 1
 
 
-def test_the_kill_switch_stops_everything(first: Watched) -> None:
+def test_a_paused_watch_runs_no_job(first: Watched) -> None:
     first.deployment.hub.clear_requests()
     first.deployment.repository.variables["AWQ_BOT_PAUSED"] = "true"
     assert first.deployment.watch().results == {}

@@ -60,7 +60,7 @@ def test_one_of_three_fails_and_two_are_published(deploy: Deploy) -> None:
 
 
 @pytest.mark.slow
-def test_closing_an_issue_means_try_again(deploy: Deploy) -> None:
+def test_closing_an_issue_retries_the_model(deploy: Deploy) -> None:
     deployment = deploy("two")
     gone = Fault(path="lab/two/resolve/.*/tokenizer.json", status=404, times=None)
     deployment.act_before(quantize_job("two"), "Check out", lambda: deployment.hub.faults.add(gone))
@@ -78,7 +78,7 @@ def test_closing_an_issue_means_try_again(deploy: Deploy) -> None:
     assert deployment.is_published("two")
 
 
-def test_a_missed_gate_publishes_nothing_and_says_which_figure(deploy: Deploy) -> None:
+def test_a_failed_quality_gate_publishes_nothing_and_names_the_metric(deploy: Deploy) -> None:
     deployment = deploy("one")
     deployment.write_watchlist("one", gate="  gate: {max_kl: 0.000001, min_top1: 0.6, max_perplexity_ratio: 1.4}")
     deployment.prepare()
@@ -90,7 +90,7 @@ def test_a_missed_gate_publishes_nothing_and_says_which_figure(deploy: Deploy) -
     assert "KL" in run.job(quantize_job("one")).summary
 
 
-def test_a_runner_that_dies_is_found_out_by_the_report(deploy: Deploy) -> None:
+def test_a_lost_runner_is_reported(deploy: Deploy) -> None:
     deployment = deploy("one", prepared=False)
     deployment.act_before(quantize_job("one"), "Quantize / Work it off", lose_runner)
     run = deployment.watch()
@@ -101,7 +101,7 @@ def test_a_runner_that_dies_is_found_out_by_the_report(deploy: Deploy) -> None:
     assert "the runner was lost" in run.job("report").summary
 
 
-def test_a_runner_without_a_gpu_is_told_before_anything_is_pulled(deploy: Deploy) -> None:
+def test_a_runner_without_a_gpu_fails_before_anything_is_pulled(deploy: Deploy) -> None:
     deployment = deploy("one", prepared=False)
     deployment.repository.gpu_machine["PATH"] = deployment.repository.machine["PATH"]
     run = deployment.watch()
@@ -112,7 +112,7 @@ def test_a_runner_without_a_gpu_is_told_before_anything_is_pulled(deploy: Deploy
 
 
 @pytest.mark.slow
-def test_a_result_that_went_missing_is_looked_up(deploy: Deploy) -> None:
+def test_a_missing_result_is_looked_up_on_github(deploy: Deploy) -> None:
     deployment = deploy("one")
     deployment.act_before("report", "Fetch the results", lambda: forget_results(runs[0]))
     runs: list[Run] = []
@@ -132,7 +132,7 @@ def forget_results(run: Run) -> None:
 # --- two runs at once ----------------------------------------------------------------------------------------
 
 
-def test_a_run_leaves_alone_what_another_one_works_on(deploy: Deploy) -> None:
+def test_a_target_that_another_run_works_on_is_skipped(deploy: Deploy) -> None:
     deployment = deploy("one")
     others: list[Run] = []
     deployment.act_before(quantize_job("one"), "Quantize / Work it off", lambda: others.append(deployment.watch()))
@@ -144,7 +144,7 @@ def test_a_run_leaves_alone_what_another_one_works_on(deploy: Deploy) -> None:
 
 
 @pytest.mark.slow
-def test_a_job_that_another_run_did_meanwhile_ends_well_and_publishes_nothing(deploy: Deploy) -> None:
+def test_a_job_that_another_run_finished_succeeds_and_publishes_nothing(deploy: Deploy) -> None:
     deployment = deploy("one")
     others: list[Run] = []
     deployment.act_before(target("one"), "", lambda: others.append(deployment.watch()))
@@ -155,11 +155,11 @@ def test_a_job_that_another_run_did_meanwhile_ends_well_and_publishes_nothing(de
     assert not deployment.api.issues
 
 
-# --- nobody is believed --------------------------------------------------------------------------------------
+# --- the runner is not trusted -------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
-def test_a_model_that_was_changed_on_its_way_is_not_published(deploy: Deploy) -> None:
+def test_a_model_that_was_changed_after_quantizing_is_not_published(deploy: Deploy) -> None:
     deployment = deploy("one")
 
     def change() -> None:
@@ -175,18 +175,18 @@ def test_a_model_that_was_changed_on_its_way_is_not_published(deploy: Deploy) ->
 
 
 @pytest.mark.slow
-def test_a_runner_that_puts_another_plan_in_the_plans_place_publishes_nothing(deploy: Deploy) -> None:
+def test_a_runner_that_replaces_the_plan_publishes_nothing(deploy: Deploy) -> None:
     deployment = deploy("one")
     runs: list[Run] = []
     deployment.repository.started = runs.append
 
-    def forge() -> None:
-        forged = runs[0].artifacts.named("plan").folder
-        for path in forged.glob("*.json"):
+    def tamper() -> None:
+        plan = runs[0].artifacts.named("plan").folder
+        for path in plan.glob("*.json"):
             path.write_text(path.read_text().replace(target("one"), "quantized/stolen-awq"))
-        runs[0].artifacts.upload("plan", forged, overwrite=True)
+        runs[0].artifacts.upload("plan", plan, overwrite=True)
 
-    deployment.act_before(quantize_job("one"), "Quantize / Hand on the result", forge)
+    deployment.act_before(quantize_job("one"), "Quantize / Hand on the result", tamper)
     run = deployment.watch()
     assert publish_job("one") in failed(run)
     assert not deployment.is_published("one")
@@ -194,16 +194,16 @@ def test_a_runner_that_puts_another_plan_in_the_plans_place_publishes_nothing(de
 
 
 @pytest.mark.slow
-def test_a_forged_result_is_reported_and_not_believed(deploy: Deploy) -> None:
+def test_a_forged_result_is_reported_and_ignored(deploy: Deploy) -> None:
     deployment = deploy("one")
     deployment.write_watchlist("one", gate="  gate: {max_kl: 0.000001, min_top1: 0.6, max_perplexity_ratio: 1.4}")
     deployment.prepare()
 
-    def forge() -> None:
+    def tamper() -> None:
         [result] = deployment.repository.root.glob("run-*/*/work/results/*/*.json")
         result.write_text(result.read_text().replace('"failed"', '"published"'))
 
-    deployment.act_before(quantize_job("one"), "Quantize / Hand on the result", forge)
+    deployment.act_before(quantize_job("one"), "Quantize / Hand on the result", tamper)
     run = deployment.watch()
     assert any("not believed" in text for text in run.job("report").annotations)
     assert not deployment.is_published("one")
@@ -213,7 +213,7 @@ def test_a_forged_result_is_reported_and_not_believed(deploy: Deploy) -> None:
 # --- what people type ----------------------------------------------------------------------------------------
 
 
-def test_a_broken_watchlist_is_annotated_and_opens_one_issue_until_it_is_mended(deploy: Deploy) -> None:
+def test_a_broken_watchlist_is_annotated_and_opens_one_issue_until_it_is_fixed(deploy: Deploy) -> None:
     deployment = deploy("one", prepared=False)
     path = deployment.repository.checkout / "watchlist.yaml"
     well = path.read_text()
@@ -233,7 +233,7 @@ def test_a_broken_watchlist_is_annotated_and_opens_one_issue_until_it_is_mended(
 @pytest.mark.parametrize(
     "typed", ['lab/one"; touch pwned; "', "$(touch pwned)", "`touch pwned`", "a'b\n touch pwned"]
 )
-def test_a_name_that_is_a_command_stays_a_name(deploy: Deploy, typed: str) -> None:
+def test_shell_syntax_in_an_input_is_not_executed(deploy: Deploy, typed: str) -> None:
     deployment = deploy("one", prepared=False)
     run = deployment.watch("workflow_dispatch", inputs={"only": typed})
     assert run.results == {"plan": "failure"}
@@ -242,7 +242,7 @@ def test_a_name_that_is_a_command_stays_a_name(deploy: Deploy, typed: str) -> No
 
 
 @pytest.mark.slow
-def test_an_api_that_fails_costs_knowledge_and_no_model(deploy: Deploy) -> None:
+def test_models_are_published_while_the_github_api_fails(deploy: Deploy) -> None:
     deployment = deploy("one")
     deployment.api.fail("/issues", status=502)
     run = deployment.watch()
@@ -267,7 +267,7 @@ def test_a_watchlist_longer_than_a_matrix_is_done_in_two_runs(deploy: Deploy) ->
     assert "later run" in plan.summary
 
 
-def test_an_expired_token_is_said_and_starts_nothing(deploy: Deploy) -> None:
+def test_an_expired_token_is_annotated_and_starts_no_job(deploy: Deploy) -> None:
     deployment = deploy("one", prepared=False)
     deployment.hub.revoke_token(deployment.repository.secrets["HF_TOKEN"])
     run = deployment.watch()

@@ -48,7 +48,7 @@ def test_a_workflow_publishes_with_its_identity_and_no_write_token(trusted: Depl
 
 
 @pytest.mark.slow
-def test_small_files_are_republished_with_the_identity_too(trusted: Deployment) -> None:
+def test_small_files_are_republished_with_the_workflows_identity(trusted: Deployment) -> None:
     trusted.watch()
     create_targets(trusted)
     trusted.hub.seed("lab/one", {"generation_config.json": b'{"do_sample": true, "temperature": 0.25}'})
@@ -59,7 +59,7 @@ def test_small_files_are_republished_with_the_identity_too(trusted: Deployment) 
 
 
 @pytest.mark.slow
-def test_who_is_not_trusted_publishes_nothing_and_learns_what_to_do(trusted: Deployment) -> None:
+def test_an_untrusted_workflow_publishes_nothing_and_its_issue_says_what_to_do(trusted: Deployment) -> None:
     trusted.api.identities.claims["workflow_ref"] = "someone/awq-bot/.github/workflows/other.yml@refs/heads/main"
     run = trusted.watch()
     assert run.job(publish_job("one")).result == "failure"
@@ -69,7 +69,7 @@ def test_who_is_not_trusted_publishes_nothing_and_learns_what_to_do(trusted: Dep
 
 
 @pytest.mark.slow
-def test_on_the_runner_only_the_last_step_sees_the_write_credential(deploy: Deploy) -> None:
+def test_publishing_on_the_runner_shows_the_write_credential_to_the_last_step_only(deploy: Deploy) -> None:
     deployment = deploy("one")
     deployment.repository.variables["AWQ_BOT_PUBLISH_ON"] = "runner"
     run = deployment.watch()
@@ -82,7 +82,7 @@ def test_on_the_runner_only_the_last_step_sees_the_write_credential(deploy: Depl
     assert "1 published" in run.job("report").summary
 
 
-def test_on_the_runner_and_by_identity_together_is_refused(deploy: Deploy) -> None:
+def test_publishing_on_the_runner_with_an_identity_is_refused(deploy: Deploy) -> None:
     deployment = deploy("one", prepared=False)
     deployment.repository.variables |= {"AWQ_BOT_PUBLISH_ON": "runner", "AWQ_BOT_OIDC": "true"}
     run = deployment.watch()

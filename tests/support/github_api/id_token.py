@@ -18,6 +18,7 @@ from typing import Any
 import jwt
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
+from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -52,7 +53,7 @@ def _signing_key(name: str) -> rsa.RSAPrivateKey:
 
 
 def sign(audience: str, claims: Mapping[str, Any] = CLAIMS, *, age_s: float = 0, key: str = "github") -> str:
-    """An id-token (a JWT). age_s: how long ago it was issued; key: another name is somebody else's key."""
+    """An id-token (a JWT). age_s: how long ago it was issued; key: any other name is another issuer's key."""
     issued = int(time.time() - age_s)
     times = {"iat": issued, "nbf": issued, "exp": issued + LIFETIME_S}
     standard = {"iss": ISSUER, "aud": audience, "jti": secrets.token_hex(8)} | times
@@ -81,7 +82,7 @@ def routes(request_token: str, claims: Callable[[], Mapping[str, Any]]) -> list[
 
 
 class IdTokens:
-    """Served on a port of its own. claims: of the job that asks; may be changed while it runs."""
+    """Served on its own port. claims: of the job that asks; may be changed while it runs."""
 
     issuer = ISSUER
 
@@ -106,7 +107,8 @@ class IdTokens:
         }
 
     def __enter__(self) -> IdTokens:
-        self._url = self._stack.enter_context(served(routes(self.request_token, self._claims_of_now)))
+        app = Starlette(routes=routes(self.request_token, self._claims_of_now))
+        self._url = self._stack.enter_context(served(app))
         return self
 
     def __exit__(

@@ -9,7 +9,6 @@ import contextlib
 import itertools
 import re
 import secrets
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,8 +22,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from bot.localhub.app import Connections, Server
 from bot.localhub.middleware import Fault, Faults
+from tests.support.github_api.serving import served
 
 REPOSITORY = "someone/awq-bot"
 ACTIONS = "github-actions[bot]"
@@ -44,7 +43,7 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One request. login: who asked, empty when nobody known."""
+    """One request. login: the account, empty for an unknown token."""
 
     method: str
     path: str
@@ -163,13 +162,7 @@ class GitHubApi:
     # -- running
 
     def __enter__(self) -> GitHubApi:
-        with contextlib.ExitStack() as stack:
-            listening = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=128))
-            self.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-            server = Server(_Door(self, self._app()), Connections())
-            server.start([listening])
-            stack.callback(server.stop)
-            self._stack = stack.pop_all()
+        self.url = self._stack.enter_context(served(_Door(self, self._app())))
         return self
 
     def __exit__(

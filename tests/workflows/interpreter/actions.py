@@ -27,7 +27,7 @@ class Artifact:
 
 
 class Artifacts:
-    """Names are unique in a run, and may be taken over by any of its jobs; ids never change hands."""
+    """Names are unique in a run, and any job may overwrite one; ids are never reused."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -41,7 +41,7 @@ class Artifacts:
         return next(artifact for artifact in self._by_id.values() if artifact.name == name)
 
     def upload(self, name: str, source: Path, *, overwrite: bool) -> Artifact | None:
-        """A folder's content, without its hidden files. None: there was nothing."""
+        """A folder's content, without its hidden files. None: it was empty."""
         inside = [path.relative_to(source) for path in sorted(source.rglob("*")) if path.is_file()]
         files = [path for path in inside if not any(part.startswith(".") for part in path.parts)]
         if not files:
@@ -66,11 +66,11 @@ class Artifacts:
         return artifact_id in self._by_id
 
     def download(self, artifact_id: str, destination: Path) -> None:
-        """Its files right into the folder."""
+        """Its files, into the folder itself."""
         shutil.copytree(self._by_id[artifact_id].folder, destination, dirs_exist_ok=True)
 
     def download_pattern(self, pattern: str, destination: Path) -> None:
-        """Each into a folder of its own name, one alone right into the folder; none is no error."""
+        """Each into a subfolder with its name, a single one into the folder itself; none is not an error."""
         braces = re.fullmatch(r"\{(.*)\}", pattern)
         globs = braces[1].split(",") if braces else [pattern]
         found = [one for one in self._by_id.values() if any(fnmatchcase(one.name, glob) for glob in globs)]

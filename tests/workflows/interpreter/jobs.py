@@ -21,7 +21,7 @@ class RunnerLostError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class StepRecord:
-    """What one `run:` step saw and said. name: with the names of the actions around it."""
+    """The environment and log of one `run:` step. name: with the names of the actions around it."""
 
     job: str
     name: str
@@ -59,7 +59,7 @@ class Scope:
 
 
 class JobRun:
-    """records, annotations, summary: what there is to see of it afterwards."""
+    """records, annotations, summary: its log and page."""
 
     def __init__(self, parser: WorkflowParser, setup: JobSetup) -> None:
         self._parser, self._setup = parser, setup

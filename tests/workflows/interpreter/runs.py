@@ -29,7 +29,7 @@ def start(repository: Repository, file: str, event: str, /, **payload: Any) -> R
 
 
 def steps_with_value(steps: list[StepRecord], value: str) -> set[tuple[str, str]]:
-    """Which steps, by job and name, find a value anywhere in their environment."""
+    """The steps, by job and name, that have a value anywhere in their environment."""
     return {(step.job, step.name) for step in steps if any(value in text for text in step.env.values())}
 
 
@@ -92,7 +92,7 @@ class Run:
         return {name: given.get(name, each.get("default", "")) for name, each in declared.items()}
 
     def _run_level(self, level: Level) -> str:
-        """Its result, for those who need it."""
+        """Returns its result, as `needs` shows it."""
         jobs = level.workflow.jobs
         done: dict[str, dict[str, Any]] = {}
         for job in in_order(jobs):
@@ -197,7 +197,7 @@ def in_order(jobs: tuple[Job, ...]) -> Iterator[Job]:
 
 
 def status_before(job: Job, jobs: Mapping[str, Job], done: Mapping[str, Mapping[str, Any]]) -> str:
-    """What success() and its kin go by before a job: a need that was skipped makes all of them false."""
+    """What success() and failure() go by before a job: a skipped need makes both false."""
     results = {done[name]["result"] for name in _ancestors(job, jobs)}
     if "failure" in results:
         return "failure"
