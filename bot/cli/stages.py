@@ -30,7 +30,7 @@ from bot.hub.publish import opening_note
 from bot.jobs import stages
 from bot.jobs.folder import JobDir
 from bot.jobs.worker import end_with_parent
-from bot.records import Calibration, Failure, Publication, Recipe, TextSource, to_json
+from bot.records import Calibration, Job, Publication, Recipe, Status, TextSource, job_result, to_json
 from bot.text import size
 
 app = typer.Typer(rich_markup_mode="rich")
@@ -172,7 +172,7 @@ def _published_line(publication: Publication) -> str:
 
 
 class _child:  # noqa: N801 - used as a with statement's verb
-    """What fails in a child process is written down for the one that started it. On plain folders nothing is."""
+    """Records a failure of a child process for its parent. On plain folders nothing is recorded."""
 
     def __init__(self, job: Path | None, stage: str) -> None:
         self._job, self._stage = job, stage
@@ -182,19 +182,18 @@ class _child:  # noqa: N801 - used as a with statement's verb
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         problem = error
-        # Nobody is left to be told of a broken pipe.
+        # After a broken pipe no one reads an error message.
         if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
             problem = problem_of(error)
         if not isinstance(problem, BotError):
             return
-        waited_for = "AWQ_BOT_PARENT" in os.environ
-        # A folder without a job, which nobody waits for, is one that somebody mistyped.
-        if self._job is not None and (waited_for or (self._job / "job.json").is_file()):
-            code, message, hint = problem.exit_code, problem.message, problem.hint
-            JobDir(self._job).store(Failure(stage=self._stage, exit_code=code, message=message, hint=hint))
-            if waited_for:
-                # The one that started us says it, once.
-                raise typer.Exit(code) from None
+        job = JobDir(self._job).load(Job) if self._job is not None else None
+        if job is not None and self._job is not None:
+            failed = job_result(job, stage=self._stage, status=Status.FAILED, error=problem)
+            JobDir(self._job).store(failed)
+            if "AWQ_BOT_PARENT" in os.environ:
+                # The parent process prints it, once.
+                raise typer.Exit(problem.exit_code) from None
         raise problem from None
 
 

@@ -1,7 +1,6 @@
-"""What runs in the child processes: calibrate and quantize, evaluate and draw, try a refresh's small files.
+"""What runs in the child processes: calibrate and quantize, evaluate and plot, test a refresh's small files.
 
-Only these functions join calibration, quantize and evaluate. They import them when they are called: AutoAWQ takes
-seconds to import, and only quantizing needs it.
+The only module that joins calibration, quantize and evaluate.
 """
 
 from __future__ import annotations

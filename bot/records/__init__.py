@@ -1,8 +1,8 @@
-"""The frozen records that flow between the rooms, and their JSON.
+"""The frozen records that pass between the packages, and their JSON.
 
 watchlist.yaml -> WatchEntry; Hub -> Upstream, Published; together -> Skip | Candidate -> Job -> Plan;
-Job -> Weights -> CalibrationSet -> QuantizedModel -> Report -> Verdict -> Publication. On GitHub Actions every leg
-leaves a JobResult, and what failed leaves Attempts.
+Job -> Weights -> CalibrationSet -> QuantizedModel -> Report -> Verdict -> Publication. A JobResult
+says how a job ended; failed attempts are counted in Attempts.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from bot.records.hub import (
 )
 from bot.records.plan import Digests, Estimate, Job, JobKind, Plan, Skip
 from bot.records.progress import Progress, no_progress
-from bot.records.result import Attempts, Failure, JobResult, PlanTimes, RunningJob
+from bot.records.result import Attempts, JobResult, PlanTimes, RunningJob, Status, job_result
 from bot.records.serialization import canonical_json, from_json, sha256_of, to_json
 
 __all__ = [
@@ -47,7 +47,6 @@ __all__ = [
     "Details",
     "Digests",
     "Estimate",
-    "Failure",
     "HubFile",
     "Job",
     "JobKind",
@@ -69,6 +68,7 @@ __all__ = [
     "SmallFiles",
     "SourceCount",
     "SourceProvenance",
+    "Status",
     "Tag",
     "TargetState",
     "TensorInfo",
@@ -80,6 +80,7 @@ __all__ = [
     "Weights",
     "canonical_json",
     "from_json",
+    "job_result",
     "no_progress",
     "sha256_of",
     "to_json",

@@ -33,7 +33,7 @@ def test_keepalive_leaves_alone_what_a_person_switched_off(place: Workspace, sta
     ended = place.verb("keepalive")
     assert (ended.code, place.api.enabled) == (0, [])
     [(_, _, message)] = ended.annotations
-    assert message == f"watch.yml was switched off by somebody ({state}), and is left so."
+    assert message == f"watch.yml was disabled by a person ({state}), and stays disabled."
     assert "stays enabled" not in ended.out
 
 
@@ -78,7 +78,7 @@ def test_a_dead_watch_is_one_issue_until_it_is_well_again(place: Workspace) -> N
         assert "9 hours ago" in ended.annotations[0][2]
     [issue] = place.api.open_issues()
     assert "watch.yml" in issue.title
-    assert "is it switched on" in issue.body
+    assert "is it enabled" in issue.body
     a_run(place, 4, 0, "success")
     assert "is well" in place.verb("deadman", "--hours", "6").out
     assert issue.state == "closed"
@@ -104,7 +104,7 @@ def test_a_watch_that_is_paused_is_not_dead(place: Workspace) -> None:
 def test_a_pause_that_the_watch_would_not_see_is_refused(place: Workspace) -> None:
     ended = place.verb("deadman", AWQ_BOT_PAUSED="yes")
     assert ended.code == 2
-    assert ended.annotations[0][2] == "AWQ_BOT_PAUSED is 'yes'%0AIt is `true` or `false`, or not set."
+    assert ended.annotations[0][2] == "AWQ_BOT_PAUSED is 'yes'%0ASet it to `true` or `false`, or delete it."
 
 
 def test_when_github_does_not_answer_nobody_is_declared_dead(place: Workspace) -> None:

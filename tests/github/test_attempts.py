@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bot.github.attempts import after_failure, busy_targets, hold_back, iso, needs_person, overdue, tried_content
+from bot.github.attempts import after_failure, busy_targets, hold_back, iso, needs_person, overdue
 from bot.records import Attempts, Job, Plan, PlanTimes, RunningJob, Skip, Thresholds
 from bot.watch.plan import make_plan
 from tests.support.factories import digests, entry, job
@@ -57,10 +57,10 @@ def test_a_run_is_counted_once() -> None:
 
 def test_what_is_tried_is_the_content_and_the_gate() -> None:
     one = job()
-    assert tried_content(one) == tried_content(job(reason="another reason", tag="another"))
+    assert one.attempt_digest == job(reason="another reason", tag="another").attempt_digest
     looser = replace(one, entry=entry(gate=Thresholds(max_kl=0.5)))
     other = replace(one, digests=replace(digests(), recipe="0" * 64))
-    assert len({tried_content(item) for item in (one, looser, other)}) == 3
+    assert len({item.attempt_digest for item in (one, looser, other)}) == 3
 
 
 def held(jobs: list[Job], **facts: Any) -> Plan:
@@ -68,7 +68,7 @@ def held(jobs: list[Job], **facts: Any) -> Plan:
 
 
 def tried(**fields: Any) -> Attempts:
-    standard: dict[str, Any] = {"target": TARGET, "content": tried_content(job()), "count": 2, "issue": 9}
+    standard: dict[str, Any] = {"target": TARGET, "content": job().attempt_digest, "count": 2, "issue": 9}
     return Attempts(**standard | fields)
 
 
@@ -96,7 +96,7 @@ def test_a_job_waits_for_its_time_or_a_person(attempts: Attempts, runs: bool) ->
 
 def test_the_reason_says_when() -> None:
     [skip] = held([job()], attempts=(tried(count=1, next_try=iso(NOW + HOUR)),)).skipped
-    assert skip.reason == "failed once, next try not before 2026-11-22 04:17 UTC"
+    assert skip.reason == "failed once, next attempt not before 2026-11-22 04:17 UTC"
 
 
 def many(count: int) -> list[Job]:
@@ -113,7 +113,7 @@ def test_a_run_that_does_not_know_what_failed_does_little() -> None:
 
 def test_who_waits_makes_room_for_others_in_a_full_matrix() -> None:
     jobs = many(300)
-    waits = tried(target="quantized/m000-awq", content=tried_content(jobs[0]), waits_for_person=True)
+    waits = tried(target="quantized/m000-awq", content=jobs[0].attempt_digest, waits_for_person=True)
     plan = held(jobs, attempts=(waits,))
     assert (len(plan.jobs), len(plan.deferred), len(plan.skipped)) == (256, 43, 1)
     assert plan.jobs[0].job_id == "m1"

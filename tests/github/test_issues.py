@@ -133,7 +133,7 @@ def test_what_is_watched_no_more_is_closed_by_a_whole_plan_only(place: Workspace
     assert {issue.number for issue in place.api.open_issues()} == {failing.number, watch.number}
     for issue in removed:
         [said] = place.api.comments_on(issue.number)
-        assert "The watchlist does not name it any more." in said
+        assert "It is no longer on the watchlist." in said
         assert "/actions/runs/1" in said
 
 

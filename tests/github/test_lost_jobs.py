@@ -20,7 +20,7 @@ from tests.support.workspace import Workspace
     [
         ("failure", "the runner was lost"),
         ("timed_out", "it took longer than the workflow allows"),
-        ("success", "the job ended well and left no result"),
+        ("success", "the job succeeded and left no result"),
     ],
 )
 def test_a_leg_that_left_no_result_failed(place: Workspace, conclusion: str, said: str) -> None:
@@ -82,7 +82,7 @@ def test_when_github_does_not_answer_nothing_is_counted(place: Workspace) -> Non
     assert ended.code == 0
     assert place.api.issues == {}
     assert "❔ unknown" in ended.summary
-    assert "What became of lost jobs is not known." in ended.summary
+    assert "How jobs without a result ended is not known." in ended.summary
 
 
 def test_an_issue_that_cannot_be_written_is_noted_and_the_page_is_whole(place: Workspace) -> None:
@@ -108,7 +108,7 @@ def test_forged_and_damaged_results_are_named_and_not_believed(place: Workspace)
     (results / "link.json").symlink_to("/etc/hostname")
     ended = place.report()
     assert ended.summary.count("- ") >= 6
-    assert "### Results that were not believed" in ended.summary
+    assert "### Rejected results" in ended.summary
     assert len([item for item in ended.annotations if item[0] == "warning"]) == 6
     assert "✅" not in ended.summary
     assert place.api.issues == {}
@@ -135,7 +135,7 @@ def test_a_result_speaks_for_the_leg_whose_artifact_it_is_and_no_other(place: Wo
     ended = place.report()
     assert "✅" not in ended.summary
     assert [message.rpartition(": ")[2] for level, _, message in ended.annotations] == [
-        "speaks for another leg"
+        "uploaded by a different job"
     ] * 2
 
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from bot.github.attempts import iso, tried_content
+from bot.github.attempts import iso
 from bot.github.issues import mark
 from bot.records import Attempts
 from tests.support.github_api.server import ACTIONS, REPOSITORY, Job
@@ -23,7 +23,7 @@ def remembered(place: Workspace, count: int, next_try: datetime | None, *, autho
     [job] = place.planned()
     tried = Attempts(
         target=job.entry.target,
-        content=tried_content(job),
+        content=job.attempt_digest,
         count=count,
         next_try=iso(next_try) if next_try else None,
     )
@@ -76,7 +76,7 @@ def test_a_scheduled_run_has_all_of_them_empty(place: Workspace) -> None:
     ("variables", "said"),
     [
         ({"AWQ_BOT_PUBLISH_ON": "moon"}, "AWQ_BOT_PUBLISH_ON is 'moon'"),
-        ({"AWQ_BOT_PUBLISH_ON": "runner", "AWQ_BOT_OIDC": "true"}, "Trusted Publishers together"),
+        ({"AWQ_BOT_PUBLISH_ON": "runner", "AWQ_BOT_OIDC": "true"}, "cannot be combined with Trusted Publishers"),
         *(({name: said}, f"{name} is '{said}'") for name in SWITCHES for said in ("1", "yes", "on", " true")),
         ({"AWQ_BOT_ONLY": "lab/other"}, "lab/other is not on watchlist.yaml"),
         ({"AWQ_BOT_ONLY": "$(touch /tmp/x); `id` \n::set-output name=a::b"}, "is not on watchlist.yaml"),
@@ -108,7 +108,7 @@ def test_a_dry_run_starts_nothing_and_says_what_it_would(place: Workspace) -> No
     place.seed("Tiny")
     ended = place.plan("--dry-run")
     assert (ended.outputs["quantize_count"], rows(ended)) == ("0", [])
-    assert "### Would be done" in ended.summary
+    assert "### Would start" in ended.summary
     assert "lab/Tiny" in ended.summary
 
 
@@ -118,7 +118,7 @@ def test_what_failed_waits_for_its_next_try(place: Workspace) -> None:
     number = remembered(place, 2, datetime.now(UTC) + timedelta(hours=5))
     ended = place.plan()
     assert ended.outputs["quantize_count"] == "0"
-    assert "### Waits" in ended.summary
+    assert "### Waiting" in ended.summary
     assert f"[issue {number}](https://github.com/{REPOSITORY}/issues/{number})" in ended.summary
     assert place.plan("--force").outputs["quantize_count"] == "1"
 
@@ -165,7 +165,7 @@ def test_without_an_answer_about_issues_only_four_jobs_are_started(place: Worksp
     assert ended.code == 0, ended.err
     assert ended.outputs["quantize_count"] == "4"
     assert "no more than 4 jobs are started" in ended.summary
-    assert "GitHub keeps failing, after 4 tries" in ended.summary
+    assert "GitHub keeps failing, after 4 attempts" in ended.summary
 
 
 def test_no_more_releases_are_under_way_than_the_variable_says(place: Workspace) -> None:
@@ -273,7 +273,7 @@ def test_the_heartbeat_is_asked_for_after_a_good_plan_only(place: Workspace) -> 
 def test_a_plan_in_which_everything_was_refused_is_no_good_plan(place: Workspace) -> None:
     place.watch("lab/missing", "lab/gone")
     [(level, _, message)] = place.plan(AWQ_BOT_HEARTBEAT_URL=f"{place.hub.endpoint}/heartbeat").annotations
-    assert (level, message) == ("warning", "every model was refused, so the heartbeat URL is not asked for")
+    assert (level, message) == ("warning", "every model was refused, so the heartbeat URL is not requested")
     assert not [request for request in place.hub.requests if request.path == "/heartbeat"]
 
 

@@ -9,7 +9,6 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from bot.errors import ERRORS_BY_EXIT_CODE
-from bot.github.attempts import tried_content
 from bot.github.issues import code_name, mark, read_mark
 from bot.records import Attempts, Publication
 from tests.support.factories import HEAD, report
@@ -61,7 +60,7 @@ def test_a_failure_opens_one_issue_and_is_counted_four_times(place: Workspace) -
     assert count(issue).waits_for_person
     assert len(place.api.issues) == 1
     assert place.api.comments_on(issue.number) != []
-    assert "Nothing more is tried" in issue.body
+    assert "There are no more attempts" in issue.body
     # Whoever looks at it in vain does not hear of it again and again.
     failed(place, 5)
     assert len(place.api.comments_on(issue.number)) == 1
@@ -144,7 +143,7 @@ def test_closing_by_hand_starts_anew(place: Workspace) -> None:
 def test_a_forged_mark_of_somebody_else_counts_for_nothing(place: Workspace, author: str) -> None:
     planned(place)
     [job] = place.planned()
-    forged = Attempts(target=TARGET, content=tried_content(job), count=4)
+    forged = Attempts(target=TARGET, content=job.attempt_digest, count=4)
     theirs = place.api.open_issue(author, "awq-bot: it failed", mark(forged))
     place.leave(job)
     place.report()
@@ -182,7 +181,7 @@ def test_one_failing_model_is_told_apart_from_what_was_published(place: Workspac
     for job in fine:
         place.leave(job, status="unchanged", exit_code=0, message="", hint="", report=report())
     ended = place.report()
-    assert "## 2 was there already, 1 failed" in ended.summary
+    assert "## 2 already published, 1 failed" in ended.summary
     assert ended.summary.count("| 0.0123 | 93.5&nbsp;% | 16.00&nbsp;→&nbsp;16.40 | 4.16 |") == 2
     [issue] = place.api.open_issues()
     assert "quantized/Other-awq" in issue.title

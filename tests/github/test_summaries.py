@@ -7,9 +7,9 @@ from html.parser import HTMLParser
 import pytest
 from markdown_it import MarkdownIt
 
-from bot.github.attempts import hold_back, tried_content
+from bot.github.attempts import hold_back
 from bot.github.environment import MOST_SUMMARY_BYTES
-from bot.github.results import endings
+from bot.github.results import final_results
 from bot.github.summaries import (
     card_preview,
     failure_text,
@@ -19,7 +19,7 @@ from bot.github.summaries import (
     report_page,
     trouble_text,
 )
-from bot.records import Attempts, Job, JobResult, RunningJob, Skip
+from bot.records import Attempts, Job, JobResult, RunningJob, Skip, Status
 from bot.text import quiet_code
 from bot.watch.plan import make_plan
 from tests.github.test_attempts import NOW, many
@@ -71,9 +71,9 @@ def result(of: Job, text: str) -> JobResult:
         job_id=of.job_id,
         target=of.entry.target,
         repo_id=text,
-        content=tried_content(of),
+        content=of.attempt_digest,
         stage="quantize",
-        status="failed",
+        status=Status.FAILED,
         exit_code=6,
         message=text,
         hint=text,
@@ -88,12 +88,12 @@ def every_page(text: str) -> dict[str, str]:
         Skip(entry=entry(repo_id="lab/Third"), reason=text, hint=text, blocked=True),
     ]
     lost = [RunningJob(stage="quantize", target=made.entry.target, status="completed", conclusion="failure")]
-    [ending] = endings([made], [result(made, text)], lost)
+    [ended] = final_results([made], [result(made, text)], lost)
     return {
         "plan": plan_page(make_plan([made, *skips]), endpoint=HUB, notes=[text]),
         "job": job_page(made, result(made, text), endpoint=HUB),
-        "report": report_page([ending], endpoint=HUB, issues={}, forged=[text], notes=[text]),
-        "issue": failure_text(ending, Attempts(target="a/b", content="c", count=1), endpoint=HUB, run_url=""),
+        "report": report_page([ended], endpoint=HUB, issues={}, rejected=[text], notes=[text]),
+        "issue": failure_text(made, ended, Attempts(target="a/b", content="c", count=1), endpoint=HUB, run_url=""),
         "refusal": refusal_text(skips[0], endpoint=HUB, run_url=""),
         "trouble": trouble_text("Nothing is watched.", [(text, text)], run_url=""),
     }
@@ -130,14 +130,14 @@ def test_a_full_matrix_says_what_is_left_for_the_next_run() -> None:
     plan = hold_back(make_plan(many(300)), attempts=(), now=NOW)
     text = plan_page(plan, endpoint=HUB)
     assert "**256 to quantize**, 44 waiting." in text
-    assert text.count("beyond what is under way at once") == 20
-    assert "and 24 more that later runs take" in text
+    assert text.count("beyond the number of jobs at once") == 20
+    assert "and 24 more for later runs" in text
     assert len(text.encode()) < MOST_SUMMARY_BYTES
 
 
 def test_the_headline_adds_up_what_is_needed() -> None:
     text = plan_page(make_plan([job(), job(entry(target="a/b"))]), endpoint=HUB)
-    assert "In all about 20 min 00 s of GPU time and 16.0 GB to download" in text
+    assert "Estimated in total: 20 min 00 s of GPU time, 16.0 GB to download" in text
 
 
 def test_a_card_on_another_page_has_whole_links_and_no_pictures() -> None:

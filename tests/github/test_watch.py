@@ -16,7 +16,7 @@ from bot.files import describe_file
 from bot.github.matrix import timeout_minutes
 from bot.jobs import stages
 from bot.jobs.folder import JobDir
-from bot.jobs.handover import accepted
+from bot.jobs.handover import checked_artifact
 from bot.localhub import HubError
 from bot.records import Card, Job, JobResult, PublishedFile, QuantizedModel, Recipe, from_json
 from tests.support.forgery import rendered, rerecorded, with_report
@@ -92,7 +92,7 @@ def test_the_quantize_leg_hands_over_the_model_and_nothing_of_the_source(watch: 
     records = {"job.json", "weights.json", "quantized.json", "report.json", "card.json"}
     assert there == records | {"quantized", "card"}
     result = watch.result("results")
-    assert (result.status, result.stage, result.target) == ("quantized", "quantize", TARGET)
+    assert (result.status, result.stage, result.target) == ("ready", "quantize", TARGET)
     assert result.report is not None
 
 
@@ -115,7 +115,7 @@ SPOILED: list[tuple[str, Callable[[Path], object], str]] = [
     ("a linked folder", lambda path: (path / "more").symlink_to("/etc"), "neither a file nor a folder"),
     ("something beside it", lambda path: (path / "run.sh").write_text("true"), "does not belong there"),
     ("a damaged record", lambda path: (path / "report.json").write_text("{}"), "missing or damaged"),
-    ("no job", lambda path: (path / "job.json").unlink(), "another job"),
+    ("no job", lambda path: (path / "job.json").unlink(), "a different job"),
 ]
 
 
@@ -174,7 +174,7 @@ def test_a_picture_cannot_bring_words_of_its_own_onto_the_card(
 ) -> None:
     forged = rendered(with_report(copy, pictures=("assets/error-by-layer.png", *pictures)))
     assert pictures[0] in (forged / "card" / "README.md").read_text()
-    refused(watch, forged, "is no picture that it holds")
+    refused(watch, forged, "is not one of its pictures")
 
 
 @pytest.mark.parametrize("said", ["`\n\n# Buy [this](https://evil.example)\n\n`", "5E" * 32, "5e" * 31, ""])
@@ -183,17 +183,17 @@ def test_a_hash_cannot_bring_words_of_its_own_onto_the_card(watch: Watch, copy: 
     quantized = jobdir.load(QuantizedModel)
     assert quantized is not None
     jobdir.store(replace(quantized, calibration=replace(quantized.calibration, sha256=said)))
-    refused(watch, rendered(jobdir), "the sha256 of its calibration is none")
+    refused(watch, rendered(jobdir), "the sha256 of its calibration is not a sha256")
 
 
 def test_a_hash_cannot_bring_words_of_its_own_into_the_provenance(watch: Watch, copy: Path) -> None:
-    refused(watch, rendered(with_report(copy, text_sha256="any words")), "the sha256 of its text is none")
+    refused(watch, rendered(with_report(copy, text_sha256="any words")), "the sha256 of its text is not a sha256")
 
 
 def test_a_forger_who_forges_nothing_is_believed(watch: Watch, copy: Path) -> None:
     originals = watch.runner.root / "plan" / "originals" / watch.job.job_id
     forged = rendered(JobDir(copy))
-    assert accepted(watch.job, forged, originals).path == forged
+    assert checked_artifact(watch.job, forged, originals).path == forged
 
 
 def test_a_card_with_other_figures_than_the_records_is_refused(watch: Watch, copy: Path) -> None:
@@ -211,7 +211,7 @@ def test_a_recipe_that_nobody_asked_for_is_refused(watch: Watch, copy: Path) -> 
     quantized = jobdir.load(QuantizedModel)
     assert quantized is not None
     jobdir.store(replace(quantized, recipe=Recipe(group_size=64)))
-    refused(watch, copy, "its recipe is not the one")
+    refused(watch, copy, "its recipe is not the planned one")
 
 
 def test_provenance_that_names_something_else_is_refused(watch: Watch, copy: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from bot.errors import EnvironmentProblem, WatchlistError
+from bot.errors import EnvironmentProblem, QuantizationError, WatchlistError
 from bot.files import write_atomic
 from bot.jobs.folder import (
     JobDir,
@@ -25,11 +25,26 @@ from bot.jobs.folder import (
     quantize_inputs,
     tool_versions,
 )
-from bot.records import Calibration, Card, Failure, Job, Publication, QuantizedModel, Recipe, Report, Weights
+from bot.records import (
+    Calibration,
+    Card,
+    Job,
+    JobResult,
+    Publication,
+    QuantizedModel,
+    Recipe,
+    Report,
+    Status,
+    Weights,
+    job_result,
+)
 from tests.support.factories import entry, job, published_file, quantized, report, upstream, weights, with_file
 
 PUBLICATION = Publication(
     repo_id="quantized/Tiny-awq", sha="ab" * 20, tag="t", url="http://x", private=False, new=True, duration_s=1.5
+)
+FAILED = job_result(
+    job(), stage="quantize", status=Status.FAILED, error=QuantizationError("layer 3: «NaN»", hint="h")
 )
 RECORDS = [
     job(),
@@ -39,7 +54,7 @@ RECORDS = [
     report(kl_p99=math.inf),
     Card(files=(published_file("README.md"),)),
     PUBLICATION,
-    Failure(stage="quantize", exit_code=5, message="layer 3: «NaN»", hint=""),
+    FAILED,
 ]
 
 
@@ -122,10 +137,10 @@ def test_a_record_that_cannot_be_read_is_told_apart_from_one_that_is_not_there(j
 
 
 def test_forgetting_what_is_not_there_is_fine(jobdir: JobDir) -> None:
-    jobdir.forget(Failure)
-    jobdir.store(Failure(stage="quantize", exit_code=5, message="x", hint=""))
-    jobdir.forget(Failure)
-    assert jobdir.load(Failure) is None
+    jobdir.forget(JobResult)
+    jobdir.store(FAILED)
+    jobdir.forget(JobResult)
+    assert jobdir.load(JobResult) is None
 
 
 # --- writing ------------------------------------------------------------------------------------------------
@@ -246,10 +261,10 @@ def test_clearing_gives_the_space_back_and_keeps_what_was_found_out(jobdir: JobD
     assert {path.name for path in jobdir.path.iterdir()} == {
         "card",
         "card.json",
-        "failure.json",
         "job.json",
         "publication.json",
         "report.json",
+        "result.json",
     }
     # What the space was given back from must not count as done.
     assert jobdir.load(Weights) is None

@@ -14,7 +14,7 @@ from bot.errors import PublishError
 from bot.files import describe_file
 from bot.jobs import stages
 from bot.jobs.folder import JobDir
-from bot.jobs.handover import accepted
+from bot.jobs.handover import checked_artifact
 from bot.records import Card, Job
 from tests.support import factories
 
@@ -72,9 +72,9 @@ def make(job: Job, tmp_path: Path) -> Make:
     return made
 
 
-def test_what_was_asked_for_is_accepted(job: Job, make: Make, originals: Path) -> None:
+def test_what_was_asked_for_is_checked_artifact(job: Job, make: Make, originals: Path) -> None:
     jobdir = make()
-    assert accepted(job, jobdir.path, originals).path == jobdir.path
+    assert checked_artifact(job, jobdir.path, originals).path == jobdir.path
 
 
 @pytest.mark.parametrize(
@@ -85,8 +85,8 @@ def test_calibration_that_nobody_asked_for_is_refused(
 ) -> None:
     """Its card and its provenance say so themselves."""
     jobdir = make(**calibration)
-    with pytest.raises(PublishError, match="its calibration is not the one that was asked for"):
-        accepted(job, jobdir.path, originals)
+    with pytest.raises(PublishError, match="its calibration is not the planned one"):
+        checked_artifact(job, jobdir.path, originals)
 
 
 @pytest.mark.parametrize("path", ["README.md", "config.json", "provenance.json"])
@@ -100,4 +100,4 @@ def test_file_that_every_release_needs_is_missed_though_nothing_records_it(
     (folder / path).unlink()
     jobdir.store(Card(files=tuple(file for file in made.files if file.path != path)))
     with pytest.raises(PublishError, match=f"'{path}' is missing"):
-        accepted(job, jobdir.path, originals)
+        checked_artifact(job, jobdir.path, originals)

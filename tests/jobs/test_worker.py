@@ -16,6 +16,8 @@ import pytest
 from bot.errors import QuantizationError, WatchlistError
 from bot.jobs.folder import JobDir
 from bot.jobs.worker import child_environment, run_child
+from bot.records import JobResult
+from tests.support import factories
 
 SECRETS = {
     "HF_TOKEN": "hf_read",
@@ -40,9 +42,19 @@ def test_a_child_sees_no_secret_and_no_network_of_the_hub(tmp_path: Path, monkey
 
 
 def test_the_error_of_a_child_is_raised_with_its_hint(tmp_path: Path) -> None:
-    with pytest.raises(WatchlistError, match=r"no job\.json") as caught:
+    jobdir = JobDir(tmp_path)
+    jobdir.store(factories.job())
+    with pytest.raises(WatchlistError, match="nothing pulled yet") as caught:
+        run_child("quantize", jobdir)
+    assert "awq-bot pull" in caught.value.hint
+    recorded = jobdir.load(JobResult)
+    assert recorded is not None
+    assert (recorded.stage, recorded.status, recorded.exit_code) == ("quantize", "failed", 2)
+
+
+def test_a_child_that_records_no_error_is_named_with_its_code(tmp_path: Path) -> None:
+    with pytest.raises(QuantizationError, match="quantize ended with code 2"):
         run_child("quantize", JobDir(tmp_path))
-    assert "awq-bot run" in caught.value.hint
 
 
 def test_a_child_that_is_killed_is_told_by_its_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,7 +62,7 @@ def test_a_child_that_is_killed_is_told_by_its_signal(tmp_path: Path, monkeypatc
     script.write_text("#!/bin/sh\nkill -9 $$\n")
     script.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(script))
-    with pytest.raises(QuantizationError, match="ended by SIGKILL") as caught:
+    with pytest.raises(QuantizationError, match="killed by SIGKILL") as caught:
         run_child("quantize", JobDir(tmp_path))
     assert "memory" in caught.value.hint
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bot.github.attempts import tried_content
 from bot.localhub import LocalHub
 from bot.records import Job, JobResult, Plan, from_json, to_json
 from tests.support.factories import layer_tensors
@@ -56,7 +55,7 @@ class Workspace:
             "job_id": job.job_id,
             "target": job.entry.target,
             "repo_id": job.entry.repo_id,
-            "content": tried_content(job),
+            "content": job.attempt_digest,
             "stage": "quantize",
             "status": "failed",
             "exit_code": 5,

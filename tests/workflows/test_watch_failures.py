@@ -199,7 +199,7 @@ def test_a_runner_that_puts_another_plan_in_the_plans_place_publishes_nothing(de
 
 
 @pytest.mark.slow
-def test_a_forged_result_is_reported_and_not_believed(deploy: Deploy) -> None:
+def test_a_forged_result_is_rejected_and_reported(deploy: Deploy) -> None:
     here = deploy("one")
     here.write_watchlist("one", gate="  gate: {max_kl: 0.000001, min_top1: 0.6, max_perplexity_ratio: 1.4}")
     here.prepare()
@@ -210,7 +210,7 @@ def test_a_forged_result_is_reported_and_not_believed(deploy: Deploy) -> None:
 
     here.repository.before_step = at(leg("quantize", "one"), "Quantize / Hand on the result", forge)
     run = here.watch()
-    assert any("not believed" in text for text in run.job("report").annotations)
+    assert any("A result was rejected" in text for text in run.job("report").annotations)
     assert not here.is_published("one")
     assert only_issue(here).state == "open"
 
