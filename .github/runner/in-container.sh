@@ -4,10 +4,10 @@ set -euo pipefail
 
 readonly NAME="awq-bot-runner"
 
-# What a power cut left behind; most times there is nothing. If Docker itself fails, the next line says so.
+# A container that a power cut left behind; usually there is none. If Docker itself fails, so does the next line.
 docker rm --force "$NAME" >/dev/null 2>&1 || true
 
-# The name alone: its value must be in nobody's list of processes.
+# Only the name: the value must not appear in the list of processes.
 exec docker run --rm --init --name "$NAME" \
     --gpus all --shm-size 2g --pids-limit 8192 \
     --cap-drop ALL --security-opt no-new-privileges \

@@ -90,11 +90,12 @@ def plan(
 ) -> None:
     """Plan a run: write OUT/plan.json and OUT/JOB_ID.json for each job, and set the matrices of the jobs to start.
 
-    Leaves out what another run works on and, without --force, what failed and waits. With AWQ_BOT_PAUSED=true no
-    plan is made.
+    Leaves out what another run works on and, without --force, what failed and
+    waits. With AWQ_BOT_PAUSED=true no plan is made.
 
-    Outputs: quantize and refresh (matrices of job_id, target, runs_on, timeout_minutes), quantize_count,
-    refresh_count. Exit code 2 if the watchlist has mistakes; each is annotated on its line.
+    Outputs: quantize and refresh (matrices of job_id, target, runs_on,
+    timeout_minutes), quantize_count, refresh_count. Exit code 2 if the watchlist
+    has mistakes; each is annotated on its line.
 
     Example: [bold]awq-bot actions plan --watchlist watchlist.yaml --out plan[/]
     """
@@ -145,7 +146,8 @@ def quantize(
 ) -> None:
     """Run a release job up to publishing: pull, quantize, evaluate, card. Needs a GPU, and no write token.
 
-    Succeeds if another run has published it already. The result is written to RESULTS, also after a failure.
+    Succeeds if another run has published it already. The result is written to
+    RESULTS, also after a failure.
 
     Outputs: publish (true or false), artifact (the folder for `publish`).
 
@@ -170,8 +172,8 @@ def publish(
 ) -> None:
     """Check what `quantize` wrote against the plan, and publish it. Needs a write token, and no GPU.
 
-    Exit code 7 if the artifact is not what the plan asks for. Without an artifact it succeeds and writes no
-    result. Does nothing if it is published already.
+    Exit code 7 if the artifact is not what the plan asks for. Without an artifact
+    it succeeds and writes no result. Does nothing if it is published already.
 
     Example: [bold]awq-bot actions publish --plan plan --job-id ID --artifact artifact --results results[/]
     """
@@ -217,8 +219,8 @@ def report(
 ) -> None:
     """Summarize how the run ended, and open, update or close the issues about failures. Always exits with 0.
 
-    For a job without a result GitHub's API is asked: a lost runner, a missing runner and a timeout are failures; a
-    job that a person cancelled is not.
+    For a job without a result GitHub's API is asked: a lost runner, a missing
+    runner and a timeout are failures; a job that a person cancelled is not.
 
     Example: [bold]awq-bot actions report --plan plan --results results[/]
     """

@@ -24,8 +24,8 @@ WorkflowOption = Annotated[str, typer.Option("--workflow", help="The file name o
 def keepalive(workflow: WorkflowOption = "watch.yml") -> None:
     """Keep GitHub from disabling the schedule after 60 days without activity. Makes no commit.
 
-    Needs `actions: write`. If GitHub does not answer, that is only a warning. A workflow that a person disabled
-    stays disabled.
+    Needs `actions: write`. If GitHub does not answer, that is only a warning. A
+    workflow that a person disabled stays disabled.
 
     Example: [bold]awq-bot actions keepalive --workflow watch.yml[/]
     """
@@ -43,7 +43,7 @@ def deadman(
         bool, typer.Option("--paused", help="The watch is paused on purpose. Same as AWQ_BOT_PAUSED=true.")
     ] = False,
 ) -> None:
-    """Open an issue when no plan has been made for too long, and close it after the next one. Run it elsewhere.
+    """Open an issue while the last good plan is too old. To be run by another workflow than the watch.
 
     Example: [bold]awq-bot actions deadman --workflow watch.yml --hours 6[/]
     """
@@ -62,8 +62,9 @@ def deadman(
 def comment(watchlist: WatchlistOption = Path("watchlist.yaml")) -> None:
     """Show what a pull request's watchlist would do: in the step's summary, and in one comment.
 
-    Exit code 2 if the watchlist has mistakes; each is annotated on its line. Downloads no weights and needs no
-    secret. A pull request from a fork gets no comment, because its token cannot write.
+    Exit code 2 if the watchlist has mistakes; each is annotated on its line.
+    Downloads no weights and needs no secret. A pull request from a fork gets no
+    comment, because its token cannot write.
 
     Example: [bold]awq-bot actions comment --watchlist watchlist.yaml[/]
     """

@@ -70,7 +70,7 @@ def test_the_read_token_is_seen_by_the_steps_that_read_the_hub(first: Watched) -
         *(
             (job, step)
             for job in (QUANTIZE_ONE, QUANTIZE_TWO)
-            for step in ("Look at this machine", "Quantize / Work it off")
+            for step in ("Check this machine", "Quantize / Run the job")
         ),
         *((job, "Publish / Publish") for job in (PUBLISH_ONE, PUBLISH_TWO)),
     }
@@ -139,7 +139,7 @@ def test_changed_small_files_are_republished_without_a_gpu(first: Watched) -> No
     run = first.here.watch()
     assert run.results == {"plan": "success", f"refresh {ONE}": "success", "report": "success"}
     assert run.job(f"refresh {ONE}").labels == ("ubuntu-latest",)
-    assert seeing(run.steps, first.here.write_token) == {(f"refresh {ONE}", "Refresh / Work it off")}
+    assert seeing(run.steps, first.here.write_token) == {(f"refresh {ONE}", "Refresh / Run the job")}
     after = first.here.hub.files(ONE)
     changed = {path for path in before if before[path] != after[path]}
     assert changed == {"generation_config.json", "README.md", "provenance.json"}

@@ -95,7 +95,7 @@ def test_a_missed_gate_publishes_nothing_and_says_which_figure(deploy: Deploy) -
 
 def test_a_runner_that_dies_is_found_out_by_the_report(deploy: Deploy) -> None:
     here = deploy("one", prepared=False)
-    here.repository.before_step = at(leg("quantize", "one"), "Quantize / Work it off", lose_runner)
+    here.repository.before_step = at(leg("quantize", "one"), "Quantize / Run the job", lose_runner)
     run = here.watch()
     assert run.results == {"plan": "success", leg("quantize", "one"): "failure", "report": "success"}
     assert [name for name in run.artifacts.names() if name.startswith("result")] == []
@@ -108,7 +108,7 @@ def test_a_runner_without_a_gpu_is_told_before_anything_is_pulled(deploy: Deploy
     here = deploy("one", prepared=False)
     here.repository.gpu_machine["PATH"] = here.repository.machine["PATH"]
     run = here.watch()
-    assert [step.name for step in run.job(leg("quantize", "one")).steps] == ["Look at this machine"]
+    assert [step.name for step in run.job(leg("quantize", "one")).steps] == ["Check this machine"]
     assert "Install the NVIDIA driver" in run.job(leg("quantize", "one")).steps[0].log
     assert failed(run) == [leg("quantize", "one")]
     assert not here.volume.exists()
@@ -139,7 +139,7 @@ def test_a_run_leaves_alone_what_another_one_works_on(deploy: Deploy) -> None:
     here = deploy("one")
     others: list[Run] = []
     here.repository.before_step = at(
-        leg("quantize", "one"), "Quantize / Work it off", lambda: others.append(here.watch())
+        leg("quantize", "one"), "Quantize / Run the job", lambda: others.append(here.watch())
     )
     run = here.watch()
     assert others[0].results == PLAN_ALONE
@@ -171,7 +171,7 @@ def test_a_model_that_was_changed_on_its_way_is_not_published(deploy: Deploy) ->
         [tokenizer] = here.volume.glob("*/quantized/tokenizer.json")
         tokenizer.write_text("{}")
 
-    here.repository.before_step = at(leg("quantize", "one"), "Quantize / Hand on the quantized model", change)
+    here.repository.before_step = at(leg("quantize", "one"), "Quantize / Upload the quantized model", change)
     run = here.watch()
     assert failed(run) == [leg("publish", "one")]
     assert not here.is_published("one")
@@ -191,7 +191,7 @@ def test_a_runner_that_puts_another_plan_in_the_plans_place_publishes_nothing(de
             path.write_text(path.read_text().replace(target("one"), "quantized/stolen-awq"))
         runs[0].artifacts.upload("plan", forged, overwrite=True)
 
-    here.repository.before_step = at(leg("quantize", "one"), "Quantize / Hand on the result", forge)
+    here.repository.before_step = at(leg("quantize", "one"), "Quantize / Upload the result", forge)
     run = here.watch()
     assert leg("publish", "one") in failed(run)
     assert not here.is_published("one")
@@ -208,7 +208,7 @@ def test_a_forged_result_is_rejected_and_reported(deploy: Deploy) -> None:
         [result] = here.repository.root.glob("run-*/*/work/results/*/*.json")
         result.write_text(result.read_text().replace('"failed"', '"published"'))
 
-    here.repository.before_step = at(leg("quantize", "one"), "Quantize / Hand on the result", forge)
+    here.repository.before_step = at(leg("quantize", "one"), "Quantize / Upload the result", forge)
     run = here.watch()
     assert any("A result was rejected" in text for text in run.job("report").annotations)
     assert not here.is_published("one")
