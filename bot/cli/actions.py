@@ -36,20 +36,27 @@ from bot.jobs import pipeline
 from bot.records import Job, JobKind, JobResult, Plan
 from bot.watch import watchlist as watchlists
 
-app = typer.Typer(
-    name="actions",
-    no_args_is_help=True,
-    rich_markup_mode="rich",
-    help="The commands that the GitHub workflows run.\n\n"
-    "They read HF_ENDPOINT, HF_TOKEN and HF_WRITE_TOKEN; GITHUB_TOKEN, to read and write issues; and the variables"
-    " that GitHub Actions sets. To go through a watch by hand, run [bold]awq-bot actions plan --out plan[/], then"
-    " [bold]quantize[/] and [bold]publish[/] with [bold]--plan plan --job-id ID[/], then [bold]report[/].",
-)
+app = typer.Typer(name="actions", invoke_without_command=True, rich_markup_mode="rich")
 
 PlanOption = Annotated[Path, typer.Option("--plan", help="The folder that `plan` wrote.")]
 JobIdOption = Annotated[str, typer.Option("--job-id", help="A job of the plan.")]
 WorkOption = Annotated[Path, typer.Option("--work", help="Folder for the files of jobs, on a large disk.")]
 ResultsOption = Annotated[Path, typer.Option("--results", help="Folder for the results of jobs.")]
+
+
+@app.callback()
+def commands(context: typer.Context) -> None:
+    """The commands that the GitHub workflows run.
+
+    They read HF_ENDPOINT, HF_TOKEN and HF_WRITE_TOKEN; GITHUB_TOKEN, to read and
+    write issues; and the variables that GitHub Actions sets.
+
+    To go through a watch by hand, run [bold]awq-bot actions plan --out plan[/], then
+    [bold]quantize[/] and [bold]publish[/] with [bold]--plan plan --job-id ID[/], then [bold]report[/].
+    """
+    if context.invoked_subcommand is None:
+        out.print(context.get_help(), markup=False)
+        raise typer.Exit
 
 
 # --- the jobs of watch.yml -----------------------------------------------------------------------------------
