@@ -113,7 +113,7 @@ def plan(
         oidc = oidc or switched_on("AWQ_BOT_OIDC")
         where, hub = publishing_place(publish_on, oidc=oidc), Hub.from_environment()
         entries = watchlists.select(watched(watchlist, tracker), only or None, path=watchlist)
-        made = plan_run(
+        planned = plan_run(
             hub,
             entries,
             tracker,
@@ -124,14 +124,14 @@ def plan(
             most_releases=most_jobs,
         )
         if not dry_run:
-            made = with_originals(hub, made, folder)
-        store_plan(folder, made)
-        step.outputs(outputs(replace(made, jobs=()) if dry_run else made))
-        tracker.close_resolved(made, whole=not only)
+            planned = with_originals(hub, planned, folder)
+        store_plan(folder, planned)
+        step.outputs(outputs(replace(planned, jobs=()) if dry_run else planned))
+        tracker.close_resolved(planned, whole=not only)
         if not dry_run:
-            tracker.report_refusals(made, endpoint=hub.endpoint)
+            tracker.report_refusals(planned, endpoint=hub.endpoint)
         page = plan_page(
-            made,
+            planned,
             endpoint=hub.endpoint,
             dry_run=dry_run,
             notes=tracker.notes,
@@ -139,8 +139,8 @@ def plan(
             issues_url=step.actions.issues_url,
         )
         step.page(page)
-        out.print(terminal.plan_table(made))
-        _beat(step, heartbeat_url, made)
+        out.print(terminal.plan_table(planned))
+        _beat(step, heartbeat_url, planned)
 
 
 @app.command()
@@ -161,13 +161,13 @@ def quantize(
     Example: [bold]awq-bot actions quantize --plan plan --job-id ID --work /mnt/big-disk --results results[/]
     """
     with Step("Quantizing failed") as step:
-        job, made = _job(folder, job_id, release=True), work / job_id
+        job, jobdir = _job(folder, job_id, release=True), work / job_id
 
         def prepare() -> JobResult:
             return pipeline.prepare_job(job_context(work, watchlist.parent, terminal.Bars(err)), job)
 
-        result = run_stage(step, "quantize", job, prepare, results=results, folder=made)
-        step.outputs({"publish": result.publication is None, "artifact": str(made)})
+        result = run_stage(step, "quantize", job, prepare, results=results, folder=jobdir)
+        step.outputs({"publish": result.publication is None, "artifact": str(jobdir)})
 
 
 @app.command()
@@ -232,15 +232,15 @@ def report(
     Example: [bold]awq-bot actions report --plan plan --results results[/]
     """
     with Step("The report failed") as step:
-        made = read_plan(folder)
-        if made is None:
+        planned = read_plan(folder)
+        if planned is None:
             out.print("no plan was made, so there is nothing to report")
             return
-        found, rejected = read_results(results, made)
+        found, rejected = read_results(results, planned)
         endpoint = Hub.from_environment().endpoint
         with IssueTracker(step.actions) as tracker:
-            ended = final_results(made.jobs, found, tracker.own_jobs() if made.jobs else ())
-            lines = tracker.report_results(made.jobs, ended, endpoint=endpoint, now=_now())
+            ended = final_results(planned.jobs, found, tracker.own_jobs() if planned.jobs else ())
+            lines = tracker.report_results(planned.jobs, ended, endpoint=endpoint, now=_now())
         for line in rejected:
             step.annotate("warning", line, title="A result was rejected")
         step.page(report_page(ended, endpoint=endpoint, issues=lines, rejected=rejected, notes=tracker.notes))
@@ -262,10 +262,10 @@ def _job(folder: Path, job_id: str, *, release: bool) -> Job:
     return job
 
 
-def _beat(step: Step, url: str, made: Plan) -> None:
+def _beat(step: Step, url: str, planned: Plan) -> None:
     if not url:
         return
-    if all_refused(made):
+    if all_refused(planned):
         step.annotate("warning", "every model was refused, so the heartbeat URL is not requested")
     elif not beat(url):
         step.annotate("warning", "the heartbeat URL did not answer")

@@ -66,11 +66,11 @@ def plan_run(
     return hold_back(found, attempts=attempts, running=running, now=now, force=force, most_releases=most_releases)
 
 
-def with_originals(hub: Hub, made: Plan, folder: Path) -> Plan:
+def with_originals(hub: Hub, plan: Plan, folder: Path) -> Plan:
     """The plan, without jobs whose originals cannot be pulled. They go to `folder`, for `publish` to compare."""
     kept: list[Job] = []
     lost: list[Skip] = []
-    for job in made.jobs:
+    for job in plan.jobs:
         try:
             if job.kind is JobKind.RELEASE:
                 pipeline.pull_originals(hub, job, originals_of(folder, job.job_id))
@@ -78,7 +78,7 @@ def with_originals(hub: Hub, made: Plan, folder: Path) -> Plan:
         except BotError as error:
             skip = Skip(entry=job.entry, reason=error.message, hint=error.hint, blocked=True)
             lost.append(replace(skip, exit_code=error.exit_code))
-    return replace(made, jobs=tuple(kept), skipped=(*made.skipped, *lost))
+    return replace(plan, jobs=tuple(kept), skipped=(*plan.skipped, *lost))
 
 
 def switched_on(name: str) -> bool:
@@ -104,9 +104,9 @@ def publishing_place(where: str, *, oidc: bool) -> str:
     return where or "hosted"
 
 
-def outputs(made: Plan) -> dict[str, object]:
+def outputs(plan: Plan) -> dict[str, object]:
     """For the jobs that follow: a matrix and a count of jobs that need a GPU, and of jobs that do not."""
     values: dict[str, object] = {}
-    for name, rows in matrices(made).items():
+    for name, rows in matrices(plan).items():
         values |= {name: {"include": rows}, f"{name}_count": len(rows)}
     return values

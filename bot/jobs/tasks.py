@@ -55,8 +55,8 @@ def quantize_folder(
 ) -> QuantizedModel:
     """A model folder in, a complete AWQ folder out.
 
-    texts: where the calibration's files lie. layers: keeps one file per layer. If None, they lie beside `out` and
-    are removed, and `out` is a person's own: replaced only where nothing is lost.
+    texts: the folder of the calibration files. layers: a folder for one file per layer. If None, they are written
+    beside `out` and removed, and `out` is a person's folder: it is only replaced where nothing is lost.
     """
     own = layers is None
     # transformers would blame the tokenizer for a broken config.json, or look for the folder on the Hub.

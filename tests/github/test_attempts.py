@@ -1,4 +1,4 @@
-"""What was tried in vain waits longer each time, then for a person; what is being worked on waits for its run."""
+"""What failed waits longer each time, then for a person; what another run works on waits for that run."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_the_fourth_failure_waits_for_a_person_and_so_does_every_later_one() -> 
     assert fail(tried).waits_for_person
 
 
-def test_other_content_is_counted_anew_in_the_same_issue() -> None:
+def test_other_content_is_counted_again_from_one_in_the_same_issue() -> None:
     before = Attempts(target=TARGET, content="before", count=4, waits_for_person=True, issue=7)
     tried = fail(before, content="after")
     assert (tried.count, tried.issue, tried.waits_for_person) == (1, 7, False)
@@ -121,11 +121,11 @@ def test_who_waits_makes_room_for_others_in_a_full_matrix() -> None:
 
 def test_releases_of_other_runs_count_among_those_under_way() -> None:
     others = [
-        leg("", "pending", target="quantized/a-awq"),
-        leg("quantize", "in_progress", target="quantized/b-awq"),
-        leg("quantize", conclusion="success", target="quantized/c-awq"),
-        leg("quantize", conclusion="failure", target="quantized/d-awq"),
-        leg("refresh", "in_progress", target="quantized/e-awq"),
+        seen("", "pending", target="quantized/a-awq"),
+        seen("quantize", "in_progress", target="quantized/b-awq"),
+        seen("quantize", conclusion="success", target="quantized/c-awq"),
+        seen("quantize", conclusion="failure", target="quantized/d-awq"),
+        seen("refresh", "in_progress", target="quantized/e-awq"),
     ]
     assert len(held(many(9), running=others, most_releases=5).jobs) == 2
     assert held(many(9), running=others, most_releases=2).jobs == ()
@@ -138,32 +138,32 @@ def test_what_the_plan_skipped_stays_skipped() -> None:
     assert plan == make_plan([job(), skip])
 
 
-def leg(stage: str, status: str = "completed", conclusion: str | None = None, target: str = TARGET) -> RunningJob:
+def seen(stage: str, status: str = "completed", conclusion: str | None = None, target: str = TARGET) -> RunningJob:
     return RunningJob(stage=stage, target=target, status=status, conclusion=conclusion)
 
 
 @pytest.mark.parametrize(
-    ("legs", "busy"),
+    ("jobs", "busy"),
     [
         ([], False),
-        ([leg("quantize", "in_progress")], True),
-        ([leg("quantize", "queued")], True),
-        ([leg("", "pending")], True),
-        ([leg("quantize", conclusion="failure")], False),
-        ([leg("quantize", conclusion="cancelled")], False),
-        ([leg("quantize", conclusion="success")], True),
-        ([leg("quantize", conclusion="success"), leg("publish", "waiting")], True),
-        ([leg("quantize", conclusion="success"), leg("publish", conclusion="success")], False),
-        ([leg("quantize", conclusion="success"), leg("publish", conclusion="failure")], False),
-        ([leg("quantize", conclusion="success"), leg("publish", conclusion="skipped")], False),
-        ([leg("refresh", conclusion="success")], False),
-        ([leg("refresh", "in_progress")], True),
-        ([leg("quantize", "in_progress", target="quantized/Other-awq")], False),
+        ([seen("quantize", "in_progress")], True),
+        ([seen("quantize", "queued")], True),
+        ([seen("", "pending")], True),
+        ([seen("quantize", conclusion="failure")], False),
+        ([seen("quantize", conclusion="cancelled")], False),
+        ([seen("quantize", conclusion="success")], True),
+        ([seen("quantize", conclusion="success"), seen("publish", "waiting")], True),
+        ([seen("quantize", conclusion="success"), seen("publish", conclusion="success")], False),
+        ([seen("quantize", conclusion="success"), seen("publish", conclusion="failure")], False),
+        ([seen("quantize", conclusion="success"), seen("publish", conclusion="skipped")], False),
+        ([seen("refresh", conclusion="success")], False),
+        ([seen("refresh", "in_progress")], True),
+        ([seen("quantize", "in_progress", target="quantized/Other-awq")], False),
     ],
 )
-def test_a_target_is_busy_until_what_was_made_is_published(legs: list[RunningJob], busy: bool) -> None:
-    assert (TARGET in busy_targets(legs)) == busy
-    plan = held([job()], running=legs, force=True)
+def test_a_target_is_busy_until_what_was_made_is_published(jobs: list[RunningJob], busy: bool) -> None:
+    assert (TARGET in busy_targets(jobs)) == busy
+    plan = held([job()], running=jobs, force=True)
     assert len(plan.jobs) == (not busy)
 
 
@@ -197,6 +197,6 @@ def test_a_watch_is_dead_when_its_last_good_plan_is_old(times: PlanTimes, said: 
         ("upload incomplete: model-00002-of-00002.safetensors is named in the index and not there", False),
     ],
 )
-def test_what_time_mends_needs_nobody(reason: str, needed: bool) -> None:
+def test_a_reason_that_passes_needs_no_person(reason: str, needed: bool) -> None:
     assert needs_person(Skip(entry=entry(), reason=reason, blocked=True, exit_code=3)) == needed
     assert not needs_person(Skip(entry=entry(), reason=reason, blocked=True))

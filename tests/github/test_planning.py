@@ -1,4 +1,4 @@
-"""`awq-bot actions plan`: what a run does, what it leaves alone, and what it tells GitHub."""
+"""`awq-bot actions plan`: what a run starts, what it leaves alone, and what it writes to GitHub."""
 
 from __future__ import annotations
 
@@ -123,14 +123,6 @@ def test_what_failed_waits_for_its_next_try(place: Workspace) -> None:
     assert place.plan("--force").outputs["quantize_count"] == "1"
 
 
-@pytest.mark.parametrize("hours", [-1, -100])
-def test_what_failed_is_tried_again_when_its_time_has_come(place: Workspace, hours: int) -> None:
-    place.seed("Tiny")
-    place.plan()
-    remembered(place, 1, datetime.now(UTC) + timedelta(hours=hours))
-    assert place.plan().outputs["quantize_count"] == "1"
-
-
 def test_what_waits_for_a_person_is_tried_when_the_issue_is_closed(place: Workspace) -> None:
     place.seed("Tiny")
     place.plan()
@@ -142,16 +134,8 @@ def test_what_waits_for_a_person_is_tried_when_the_issue_is_closed(place: Worksp
     assert place.plan().outputs["quantize_count"] == "1"
 
 
-def test_another_release_is_another_matter(place: Workspace) -> None:
-    place.seed("Tiny")
-    place.plan()
-    remembered(place, 4, None)
-    place.hub.seed("lab/Tiny", {"tokenizer.json": '{"version": "2.0"}'})
-    assert place.plan().outputs["quantize_count"] == "1"
-
-
 @pytest.mark.parametrize("author", ["mallory", "github-actions", "other-app[bot]"])
-def test_an_issue_that_somebody_else_wrote_stops_nothing(place: Workspace, author: str) -> None:
+def test_an_issue_of_another_author_stops_nothing(place: Workspace, author: str) -> None:
     place.seed("Tiny")
     place.plan()
     remembered(place, 4, None, author=author)
@@ -214,14 +198,14 @@ def test_an_answer_that_comes_on_the_third_try_is_enough(place: Workspace) -> No
 
 def test_targets_of_runs_that_are_not_over_are_left_alone(place: Workspace) -> None:
     place.seed("Tiny", "Made", "Failed", "Waits", "Old", "Own")
-    leg = "{0} / quantize {0}".format
-    place.api.add_run(1, Job(name=leg("quantized/Own-awq"), status="in_progress"), status="in_progress")
+    name = "{0} / quantize {0}".format
+    place.api.add_run(1, Job(name=name("quantized/Own-awq"), status="in_progress"), status="in_progress")
     place.api.add_run(
         2,
         Job(name="plan"),
-        Job(name=leg(TARGET), status="in_progress"),
+        Job(name=name(TARGET), status="in_progress"),
         Job(name="quantize quantized/Made-awq"),
-        Job(name=leg("quantized/Failed-awq"), conclusion="failure"),
+        Job(name=name("quantized/Failed-awq"), conclusion="failure"),
         status="in_progress",
     )
     place.api.add_run(3, Job(name="quantized/Waits-awq", status="queued"), status="queued")
@@ -290,7 +274,7 @@ def test_an_expired_hub_token_is_said_once_without_showing_it(place: Workspace) 
     assert expired not in ended.everything
 
 
-def test_what_a_stranger_wrote_commands_nothing(place: Workspace) -> None:
+def test_text_from_upstream_is_never_read_as_a_command(place: Workspace) -> None:
     evil = "::set-output name=publish::true"
     card = f"---\nlicense: other\nlicense_name: '{evil} <img src=x> @everyone [x](http://evil)'\n---\n"
     place.seed("Tiny", README__md=card)

@@ -1,7 +1,8 @@
-"""What each leg wrote, and what GitHub says of the running that wrote nothing, together say how a job ended."""
+"""How a job ended: from the results that its stages left, and from GitHub's API."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from bot.github.matrix import timeout_minutes
 from bot.github.results import final_results, is_plausible
-from bot.records import Job, JobKind, JobResult, RunningJob, Status
+from bot.records import Job, JobKind, JobResult, RunningJob, Status, job_result
 from tests.github.test_attempts import NOW
 from tests.support.factories import job
 
@@ -17,17 +18,10 @@ TARGET = "quantized/Tiny-awq"
 REFRESH = job(job_id="refresh", kind=JobKind.REFRESH, estimate=None)
 
 
-def result(of: Job | None = None, **fields: Any) -> JobResult:
-    of = of or job()
-    standard: dict[str, Any] = {
-        "job_id": of.job_id,
-        "target": of.entry.target,
-        "repo_id": of.entry.repo_id,
-        "content": of.attempt_digest,
-        "stage": "quantize",
-        "status": Status.READY,
-    }
-    return JobResult(**standard | fields)
+def result(
+    of: Job | None = None, stage: str = "quantize", status: Status = Status.READY, **fields: Any
+) -> JobResult:
+    return replace(job_result(of or job(), stage=stage, status=status), **fields)
 
 
 def seen(stage: str, conclusion: str | None, status: str = "completed", **fields: Any) -> RunningJob:
@@ -43,92 +37,60 @@ def cancelled(stage: str, *, queued: timedelta = timedelta(), ran: timedelta | N
 
 
 @pytest.mark.parametrize(
-    ("results", "running", "status", "stage"),
+    ("left", "on_github", "ended"),
+    # Results that were left; how jobs ended on GitHub, None if it does not answer; how the job ended.
     [
-        ([result(), result(stage="publish", status=Status.PUBLISHED)], [], Status.PUBLISHED, "publish"),
-        ([result(stage="publish", status=Status.PUBLISHED)], [], Status.PUBLISHED, "publish"),
-        ([result(), result(stage="publish", status=Status.UNCHANGED)], [], Status.UNCHANGED, "publish"),
-        ([result(), result(stage="publish", status=Status.FAILED)], [], Status.FAILED, "publish"),
-        ([result(status=Status.UNCHANGED)], [], Status.UNCHANGED, "quantize"),
-        ([result(status=Status.FAILED)], [seen("quantize", "failure")], Status.FAILED, "quantize"),
-        ([result()], [seen("quantize", "success"), seen("publish", "failure")], Status.FAILED, "publish"),
-        ([result()], [seen("quantize", "success"), seen("publish", "cancelled")], Status.STOPPED, "publish"),
-        ([result()], [seen("quantize", "success")], Status.STOPPED, "publish"),
-        ([result()], [seen("quantize", "failure")], Status.FAILED, "quantize"),
-        ([result()], [seen("quantize", "failure"), seen("publish", "skipped")], Status.FAILED, "quantize"),
-        ([result()], [seen("quantize", "cancelled"), seen("publish", "skipped")], Status.STOPPED, "quantize"),
-        (
-            [result(status=Status.FAILED)],
-            [seen("quantize", "failure"), seen("publish", "cancelled")],
-            Status.FAILED,
-            "quantize",
-        ),
-        ([], [seen("quantize", "success"), seen("publish", "success")], Status.FAILED, "publish"),
-        ([], [seen("quantize", "failure"), seen("publish", "skipped")], Status.FAILED, "quantize"),
-        # Nobody who has a machine of ours can say more than GitHub has seen.
-        (
-            [result(), result(stage="publish", status=Status.PUBLISHED)],
-            [seen("quantize", "failure")],
-            Status.FAILED,
-            "quantize",
-        ),
-        (
-            [result(stage="publish", status=Status.PUBLISHED)],
-            [seen("quantize", "failure"), seen("publish", "skipped")],
-            Status.FAILED,
-            "quantize",
-        ),
-        (
-            [result(stage="publish", status=Status.UNCHANGED)],
-            [seen("quantize", "success"), seen("publish", "failure")],
-            Status.FAILED,
-            "publish",
-        ),
-        ([result(status=Status.UNCHANGED)], [seen("quantize", "failure")], Status.FAILED, "quantize"),
-        (
-            [result(stage="publish", status=Status.PUBLISHED)],
-            [seen("quantize", "success")],
-            Status.PUBLISHED,
-            "publish",
-        ),
-        (
-            [result(stage="publish", status=Status.PUBLISHED)],
-            [seen("publish", "success")],
-            Status.PUBLISHED,
-            "publish",
-        ),
-        ([result(stage="publish", status=Status.PUBLISHED)], None, Status.PUBLISHED, "publish"),
-        ([result()], None, Status.UNKNOWN, "publish"),
-        ([], None, Status.UNKNOWN, "quantize"),
-        ([], [], Status.STOPPED, "quantize"),
-        ([], [seen("quantize", "failure")], Status.FAILED, "quantize"),
-        ([], [seen("quantize", "startup_failure")], Status.FAILED, "quantize"),
-        ([], [seen("quantize", "success")], Status.FAILED, "quantize"),
-        ([], [seen("quantize", None, "in_progress")], Status.STOPPED, "quantize"),
-        ([], [seen("quantize", "failure"), seen("quantize", "cancelled")], Status.STOPPED, "quantize"),
+        ("quantize: ready, publish: published", "", "publish: published"),
+        ("publish: published", "", "publish: published"),
+        ("quantize: ready, publish: unchanged", "", "publish: unchanged"),
+        ("quantize: ready, publish: failed", "", "publish: failed"),
+        ("quantize: unchanged", "", "quantize: unchanged"),
+        ("quantize: failed", "quantize: failure", "quantize: failed"),
+        ("quantize: failed", "quantize: failure, publish: cancelled", "quantize: failed"),
+        ("quantize: ready", "quantize: success, publish: failure", "publish: failed"),
+        ("quantize: ready", "quantize: success, publish: cancelled", "publish: stopped"),
+        ("quantize: ready", "quantize: success", "publish: stopped"),
+        ("quantize: ready", "quantize: failure", "quantize: failed"),
+        ("quantize: ready", "quantize: failure, publish: skipped", "quantize: failed"),
+        ("quantize: ready", "quantize: cancelled, publish: skipped", "quantize: stopped"),
+        ("quantize: ready", None, "publish: unknown"),
+        ("publish: published", "quantize: success", "publish: published"),
+        ("publish: published", "publish: success", "publish: published"),
+        ("publish: published", None, "publish: published"),
+        # A runner cannot claim a success that GitHub did not see.
+        ("quantize: ready, publish: published", "quantize: failure", "quantize: failed"),
+        ("publish: published", "quantize: failure, publish: skipped", "quantize: failed"),
+        ("publish: unchanged", "quantize: success, publish: failure", "publish: failed"),
+        ("quantize: unchanged", "quantize: failure", "quantize: failed"),
+        ("", "quantize: success, publish: success", "publish: failed"),
+        ("", "quantize: failure, publish: skipped", "quantize: failed"),
+        ("", "quantize: failure", "quantize: failed"),
+        ("", "quantize: startup_failure", "quantize: failed"),
+        ("", "quantize: success", "quantize: failed"),
+        ("", "quantize: in_progress", "quantize: stopped"),
+        ("", "quantize: failure, quantize: cancelled", "quantize: stopped"),
+        ("", "", "quantize: stopped"),
+        ("", None, "quantize: unknown"),
+        ("refresh: published", None, "refresh: published"),
+        ("refresh: failed", None, "refresh: failed"),
+        ("", "refresh: failure", "refresh: failed"),
+        ("", "refresh: cancelled", "refresh: stopped"),
     ],
 )
-def test_a_release_job_ends_as_its_last_stage_did(
-    results: list[JobResult], running: list[RunningJob] | None, status: Status, stage: str
-) -> None:
-    [ended] = final_results([job()], results, running)
-    assert (ended.status, ended.stage) == (status, stage)
+def test_a_job_ends_as_its_last_stage_did(left: str, on_github: str | None, ended: str) -> None:
+    of = REFRESH if "refresh" in ended else job()
+    results = [result(of, stage, Status(status)) for stage, status in _pairs(left)]
+    running = None if on_github is None else [_job_on_github(*pair) for pair in _pairs(on_github)]
+    [final] = final_results([of], results, running)
+    assert f"{final.stage}: {final.status}" == ended
 
 
-@pytest.mark.parametrize(
-    ("results", "running", "status"),
-    [
-        ([result(REFRESH, stage="refresh", status=Status.PUBLISHED)], None, Status.PUBLISHED),
-        ([result(REFRESH, stage="refresh", status=Status.FAILED)], None, Status.FAILED),
-        ([], [seen("refresh", "failure")], Status.FAILED),
-        ([], [seen("refresh", "cancelled")], Status.STOPPED),
-    ],
-)
-def test_a_job_without_a_gpu_has_one_stage(
-    results: list[JobResult], running: list[RunningJob] | None, status: Status
-) -> None:
-    [ended] = final_results([REFRESH], results, running)
-    assert (ended.status, ended.stage) == (status, "refresh")
+def _pairs(text: str) -> list[tuple[str, str]]:
+    return [(stage, word) for stage, _, word in (item.partition(": ") for item in text.split(", ") if item)]
+
+
+def _job_on_github(stage: str, word: str) -> RunningJob:
+    return seen(stage, None, word) if word == "in_progress" else seen(stage, word)
 
 
 def test_a_failure_keeps_its_words_and_finds_its_log() -> None:
@@ -138,11 +100,26 @@ def test_a_failure_keeps_its_words_and_finds_its_log() -> None:
     assert ended.url == "https://log"
 
 
-def test_a_runner_that_died_is_an_environment_problem_with_a_fix() -> None:
-    [ended] = final_results([job()], [], [seen("quantize", "failure")])
+@pytest.mark.parametrize(
+    ("conclusion", "said", "fix"),
+    [
+        ("failure", "the runner was lost", "out of memory"),
+        ("timed_out", "it took longer than the workflow allows", "connection slow"),
+        ("success", "the job succeeded and left no result", "Run the workflow again"),
+    ],
+)
+def test_a_job_without_a_result_is_an_environment_problem_with_a_fix(conclusion: str, said: str, fix: str) -> None:
+    [ended] = final_results([job()], [], [seen("quantize", conclusion)])
     assert ended.exit_code == 8
-    assert "the runner was lost" in ended.message
-    assert "out of memory" in ended.hint
+    assert said in ended.message
+    assert fix in ended.hint
+
+
+def test_name_and_log_come_from_the_plan_and_the_api_and_not_from_the_result() -> None:
+    forged = result(status=Status.FAILED, repo_id="evil/repo", url="https://evil.example")
+    for running, url in (([seen("quantize", "failure")], "https://log"), (None, "")):
+        [ended] = final_results([job()], [forged], running)
+        assert (ended.repo_id, ended.url) == ("lab/Tiny", url)
 
 
 ALLOWED = timedelta(minutes=timeout_minutes(job()))
@@ -203,6 +180,8 @@ def test_what_a_person_cancelled_was_stopped(cancelled_job: RunningJob) -> None:
         (result(stage="publish", status=Status.READY), False),
         (result(stage="refresh", status=Status.PUBLISHED), False),
         (result(stage="dance"), False),
+        (result(status=Status.STOPPED), False),
+        (result(status=Status.UNKNOWN), False),
         (result(job_id="another"), False),
         (result(target="quantized/Other-awq"), False),
         (result(content="0" * 64), False),

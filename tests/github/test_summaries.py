@@ -1,12 +1,14 @@
-"""The pages that people read on GitHub: whole, and safe whatever strangers called their things."""
+"""The pages that people read on GitHub: complete, and safe whatever is in names and messages."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 from markdown_it import MarkdownIt
 
+from bot.errors import QualityGateError
 from bot.github.attempts import hold_back
 from bot.github.environment import MOST_SUMMARY_BYTES
 from bot.github.results import final_results
@@ -19,11 +21,11 @@ from bot.github.summaries import (
     report_page,
     trouble_text,
 )
-from bot.records import Attempts, Job, JobResult, RunningJob, Skip, Status
+from bot.records import Attempts, Job, JobResult, Publication, RunningJob, Skip, Status, job_result
 from bot.text import quiet_code
 from bot.watch.plan import make_plan
 from tests.github.test_attempts import NOW, many
-from tests.support.factories import entry, job, report, upstream
+from tests.support.factories import HEAD, entry, job, report
 
 HUB = "https://hub.example"
 OURS = ("https://hub.example/", "https://github.com/someone/awq-bot")
@@ -67,18 +69,9 @@ def hostile_job(text: str) -> Job:
 
 
 def result(of: Job, text: str) -> JobResult:
-    return JobResult(
-        job_id=of.job_id,
-        target=of.entry.target,
-        repo_id=text,
-        content=of.attempt_digest,
-        stage="quantize",
-        status=Status.FAILED,
-        exit_code=6,
-        message=text,
-        hint=text,
-        report=report(text_label=text),
-    )
+    error = QualityGateError(text, hint=text)
+    failed = job_result(of, stage="quantize", status=Status.FAILED, error=error, report=report(text_label=text))
+    return replace(failed, repo_id=text)
 
 
 def every_page(text: str) -> dict[str, str]:
@@ -106,7 +99,7 @@ KNOWN_TAGS = {
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
-def test_no_stranger_can_add_to_a_page(text: str) -> None:
+def test_no_text_from_elsewhere_can_add_to_a_page(text: str) -> None:
     harmless = {name: Page(markdown) for name, markdown in every_page("words").items()}
     for name, markdown in every_page(text).items():
         page = Page(markdown)
@@ -147,5 +140,12 @@ def test_a_card_on_another_page_has_whole_links_and_no_pictures() -> None:
     assert shown == f"# T\n\n{links}"
 
 
-def test_private_models_link_no_picture() -> None:
-    assert "<img" not in job_page(job(source=upstream(private=True)), result(job(), "x"), endpoint=HUB)
+@pytest.mark.parametrize("private", [True, False])
+def test_only_pictures_of_public_models_are_linked(private: bool) -> None:
+    published = Publication(
+        repo_id="q/T-awq", sha=HEAD, tag="t", url=f"{HUB}/q/T-awq", private=private, new=True, duration_s=1.0
+    )
+    made = job_result(
+        job(), stage="publish", status=Status.PUBLISHED, publication=published, report=report(pictures=("a.png",))
+    )
+    assert ("<img" in job_page(job(), made, endpoint=HUB)) == (not private)

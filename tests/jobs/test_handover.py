@@ -1,4 +1,4 @@
-"""An artifact that is whole and fits its own records, and is not what the plan asks for."""
+"""Artifacts that are complete and match their own records, but are not what the plan asks for."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def originals(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def make(job: Job, tmp_path: Path) -> Make:
-    """What a runner hands over. calibration: how it differs from what was asked for."""
+    """The artifact of a runner. calibration: how it differs from the plan."""
 
     def made(**calibration: Any) -> JobDir:
         jobdir = JobDir(tmp_path / job.job_id)
@@ -72,7 +72,7 @@ def make(job: Job, tmp_path: Path) -> Make:
     return made
 
 
-def test_what_was_asked_for_is_checked_artifact(job: Job, make: Make, originals: Path) -> None:
+def test_the_planned_artifact_is_accepted(job: Job, make: Make, originals: Path) -> None:
     jobdir = make()
     assert checked_artifact(job, jobdir.path, originals).path == jobdir.path
 
@@ -80,17 +80,16 @@ def test_what_was_asked_for_is_checked_artifact(job: Job, make: Make, originals:
 @pytest.mark.parametrize(
     "calibration", [{"samples": 15}, {"seq_len": 128}, {"seed": 1}], ids=["samples", "length", "seed"]
 )
-def test_calibration_that_nobody_asked_for_is_refused(
+def test_another_calibration_than_planned_is_refused(
     job: Job, make: Make, originals: Path, calibration: dict[str, int]
 ) -> None:
-    """Its card and its provenance say so themselves."""
     jobdir = make(**calibration)
     with pytest.raises(PublishError, match="its calibration is not the planned one"):
         checked_artifact(job, jobdir.path, originals)
 
 
 @pytest.mark.parametrize("path", ["README.md", "config.json", "provenance.json"])
-def test_file_that_every_release_needs_is_missed_though_nothing_records_it(
+def test_a_required_file_is_missed_even_if_no_record_names_it(
     job: Job, make: Make, originals: Path, path: str
 ) -> None:
     jobdir = make()

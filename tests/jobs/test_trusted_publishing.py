@@ -56,8 +56,8 @@ def call(sandbox: Sandbox, *words: str, **environment: str) -> subprocess.Comple
 
 def test_a_release_needs_no_stored_write_token(sandbox: Sandbox) -> None:
     job_id, page = sandbox.jobs[0].name, sandbox.root / "page.md"
-    legs = ("--plan", "plan", "--job-id", job_id, "--artifact", str(sandbox.jobs[0]), "--results", "results")
-    publish = ("--verbose", "--log-file", "publish.log", "actions", "publish", *legs)
+    options = ("--plan", "plan", "--job-id", job_id, "--artifact", str(sandbox.jobs[0]), "--results", "results")
+    publish = ("--verbose", "--log-file", "publish.log", "actions", "publish", *options)
     person = {"HF_TOKEN": sandbox.hub.token("bot", role="read"), "HF_CREATE_TOKEN": sandbox.hub.token()}
     sandbox.hub.trust_issuer(ISSUER, public_key())
     with IdTokens() as tokens:

@@ -50,7 +50,7 @@ class Workspace:
         return from_json(Plan, (self.root / "plan" / "plan.json").read_bytes()).jobs
 
     def leave(self, job: Job, **fields: Any) -> Path:
-        """A result as a leg writes it; by default quantizing failed."""
+        """A result as a job writes it; by default quantizing failed."""
         standard: dict[str, Any] = {
             "job_id": job.job_id,
             "target": job.entry.target,

@@ -1,4 +1,4 @@
-"""`keepalive`, `deadman` and `comment`: what keeps the watch running, and what a pull request hears of it."""
+"""`actions keepalive`, `deadman` and `comment`."""
 
 from __future__ import annotations
 
@@ -15,20 +15,16 @@ from tests.support.workspace import Workspace
 # --- keepalive ----------------------------------------------------------------------------------------------
 
 
-def test_keepalive_enables_the_workflow_again(place: Workspace) -> None:
-    assert place.verb("keepalive").code == 0
-    assert place.verb("keepalive", "--workflow", "other.yml").code == 0
-    assert place.api.enabled == ["watch.yml", "other.yml"]
-
-
-def test_keepalive_wakes_what_github_put_to_sleep(place: Workspace) -> None:
+def test_keepalive_enables_a_workflow_again_also_after_github_disabled_it(place: Workspace) -> None:
     place.api.states["watch.yml"] = "disabled_inactivity"
-    ended = place.verb("keepalive")
-    assert (ended.annotations, place.api.enabled, place.api.states) == ([], ["watch.yml"], {})
+    for words in ((), ("--workflow", "other.yml")):
+        ended = place.verb("keepalive", *words)
+        assert (ended.code, ended.annotations) == (0, [])
+    assert (place.api.enabled, place.api.states) == (["watch.yml", "other.yml"], {})
 
 
 @pytest.mark.parametrize("state", ["disabled_manually", "disabled_fork"])
-def test_keepalive_leaves_alone_what_a_person_switched_off(place: Workspace, state: str) -> None:
+def test_keepalive_leaves_a_workflow_alone_that_a_person_disabled(place: Workspace, state: str) -> None:
     place.api.states["watch.yml"] = state
     ended = place.verb("keepalive")
     assert (ended.code, place.api.enabled) == (0, [])
@@ -60,7 +56,7 @@ def a_run(place: Workspace, number: int, hours_ago: float, conclusion: str) -> N
     place.api.add_run(number, Job(name="plan", conclusion=conclusion, completed_at=at), created_at=at)
 
 
-def test_a_watch_that_made_a_plan_lately_is_well(place: Workspace) -> None:
+def test_a_watch_with_a_recent_plan_is_well(place: Workspace) -> None:
     a_run(place, 1, 9, "success")
     a_run(place, 2, 5, "success")
     a_run(place, 3, 1, "failure")
@@ -69,7 +65,7 @@ def test_a_watch_that_made_a_plan_lately_is_well(place: Workspace) -> None:
     assert "watch.yml is well" in ended.out
 
 
-def test_a_dead_watch_is_one_issue_until_it_is_well_again(place: Workspace) -> None:
+def test_an_overdue_plan_is_one_issue_until_the_next_good_plan(place: Workspace) -> None:
     a_run(place, 1, 9, "success")
     for number in (2, 3):
         a_run(place, number, 5 - number, "failure")
@@ -85,14 +81,14 @@ def test_a_dead_watch_is_one_issue_until_it_is_well_again(place: Workspace) -> N
     assert len(place.api.issues) == 1
 
 
-def test_a_watch_that_only_ever_failed_is_dead_and_one_that_never_began_is_not(place: Workspace) -> None:
+def test_a_watch_that_only_failed_is_overdue_and_one_that_never_ran_is_not(place: Workspace) -> None:
     assert "is well" in place.verb("deadman").out
     a_run(place, 1, 30, "failure")
     assert "no plan since at least" in place.verb("deadman").out
     assert len(place.api.open_issues()) == 1
 
 
-def test_a_watch_that_is_paused_is_not_dead(place: Workspace) -> None:
+def test_a_paused_watch_is_not_overdue(place: Workspace) -> None:
     a_run(place, 1, 30, "success")
     ended = place.verb("deadman", AWQ_BOT_PAUSED="true")
     assert "paused" in ended.out
@@ -101,13 +97,13 @@ def test_a_watch_that_is_paused_is_not_dead(place: Workspace) -> None:
     assert len(place.api.open_issues()) == 1
 
 
-def test_a_pause_that_the_watch_would_not_see_is_refused(place: Workspace) -> None:
+def test_a_pause_that_the_workflows_would_not_see_is_refused(place: Workspace) -> None:
     ended = place.verb("deadman", AWQ_BOT_PAUSED="yes")
     assert ended.code == 2
     assert ended.annotations[0][2] == "AWQ_BOT_PAUSED is 'yes'%0ASet it to `true` or `false`, or delete it."
 
 
-def test_when_github_does_not_answer_nobody_is_declared_dead(place: Workspace) -> None:
+def test_when_github_does_not_answer_no_issue_is_opened(place: Workspace) -> None:
     place.api.fail("/actions/", status=500)
     ended = place.verb("deadman")
     assert ended.code == 0
@@ -140,18 +136,14 @@ def test_a_pull_request_gets_one_comment_that_is_kept_up_to_date(place: Workspac
     assert "lab/Tiny" in text
     assert "disk" in text
     assert ended.summary.strip() in text
+    place.api.requests.clear()
+    on_pull_request(place, pull)  # the same comment is not written again
+    assert {asked.method for asked in place.api.requests if asked.path != "/graphql"} == {"GET"}
     place.watch("lab/Tiny", "lab/missing")
     on_pull_request(place, pull)
     [text] = place.api.comments_on(pull)
     assert "**1 to quantize**, 1 refused" in text
     assert "missing: no such repo" in text
-
-
-def test_the_same_comment_is_not_written_again(place: Workspace, pull: int) -> None:
-    on_pull_request(place, pull)
-    place.api.requests.clear()
-    on_pull_request(place, pull)
-    assert {asked.method for asked in place.api.requests if asked.path != "/graphql"} == {"GET"}
 
 
 def test_a_comment_that_only_looks_like_ours_is_left_alone(place: Workspace, pull: int) -> None:
@@ -162,7 +154,7 @@ def test_a_comment_that_only_looks_like_ours_is_left_alone(place: Workspace, pul
     assert len(place.api.comments_on(pull)) == 3
 
 
-def test_mistakes_are_annotated_on_their_lines_and_said_in_the_comment(place: Workspace, pull: int) -> None:
+def test_mistakes_are_annotated_on_their_lines_and_listed_in_the_comment(place: Workspace, pull: int) -> None:
     with (place.root / "watchlist.yaml").open("a") as file:
         file.write("  - repo_id: a/b\n    gatee: {}\n")
     ended = on_pull_request(place, pull)

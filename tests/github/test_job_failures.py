@@ -1,4 +1,4 @@
-"""How a leg ends badly: its result, its annotation and its page all say the same, whatever went wrong."""
+"""Jobs that fail: result, annotation and summary say the same, whatever went wrong."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def result_of(place: Workspace, job: Job) -> JobResult:
     return from_json(JobResult, path.read_bytes())
 
 
-def test_an_upstream_that_went_away_is_said_everywhere(place: Workspace, planned: Job) -> None:
+def test_a_missing_upstream_is_reported_everywhere(place: Workspace, planned: Job) -> None:
     place.hub.disable("lab/Tiny")
     ended = quantize(place, planned)
     result = result_of(place, planned)
@@ -60,7 +60,7 @@ def test_a_setting_that_makes_no_sense_leaves_a_result_too(place: Workspace, pla
     assert "HF_ENDPOINT is no web address" in ended.annotations[0][2]
 
 
-def test_a_write_token_that_expired_fails_the_publish_leg_alone(place: Workspace, planned: Job) -> None:
+def test_an_expired_write_token_fails_publish_only(place: Workspace, planned: Job) -> None:
     (place.root / "artifact").mkdir()
     (place.root / "artifact" / "job.json").write_text("{}")
     words = ("--job-id", planned.job_id, "--artifact", "artifact")
@@ -70,10 +70,10 @@ def test_a_write_token_that_expired_fails_the_publish_leg_alone(place: Workspace
     assert "hf_expired_token" not in ended.everything
 
 
-def test_a_fault_of_the_bot_leaves_a_result_and_its_trace_commands_nothing(place: Workspace, planned: Job) -> None:
+def test_a_bug_leaves_a_result_and_its_trace_is_not_read_as_commands(place: Workspace, planned: Job) -> None:
     token = place.hub.token("reader", role="read")
-    fault = RuntimeError(f"boom {token}\n::set-output name=publish::true")
-    with patch("bot.jobs.pipeline.prepare_job", side_effect=fault):
+    bug = RuntimeError(f"boom {token}\n::set-output name=publish::true")
+    with patch("bot.jobs.pipeline.prepare_job", side_effect=bug):
         ended = quantize(place, planned)
     result = result_of(place, planned)
     assert ended.code == result.exit_code == 1
@@ -92,13 +92,13 @@ def test_a_plan_of_another_version_is_named(place: Workspace, planned: Job) -> N
 
 
 @pytest.mark.parametrize("job_id", ["../plan/plan", "a/b", "", "$(touch pwned)", "x" * 300, "-rf"])
-def test_what_is_no_jobs_name_is_refused(place: Workspace, planned: Job, job_id: str) -> None:
+def test_an_invalid_job_id_is_refused(place: Workspace, planned: Job, job_id: str) -> None:
     ended = place.runner.step_here("actions", "quantize", f"--job-id={job_id}")
     assert ended.code == 2
     assert not (place.root / "results").exists()
 
 
-def test_the_help_of_every_verb_teaches_by_an_example(place: Workspace) -> None:
+def test_the_help_of_every_command_has_an_example(place: Workspace) -> None:
     for verb in ("plan", "quantize", "publish", "refresh", "report", "keepalive", "deadman", "comment"):
         ended = place.runner.step_here("actions", verb, "--help")
         assert ended.code == 0
