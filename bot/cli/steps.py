@@ -102,8 +102,7 @@ def run_stage(
     step: Step, stage: str, job: Job, work: Callable[[], JobResult], *, results: Path, folder: Path
 ) -> JobResult:
     """One stage of a job in `folder`; its result is stored however it ends. Exits with the error's code."""
-    result = _result(stage, job, work, results)
-    store_result(results, result)
+    result = store_result(results, _result(stage, job, work, results))
     card = _card(folder) if result.status is Status.READY else ""
     step.page(job_page(job, result, endpoint=_endpoint(), card=card))
     out.print(terminal.results_table([result]))

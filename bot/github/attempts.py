@@ -25,9 +25,10 @@ _PASSES = re.compile(r"^upload incomplete|\banswers 5\d\d\b|\bthe Hub( at \S+)? 
 
 
 def after_failure(before: Attempts | None, *, target: str, content: str, now: datetime, run: str = "") -> Attempts:
-    """before: as in the target's issue; it counts if it is about the same content.
+    """The attempts after one more failure.
 
-    run: the run that failed; it is counted once, however often its report is repeated.
+    before: as in the target's issue; it counts if it is about the same content. run: the run that failed; it is
+    counted once, however often its report is repeated.
     """
     issue = before.issue if before is not None else None
     same = before if before is not None and before.content == content else None

@@ -67,7 +67,7 @@ def plan_run(
 
 
 def with_originals(hub: Hub, plan: Plan, folder: Path) -> Plan:
-    """The plan, without jobs whose originals cannot be pulled. They go to `folder`, for `publish` to compare."""
+    """Pull what `publish` compares into `folder`. Returns the plan, without the jobs for which that failed."""
     kept: list[Job] = []
     lost: list[Skip] = []
     for job in plan.jobs:

@@ -171,10 +171,11 @@ def read_job(folder: Path, job_id: str) -> Job:
     return job
 
 
-def store_result(folder: Path, result: JobResult) -> None:
-    """In the folder of its artifact, without any token of this process."""
+def store_result(folder: Path, result: JobResult) -> JobResult:
+    """In the folder of its artifact, without any token of this process. Returns it as it was stored."""
     shown = replace(result, message=redacted(result.message), hint=redacted(result.hint))
     write_atomic(_file_of(folder / _artifact_name(result), result.job_id), to_json(shown).encode())
+    return shown
 
 
 def read_results(folder: Path, plan: Plan) -> tuple[tuple[JobResult, ...], tuple[str, ...]]:

@@ -55,7 +55,7 @@ def test_a_run_is_counted_once() -> None:
     assert fail(fail(None)).count == 2
 
 
-def test_what_is_tried_is_the_content_and_the_gate() -> None:
+def test_attempts_are_counted_per_content_and_gate() -> None:
     one = job()
     assert one.attempt_digest == job(reason="another reason", tag="another").attempt_digest
     looser = replace(one, entry=entry(gate=Thresholds(max_kl=0.5)))
@@ -106,12 +106,12 @@ def many(count: int) -> list[Job]:
     ]
 
 
-def test_a_run_that_does_not_know_what_failed_does_little() -> None:
+def test_few_jobs_start_when_earlier_failures_are_unknown() -> None:
     plan = held(many(6), attempts=None)
     assert (len(plan.jobs), len(plan.deferred)) == (4, 2)
 
 
-def test_who_waits_makes_room_for_others_in_a_full_matrix() -> None:
+def test_waiting_jobs_make_room_for_others_in_a_full_matrix() -> None:
     jobs = many(300)
     waits = tried(target="quantized/m000-awq", content=jobs[0].attempt_digest, waits_for_person=True)
     plan = held(jobs, attempts=(waits,))
@@ -119,7 +119,7 @@ def test_who_waits_makes_room_for_others_in_a_full_matrix() -> None:
     assert plan.jobs[0].job_id == "m1"
 
 
-def test_releases_of_other_runs_count_among_those_under_way() -> None:
+def test_releases_of_other_runs_count_towards_the_limit() -> None:
     others = [
         seen("", "pending", target="quantized/a-awq"),
         seen("quantize", "in_progress", target="quantized/b-awq"),
@@ -161,7 +161,7 @@ def seen(stage: str, status: str = "completed", conclusion: str | None = None, t
         ([seen("quantize", "in_progress", target="quantized/Other-awq")], False),
     ],
 )
-def test_a_target_is_busy_until_what_was_made_is_published(jobs: list[RunningJob], busy: bool) -> None:
+def test_a_target_is_busy_until_the_quantized_model_is_published(jobs: list[RunningJob], busy: bool) -> None:
     assert (TARGET in busy_targets(jobs)) == busy
     plan = held([job()], running=jobs, force=True)
     assert len(plan.jobs) == (not busy)
@@ -181,7 +181,7 @@ def test_a_target_is_busy_until_what_was_made_is_published(jobs: list[RunningJob
         (PlanTimes(oldest_run=NOW - 50 * HOUR), "no plan since at least 2026-11-20 01:17 UTC"),
     ],
 )
-def test_a_watch_is_dead_when_its_last_good_plan_is_old(times: PlanTimes, said: str | None) -> None:
+def test_a_plan_is_overdue_when_the_last_good_one_is_too_old(times: PlanTimes, said: str | None) -> None:
     assert overdue(times, now=NOW, limit=6 * HOUR) == said
 
 

@@ -77,7 +77,7 @@ def test_without_files_a_person_runs_it(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_github_says_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_is_read_from_github_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {
         "GITHUB_ACTIONS": "true",
         "GITHUB_API_URL": "https://ghe.example/api/v3/",

@@ -26,6 +26,12 @@ def test_a_mark_is_read_back(tried: Attempts) -> None:
     assert read_mark(f"Some words.\r\n\r\n{mark(tried)}\r\n", issue=7) == replace(tried, issue=7)
 
 
+def test_a_mark_of_an_earlier_version_is_read() -> None:
+    body = "Words.\n\n<!-- awq-bot target=a/b content=c attempts=3 next=2026-11-22T04:17:05Z run=12.1 -->\n"
+    written = Attempts(target="a/b", content="c", count=3, next_try="2026-11-22T04:17:05Z", issue=7, run="12.1")
+    assert read_mark(body, issue=7) == written
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -38,7 +44,7 @@ def test_a_mark_is_read_back(tried: Attempts) -> None:
         "\\<!-- awq-bot target=a/b content=c attempts=1 next=- -->",
     ],
 )
-def test_what_is_no_mark_is_not_read(body: str) -> None:
+def test_text_that_is_not_a_mark_is_not_read(body: str) -> None:
     assert read_mark(body, issue=1) is None
 
 

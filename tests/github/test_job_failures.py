@@ -46,7 +46,7 @@ def test_a_missing_upstream_is_reported_everywhere(place: Workspace, planned: Jo
 
 
 def test_an_expired_token_is_named_and_not_shown(place: Workspace, planned: Job) -> None:
-    token = place.hub.add_token("somebody", role="read")
+    token = place.hub.add_token("reader-2", role="read")
     place.hub.revoke_token(token)
     ended = quantize(place, planned, HF_TOKEN=token)
     assert ended.code == result_of(place, planned).exit_code == 8
@@ -54,7 +54,7 @@ def test_an_expired_token_is_named_and_not_shown(place: Workspace, planned: Job)
     assert token not in ended.everything
 
 
-def test_a_setting_that_makes_no_sense_leaves_a_result_too(place: Workspace, planned: Job) -> None:
+def test_an_invalid_setting_leaves_a_result_too(place: Workspace, planned: Job) -> None:
     ended = quantize(place, planned, HF_ENDPOINT="not an address")
     assert ended.code == result_of(place, planned).exit_code == 8
     assert "HF_ENDPOINT is no web address" in ended.annotations[0][2]

@@ -33,7 +33,7 @@ def remembered(place: Workspace, count: int, next_try: datetime | None, *, autho
 @pytest.mark.parametrize(
     ("private", "publish_on", "planned"), [(True, "hosted", 2), (False, "hosted", 1), (False, "runner", 2)]
 )
-def test_a_gated_model_is_not_handed_on_where_everybody_can_fetch_it(
+def test_a_gated_model_is_refused_where_everyone_can_download_artifacts(
     private: bool, publish_on: str, planned: int, place: Workspace
 ) -> None:
     place.seed("Open")
@@ -58,13 +58,13 @@ def test_an_empty_plan_starts_nothing(place: Workspace) -> None:
     assert "missing: no such repo" in ended.summary
 
 
-def test_variables_of_a_dispatch_say_what_the_options_say(place: Workspace) -> None:
+def test_variables_of_a_dispatch_set_the_options(place: Workspace) -> None:
     place.seed("Tiny", "Other")
     ended = place.plan(AWQ_BOT_ONLY="lab/Tiny", AWQ_BOT_FORCE="true", AWQ_BOT_PUBLISH_ON="runner")
     assert [row["target"] for row in rows(ended)] == [TARGET]
 
 
-def test_a_scheduled_run_has_all_of_them_empty(place: Workspace) -> None:
+def test_empty_variables_of_a_scheduled_run_are_defaults(place: Workspace) -> None:
     place.seed("Tiny")
     names = ("ONLY", "FORCE", "DRY_RUN", "PUBLISH_ON", "OIDC", "HEARTBEAT_URL", "MOST_JOBS", "PAUSED")
     ended = place.plan(**{f"AWQ_BOT_{name}": "" for name in names})
@@ -82,7 +82,7 @@ def test_a_scheduled_run_has_all_of_them_empty(place: Workspace) -> None:
         ({"AWQ_BOT_ONLY": "$(touch /tmp/x); `id` \n::set-output name=a::b"}, "is not on watchlist.yaml"),
     ],
 )
-def test_what_makes_no_sense_is_refused_with_an_annotation(
+def test_invalid_variables_are_refused_with_an_annotation(
     place: Workspace, variables: dict[str, str], said: str
 ) -> None:
     place.seed("Tiny")
@@ -95,7 +95,7 @@ def test_what_makes_no_sense_is_refused_with_an_annotation(
 
 
 @pytest.mark.parametrize("said", ["true", "True"])
-def test_a_switch_is_on_as_the_workflows_read_it(place: Workspace, said: str) -> None:
+def test_a_variable_is_true_as_the_workflows_read_it(place: Workspace, said: str) -> None:
     place.seed("Tiny")
     ended = place.plan(AWQ_BOT_PAUSED=said)
     assert (ended.code, ended.outputs) == (0, {})
@@ -104,7 +104,7 @@ def test_a_switch_is_on_as_the_workflows_read_it(place: Workspace, said: str) ->
     assert place.plan(AWQ_BOT_PAUSED="false", AWQ_BOT_OIDC="False").outputs["quantize_count"] == "1"
 
 
-def test_a_dry_run_starts_nothing_and_says_what_it_would(place: Workspace) -> None:
+def test_a_dry_run_shows_the_plan_and_starts_nothing(place: Workspace) -> None:
     place.seed("Tiny")
     ended = place.plan("--dry-run")
     assert (ended.outputs["quantize_count"], rows(ended)) == ("0", [])
@@ -112,7 +112,7 @@ def test_a_dry_run_starts_nothing_and_says_what_it_would(place: Workspace) -> No
     assert "lab/Tiny" in ended.summary
 
 
-def test_what_failed_waits_for_its_next_try(place: Workspace) -> None:
+def test_what_failed_waits_for_its_next_attempt(place: Workspace) -> None:
     place.seed("Tiny")
     assert place.plan().outputs["quantize_count"] == "1"
     number = remembered(place, 2, datetime.now(UTC) + timedelta(hours=5))
@@ -123,7 +123,7 @@ def test_what_failed_waits_for_its_next_try(place: Workspace) -> None:
     assert place.plan("--force").outputs["quantize_count"] == "1"
 
 
-def test_what_waits_for_a_person_is_tried_when_the_issue_is_closed(place: Workspace) -> None:
+def test_what_waits_for_a_person_is_retried_when_the_issue_is_closed(place: Workspace) -> None:
     place.seed("Tiny")
     place.plan()
     number = remembered(place, 4, None)
@@ -142,7 +142,7 @@ def test_an_issue_of_another_author_stops_nothing(place: Workspace, author: str)
     assert place.plan().outputs["quantize_count"] == "1"
 
 
-def test_without_an_answer_about_issues_only_four_jobs_are_started(place: Workspace) -> None:
+def test_only_four_jobs_start_when_the_issues_cannot_be_read(place: Workspace) -> None:
     place.seed(*(f"Tiny-{number}" for number in range(6)))
     place.api.fail("/issues", status=500)
     ended = place.plan()
@@ -152,7 +152,7 @@ def test_without_an_answer_about_issues_only_four_jobs_are_started(place: Worksp
     assert "GitHub keeps failing, after 4 attempts" in ended.summary
 
 
-def test_no_more_releases_are_under_way_than_the_variable_says(place: Workspace) -> None:
+def test_the_variable_limits_the_releases_in_progress(place: Workspace) -> None:
     place.seed(*(f"Tiny-{number}" for number in range(9)))
     assert place.plan().outputs["quantize_count"] == "8"
     job = Job(name="quantized/Tiny-8-awq / quantize quantized/Tiny-8-awq", status="queued")
@@ -178,7 +178,7 @@ def test_no_more_releases_are_under_way_than_the_variable_says(place: Workspace)
         (410, "Issues are disabled for this repo", {}, "GitHub answers 410"),
     ],
 )
-def test_a_refusal_of_github_is_said_and_does_not_stop_the_run(
+def test_an_error_of_github_is_noted_and_does_not_stop_the_run(
     place: Workspace, status: int, body: str, headers: dict[str, str], said: str
 ) -> None:
     place.seed("Tiny")
@@ -196,7 +196,7 @@ def test_an_answer_that_comes_on_the_third_try_is_enough(place: Workspace) -> No
     assert "NOTE" not in ended.summary
 
 
-def test_targets_of_runs_that_are_not_over_are_left_alone(place: Workspace) -> None:
+def test_targets_of_runs_in_progress_are_left_alone(place: Workspace) -> None:
     place.seed("Tiny", "Made", "Failed", "Waits", "Old", "Own")
     name = "{0} / quantize {0}".format
     place.api.add_run(1, Job(name=name("quantized/Own-awq"), status="in_progress"), status="in_progress")
@@ -215,7 +215,7 @@ def test_targets_of_runs_that_are_not_over_are_left_alone(place: Workspace) -> N
     assert ended.summary.count("another run works on it") == 3
 
 
-def test_a_run_that_cannot_be_asked_about_is_noted(place: Workspace) -> None:
+def test_an_error_while_listing_runs_is_noted(place: Workspace) -> None:
     place.seed("Tiny")
     place.api.fail("/actions/", status=503)
     ended = place.plan()
@@ -246,7 +246,7 @@ def test_a_broken_watchlist_is_annotated_line_by_line_and_one_issue(place: Works
     assert place.api.open_issues() == []
 
 
-def test_the_heartbeat_is_asked_for_after_a_good_plan_only(place: Workspace) -> None:
+def test_the_heartbeat_url_is_requested_after_a_good_plan_only(place: Workspace) -> None:
     place.seed("Tiny")
     assert place.plan(AWQ_BOT_HEARTBEAT_URL=f"{place.hub.endpoint}/api/models?limit=1").annotations == []
     assert any(request.query == "limit=1" for request in place.hub.requests)
@@ -254,16 +254,16 @@ def test_the_heartbeat_is_asked_for_after_a_good_plan_only(place: Workspace) -> 
     assert (level, message) == ("warning", "the heartbeat URL did not answer")
 
 
-def test_a_plan_in_which_everything_was_refused_is_no_good_plan(place: Workspace) -> None:
+def test_a_plan_in_which_everything_was_refused_is_not_good(place: Workspace) -> None:
     place.watch("lab/missing", "lab/gone")
     [(level, _, message)] = place.plan(AWQ_BOT_HEARTBEAT_URL=f"{place.hub.endpoint}/heartbeat").annotations
     assert (level, message) == ("warning", "every model was refused, so the heartbeat URL is not requested")
     assert not [request for request in place.hub.requests if request.path == "/heartbeat"]
 
 
-def test_an_expired_hub_token_is_said_once_without_showing_it(place: Workspace) -> None:
+def test_an_expired_hub_token_is_reported_once_and_not_shown(place: Workspace) -> None:
     place.seed("Tiny")
-    expired = place.hub.add_token("somebody", role="read")
+    expired = place.hub.add_token("reader-2", role="read")
     place.hub.revoke_token(expired)
     ended = place.plan(HF_TOKEN=expired)
     assert ended.code == 8

@@ -133,7 +133,7 @@ def test_a_mark_in_an_issue_of_another_author_is_ignored(place: Workspace, autho
     assert count(own).count == 1
 
 
-def test_a_mark_in_what_failed_is_only_text(place: Workspace) -> None:
+def test_a_mark_in_an_error_message_is_only_text(place: Workspace) -> None:
     planned(place)
     forged = mark(replace(Attempts(target="other/target", content="0" * 64, count=4)))
     issue = failed(place, 1, message=f"boom\n{forged}\n", hint=forged)

@@ -93,7 +93,7 @@ def _job_on_github(stage: str, word: str) -> RunningJob:
     return seen(stage, None, word) if word == "in_progress" else seen(stage, word)
 
 
-def test_a_failure_keeps_its_words_and_finds_its_log() -> None:
+def test_a_failure_keeps_its_message_and_gets_its_log() -> None:
     failed = result(status=Status.FAILED, exit_code=6, message="KL is too large", hint="Loosen the gate.")
     [ended] = final_results([job()], [failed], [seen("quantize", "failure")])
     assert (ended.message, ended.hint, ended.exit_code) == ("KL is too large", "Loosen the gate.", 6)

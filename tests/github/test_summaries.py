@@ -113,7 +113,7 @@ def test_no_text_from_elsewhere_can_add_to_a_page(text: str) -> None:
         assert not any(line.startswith("::") for line in markdown.splitlines()), name
 
 
-def test_a_hint_keeps_its_code_and_its_words() -> None:
+def test_a_hint_keeps_its_code_and_its_text() -> None:
     assert quiet_code("Put it on `hold:` to *silence* it.") == "Put it on `hold:` to \\*silence\\* it."
     assert "code" not in Page(quiet_code("``a`b` | `c|d`")).text
     assert "@me" not in quiet_code("@me `x` @me ` @me")

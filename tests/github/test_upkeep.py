@@ -176,7 +176,7 @@ def test_a_forks_pull_request_gets_the_page_and_no_comment(place: Workspace, pul
     assert place.api.requests == []
 
 
-def test_a_comment_that_may_not_be_written_is_a_warning(place: Workspace, pull: int) -> None:
+def test_a_comment_that_cannot_be_written_is_a_warning(place: Workspace, pull: int) -> None:
     ended = on_pull_request(place, pull, token=place.api.token(may_write=False))
     assert ended.code == 0
     assert "The comment could not be written." in ended.annotations[0][2]

@@ -232,7 +232,7 @@ def test_an_artifact_that_is_only_rendered_again_is_accepted(watch: Watch, copy:
     assert checked_artifact(watch.job, forged, originals).path == forged
 
 
-def test_what_upstream_has_is_taken_from_the_plan_and_from_nowhere_else(watch: Watch, tmp_path: Path) -> None:
+def test_upstreams_files_are_compared_with_those_of_the_plan(watch: Watch, tmp_path: Path) -> None:
     plan = shutil.copytree(watch.runner.root / "plan", tmp_path / "plan")
     originals = plan / "originals" / watch.job.job_id
     assert {path.name for path in originals.iterdir()} == {"config.json", "tokenizer_config.json"}
@@ -259,7 +259,7 @@ def test_a_job_that_was_not_planned_is_refused(watch: Watch) -> None:
         assert ended.outputs == {}
 
 
-def test_then_it_is_published_once_and_the_next_plan_is_empty(watch: Watch) -> None:
+def test_the_artifact_is_published_once_and_the_next_plan_is_empty(watch: Watch) -> None:
     hub = watch.sandbox.hub
     first = watch.publish(watch.artifact, results="results-of-publish")
     assert first.code == 0, first.err

@@ -96,7 +96,7 @@ def test_a_folder_without_a_job_is_named(jobdir: JobDir) -> None:
     assert "--work" in caught.value.hint
 
 
-def test_a_file_where_a_folder_should_be_holds_no_job_and_takes_none(tmp_path: Path) -> None:
+def test_a_file_in_place_of_a_folder_has_no_job_and_takes_none(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("text")
     jobdir = JobDir(tmp_path / "README.md")
     with pytest.raises(WatchlistError, match=r"no job\.json"):
@@ -113,7 +113,7 @@ def test_a_record_that_cannot_be_read_is_an_error_unlike_a_missing_one(jobdir: J
         jobdir.load(Report)
 
 
-def test_forgetting_what_is_not_there_is_fine(jobdir: JobDir) -> None:
+def test_a_missing_record_can_be_forgotten(jobdir: JobDir) -> None:
     jobdir.forget(JobResult)
     jobdir.store(FAILED)
     jobdir.forget(JobResult)
@@ -241,7 +241,7 @@ def stored(jobdir: JobDir, record: object, before: object, after: object) -> boo
         (job(weight_files=("a.safetensors",)), False),
     ],
 )
-def test_pulling_is_done_again_when_the_files_are_others(jobdir: JobDir, changed: Job, holds: bool) -> None:
+def test_pull_is_repeated_when_the_files_change(jobdir: JobDir, changed: Job, holds: bool) -> None:
     assert stored(jobdir, weights(), pull_inputs(job()), pull_inputs(changed)) == holds
 
 
@@ -257,14 +257,14 @@ def test_pulling_is_done_again_when_the_files_are_others(jobdir: JobDir, changed
         (entry(), weights(files=(published_file("model.safetensors", 7),)), False),
     ],
 )
-def test_quantizing_is_done_again_when_recipe_or_source_are_others(
+def test_quantize_is_repeated_when_recipe_or_source_change(
     jobdir: JobDir, asked: Any, pulled: Weights, holds: bool
 ) -> None:
     before = quantize_inputs(job(), weights())
     assert stored(jobdir, quantized(), before, quantize_inputs(job(asked), pulled)) == holds
 
 
-def test_later_stages_are_done_again_when_the_artifact_is_another(jobdir: JobDir) -> None:
+def test_later_stages_are_repeated_when_the_artifact_changes(jobdir: JobDir) -> None:
     other = quantized(files=(published_file("model.safetensors", 7),))
     assert stored(jobdir, report(), evaluate_inputs(quantized()), evaluate_inputs(quantized(duration_s=1.0)))
     assert not stored(jobdir, report(), evaluate_inputs(quantized()), evaluate_inputs(other))
@@ -276,7 +276,7 @@ def test_later_stages_are_done_again_when_the_artifact_is_another(jobdir: JobDir
     assert not stored(jobdir, card, first, card_inputs(job(tag="another"), quantized(), report()))
 
 
-def test_numbers_are_bound_to_the_versions_that_made_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_records_are_valid_for_the_tool_versions_that_made_them(monkeypatch: pytest.MonkeyPatch) -> None:
     installed = tool_versions()
     assert {"torch", "transformers", "autoawq"} <= set(installed)
     before = quantize_inputs(job(), weights()), evaluate_inputs(quantized())

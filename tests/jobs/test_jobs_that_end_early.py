@@ -30,7 +30,9 @@ def context(hub: LocalHub, folder: Path) -> JobContext:
     return JobContext(hub=as_bot(hub), work=folder / "work", files=folder, progress=no_progress)
 
 
-def test_a_target_that_became_private_is_asked_who_sees_it(hub: LocalHub, tmp_path: Path) -> None:
+def test_a_public_target_of_a_private_entry_is_refused_until_it_is_made_private(
+    hub: LocalHub, tmp_path: Path
+) -> None:
     hub.seed(SOURCE, source_files())
     job = release_job(hub)
     publish(as_bot(hub), job, make_artifact(tmp_path / "job", job), no_progress)
@@ -76,7 +78,7 @@ def test_a_job_that_may_not_be_published_ends_before_anything_is_pulled(hub: Loc
     assert requests(hub, "HEAD", SOURCE) == []
 
 
-def test_publishing_once_more_needs_nothing_of_the_jobs_folder(hub: LocalHub, tmp_path: Path) -> None:
+def test_publishing_again_needs_nothing_from_the_jobs_folder(hub: LocalHub, tmp_path: Path) -> None:
     hub.seed(SOURCE, source_files())
     job = release_job(hub)
     made = publish(as_bot(hub), job, make_artifact(tmp_path / "job", job), no_progress)
@@ -88,7 +90,7 @@ def test_publishing_once_more_needs_nothing_of_the_jobs_folder(hub: LocalHub, tm
     assert stages.to_be_published(jobdir) == ()
 
 
-def test_a_job_that_was_prepared_pulls_nothing_when_it_is_prepared_again(hub: LocalHub, tmp_path: Path) -> None:
+def test_preparing_a_job_again_pulls_nothing(hub: LocalHub, tmp_path: Path) -> None:
     hub.seed(SOURCE, source_files())
     job = release_job(hub)
     jobdir = JobDir(tmp_path / "work" / job.job_id)

@@ -58,7 +58,7 @@ def test_the_card_shows_what_was_measured_and_pins_the_release(sandbox: Sandbox)
     assert files["assets/error-by-layer.png"].startswith(b"\x89PNG")
 
 
-def test_the_cards_of_both_models_read_as_they_should(sandbox: Sandbox) -> None:
+def test_the_cards_of_both_models_are_the_golden_files(sandbox: Sandbox) -> None:
     """After a wanted change: GOLDEN=write pytest tests/jobs/test_pipeline.py, then read the diff."""
     for name in MODELS:
         text = sandbox.hub.files(f"quantized/{name}-awq")["README.md"].decode()

@@ -42,10 +42,10 @@ def _worked(sandbox: Sandbox, *words: str) -> None:
 
 def call(sandbox: Sandbox, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """With no token but those given."""
-    nobody = {name: value for name, value in sandbox.environment().items() if name != "HF_TOKEN"}
+    without_token = {name: value for name, value in sandbox.environment().items() if name != "HF_TOKEN"}
     return subprocess.run(
         [sys.executable, "-m", "bot", *words],
-        env=nobody | environment,
+        env=without_token | environment,
         cwd=sandbox.root,
         capture_output=True,
         text=True,
