@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bot.github.attempts import after_failure, busy_targets, hold_back, iso, needs_person, overdue
-from bot.records import Attempts, Job, Plan, PlanTimes, RunningJob, Skip, Thresholds
+from bot.records import Attempts, Job, JobKind, Plan, PlanTimes, RunningJob, Skip, Thresholds
 from bot.watch.plan import make_plan
 from tests.support.factories import digests, entry, job
 
@@ -130,6 +130,13 @@ def test_releases_of_other_runs_count_towards_the_limit() -> None:
     assert len(held(many(9), running=others, most_releases=5).jobs) == 2
     assert held(many(9), running=others, most_releases=2).jobs == ()
     assert len(held(many(9), most_releases=5).deferred) == 4
+
+
+def test_jobs_without_a_gpu_do_not_count_towards_the_limit() -> None:
+    refresh = job(job_id="refresh", kind=JobKind.REFRESH, estimate=None)
+    plan = held([*many(5), refresh], most_releases=2)
+    assert [item.job_id for item in plan.jobs] == ["refresh", "m0", "m1"]
+    assert held([*many(5), refresh], most_releases=-3).jobs == (refresh,)
 
 
 def test_what_the_plan_skipped_stays_skipped() -> None:

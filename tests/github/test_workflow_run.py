@@ -133,7 +133,7 @@ def with_auto_map(folder: Path, path: str) -> None:
 
 
 def without(folder: Path, path: str) -> None:
-    (folder / "quantized" / path).unlink()
+    next(one / path for one in (folder / "card", folder / "quantized") if (one / path).exists()).unlink()
     files = loaded(folder, Card).files
     JobDir(folder).store(Card(files=tuple(file for file in files if file.path != path)))
 
@@ -148,8 +148,9 @@ def with_quantized(folder: Path, **fields: Any) -> JobDir:
     return JobDir(folder)
 
 
-def with_calibration_hash(folder: Path, sha256: str) -> None:
-    used = replace(loaded(folder, QuantizedModel).calibration, sha256=sha256)
+def with_calibration(folder: Path, **fields: Any) -> None:
+    """Its card and its provenance say so, too."""
+    used = replace(loaded(folder, QuantizedModel).calibration, **fields)
     rendered(with_quantized(folder, calibration=used))
 
 
@@ -183,6 +184,13 @@ TAMPERING: list[tuple[str, Callable[[Path], object], str]] = [
         for name in ("config.json", "tokenizer_config.json")
     ),
     *(
+        (f"no {name}", partial(without, path=name), f"'{name}' is missing")
+        for name in ("README.md", "config.json", "provenance.json")
+    ),
+    ("other samples", partial(with_calibration, samples=7), "its calibration is not the planned one"),
+    ("other length", partial(with_calibration, seq_len=7), "its calibration is not the planned one"),
+    ("other seed", partial(with_calibration, seed=7), "its calibration is not the planned one"),
+    *(
         (f"{name} left out", partial(without, path=name), f"upstream's '{name}' is missing")
         for name in ("LICENSE", "tokenizer.json", "tokenizer_config.json", "generation_config.json")
     ),
@@ -193,7 +201,7 @@ TAMPERING: list[tuple[str, Callable[[Path], object], str]] = [
     *(
         (
             f"hash {number}",
-            partial(with_calibration_hash, sha256=text),
+            partial(with_calibration, sha256=text),
             "the sha256 of its calibration is not a sha256",
         )
         for number, text in enumerate(("`\n\n# Buy [this](https://evil.example)\n\n`", "5E" * 32, "5e" * 31, ""))
