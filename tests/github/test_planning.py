@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from tests.support.repos import source_files
 from tests.support.workspace import WEIGHTS, Workspace, rows
 
 TARGET = "quantized/Tiny-awq"
+RATE_LIMITED = "API rate limit exceeded for installation ID 1."
 SWITCHES = ("AWQ_BOT_PAUSED", "AWQ_BOT_OIDC")
 
 
@@ -142,16 +144,6 @@ def test_an_issue_of_another_author_stops_nothing(place: Workspace, author: str)
     assert place.plan().outputs["quantize_count"] == "1"
 
 
-def test_only_four_jobs_start_when_the_issues_cannot_be_read(place: Workspace) -> None:
-    place.seed(*(f"Tiny-{number}" for number in range(6)))
-    place.api.fail("/issues", status=500)
-    ended = place.plan()
-    assert ended.code == 0, ended.err
-    assert ended.outputs["quantize_count"] == "4"
-    assert "no more than 4 jobs are started" in ended.summary
-    assert "GitHub keeps failing, after 4 attempts" in ended.summary
-
-
 def test_the_variable_limits_the_releases_in_progress(place: Workspace) -> None:
     place.seed(*(f"Tiny-{number}" for number in range(9)))
     assert place.plan().outputs["quantize_count"] == "8"
@@ -165,35 +157,30 @@ def test_the_variable_limits_the_releases_in_progress(place: Workspace) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "headers", "said"),
+    ("fault", "started", "notes"),
     [
         (
-            403,
-            "API rate limit exceeded for installation ID 1.",
-            {"X-RateLimit-Reset": "99999999999"},
-            "limits our",
+            {"status": 403, "body": RATE_LIMITED, "headers": {"X-RateLimit-Reset": "99999999999"}},
+            4,
+            ["limits our"],
         ),
-        (401, "Bad credentials", {}, "refuses the token"),
-        (403, "Resource not accessible by integration", {}, "GitHub answers 403"),
-        (410, "Issues are disabled for this repo", {}, "GitHub answers 410"),
+        ({"status": 401, "body": "Bad credentials"}, 4, ["refuses the token"]),
+        ({"status": 403, "body": "Resource not accessible by integration"}, 4, ["GitHub answers 403"]),
+        ({"status": 410, "body": "Issues are disabled for this repo"}, 4, ["GitHub answers 410"]),
+        ({"status": 500}, 4, ["keeps failing, after 4 attempts", "no more than 4 jobs are started"]),
+        ({"path": "/actions/", "status": 503}, 5, ["What other runs work on is not known."]),
+        ({"status": 502, "times": 2}, 5, []),  # the third attempt succeeds
     ],
 )
 def test_an_error_of_github_is_noted_and_does_not_stop_the_run(
-    place: Workspace, status: int, body: str, headers: dict[str, str], said: str
+    place: Workspace, fault: dict[str, Any], started: int, notes: list[str]
 ) -> None:
-    place.seed("Tiny")
-    place.api.fail("/issues", status=status, body=body, headers=headers)
-    ended = place.plan()
-    assert (ended.code, ended.outputs["quantize_count"]) == (0, "1")
-    assert said in ended.summary
-
-
-def test_an_answer_that_comes_on_the_third_try_is_enough(place: Workspace) -> None:
     place.seed(*(f"Tiny-{number}" for number in range(5)))
-    place.api.fail("/issues", times=2, status=502)
+    place.api.fail(**{"path": "/issues"} | fault)
     ended = place.plan()
-    assert ended.outputs["quantize_count"] == "5"
-    assert "NOTE" not in ended.summary
+    assert (ended.code, ended.outputs["quantize_count"]) == (0, str(started)), ended.err
+    assert all(note in ended.summary for note in notes)
+    assert ("NOTE" in ended.summary) == bool(notes)
 
 
 def test_targets_of_runs_in_progress_are_left_alone(place: Workspace) -> None:
@@ -213,14 +200,6 @@ def test_targets_of_runs_in_progress_are_left_alone(place: Workspace) -> None:
     ended = place.plan()
     assert {row["target"] for row in rows(ended)} == {f"quantized/{name}-awq" for name in ("Failed", "Old", "Own")}
     assert ended.summary.count("another run works on it") == 3
-
-
-def test_an_error_while_listing_runs_is_noted(place: Workspace) -> None:
-    place.seed("Tiny")
-    place.api.fail("/actions/", status=503)
-    ended = place.plan()
-    assert ended.outputs["quantize_count"] == "1"
-    assert "What other runs work on is not known." in ended.summary
 
 
 def test_a_broken_watchlist_is_annotated_line_by_line_and_one_issue(place: Workspace) -> None:
