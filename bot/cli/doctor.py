@@ -20,7 +20,7 @@ _NVIDIA_QUERY = ("nvidia-smi", "--query-gpu=name,driver_version,memory.total", "
 def check_machine(plan: Plan | None, work: Path, *, runner: bool) -> Iterator[Check]:
     """GPU, disk, memory and versions, held against the largest planned job.
 
-    runner: a missing GPU is a failure, and what untrusted files could reach is checked.
+    runner: a missing GPU is a failure, and what strangers' files could reach is looked at.
     """
     needs = [job.estimate for job in plan.jobs if job.estimate is not None] if plan is not None else []
     yield _check_gpu(needs, runner=runner)

@@ -89,7 +89,7 @@ def doctor(
 ) -> None:
     """Look for what would make a run fail: tokens, GPU, disk, memory, versions, endpoint. With cause and fix.
 
-    On a runner also for what untrusted files could reach: credentials that write, root, Docker, pull requests.
+    On a runner also for what strangers' files could reach: credentials that write, root, Docker, pull requests.
 
     Exit code 8 when something would fail.
 
