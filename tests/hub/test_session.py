@@ -76,7 +76,6 @@ def test_busy_hub_and_a_lost_answer_are_retried(hub: LocalHub, fault: Fault) -> 
 def test_each_retry_is_logged_with_its_cause_and_the_wait(hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
     log = BufferingHandler(100)
     monkeypatch.setattr(logging.getLogger("awq_bot"), "handlers", [log])
-    monkeypatch.setattr(session, "_logged", {})
     hub.faults.add(Fault(path="whoami", status=503))
     call(as_bot(hub).writer.whoami)
     line = log.buffer.pop().getMessage()
