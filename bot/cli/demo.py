@@ -104,7 +104,7 @@ def _first_release(demo: Demo) -> None:
         demo.hub.seed(f"{UPSTREAM}/{name}", ASSETS / name, message="First release")
         demo.console.print(f"  {UPSTREAM}/{name} is on the Hub at {demo.hub.endpoint}")
     demo.watchlist.write_text(_WATCHLIST)
-    _title(demo, "A maintainer adds them to the watchlist and looks at the plan before anything is downloaded")
+    _title(demo, "A maintainer adds them to the watchlist, and looks at the plan")
     demo.console.print(_WATCHLIST.rstrip(), style="dim", markup=False)
     _type(demo, "check")
     _type(demo, "plan")
@@ -142,7 +142,7 @@ def _changed_weight(demo: Demo) -> None:
 
 
 def _changed_generation_config(demo: Demo) -> None:
-    _title(demo, "The lab changes its generation config: small files are published again, without a GPU")
+    _title(demo, "A changed generation config: small files are published again, no GPU")
     repo_id = f"{UPSTREAM}/{MODELS[1]}"
     settings = json.loads(demo.hub.files(repo_id)["generation_config.json"]) | {"temperature": 0.5}
     content = json.dumps(settings, indent=2).encode()
