@@ -20,9 +20,8 @@ from bot.jobs.cleaning import JobFolder, delete, job_folders
 from bot.records import WatchEntry
 from bot.text import duration, size
 from bot.watch import watchlist as watchlists
-from bot.watch.editing import item_of, new_watchlist, with_model
-from bot.watch.rules import EXAMPLE_NAMESPACE
-from bot.watch.schema import Reference, is_namespace, read_reference
+from bot.watch.document import item_of, new_watchlist, with_model
+from bot.watch.schema import EXAMPLE_NAMESPACE, Reference, is_namespace, read_reference
 
 app = typer.Typer(rich_markup_mode="rich")
 

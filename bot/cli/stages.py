@@ -24,7 +24,7 @@ from bot.cli.console import (
     print_raw,
     problem_of,
 )
-from bot.cli.cpu import CpuOption, folder_on_cpu, jobs_on_cpu
+from bot.cli.doctor import CpuOption, folder_on_cpu, jobs_on_cpu
 from bot.cli.interrupts import ended_by_ctrl_c
 from bot.errors import BotError, WatchlistError
 from bot.hub.publish import opening_note

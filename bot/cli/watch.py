@@ -21,7 +21,7 @@ from bot.cli.console import (
     out,
     print_raw,
 )
-from bot.cli.cpu import CpuOption, jobs_on_cpu
+from bot.cli.doctor import CpuOption, jobs_on_cpu
 from bot.errors import BotError
 from bot.hub.session import Hub
 from bot.jobs import pipeline

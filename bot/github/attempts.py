@@ -9,8 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 from bot.github.matrix import MATRIX_LIMIT
 from bot.records import Attempts, Job, JobKind, Plan, PlanTimes, RunningJob, Skip
-from bot.watch.plan import make_plan
-from bot.watch.release import UP_TO_DATE
+from bot.watch.release import UP_TO_DATE, make_plan
 
 # After the first, second and third failure. After the fourth a person has to look.
 DELAYS = (timedelta(hours=1), timedelta(hours=6), timedelta(hours=24))

@@ -33,8 +33,8 @@ from bot.records import (
     no_progress,
 )
 from bot.watch import release
-from bot.watch.plan import make_plan
 from bot.watch.refusals import dataset_refusal, license_refusal, refuse
+from bot.watch.release import make_plan
 
 # --- watch --------------------------------------------------------------------------------------------------
 

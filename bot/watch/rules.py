@@ -15,12 +15,11 @@ from pydantic import BaseModel, ValidationError
 
 from bot.watch.document import Lines, Loc
 from bot.watch.messages import HOLD_HINT, SOURCE_HINT
-from bot.watch.schema import MAX_REPO_ID, ModelSpec, SourceSpec, WatchlistSpec, source_mistakes
+from bot.watch.schema import EXAMPLE_NAMESPACE, MAX_REPO_ID, ModelSpec, SourceSpec, WatchlistSpec, source_mistakes
 
 Spec = TypeVar("Spec", bound=BaseModel)
 Wrong = tuple[Loc, str, str]
 
-EXAMPLE_NAMESPACE = "your-namespace"  # as it stands in the template's watchlist
 _SHA = re.compile(r"[0-9a-f]{40}")
 
 

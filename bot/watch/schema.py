@@ -21,6 +21,7 @@ FILE_SUFFIXES = ("txt", "md", "jsonl", "jsonl.gz", "parquet")
 _NAME = r"[A-Za-z0-9_]+(?:(?:[.-]|\.-|-\.)[A-Za-z0-9_]+)*"
 _FILE = rf"[^/]\.({'|'.join(suffix.replace('.', r'[.]') for suffix in FILE_SUFFIXES)})$"
 _MAX_NAMESPACE = 42
+EXAMPLE_NAMESPACE = "your-namespace"  # as it stands in the template's watchlist
 MAX_REPO_ID = 96  # characters, as huggingface_hub counts them: owner, slash and name
 RepoId = Annotated[str, StringConstraints(pattern=rf"^{_NAME}/{_NAME}$", max_length=MAX_REPO_ID)]
 Namespace = Annotated[str, StringConstraints(pattern=rf"^{_NAME}$", max_length=_MAX_NAMESPACE)]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bot.cli import cpu
-from bot.cli.cpu import folder_on_cpu, has_cuda, jobs_on_cpu, work_on_cpu
+from bot.cli import doctor
+from bot.cli.doctor import folder_on_cpu, has_cuda, jobs_on_cpu, work_on_cpu
 from bot.errors import EnvironmentProblem
 from bot.records import Calibration, Job, JobKind, Recipe
 from tests.cli.test_doctor import only_nvidia_smi
@@ -40,7 +40,7 @@ def model_folder(folder: Path, rows: int) -> Path:
 
 
 def test_time_of_all_releases_is_said_as_an_estimate_for_this_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu, "core_count", lambda: 4)
+    monkeypatch.setattr(doctor, "core_count", lambda: 4)
     said = jobs_on_cpu([job(10**9), job(5), job(LARGE, JobKind.FINISH)], allowed=False)
     assert "no CUDA GPU" in said
     assert "about 4 h 38 min on this CPU with 4 cores" in said  # 60 s + 2e15 / (4 x 3e10)
@@ -74,7 +74,7 @@ def test_gpu_counts_where_torch_would_use_it(
     torch: str, visible: str | None, found: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     only_nvidia_smi(tmp_path / "gpu", monkeypatch, "NVIDIA L4, 550.54, 23034")
-    monkeypatch.setattr(cpu, "tool_versions", lambda: {"torch": torch})
+    monkeypatch.setattr(doctor, "tool_versions", lambda: {"torch": torch})
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)

@@ -15,7 +15,7 @@ from bot.github import runner_safety
 from bot.github.environment import Actions
 from bot.github.runner_safety import check_exposure, check_isolation
 from bot.records import Check
-from bot.watch.plan import make_plan
+from bot.watch.release import make_plan
 from tests.support import factories
 
 

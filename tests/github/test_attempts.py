@@ -10,7 +10,7 @@ import pytest
 
 from bot.github.attempts import after_failure, busy_targets, hold_back, iso, needs_person, overdue
 from bot.records import Attempts, Job, JobKind, Plan, PlanTimes, RunningJob, Skip, Thresholds
-from bot.watch.plan import make_plan
+from bot.watch.release import make_plan
 from tests.support.factories import digests, entry, job
 
 NOW = datetime(2026, 11, 22, 3, 17, 5, tzinfo=UTC)

@@ -9,7 +9,7 @@ import pytest
 
 from bot.github.matrix import HOSTED_ARTIFACT_BYTES, MATRIX_LIMIT, matrices, publishable, timeout_minutes
 from bot.records import Job, JobKind, from_json, to_json
-from bot.watch.plan import make_plan
+from bot.watch.release import make_plan
 from tests.support.factories import entry, hub_file, job, needs
 
 

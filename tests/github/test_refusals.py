@@ -15,23 +15,23 @@ TARGET = "quantized/Tiny-awq"
 UP = {"model__safetensors": WEIGHTS}
 
 
-def only_issue(place: Workspace) -> Issue:
-    [issue] = place.api.open_issues()
+def only_issue(workspace: Workspace) -> Issue:
+    [issue] = workspace.api.open_issues()
     return issue
 
 
-def failure_of(place: Workspace, target: str) -> Issue:
+def failure_of(workspace: Workspace, target: str) -> Issue:
     tried = Attempts(target=target, content="0" * 64, count=2, next_try="2026-11-22T04:17:05Z")
-    return place.api.open_issue(ACTIONS, "awq-bot: it failed", f"Words.\n\n{mark(tried)}\n")
+    return workspace.api.open_issue(ACTIONS, "awq-bot: it failed", f"Words.\n\n{mark(tried)}\n")
 
 
-def test_a_refusal_is_one_issue_until_it_is_no_longer_refused(place: Workspace) -> None:
-    place.hub.seed("lab/Tiny", source_files(**UP), gated="manual")
-    place.watch("lab/Tiny")
+def test_a_refusal_is_one_issue_until_it_is_no_longer_refused(workspace: Workspace) -> None:
+    workspace.hub.seed("lab/Tiny", source_files(**UP), gated="manual")
+    workspace.watch("lab/Tiny")
     for _ in range(2):
-        ended = place.plan()
+        ended = workspace.plan()
         assert (ended.code, ended.outputs["quantize_count"]) == (0, "0")
-        issue = only_issue(place)
+        issue = only_issue(workspace)
     assert issue.title.startswith(f"awq-bot: {TARGET}: gated: access to the weights was refused")
     assert issue.labels == ["awq-bot", "awq-bot: upstream"]
     assert "**cause** gated: access to the weights was refused" in issue.body
@@ -39,42 +39,42 @@ def test_a_refusal_is_one_issue_until_it_is_no_longer_refused(place: Workspace) 
     found = read_mark(issue.body, issue=issue.number)
     assert found is not None
     assert (found.target, found.count) == (f"refused:{TARGET}", 0)
-    place.hub.grant_access("lab/Tiny", "reader")
-    assert place.plan().outputs["quantize_count"] == "1"
+    workspace.hub.grant_access("lab/Tiny", "reader")
+    assert workspace.plan().outputs["quantize_count"] == "1"
     assert issue.state == "closed"
-    assert "no longer refused" in place.api.comments_on(issue.number)[0]
+    assert "no longer refused" in workspace.api.comments_on(issue.number)[0]
 
 
-def test_an_unchanged_refusal_is_not_written_again(place: Workspace) -> None:
-    place.watch("lab/missing")
-    place.plan()
-    place.api.requests.clear()
-    place.plan()
-    assert {asked.method for asked in place.api.requests if asked.path != "/graphql"} == {"GET"}
+def test_an_unchanged_refusal_is_not_written_again(workspace: Workspace) -> None:
+    workspace.watch("lab/missing")
+    workspace.plan()
+    workspace.api.requests.clear()
+    workspace.plan()
+    assert {asked.method for asked in workspace.api.requests if asked.path != "/graphql"} == {"GET"}
 
 
-def test_another_reason_is_written_into_the_same_issue(place: Workspace) -> None:
-    place.watch("lab/Tiny")
-    place.plan()
-    issue = only_issue(place)
+def test_another_reason_is_written_into_the_same_issue(workspace: Workspace) -> None:
+    workspace.watch("lab/Tiny")
+    workspace.plan()
+    issue = only_issue(workspace)
     assert "missing" in issue.title
-    place.hub.seed("lab/Tiny", source_files(**UP) | {"README.md": b"no licence"})
-    place.plan()
-    assert only_issue(place) is issue
+    workspace.hub.seed("lab/Tiny", source_files(**UP) | {"README.md": b"no licence"})
+    workspace.plan()
+    assert only_issue(workspace) is issue
     assert "licence absent" in issue.title
-    assert len(place.api.comments_on(issue.number)) == 0
+    assert len(workspace.api.comments_on(issue.number)) == 0
 
 
-def test_a_refusal_counts_no_attempt_and_leaves_the_count_of_failures_alone(place: Workspace) -> None:
-    place.watch("lab/Tiny")
-    failure = failure_of(place, TARGET)
+def test_a_refusal_counts_no_attempt_and_leaves_the_count_of_failures_alone(workspace: Workspace) -> None:
+    workspace.watch("lab/Tiny")
+    failure = failure_of(workspace, TARGET)
     before = failure.body
-    place.plan()
-    assert len(place.api.open_issues()) == 2
+    workspace.plan()
+    assert len(workspace.api.open_issues()) == 2
     assert failure.body == before
-    place.seed("Tiny")
-    assert place.plan().outputs["quantize_count"] == "1"
-    assert only_issue(place) is failure
+    workspace.seed("Tiny")
+    assert workspace.plan().outputs["quantize_count"] == "1"
+    assert only_issue(workspace) is failure
 
 
 @pytest.mark.parametrize(
@@ -85,69 +85,69 @@ def test_a_refusal_counts_no_attempt_and_leaves_the_count_of_failures_alone(plac
         Fault(path="lab/Tiny/resolve/.*/config.json", status=500, times=None),
     ],
 )
-def test_an_outage_of_the_hub_opens_no_issue(place: Workspace, fault: Fault) -> None:
-    place.seed("Tiny")
-    place.hub.faults.add(fault)
-    ended = place.plan()
+def test_an_outage_of_the_hub_opens_no_issue(workspace: Workspace, fault: Fault) -> None:
+    workspace.seed("Tiny")
+    workspace.hub.faults.add(fault)
+    ended = workspace.plan()
     assert "### Refused" in ended.summary
-    assert place.api.issues == {}
+    assert workspace.api.issues == {}
 
 
-def test_an_incomplete_upload_opens_no_issue(place: Workspace) -> None:
+def test_an_incomplete_upload_opens_no_issue(workspace: Workspace) -> None:
     index = b'{"weight_map": {"model.embed_tokens.weight": "model-00001-of-00002.safetensors"}}'
     files = source_files(**UP)
     del files["model.safetensors"]
-    place.hub.seed("lab/Tiny", files | {"model.safetensors.index.json": index})
-    place.watch("lab/Tiny")
-    assert "upload incomplete" in place.plan().summary
-    assert place.api.issues == {}
+    workspace.hub.seed("lab/Tiny", files | {"model.safetensors.index.json": index})
+    workspace.watch("lab/Tiny")
+    assert "upload incomplete" in workspace.plan().summary
+    assert workspace.api.issues == {}
 
 
-def test_the_issue_of_a_refusal_stays_open_through_an_outage(place: Workspace) -> None:
-    place.watch("lab/missing")
-    place.plan()
-    issue = only_issue(place)
-    place.hub.faults.add(Fault(path="/api/models/lab/missing", status=503, times=None))
-    place.plan()
-    assert only_issue(place) is issue
+def test_the_issue_of_a_refusal_stays_open_through_an_outage(workspace: Workspace) -> None:
+    workspace.watch("lab/missing")
+    workspace.plan()
+    issue = only_issue(workspace)
+    workspace.hub.faults.add(Fault(path="/api/models/lab/missing", status=503, times=None))
+    workspace.plan()
+    assert only_issue(workspace) is issue
 
 
-def test_a_dry_run_opens_no_issue(place: Workspace) -> None:
-    place.watch("lab/missing")
-    place.plan("--dry-run")
-    assert place.api.issues == {}
+def test_a_dry_run_opens_no_issue(workspace: Workspace) -> None:
+    workspace.watch("lab/missing")
+    workspace.plan("--dry-run")
+    assert workspace.api.issues == {}
 
 
-def test_issues_of_a_removed_model_are_closed_by_a_whole_plan_only(place: Workspace) -> None:
-    place.seed("Other")
-    place.hub.seed("lab/Tiny", source_files(**UP))
-    place.watch("lab/Other", "lab/missing")
-    place.plan()
-    removed = [failure_of(place, TARGET), only_issue_about(place, "missing")]
-    failing = failure_of(place, "quantized/Other-awq")
-    watch = failure_of(place, "watch")
-    place.watch("lab/Other")
-    place.plan("--only", "lab/Other")
-    assert len(place.api.open_issues()) == 4
-    place.plan()
-    assert {issue.number for issue in place.api.open_issues()} == {failing.number, watch.number}
+def test_issues_of_a_removed_model_are_closed_by_a_whole_plan_only(workspace: Workspace) -> None:
+    workspace.seed("Other")
+    workspace.hub.seed("lab/Tiny", source_files(**UP))
+    workspace.watch("lab/Other", "lab/missing")
+    workspace.plan()
+    removed = [failure_of(workspace, TARGET), only_issue_about(workspace, "missing")]
+    failing = failure_of(workspace, "quantized/Other-awq")
+    watch = failure_of(workspace, "watch")
+    workspace.watch("lab/Other")
+    workspace.plan("--only", "lab/Other")
+    assert len(workspace.api.open_issues()) == 4
+    workspace.plan()
+    assert {issue.number for issue in workspace.api.open_issues()} == {failing.number, watch.number}
     for issue in removed:
-        [said] = place.api.comments_on(issue.number)
+        [said] = workspace.api.comments_on(issue.number)
         assert "It is no longer on the watchlist." in said
         assert "/actions/runs/1" in said
 
 
-def only_issue_about(place: Workspace, name: str) -> Issue:
-    [issue] = [issue for issue in place.api.open_issues() if name in issue.title]
+def only_issue_about(workspace: Workspace, name: str) -> Issue:
+    [issue] = [issue for issue in workspace.api.open_issues() if name in issue.title]
     return issue
 
 
-def test_issues_of_a_model_on_hold_are_closed_and_say_so(place: Workspace) -> None:
-    place.watch("lab/missing")
-    place.plan()
-    issues = [only_issue(place), failure_of(place, "quantized/missing-awq")]
-    path = place.root / "watchlist.yaml"
+def test_issues_of_a_model_on_hold_are_closed_and_say_so(workspace: Workspace) -> None:
+    workspace.watch("lab/missing")
+    workspace.plan()
+    issues = [only_issue(workspace), failure_of(workspace, "quantized/missing-awq")]
+    path = workspace.root / "watchlist.yaml"
     path.write_text(path.read_text().replace("- lab/missing", "- {repo_id: lab/missing, hold: not today}"))
-    place.plan()
-    assert place.api.open_issues() == []
-    assert all("on hold" in place.api.comments_on(issue.number)[0] for issue in issues)
+    workspace.plan()
+    assert workspace.api.open_issues() == []
+    assert all("on hold" in workspace.api.comments_on(issue.number)[0] for issue in issues)

@@ -204,16 +204,16 @@ def test_the_author_is_whoever_the_token_acts_as(workspace: Workspace) -> None:
 # --- jobs without a result, and results that are rejected -----------------------------------------------------
 
 
-def test_a_job_without_a_result_failed_unless_a_person_cancelled_it(place: Workspace) -> None:
-    planned(place)
-    place.api.add_run(1, Job(name="plan"), Job(name=JOB, conclusion="cancelled"))
-    ended = place.report()
-    assert place.api.issues == {}
+def test_a_job_without_a_result_failed_unless_a_person_cancelled_it(workspace: Workspace) -> None:
+    planned(workspace)
+    workspace.api.add_run(1, Job(name="plan"), Job(name=JOB, conclusion="cancelled"))
+    ended = workspace.report()
+    assert workspace.api.issues == {}
     assert "it was cancelled" in ended.summary
     assert "❌" not in ended.summary
-    place.api.add_run(2, Job(name=JOB, conclusion="failure"))
-    ended = place.report(GITHUB_RUN_ID="2")
-    [issue] = place.api.open_issues()
+    workspace.api.add_run(2, Job(name=JOB, conclusion="failure"))
+    ended = workspace.report(GITHUB_RUN_ID="2")
+    [issue] = workspace.api.open_issues()
     assert "the runner was lost" in issue.body
     assert "the runner was lost" in ended.summary
     assert issue.labels == ["awq-bot", "awq-bot: environment"]
@@ -227,65 +227,65 @@ def test_a_job_without_a_result_failed_unless_a_person_cancelled_it(place: Works
     ],
 )
 def test_what_github_cancelled_by_itself_is_an_attempt(
-    place: Workspace, runner: str | None, queued: timedelta, ran: timedelta, said: str
+    workspace: Workspace, runner: str | None, queued: timedelta, ran: timedelta, said: str
 ) -> None:
-    planned(place)
+    planned(workspace)
     created = datetime.now(UTC) - timedelta(days=2)
     started = created + queued
     times: dict[str, Any] = {"created_at": created, "started_at": started, "completed_at": started + ran}
-    place.api.add_run(1, Job(name=JOB, conclusion="cancelled", runner=runner, **times))
-    place.report()
-    [issue] = place.api.open_issues()
+    workspace.api.add_run(1, Job(name=JOB, conclusion="cancelled", runner=runner, **times))
+    workspace.report()
+    [issue] = workspace.api.open_issues()
     assert said in issue.body
     assert count(issue).count == 1
-    assert place.plan().outputs["quantize_count"] == "0"
+    assert workspace.plan().outputs["quantize_count"] == "0"
 
 
-def test_when_github_does_not_answer_nothing_is_counted(place: Workspace) -> None:
-    planned(place)
-    place.api.fail("/actions/", status=503)
-    ended = place.report()
+def test_when_github_does_not_answer_nothing_is_counted(workspace: Workspace) -> None:
+    planned(workspace)
+    workspace.api.fail("/actions/", status=503)
+    ended = workspace.report()
     assert ended.code == 0
-    assert place.api.issues == {}
+    assert workspace.api.issues == {}
     assert "❔ unknown" in ended.summary
     assert "How jobs without a result ended is not known." in ended.summary
 
 
-def test_an_issue_that_cannot_be_written_is_noted_and_the_page_is_whole(place: Workspace) -> None:
-    planned(place)
-    [job] = place.planned()
-    place.leave(job)
-    ended = place.report(GITHUB_TOKEN=place.api.token(may_write=False))
+def test_an_issue_that_cannot_be_written_is_noted_and_the_page_is_whole(workspace: Workspace) -> None:
+    planned(workspace)
+    [job] = workspace.planned()
+    workspace.leave(job)
+    ended = workspace.report(GITHUB_TOKEN=workspace.api.token(may_write=False))
     assert ended.code == 0
     assert "An issue could not be written." in ended.summary
     assert "layer 3: not finite" in ended.summary
 
 
-def test_forged_and_damaged_results_are_rejected_and_listed(place: Workspace) -> None:
-    planned(place)
-    [job] = place.planned()
-    place.leave(job, stage="quantize", status=Status.PUBLISHED, publication=publication(), **WELL)
-    place.leave(replace(job, job_id="quantized--Other-awq-01234567-89abcdef"), status=Status.UNCHANGED, **WELL)
-    place.leave(job, stage="publish", target="quantized/Other-awq", status=Status.PUBLISHED, **WELL)
-    results = place.root / "results" / f"result-quantize-{job.job_id}"
+def test_forged_and_damaged_results_are_rejected_and_listed(workspace: Workspace) -> None:
+    planned(workspace)
+    [job] = workspace.planned()
+    workspace.leave(job, stage="quantize", status=Status.PUBLISHED, publication=publication(), **WELL)
+    workspace.leave(replace(job, job_id="quantized--Other-awq-01234567-89abcdef"), status=Status.UNCHANGED, **WELL)
+    workspace.leave(job, stage="publish", target="quantized/Other-awq", status=Status.PUBLISHED, **WELL)
+    results = workspace.root / "results" / f"result-quantize-{job.job_id}"
     (results / "broken.json").write_text("{")
     (results / "large.json").write_text(" " * 1_000_001)
     (results / "link.json").symlink_to("/etc/hostname")
-    ended = place.report()
+    ended = workspace.report()
     assert ended.summary.count("- ") >= 6
     assert "### Rejected results" in ended.summary
     assert len([item for item in ended.annotations if item[0] == "warning"]) == 6
     assert "✅" not in ended.summary
-    assert place.api.issues == {}
+    assert workspace.api.issues == {}
 
 
-def test_a_result_in_the_artifact_of_another_job_is_rejected(place: Workspace) -> None:
-    place.seed("Tiny", "Other")
-    place.plan()
-    one, two = place.planned()
-    published = place.leave(one, stage="publish", status=Status.PUBLISHED, publication=publication(), **WELL)
+def test_a_result_in_the_artifact_of_another_job_is_rejected(workspace: Workspace) -> None:
+    workspace.seed("Tiny", "Other")
+    workspace.plan()
+    one, two = workspace.planned()
+    published = workspace.leave(one, stage="publish", status=Status.PUBLISHED, publication=publication(), **WELL)
     quantize, deeper, flat = (
-        place.root / "results" / name
+        workspace.root / "results" / name
         for name in (
             f"result-quantize-{one.job_id}",
             f"result-quantize-{two.job_id}/result-publish-{one.job_id}",
@@ -296,20 +296,20 @@ def test_a_result_in_the_artifact_of_another_job_is_rejected(place: Workspace) -
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copy(published, folder)
     shutil.rmtree(published.parent)
-    ended = place.report()
+    ended = workspace.report()
     assert "✅" not in ended.summary
     assert [message.rpartition(": ")[2] for level, _, message in ended.annotations] == [
         "uploaded by a different job"
     ] * 2
 
 
-def test_a_job_that_github_saw_fail_has_published_nothing(place: Workspace) -> None:
-    planned(place)
-    [job] = place.planned()
-    place.leave(job, stage="publish", status=Status.PUBLISHED, publication=publication(), **WELL)
-    place.api.add_run(
+def test_a_job_that_github_saw_fail_has_published_nothing(workspace: Workspace) -> None:
+    planned(workspace)
+    [job] = workspace.planned()
+    workspace.leave(job, stage="publish", status=Status.PUBLISHED, publication=publication(), **WELL)
+    workspace.api.add_run(
         1, Job(name=JOB, conclusion="failure"), Job(name=f"{TARGET} / publish {TARGET}", conclusion="skipped")
     )
-    assert "✅" not in place.report().summary
-    [issue] = place.api.open_issues()
+    assert "✅" not in workspace.report().summary
+    [issue] = workspace.api.open_issues()
     assert "the runner was lost" in issue.body

@@ -23,7 +23,7 @@ from bot.github.summaries import (
 )
 from bot.records import Attempts, Job, JobResult, Publication, RunningJob, Skip, Status, job_result
 from bot.text import escape_github_hint
-from bot.watch.plan import make_plan
+from bot.watch.release import make_plan
 from tests.github.test_attempts import NOW, many
 from tests.support.factories import HEAD, entry, job, report
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bot.watch.editing import new_watchlist, with_model
+from bot.watch.document import new_watchlist, with_model
 from bot.watch.schema import Reference, read_reference
 
 ROOT = Path(__file__).parents[2]

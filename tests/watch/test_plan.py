@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bot.records import Job, JobKind, Plan, Skip
-from bot.watch.plan import make_plan
+from bot.watch.release import make_plan
 from tests.support.factories import entry, job, needs
 
 

@@ -205,7 +205,7 @@ def test_a_forged_result_is_reported_and_ignored(deploy: Deploy) -> None:
 
     deployment.act_before(quantize_job("one"), "Quantize / Upload the result", tamper)
     run = deployment.watch()
-    assert any("not believed" in text for text in run.job("report").annotations)
+    assert any("A result was rejected" in text for text in run.job("report").annotations)
     assert not deployment.is_published("one")
     assert only_issue(deployment).state == "open"
 
