@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from bot.calibration import stdlib
+from tests.assets.corpus import documents
 
 ASSETS = Path(__file__).parent / "assets"
 NAMES = ("qwen3-tiny", "llama-tiny")
@@ -106,14 +106,14 @@ def test_another_rope_theta_would_show_in_perplexity(tokens: dict[str, Tensor]) 
 
 
 @pytest.mark.parametrize("split", ["dev", "test"])
-def test_token_blocks_come_from_their_split(repo: Path, tokens: dict[str, Tensor], split: stdlib.Split) -> None:
+def test_token_blocks_come_from_their_split(repo: Path, tokens: dict[str, Tensor], split: str) -> None:
     """Python's releases differ a little, so most lines are asked for, not all."""
     assert tokens[split].dtype == torch.uint16
     assert tokens[split].shape == (64, 512)
     tokenizer = AutoTokenizer.from_pretrained(repo)
     text = tokenizer.decode(tokens[split].long().flatten().tolist(), skip_special_tokens=True)
     lines = [line for line in text.splitlines() if len(line) > 40]
-    known = set(stdlib.text(split).splitlines())
+    known = set("".join(documents(split)).splitlines())
     assert sum(line in known for line in lines) > 0.5 * len(lines)
 
 

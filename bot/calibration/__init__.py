@@ -1,1 +1,1 @@
-"""Local text and chat files -> fixed token blocks."""
+"""Text and chat files to blocks of tokens."""

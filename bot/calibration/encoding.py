@@ -1,4 +1,4 @@
-"""Documents -> token ids, with the model's own tokenizer and chat template."""
+"""Documents to token ids, with the model's own tokenizer and chat template."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from transformers import AutoTokenizer
 from bot.calibration.documents import Document
 from bot.errors import QuantizationError
 
+_TEXT = "The quick brown fox jumps over the lazy dog. 12 345.67 €, naïve café, 你好, def f(x): return x**2\n"
+_QUESTION = ({"role": "user", "content": "What is 2 + 2?"},)
+
 
 @dataclass(frozen=True, slots=True)
 class Encoder:
-    """A tokenizer, and the one way in which documents become token ids."""
+    """Encodes documents with a model's tokenizer."""
 
     tokenizer: Any
 
@@ -29,25 +32,25 @@ class Encoder:
         return [token for token in self._ids("", special=True)[:1] if token == self.tokenizer.bos_token_id]
 
     def encode(self, document: Document, *, special: bool = True) -> list[int]:
-        """special: with the tokens that the tokenizer itself adds to a text; a chat has those of its template.
+        """special: add the tokenizer's special tokens to a text; a chat has those of its template.
 
-        To a model without a chat template a conversation is a text like any other: what was said in it.
+        For a model without a chat template, a conversation is encoded as text.
         """
         if document.messages and self.tokenizer.chat_template is not None:
             return self._ids(self._render(document), special=False)
         return self._ids(document.content, special=special)
 
     def _ids(self, text: str, *, special: bool) -> list[int]:
-        # verbose: a document longer than the model's context is fine, it will be cut into blocks.
+        # verbose=False: no warning about documents longer than the model's context, which are cut into blocks.
         return list(self.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"])
 
     def _render(self, document: Document) -> str:
         try:
-            # transformers renders it in jinja2's immutable sandbox: the template is a stranger's program.
+            # The template is untrusted; transformers renders it in jinja2's ImmutableSandboxedEnvironment.
             return str(self.tokenizer.apply_chat_template(list(document.messages), tokenize=False))
         except (TemplateError, ValueError, TypeError, KeyError) as error:
             raise QuantizationError(
-                f"{document.origin}: the model's chat template refuses it: {_first_line(error)}",
+                f"{document.origin}: the model's chat template fails: {_first_line(error)}",
                 hint="Leave such conversations out of the file, or calibrate on plain text.",
             ) from error
 
@@ -58,36 +61,32 @@ def load_encoder(tokenizer_folder: Path, *, trust_remote_code: bool) -> Encoder:
         tokenizer = AutoTokenizer.from_pretrained(
             tokenizer_folder, local_files_only=True, trust_remote_code=trust_remote_code
         )
-    # Tokenizer files are a stranger's, and the libraries below raise whatever comes up, even bare Exception.
+    # Tokenizer files are untrusted, and the libraries raise any exception for them, even bare Exception.
     except Exception as error:
         raise QuantizationError(
             f"the tokenizer in {tokenizer_folder} does not load: {_first_line(error)}",
-            hint="It brings its own code: read it, then allow it with `trust_remote_code: true`."
+            hint="It needs its own code: read that, then allow it with `trust_remote_code: true`."
             if "trust_remote_code" in str(error)
             else "Check tokenizer.json and tokenizer_config.json of the source repo.",
         ) from error
     return Encoder(tokenizer)
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-_TEXT = "The quick brown fox jumps over the lazy dog. 12 345.67 €, naïve café, 你好, def f(x): return x**2\n"
-_QUESTION = ({"role": "user", "content": "What is 2 + 2?"},)
-
-
 def try_tokenizer(folder: Path, *, trust_remote_code: bool) -> None:
-    """The tokenizer loads, gives token ids that the vocabulary holds, and its chat template renders.
+    """Check that the tokenizer loads and encodes, and that its chat template renders.
 
-    Raises QuantizationError naming what does not work.
+    Raises QuantizationError for what does not work.
     """
     encoder = load_encoder(folder, trust_remote_code=trust_remote_code)
     ids = encoder.encode(Document(text=_TEXT, origin=folder.name))
     if not ids or max(ids) >= encoder.vocabulary:
         raise QuantizationError(
             f"{folder.name}: the tokenizer gives ids that are not in its vocabulary",
-            hint="Its files upstream do not fit each other; nothing was published.",
+            hint="Its files upstream do not belong together; nothing was published.",
         )
     if encoder.tokenizer.chat_template is not None:
         encoder.encode(Document(messages=_QUESTION, origin=f"{folder.name}: a question"))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,6 +1,6 @@
-"""Where the text of a source lies, and which files of a data set hold a split: names only, no reading, no torch.
+"""Where the files of a text source are, and which files of a data set hold a split. Names only, and no torch.
 
-`pull` puts the files there, `build` reads them; both ask this room.
+`pull` writes the files there, and `build` reads them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ ROW_SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 
 
 def local_path(source: TextSource) -> PurePosixPath | None:
-    """Relative to the job's `calibration/` folder; None for builtin text, which is no file.
+    """Relative to the job's `calibration/` folder; None for built-in text, which is not a file.
 
     A pinned file is `<sha256><suffix>`, a data set the folder `<owner>--<name>@<revision>` with the data set's
     own paths inside. A file without a sha256 (local use) is its own path, which may be absolute.
@@ -71,7 +71,7 @@ def _holds(path: str, folder: str, name: str) -> bool:
     if folder and folder not in (parent, _configuration(parent, name)):
         return False
     stem = PurePosixPath(path).name.lower().removesuffix(suffix_of(path))
-    # A shard's number, and the fingerprint that older uploads append to it.
+    # A shard's number, and the fingerprint that older versions of datasets append.
     shard = r"(?:[-.]\d+(?:-of-\d+)?(?:-[0-9a-f]+)?)?"
     by_name = re.fullmatch(rf"(?:.*[-.])?{re.escape(name.lower())}{shard}", stem)
     return by_name is not None or PurePosixPath(parent).name == name

@@ -1,7 +1,7 @@
-"""JSON read strictly and edited as text, and the artifact's config.json made that way.
+"""JSON parsed strictly and edited as text, and the artifact's config.json.
 
-A library that parses and writes a config renames keys that older readers need (`rope_theta`), so one key at a time
-is edited and every other byte stays as it was.
+Loading and saving a config with transformers 5 renames keys that older readers need (`rope_theta`), so single keys
+are edited and every other byte stays as it was.
 """
 
 from __future__ import annotations
@@ -12,8 +12,59 @@ from typing import Any
 from bot.errors import UnsupportedModelError, UpstreamError
 from bot.records import Recipe
 
+DTYPE_KEYS = ("torch_dtype", "dtype")
 _SPACE = " \t\n\r"
-_BROKEN = "The file is damaged or was never right; look at it upstream."
+_BROKEN = "The file is damaged or invalid; look at it upstream."
+
+
+def parse_config(content: bytes, *, where: str = "config.json") -> dict[str, Any]:
+    """A config.json. Raises UpstreamError when it is not a JSON object, or has duplicate keys or NaN."""
+    return parse_object(content, where=where)
+
+
+def artifact_config(upstream: bytes, *, recipe: Recipe, artifact_dtype: str, where: str = "config.json") -> bytes:
+    """upstream's bytes with `quantization_config` added and its dtype key set to artifact_dtype (`float16`).
+
+    Raises UpstreamError as parse_config does, UnsupportedModelError when the model is already quantized.
+    """
+    config = parse_config(upstream, where=where)
+    if config.get("quantization_config") is not None:
+        raise UnsupportedModelError(
+            f"{where}: has a quantization_config: the model is already quantized",
+            hint="Start from the model in full precision.",
+        )
+    content = upstream
+    for key in [key for key in DTYPE_KEYS if key in config] or [DTYPE_KEYS[0]]:
+        content = set_key(content, key, artifact_dtype, where=where)
+    return set_key(content, "quantization_config", quantization_config(recipe), where=where)
+
+
+def quantization_config(recipe: Recipe) -> dict[str, object]:
+    """As vLLM, SGLang and transformers read it, with the keys that AutoAWQ 0.2.9 writes."""
+    return {
+        "quant_method": "awq",
+        "bits": recipe.bits,
+        "group_size": recipe.group_size,
+        "zero_point": recipe.zero_point,
+        "version": recipe.version,
+        "modules_to_not_convert": list(recipe.modules_to_not_convert) or None,
+    }
+
+
+def with_chat_template(tokenizer_config: bytes, template: bytes, *, where: str) -> bytes:
+    """tokenizer_config.json, with the template of `chat_template.jinja` inserted if it has none.
+
+    Some servers read only this key. Raises UpstreamError when either cannot be read.
+    """
+    if parse_object(tokenizer_config, where=where).get("chat_template") is not None:
+        return tokenizer_config
+    try:
+        text = template.decode()
+    except UnicodeDecodeError as error:
+        raise UpstreamError(
+            f"{where}: the template beside it is not UTF-8: {error}", hint="Look at it upstream."
+        ) from None
+    return set_key(tokenizer_config, "chat_template", text, where=where)
 
 
 def parse_object(content: bytes, *, where: str) -> dict[str, Any]:
@@ -31,7 +82,7 @@ def parse_object(content: bytes, *, where: str) -> dict[str, Any]:
 
 
 def set_key(content: bytes, key: str, value: object, *, where: str) -> bytes:
-    """The same text with the value of one top-level key replaced, or the key added as the last one.
+    """The same text with the value of one top-level key replaced, or the key appended.
 
     A new key is indented like the others. Raises UpstreamError as parse_object does.
     """
@@ -52,7 +103,7 @@ def set_key(content: bytes, key: str, value: object, *, where: str) -> bytes:
 
 
 def _top_level_members(text: str) -> tuple[list[tuple[str, int, int, int]], int]:
-    """(key, key start, value start, value end) of each member, and where the closing brace stands."""
+    """(key, key start, value start, value end) of each member, and the position of the closing brace."""
     decoder = json.JSONDecoder()
     position = _skip(text, text.index("{") + 1)
     members = []
@@ -74,7 +125,7 @@ def _skip(text: str, position: int) -> int:
 
 
 def _indent_of(text: str, key_start: int) -> str | None:
-    """What stands between the line's start and the first key; None where it shares a line with the brace."""
+    """The first key's indentation; None if it is on the line of the brace."""
     before = text[:key_start].rpartition("\n")
     return before[2] if before[1] and not before[2].strip() else None
 
@@ -89,63 +140,10 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members: dict[str, Any] = {}
     for key, value in pairs:
         if key in members:
-            raise ValueError(f"key {key!r} stands there twice")
+            raise ValueError(f"key {key!r} occurs twice")
         members[key] = value
     return members
 
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
-
-
-DTYPE_KEYS = ("torch_dtype", "dtype")
-
-
-def parse_config(content: bytes, *, where: str = "config.json") -> dict[str, Any]:
-    """Upstream's config. Raises UpstreamError when it is no JSON object, or holds duplicate keys or NaN."""
-    return parse_object(content, where=where)
-
-
-def artifact_config(upstream: bytes, *, recipe: Recipe, artifact_dtype: str, where: str = "config.json") -> bytes:
-    """upstream's bytes with `quantization_config` added and its dtype key set to artifact_dtype (`float16`).
-
-    Raises UpstreamError as parse_config does, UnsupportedModelError when the model is quantized already.
-    """
-    config = parse_config(upstream, where=where)
-    if config.get("quantization_config") is not None:
-        raise UnsupportedModelError(
-            f"{where}: has a quantization_config, the model is quantized already",
-            hint="Start from the model in full precision.",
-        )
-    content = upstream
-    for key in [key for key in DTYPE_KEYS if key in config] or [DTYPE_KEYS[0]]:
-        content = set_key(content, key, artifact_dtype, where=where)
-    return set_key(content, "quantization_config", quantization_config(recipe), where=where)
-
-
-def quantization_config(recipe: Recipe) -> dict[str, object]:
-    """What vLLM, SGLang, TGI and transformers read; the keys that AutoAWQ 0.2.9 writes."""
-    return {
-        "quant_method": "awq",
-        "bits": recipe.bits,
-        "group_size": recipe.group_size,
-        "zero_point": recipe.zero_point,
-        "version": recipe.version,
-        "modules_to_not_convert": list(recipe.modules_to_not_convert) or None,
-    }
-
-
-def with_chat_template(tokenizer_config: bytes, template: bytes, *, where: str) -> bytes:
-    """tokenizer_config.json with the template of `chat_template.jinja` inserted where it has none.
-
-    Some servers read only that key. Raises UpstreamError when either cannot be read.
-    """
-    if parse_object(tokenizer_config, where=where).get("chat_template") is not None:
-        return tokenizer_config
-    try:
-        text = template.decode()
-    except UnicodeDecodeError as error:
-        raise UpstreamError(
-            f"{where}: the template beside it is not UTF-8: {error}", hint="Look at it upstream."
-        ) from None
-    return set_key(tokenizer_config, "chat_template", text, where=where)

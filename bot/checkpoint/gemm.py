@@ -14,13 +14,14 @@ from torch import Tensor
 from bot.checkpoint.constants import BITS, PER_INT32
 from bot.errors import QuantizationError
 
-# Bits 4i to 4i+3 of an int32 hold output column 8c + ORDER[i]: awq/modules/linear/gemm.py of AutoAWQ 0.2.9.
+# Bits 4i to 4i+3 of an int32 hold output column 8c + ORDER[i]:
+# https://github.com/casper-hansen/AutoAWQ/blob/v0.2.9/awq/modules/linear/gemm.py
 ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 _POSITION = tuple(ORDER.index(column) for column in range(PER_INT32))
 
 
 class Packed(NamedTuple):
-    """The three tensors that stand in a checkpoint for a linear's weight."""
+    """The three tensors that replace a linear's weight in a checkpoint."""
 
     qweight: Tensor
     qzeros: Tensor
@@ -62,7 +63,7 @@ def unpack(qweight: Tensor, qzeros: Tensor, scales: Tensor) -> Unpacked:
 
 
 def dequantize(qweight: Tensor, qzeros: Tensor, scales: Tensor, *, dtype: torch.dtype = torch.float32) -> Tensor:
-    """The weight [out, in] that the three tensors stand for; exact in float32.
+    """The weight [out, in] that the three tensors represent; exact in float32.
 
     Raises QuantizationError when the three shapes do not belong together.
     """
@@ -80,8 +81,8 @@ def _packed(integers: Tensor) -> Tensor:
     if out % PER_INT32:
         raise QuantizationError(f"{out} output channels are no multiple of {PER_INT32}")
     eights = integers.to(torch.uint8).reshape(out // PER_INT32, PER_INT32, columns)
-    # Two nibbles to a byte while they are bytes, four bytes to an int32, then the turn: each step moves a
-    # fraction of what the one before did. The highest byte overflows into the sign, as it should.
+    # Nibbles to bytes, bytes to int32, and transposed last: each step moves less data than the one before. The
+    # highest byte overflows into the sign bit, as intended.
     pairs = zip(ORDER[::2], ORDER[1::2], strict=True)
     first, *others = (torch.add(eights[:, low], eights[:, high], alpha=1 << BITS) for low, high in pairs)
     packed = first.to(torch.int32)

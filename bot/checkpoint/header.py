@@ -107,7 +107,7 @@ def read_header(path: Path) -> Header:
             text = file.read(length)
     except OSError as error:
         reason = f"cannot be read: {error.strerror or error}"
-        raise UpstreamError(f"{path}: {reason}", hint="Fetch it again.") from None
+        raise UpstreamError(f"{path}: {reason}", hint="Download it again.") from None
     return parse_header(text, file_bytes=size, where=str(path))
 
 
@@ -177,7 +177,7 @@ def _span(name: str, entry: Any, base: int, where: str) -> Span:
     if dtype not in ITEM_BYTES:
         raise _damaged(where, f"tensor {name!r} has the unknown dtype {dtype!r}")
     numbers = [*shape, start, end] if isinstance(shape, list) else [None]
-    # bool is an int in Python, and no size.
+    # bool is a subclass of int in Python.
     if not all(type(number) is int and number >= 0 for number in numbers):
         raise _damaged(where, f"tensor {name!r} has a shape or offsets that are no sizes")
     if end - start != prod(shape) * ITEM_BYTES[dtype]:
@@ -186,7 +186,7 @@ def _span(name: str, entry: Any, base: int, where: str) -> Span:
 
 
 def _check_coverage(spans: dict[str, Span], base: int, file_bytes: int, where: str) -> None:
-    """The tensors must fill the file without gap or overlap, as the safetensors library demands."""
+    """The tensors must fill the file without gap or overlap, as the safetensors library requires."""
     position = base
     for span in sorted(spans.values(), key=lambda span: (span.start, span.end)):
         if span.end > file_bytes:
@@ -202,9 +202,9 @@ def _check_coverage(spans: dict[str, Span], base: int, file_bytes: int, where: s
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     names = dict(pairs)
     if len(names) != len(pairs):
-        raise ValueError("a key stands there twice")
+        raise ValueError("a key occurs twice")
     return names
 
 
 def _damaged(where: str, what: str) -> UpstreamError:
-    return UpstreamError(f"{where}: {what}", hint="The file is damaged or not complete; fetch it again.")
+    return UpstreamError(f"{where}: {what}", hint="The file is damaged or incomplete; download it again.")

@@ -1,4 +1,4 @@
-"""Is every tensor of the source in the artifact, as itself or packed, and nothing else?"""
+"""Whether the artifact has every tensor of the source, as it is or packed, and no others; and bits per weight."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ def check_inventory(
 ) -> None:
     """Compare names, shapes and dtypes of two checkpoints.
 
-    artifact_dtype: F16 or BF16, what the floats have that are not packed. quantized: the linears (`model.layers.0.
-    mlp.up_proj`) that must be packed, and no other; None: whichever are. unread: what the model does not read,
-    which stays as it is. A tied lm_head is in the artifact exactly when it is in the source. Raises
-    QuantizationError that lists what is wrong.
+    artifact_dtype: F16 or BF16, of the floats that are not packed. quantized: exactly the linears that must be
+    packed, such as `model.layers.0.mlp.up_proj`; None: not checked. unread: tensors that the model does not read,
+    which stay as they are. A tied lm_head is in the artifact exactly if it is in the source. Raises
+    QuantizationError that lists the differences.
     """
     packed = {name.removesuffix(".qweight") for name in artifact if name.endswith(".qweight")}
     expected = dict(_expected(source, packed, artifact_dtype, group_size)) | {
         name: source[name] for name in unread
     }
-    problems = [f"{name} is lost" for name in expected if name not in artifact]
+    problems = [f"{name} is missing" for name in expected if name not in artifact]
     problems += [f"{name} is extra" for name in artifact if name not in expected]
     problems += [
         f"{name} is {_shown(artifact[name])} instead of {_shown(wanted)}"
@@ -49,12 +49,12 @@ def check_inventory(
         more = f" and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
         raise QuantizationError(
             f"the artifact does not match its source: {'; '.join(problems[:_NAMED])}{more}",
-            hint="Nothing was published. The model's architecture may not be what its model_type says.",
+            hint="Nothing was published. Does the architecture differ from what its model_type says?",
         )
 
 
 def main_dtype(tensors: Inventory) -> str:
-    """The float dtype, of those that are quantized, that most values of the checkpoint have."""
+    """The dtype, of those that can be quantized, of most values in the checkpoint."""
     return max(
         SOURCE_FLOATS, key=lambda dtype: sum(prod(info.shape) for info in tensors.values() if info.dtype == dtype)
     )
@@ -77,14 +77,14 @@ def bits_per_weight(artifact: Inventory) -> float:
 def bits_per_weight_file(source: Inventory, artifact: Inventory, uncounted: Collection[str]) -> float:
     """All tensor bits of the artifact per parameter of the source.
 
-    uncounted: the source's tensors that are no parameters of their own: tied ones, and what nobody reads.
+    uncounted: the source's tensors that are not parameters: tied ones, and those that the model does not read.
     """
     parameters = sum(prod(info.shape) for name, info in source.items() if name not in uncounted)
     return 8 * sum(_size_bytes(info) for info in artifact.values()) / parameters
 
 
 def packed_tensors(linear: str, shape: tuple[int, ...], group_size: int) -> tuple[TensorInfo, ...]:
-    """What stands in a checkpoint for the weight of a linear; shape [out, in]."""
+    """The tensors of a quantized linear; shape: of its weight, [out, in]."""
     out, columns = shape
     groups = columns // group_size
     return (

@@ -1,6 +1,7 @@
-"""safetensors files and checkpoints, read by offset.
+"""Tensors of safetensors files and checkpoints, read by offset.
 
-Nothing is mapped into memory: mapped pages count as the process's memory, and a truncated mapping kills it.
+Files are not memory-mapped: mapped pages count as the process's memory, and reading beyond a truncated file's end
+kills the process.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ DTYPE_NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
 
 
 class TensorFile:
-    """One safetensors file. tensors: its header; metadata: the header's free texts.
+    """One safetensors file. tensors: as in its header; metadata: the strings in its header.
 
     Raises UpstreamError when the file is missing, truncated or its header does not fit it.
     """
@@ -75,7 +76,7 @@ class TensorFile:
 class Checkpoint:
     """The weights of a model folder: `model.safetensors`, or the shards that its index names.
 
-    Raises UpstreamError when a file is missing or damaged, or the index names what is not there.
+    Raises UpstreamError when a file is missing or damaged, or a shard lacks a tensor that the index names.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -1,7 +1,7 @@
-"""Which files of a model repo mean what.
+"""Which files of a model repo matter, and which an artifact carries over.
 
-Three rows, as the project decides what counts as new: weights, config and vocabulary make a release; the other
-files that a model needs to be loaded, prompted and licensed make a refresh; everything else means nothing.
+A change of weights, config or vocabulary is a new release. A change of the other files that a model needs
+(tokenizer settings, chat template, licence) is a refresh without a GPU. All other files are ignored.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ CHAT_TEMPLATE = "chat_template.jinja"
 CARD = "README.md"
 PROVENANCE = "provenance.json"
 
-# spiece.model and friends are vocabulary under another name.
+# Vocabulary, under the names that tokenizers of different families use.
 VOCABULARY = (
     "tokenizer.json",
     "tokenizer.model",
@@ -75,21 +75,16 @@ def is_safe_path(path: str) -> bool:
     return plain and not any(char in path for char in "\\\0:") and path.isprintable()
 
 
-def _matches(path: str, patterns: tuple[str, ...]) -> bool:
-    # fnmatch lets `*` cross slashes; a pattern without one means the top folder only.
-    return any(fnmatchcase(path, pattern) and path.count("/") == pattern.count("/") for pattern in patterns)
-
-
 def is_carried(path: str, *, trust_remote_code: bool) -> bool:
-    """Whether an artifact takes over the file with this path in the model's folder. config.json is edited."""
+    """Whether an artifact carries over the file with this path. config.json is not among them: it is edited."""
     return is_vocabulary(path) or is_companion(path) or (trust_remote_code and is_code(path))
 
 
 def carry_small_files(source: Path, out: Path, *, trust_remote_code: bool) -> tuple[str, ...]:
-    """Copy them into out and return their paths. Python files only when the entry trusts them.
+    """Copy the carried files into out and return their paths. trust_remote_code: Python files too.
 
-    Where upstream has `chat_template.jinja` and no `chat_template` in tokenizer_config.json, that one key is
-    inserted: some servers read only it. Raises UpstreamError when that file is not valid JSON.
+    If upstream has `chat_template.jinja` and no `chat_template` in tokenizer_config.json, that key is inserted:
+    some servers read only it. Raises UpstreamError when that file is not valid JSON.
     """
     paths = tuple(
         sorted(
@@ -116,3 +111,8 @@ def _insert_chat_template(source: Path, out: Path) -> None:
     edited = with_chat_template(config.read_bytes(), template.read_bytes(), where=str(config))
     with atomic_file(out / TOKENIZER_CONFIG) as file:
         file.write(edited)
+
+
+def _matches(path: str, patterns: tuple[str, ...]) -> bool:
+    # fnmatch lets `*` cross slashes; a pattern without one means the top folder only.
+    return any(fnmatchcase(path, pattern) and path.count("/") == pattern.count("/") for pattern in patterns)

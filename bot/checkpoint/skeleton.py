@@ -114,13 +114,13 @@ def empty_model(folder: Path, *, dtype: torch.dtype, trust_remote_code: bool) ->
     except MemoryError as error:
         raise EnvironmentProblem(
             f"{folder}: the model does not fit into memory",
-            hint="Use a machine with more memory; plan says how much.",
+            hint="Use a machine with more memory; `awq-bot plan` says how much.",
         ) from error
     # The config, and with trust_remote_code the code, are untrusted: any exception is about them.
     except Exception as error:
         raise UnsupportedModelError(
             f"{folder}: transformers {transformers.__version__} cannot load it: {_first_line(error)}",
-            hint="Look at config.json: does the model bring code of its own?",
+            hint="Look at config.json: does the model need its own code (trust_remote_code)?",
         ) from error
     model.config.use_cache = False
     model.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""safetensors files written safely, a chunk of a tensor at a time. The same tensors give the same bytes."""
+"""safetensors files written atomically, a chunk of a tensor at a time. The same tensors give the same bytes."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ from bot.errors import QuantizationError
 from bot.files import atomic_file
 from bot.records import TensorInfo
 
+SHARD_BYTES = 5_000_000_000
+
 
 class Chunked(Protocol):
     """A TensorFile or a Checkpoint."""
@@ -33,7 +35,7 @@ class Chunked(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """info: as it will be written; content: opens its bytes anew at every call."""
+    """One tensor to write. content: opens its bytes, from the start at every call."""
 
     info: TensorInfo
     content: Callable[[], Iterator[bytes | bytearray | memoryview]]
@@ -43,59 +45,18 @@ class Part:
         return prod(self.info.shape) * ITEM_BYTES[self.info.dtype]
 
 
-def copy_of(source: Chunked, name: str) -> Part:
-    """The tensor's bytes, whatever they mean."""
-    return Part(info=source.tensors[name], content=lambda: source.chunks(name))
-
-
-def part_of(source: Chunked, name: str, *, dtype: str | None = None) -> Part:
-    """The tensor's bytes, its floats converted to dtype (F16 or BF16); integers and dtype=None: unchanged.
-
-    While it is written it raises QuantizationError for a value that is not finite, or not in dtype any more.
-    """
-    info = source.tensors[name]
-    if info.dtype not in FLOATS:
-        return copy_of(source, name)
-    target = dtype or info.dtype
-    return Part(
-        info=TensorInfo(name=name, dtype=target, shape=info.shape),
-        content=lambda: _converted(source, name, info.dtype, target),
-    )
-
-
-def _converted(source: Chunked, name: str, dtype: str, target: str) -> Iterator[bytes | bytearray | memoryview]:
-    for chunk in source.chunks(name):
-        values = torch.frombuffer(chunk, dtype=TORCH_DTYPES[dtype])
-        _check_finite(values, name, "holds values that are not finite")
-        if dtype == target:
-            yield chunk
-            continue
-        converted = values.to(TORCH_DTYPES[target])
-        _check_finite(converted, name, f"reaches {values.abs().max().item():.4g}, which {target} cannot hold")
-        yield converted.view(torch.uint8).numpy().data
-
-
-def _check_finite(values: Tensor, name: str, problem: str) -> None:
-    if not bool(torch.isfinite(values).all()):
-        hint = "Is the upload broken? A value that only float16 cannot hold needs a bfloat16 source."
-        raise QuantizationError(f"tensor {name} {problem}", hint=hint)
-
-
-SHARD_BYTES = 5_000_000_000
-
-
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str]) -> None:
-    """One file that holds these tensors: what a layer becomes as soon as it is done.
+    """One file with these tensors.
 
-    metadata: free texts in the header. Raises EnvironmentProblem when the disk is full.
+    metadata: strings for the header. Raises EnvironmentProblem when the disk is full.
     """
     _write_file(path, [_part(name, tensor) for name, tensor in tensors.items()], metadata)
 
 
 def write_checkpoint(folder: Path, parts: Iterable[Part], *, shard_bytes: int = SHARD_BYTES) -> tuple[str, ...]:
-    """Shards of at most shard_bytes in the order of the parts, and their index; one file where that is enough.
+    """Shards of at most shard_bytes in the order of the parts, and their index; a single file if that is enough.
 
-    A tensor larger than shard_bytes has a shard of its own. Never holds more than one chunk of a tensor.
+    A tensor larger than shard_bytes has a shard to itself. Only one chunk of a tensor is in memory at a time.
     Returns the names of the files. Raises EnvironmentProblem when the disk is full.
     """
     shards = _split(parts, shard_bytes)
@@ -113,6 +74,26 @@ def write_checkpoint(folder: Path, parts: Iterable[Part], *, shard_bytes: int = 
     return (*names, WEIGHT_INDEX)
 
 
+def copy_of(source: Chunked, name: str) -> Part:
+    """The tensor's bytes, unchanged and unchecked."""
+    return Part(info=source.tensors[name], content=lambda: source.chunks(name))
+
+
+def part_of(source: Chunked, name: str, *, dtype: str | None = None) -> Part:
+    """The tensor's bytes, its floats converted to dtype (F16 or BF16); integers and dtype=None: unchanged.
+
+    Writing it raises QuantizationError for a value that is not finite, or not in dtype.
+    """
+    info = source.tensors[name]
+    if info.dtype not in FLOATS:
+        return copy_of(source, name)
+    target = dtype or info.dtype
+    return Part(
+        info=TensorInfo(name=name, dtype=target, shape=info.shape),
+        content=lambda: _converted(source, name, info.dtype, target),
+    )
+
+
 def _split(parts: Iterable[Part], shard_bytes: int) -> list[list[Part]]:
     shards: list[list[Part]] = [[]]
     room = shard_bytes
@@ -126,7 +107,7 @@ def _split(parts: Iterable[Part], shard_bytes: int) -> list[list[Part]]:
 
 
 def _write_file(path: Path, parts: Sequence[Part], metadata: Mapping[str, str]) -> None:
-    # Like the safetensors library: wide items first, so that every tensor is aligned.
+    # As in the safetensors library: wide items first, so that every tensor is aligned.
     ordered = sorted(parts, key=lambda part: (-ITEM_BYTES[part.info.dtype], part.info.name))
     with atomic_file(path) as file:
         file.write(_header(ordered, metadata))
@@ -156,3 +137,21 @@ def _part(name: str, tensor: Tensor) -> Part:
     plain = tensor.detach().cpu().contiguous()
     info = TensorInfo(name=name, dtype=DTYPE_NAMES[plain.dtype], shape=tuple(plain.shape))
     return Part(info=info, content=lambda: iter([plain.view(-1).view(torch.uint8).numpy().data]))
+
+
+def _converted(source: Chunked, name: str, dtype: str, target: str) -> Iterator[bytes | bytearray | memoryview]:
+    for chunk in source.chunks(name):
+        values = torch.frombuffer(chunk, dtype=TORCH_DTYPES[dtype])
+        _check_finite(values, name, "holds values that are not finite")
+        if dtype == target:
+            yield chunk
+            continue
+        converted = values.to(TORCH_DTYPES[target])
+        _check_finite(converted, name, f"reaches {values.abs().max().item():.4g}, which {target} cannot hold")
+        yield converted.view(torch.uint8).numpy().data
+
+
+def _check_finite(values: Tensor, name: str, problem: str) -> None:
+    if not bool(torch.isfinite(values).all()):
+        hint = "Is the upload broken? A value that only float16 cannot hold needs a bfloat16 source."
+        raise QuantizationError(f"tensor {name} {problem}", hint=hint)

@@ -1,6 +1,6 @@
-"""`awq-bot actions …`: the verbs that workflows call, one per step. Like cli, it prints and exits.
+"""`awq-bot actions …`: the commands that the workflows run, one per step.
 
-Each says what happened in the log, on the step's summary page, and in outputs or files for later jobs.
+Each reports in the log, in the step's summary, and in outputs or files for later jobs.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Annotated
 import typer
 
 from bot.cli import terminal
-from bot.cli.steps import Step, err, out, run_leg
+from bot.cli.console import job_context
+from bot.cli.steps import Step, err, out, run_stage
 from bot.cli.upkeep import WatchlistOption, comment, deadman, keepalive
 from bot.errors import WatchlistError
 from bot.github.attempts import all_refused
@@ -27,87 +28,92 @@ from bot.github.planning import (
     watched,
     with_originals,
 )
-from bot.github.results import endings, originals_of, read_job, read_plan, read_results, store_plan
+from bot.github.results import final_results, originals_of, read_job, read_plan, read_results, store_plan
 from bot.github.summaries import plan_page, report_page
 from bot.github.tracker import IssueTracker
 from bot.hub.session import Hub
 from bot.jobs import pipeline
-from bot.jobs.pipeline import Outcome
-from bot.jobs.stages import JobContext
-from bot.records import Job, JobKind, Plan
+from bot.records import Job, JobKind, JobResult, Plan
 from bot.watch import watchlist as watchlists
 
-app = typer.Typer(
-    name="actions",
-    rich_markup_mode="rich",
-    help="What the workflows call: plan, quantize, publish, refresh, report, and what keeps the watch alive.\n\n"
-    "Read HF_ENDPOINT, HF_TOKEN, HF_WRITE_TOKEN, and what GitHub Actions says of the run (GITHUB_OUTPUT,"
-    " GITHUB_STEP_SUMMARY, GITHUB_TOKEN where issues are written). A person can run a whole watch by hand:\n\n"
-    "[bold]awq-bot actions plan --out plan[/], then [bold]quantize[/] and [bold]publish[/] with"
-    " [bold]--plan plan --job-id ID[/], then [bold]report[/].",
-)
+app = typer.Typer(name="actions", invoke_without_command=True, rich_markup_mode="rich")
 
 PlanOption = Annotated[Path, typer.Option("--plan", help="The folder that `plan` wrote.")]
-JobIdOption = Annotated[str, typer.Option("--job-id", help="Which of the plan's jobs.")]
-WorkOption = Annotated[Path, typer.Option("--work", help="Where jobs keep their files; a disk with room.")]
-ResultsOption = Annotated[Path, typer.Option("--results", help="Where legs write how they ended.")]
+JobIdOption = Annotated[str, typer.Option("--job-id", help="A job of the plan.")]
+WorkOption = Annotated[Path, typer.Option("--work", help="Folder for the files of jobs, on a large disk.")]
+ResultsOption = Annotated[Path, typer.Option("--results", help="Folder for the results of jobs.")]
 
 
-# --- the legs of a watch ------------------------------------------------------------------------------------
+@app.callback()
+def commands(context: typer.Context) -> None:
+    """The commands that the GitHub workflows run.
+
+    They read HF_ENDPOINT, HF_TOKEN and HF_WRITE_TOKEN; GITHUB_TOKEN, to read and
+    write issues; and the variables that GitHub Actions sets.
+
+    To go through a watch by hand, run [bold]awq-bot actions plan --out plan[/], then
+    [bold]quantize[/] and [bold]publish[/] with [bold]--plan plan --job-id ID[/], then [bold]report[/].
+    """
+    if context.invoked_subcommand is None:
+        out.print(context.get_help(), markup=False)
+        raise typer.Exit
+
+
+# --- the jobs of watch.yml -----------------------------------------------------------------------------------
 
 
 @app.command()
 def plan(
     watchlist: WatchlistOption = Path("watchlist.yaml"),
-    folder: Annotated[Path, typer.Option("--out", help="The folder to write the plan to.")] = Path("plan"),
+    folder: Annotated[Path, typer.Option("--out", help="Folder to write the plan to.")] = Path("plan"),
     only: Annotated[
-        str, typer.Option("--only", metavar="REPO_ID", envvar="AWQ_BOT_ONLY", help="One model of the list.")
+        str, typer.Option("--only", metavar="REPO_ID", envvar="AWQ_BOT_ONLY", help="Only this model.")
     ] = "",
     force: Annotated[
-        bool, typer.Option("--force", envvar="AWQ_BOT_FORCE", help="Also what failed and should wait.")
+        bool, typer.Option("--force", envvar="AWQ_BOT_FORCE", help="Also retry what failed and waits.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", envvar="AWQ_BOT_DRY_RUN", help="Say what would be done; start nothing.")
+        bool, typer.Option("--dry-run", envvar="AWQ_BOT_DRY_RUN", help="Show the plan; start nothing.")
     ] = False,
     publish_on: Annotated[
         str,
         typer.Option(
             envvar="AWQ_BOT_PUBLISH_ON",
-            help="hosted, or runner: on the GPU runner itself, for artifacts too large to pass on.",
+            help="`hosted`, or `runner`: publish from the GPU runner, for artifacts too large to pass on.",
         ),
     ] = "hosted",
     oidc: Annotated[
-        bool, typer.Option("--oidc", help="Publishing uses Trusted Publishers. Or `AWQ_BOT_OIDC`: true.")
+        bool, typer.Option("--oidc", help="Publish with Trusted Publishers. Same as AWQ_BOT_OIDC=true.")
     ] = False,
     most_jobs: Annotated[
         int,
         typer.Option(
-            min=1, envvar="AWQ_BOT_MOST_JOBS", help="Releases under way at once, those of other runs among them."
+            min=1, envvar="AWQ_BOT_MOST_JOBS", help="Releases in progress at once, including those of other runs."
         ),
     ] = MOST_RELEASES,
     heartbeat_url: Annotated[
-        str, typer.Option(envvar="AWQ_BOT_HEARTBEAT_URL", help="Asked for after a good plan, if given.")
+        str, typer.Option(envvar="AWQ_BOT_HEARTBEAT_URL", help="URL to request after a good plan.")
     ] = "",
 ) -> None:
-    """What a run will do: writes OUT/plan.json, OUT/JOB_ID.json for each job, and the matrices of its legs.
+    """Plan a run: write OUT/plan.json and OUT/JOB_ID.json for each job, and set the matrices of the jobs to start.
 
-    Leaves out what another run works on and, unless forced, what failed and must wait.
+    Leaves out what another run works on and, without --force, what failed and
+    waits. With AWQ_BOT_PAUSED=true no plan is made.
 
-    AWQ_BOT_PAUSED: true makes no plan at all.
-
-    Outputs: quantize, refresh (matrices of job_id, target, runs_on, timeout_minutes), quantize_count,
-    refresh_count. A broken watchlist is exit code 2, with an annotation on each line.
+    Outputs: quantize and refresh (matrices of job_id, target, runs_on,
+    timeout_minutes), quantize_count, refresh_count. Exit code 2 if the watchlist
+    has mistakes; each is annotated on its line.
 
     Example: [bold]awq-bot actions plan --watchlist watchlist.yaml --out plan[/]
     """
     with Step("The plan failed") as step, IssueTracker(step.actions) as tracker:
         if switched_on("AWQ_BOT_PAUSED"):
-            out.print("paused, so nothing is planned")
+            out.print("paused: nothing is planned")
             return
         oidc = oidc or switched_on("AWQ_BOT_OIDC")
         where, hub = publishing_place(publish_on, oidc=oidc), Hub.from_environment()
         entries = watchlists.select(watched(watchlist, tracker), only or None, path=watchlist)
-        made = plan_run(
+        planned = plan_run(
             hub,
             entries,
             tracker,
@@ -118,14 +124,14 @@ def plan(
             most_releases=most_jobs,
         )
         if not dry_run:
-            made = with_originals(hub, made, folder)
-        store_plan(folder, made)
-        step.outputs(outputs(replace(made, jobs=()) if dry_run else made))
-        tracker.settle(made, whole=not only)
+            planned = with_originals(hub, planned, folder)
+        store_plan(folder, planned)
+        step.outputs(outputs(replace(planned, jobs=()) if dry_run else planned))
+        tracker.close_resolved(planned, whole=not only)
         if not dry_run:
-            tracker.tell_refusals(made, endpoint=hub.endpoint)
+            tracker.report_refusals(planned, endpoint=hub.endpoint)
         page = plan_page(
-            made,
+            planned,
             endpoint=hub.endpoint,
             dry_run=dry_run,
             notes=tracker.notes,
@@ -133,89 +139,84 @@ def plan(
             issues_url=step.actions.issues_url,
         )
         step.page(page)
-        out.print(terminal.plan_table(made))
-        _beat(step, heartbeat_url, made)
+        out.print(terminal.plan_table(planned))
+        _beat(step, heartbeat_url, planned)
 
 
 @app.command()
 def quantize(
-    context: typer.Context,
     job_id: JobIdOption,
     folder: PlanOption = Path("plan"),
     work: WorkOption = Path("work"),
     results: ResultsOption = Path("results"),
     watchlist: WatchlistOption = Path("watchlist.yaml"),
 ) -> None:
-    """All of a release job but publishing: pull, quantize, evaluate, card. Needs the GPU, and no write token.
+    """Run a release job up to publishing: pull, quantize, evaluate, card. Needs a GPU, and no write token.
 
-    Ends well when somebody has published it already. The exit code is the error's; its result is
-    written below RESULTS either way.
+    Succeeds if another run has published it already. The result is written to
+    RESULTS, also after a failure.
 
-    Outputs: publish (true or false), artifact (the folder to pass on to `publish`).
+    Outputs: publish (true or false), artifact (the folder for `publish`).
 
     Example: [bold]awq-bot actions quantize --plan plan --job-id ID --work /mnt/big-disk --results results[/]
     """
     with Step("Quantizing failed") as step:
-        job, made = _job(folder, job_id, release=True), work / job_id
+        job, jobdir = _job(folder, job_id, release=True), work / job_id
 
-        def prepare() -> Outcome:
-            return pipeline.prepare_job(_job_context(context, work, watchlist.parent), job)
+        def prepare() -> JobResult:
+            return pipeline.prepare_job(job_context(work, watchlist.parent, terminal.Bars(err)), job)
 
-        outcome = run_leg(step, "quantize", job, prepare, results=results, folder=made)
-        step.outputs({"publish": outcome.publication is None, "artifact": str(made)})
+        result = run_stage(step, "quantize", job, prepare, results=results, folder=jobdir)
+        step.outputs({"publish": result.publication is None, "artifact": str(jobdir)})
 
 
 @app.command()
 def publish(
-    context: typer.Context,
     job_id: JobIdOption,
-    artifact: Annotated[Path, typer.Option("--artifact", help="The folder that `quantize` made.")],
+    artifact: Annotated[Path, typer.Option("--artifact", help="The folder that `quantize` wrote.")],
     folder: PlanOption = Path("plan"),
     results: ResultsOption = Path("results"),
 ) -> None:
-    """Publish what `quantize` made, where it is just what the plan asks for. Needs a write token, and no GPU.
+    """Check what `quantize` wrote against the plan, and publish it. Needs a write token, and no GPU.
 
-    Whatever the artifact says of itself is checked against the plan; exit code 7 when it does not fit. Ends well,
-    and writes no result, where there is no artifact. Publishing again what is published does nothing.
+    Exit code 7 if the artifact is not what the plan asks for. Without an artifact
+    it succeeds and writes no result. Does nothing if it is published already.
 
     Example: [bold]awq-bot actions publish --plan plan --job-id ID --artifact artifact --results results[/]
     """
     with Step("Publishing failed") as step:
         job = _job(folder, job_id, release=True)
         if not artifact.is_dir() or not any(artifact.iterdir()):
-            out.print("nothing was handed over, so there is nothing to publish")
+            out.print("no artifact, so there is nothing to publish")
             return
 
-        def send() -> Outcome:
-            originals = originals_of(folder, job.job_id)
-            return pipeline.publish_job(
-                _job_context(context, artifact, artifact), job, artifact, originals=originals
-            )
+        def send() -> JobResult:
+            context = job_context(artifact, artifact, terminal.Bars(err))
+            return pipeline.publish_job(context, job, artifact, originals=originals_of(folder, job.job_id))
 
-        run_leg(step, "publish", job, send, results=results, folder=artifact)
+        run_stage(step, "publish", job, send, results=results, folder=artifact)
 
 
 @app.command()
 def refresh(
-    context: typer.Context,
     job_id: JobIdOption,
     folder: PlanOption = Path("plan"),
     work: WorkOption = Path("work"),
     results: ResultsOption = Path("results"),
 ) -> None:
-    """A whole job that needs no GPU: upstream's changed small files, or a publication that was cut short.
+    """Run a job that needs no GPU: republish changed small files, or complete an interrupted publication.
 
-    Needs a write token. Like the other legs it writes its result below RESULTS, however it ends.
+    Needs a write token. The result is written to RESULTS, also after a failure.
 
     Example: [bold]awq-bot actions refresh --plan plan --job-id ID --work work --results results[/]
     """
     with Step("Refreshing failed") as step:
         job = _job(folder, job_id, release=False)
 
-        def whole() -> Outcome:
-            return pipeline.run_job(_job_context(context, work, work), job)
+        def whole() -> JobResult:
+            return pipeline.run_job(job_context(work, work, terminal.Bars(err)), job, stage="refresh")
 
-        run_leg(step, "refresh", job, whole, results=results, folder=work / job_id)
+        run_stage(step, "refresh", job, whole, results=results, folder=work / job_id)
 
 
 @app.command()
@@ -223,58 +224,51 @@ def report(
     folder: PlanOption = Path("plan"),
     results: ResultsOption = Path("results"),
 ) -> None:
-    """How the run ended: one page, and the issues about what failed. Exits with 0, for the failed legs are red.
+    """Summarize how the run ended, and open, update or close the issues about failures. Always exits with 0.
 
-    A leg that left no result is looked up at GitHub: a runner that died, none that took the job, and a job that
-    took too long are failures; what a person cancelled is not.
+    For a job without a result GitHub's API is asked: a lost runner, a missing
+    runner and a timeout are failures; a job that a person cancelled is not.
 
     Example: [bold]awq-bot actions report --plan plan --results results[/]
     """
     with Step("The report failed") as step:
-        made = read_plan(folder)
-        if made is None:
+        planned = read_plan(folder)
+        if planned is None:
             out.print("no plan was made, so there is nothing to report")
             return
-        believed, forged = read_results(results, made)
+        found, rejected = read_results(results, planned)
         endpoint = Hub.from_environment().endpoint
         with IssueTracker(step.actions) as tracker:
-            ended = endings(made.jobs, believed, tracker.own_jobs() if made.jobs else ())
-            lines = tracker.tell_endings(ended, endpoint=endpoint, now=_now())
-        for line in forged:
-            step.annotate("warning", line, title="A result was not believed")
-        step.page(report_page(ended, endpoint=endpoint, issues=lines, forged=forged, notes=tracker.notes))
-        out.print(terminal.endings_table(ended))
+            ended = final_results(planned.jobs, found, tracker.own_jobs() if planned.jobs else ())
+            lines = tracker.report_results(planned.jobs, ended, endpoint=endpoint, now=_now())
+        for line in rejected:
+            step.annotate("warning", line, title="A result was rejected")
+        step.page(report_page(ended, endpoint=endpoint, issues=lines, rejected=rejected, notes=tracker.notes))
+        out.print(terminal.results_table(ended))
 
 
 for verb in (keepalive, deadman, comment):
     app.command()(verb)
 
 
-# --- what the verbs share -----------------------------------------------------------------------------------
+# --- shared by the commands ---------------------------------------------------------------------------------
 
 
 def _job(folder: Path, job_id: str, *, release: bool) -> Job:
     job = read_job(folder, job_id)
     if (job.kind is JobKind.RELEASE) is not release:
         verbs = "`refresh`" if release else "`quantize` and `publish`"
-        raise WatchlistError(f"{job_id} is a {job.kind.value} job", hint=f"That is for {verbs}.")
+        raise WatchlistError(f"{job_id} is a {job.kind.value} job", hint=f"Run it with {verbs}.")
     return job
 
 
-def _beat(step: Step, url: str, made: Plan) -> None:
+def _beat(step: Step, url: str, planned: Plan) -> None:
     if not url:
         return
-    if all_refused(made):
-        step.annotate("warning", "every model was refused, so the heartbeat URL is not asked for")
+    if all_refused(planned):
+        step.annotate("warning", "every model was refused, so the heartbeat URL is not requested")
     elif not beat(url):
         step.annotate("warning", "the heartbeat URL did not answer")
-
-
-def _job_context(context: typer.Context, work: Path, files: Path) -> JobContext:
-    options = tuple(context.obj or ())
-    return JobContext(
-        hub=Hub.from_environment(), work=work, files=files, progress=terminal.Bars(err), child_options=options
-    )
 
 
 def _now() -> datetime:

@@ -31,7 +31,7 @@ from bot.hub.publish import opening_note
 from bot.jobs import stages
 from bot.jobs.folder import JobDir
 from bot.jobs.worker import PARENT, end_with_parent
-from bot.records import Calibration, Failure, Publication, Recipe, TextSource, to_json
+from bot.records import Calibration, Job, Publication, Recipe, Status, TextSource, job_result, to_json
 from bot.records.config import Method
 from bot.text import size
 
@@ -196,8 +196,8 @@ def _published_line(publication: Publication) -> str:
     return f"{publication.url} at {publication.tag}" + ("" if publication.new else " (was there already)")
 
 
-class _child:  # noqa: N801 - used as the verb of a with statement
-    """Store a failure in the job's folder, for the process that started this one; on plain folders nothing."""
+class _child:  # noqa: N801 - used as a with statement's verb
+    """Records a failure of a child process for its parent. On plain folders nothing is recorded."""
 
     def __init__(self, job: Path | None, stage: str) -> None:
         self._job, self._stage = job, stage
@@ -207,19 +207,18 @@ class _child:  # noqa: N801 - used as the verb of a with statement
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         problem = error
-        # After a broken pipe no process is left that would read it.
+        # After a broken pipe no one reads an error message.
         if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
             problem = problem_of(error)
         if not isinstance(problem, BotError):
             return
-        waited_for = PARENT in os.environ
-        # A folder without a job that no process waits for is a typing error.
-        if self._job is not None and (waited_for or (self._job / "job.json").is_file()):
-            code, message, hint = problem.exit_code, problem.message, problem.hint
-            JobDir(self._job).store(Failure(stage=self._stage, exit_code=code, message=message, hint=hint))
-            if waited_for:
+        job = JobDir(self._job).load(Job) if self._job is not None else None
+        if job is not None and self._job is not None:
+            failed = job_result(job, stage=self._stage, status=Status.FAILED, error=problem)
+            JobDir(self._job).store(failed)
+            if PARENT in os.environ:
                 # The parent process prints it, once.
-                raise typer.Exit(code) from None
+                raise typer.Exit(problem.exit_code) from None
         raise problem from None
 
 

@@ -1,4 +1,4 @@
-"""What people see: tables, progress bars, errors. Builds it; only `cli` prints it."""
+"""Tables, progress bars and error messages for a terminal. Built here, printed by the commands."""
 
 from __future__ import annotations
 
@@ -24,11 +24,8 @@ from rich.table import Table
 from rich.text import Text
 
 from bot.errors import BotError
-from bot.github.results import Ending, Fate
-from bot.hub.publish import opening_note
 from bot.hub.settings import PreparedTarget
-from bot.jobs.pipeline import Outcome
-from bot.records import Check, Estimate, Job, JobKind, Plan, Report, Skip
+from bot.records import Check, Estimate, Job, JobKind, JobResult, Plan, Report, Skip, Status
 from bot.text import duration, size
 from bot.watch.sizing import gpu_class
 
@@ -150,41 +147,33 @@ def _needs(job: Job, needs: Estimate) -> str:
     return f"{sizes}, {machine}, about {duration(needs.duration_s)}, gpu-{gpu_class(needs)}gb"
 
 
-def outcome_table(outcomes: list[Outcome], *, prepared: bool = False) -> Table:
-    """How a run ended: per job what became of it, what was lost, and how long it took.
-
-    prepared: what has no publication is to be published elsewhere.
-    """
+def results_table(results: Sequence[JobResult]) -> Table:
+    """Per job how it ended, what was lost by quantizing, and how long it took."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("model", no_wrap=True)
     table.add_column("result", overflow="fold")
-    for outcome in outcomes:
-        table.add_row(escape(outcome.job.entry.repo_id), _result(outcome, prepared=prepared))
-        if outcome.publication is not None and (note := opening_note(outcome.job, outcome.publication)):
-            table.add_row("", f"[yellow]{escape(note)}[/]")
-        table.add_row("", f"[dim]{_figures(outcome.report)}{duration(outcome.duration_s)}[/]")
+    for result in results:
+        table.add_row(escape(result.repo_id), _status(result))
+        if result.publication is not None and result.hint:
+            table.add_row("", f"[yellow]{escape(result.hint)}[/]")
+        if result.report is not None or result.duration_s:
+            table.add_row("", f"[dim]{_figures(result.report)}{duration(result.duration_s)}[/]")
     return table
 
 
-def _result(outcome: Outcome, *, prepared: bool) -> str:
-    error, publication = outcome.error, outcome.publication
-    if error is not None:
-        return f"[red]failed ({error.exit_code})[/] {escape(error.message.splitlines()[0])}"
-    if publication is None:
-        return "[cyan]ready to publish[/]" if prepared else "[cyan]ready[/], not published (dry run)"
-    word = "[green]published[/]" if publication.new else "[dim]was there already[/]"
-    return f"{word} {escape(publication.repo_id)} {escape(publication.tag)}"
-
-
-def endings_table(endings: Sequence[Ending]) -> Table:
-    """How the jobs of a workflow's run ended."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("model", no_wrap=True)
-    table.add_column("result", overflow="fold")
-    for ending in endings:
-        said = f" ({ending.exit_code}) {ending.message}" if ending.fate is Fate.FAILED else ""
-        table.add_row(escape(ending.job.entry.repo_id), escape(f"{ending.fate.value}{said}"))
-    return table
+def _status(result: JobResult) -> str:
+    message = escape(next(iter(result.message.splitlines()), ""))
+    published = f"{result.publication.repo_id} {result.publication.tag}" if result.publication else ""
+    return {
+        Status.READY: "[cyan]ready to publish[/]"
+        if result.stage == "quantize"
+        else "[cyan]ready[/], not published (dry run)",
+        Status.PUBLISHED: f"[green]published[/] {escape(published)}",
+        Status.UNCHANGED: f"[dim]already published[/] {escape(published)}",
+        Status.FAILED: f"[red]failed ({result.exit_code})[/] {message}",
+        Status.STOPPED: f"[yellow]stopped[/] {message}",
+        Status.UNKNOWN: f"[yellow]unknown[/] {message}",
+    }[result.status]
 
 
 def _figures(report: Report | None) -> str:

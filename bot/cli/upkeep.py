@@ -1,4 +1,4 @@
-"""The verbs that keep the watch running, and tell a pull request what it would do. One per step, as in verbs."""
+"""`awq-bot actions keepalive`, `deadman` and `comment`: around the watch, and for pull requests."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from bot.watch import watchlist as watchlists
 from bot.watch.watchlist import InvalidWatchlistError
 
 WatchlistOption = Annotated[Path, typer.Option("--watchlist", help="The list of models to watch.")]
-WorkflowOption = Annotated[str, typer.Option("--workflow", help="The workflow's file name.")]
+WorkflowOption = Annotated[str, typer.Option("--workflow", help="The file name of the workflow.")]
 
 
 def keepalive(workflow: WorkflowOption = "watch.yml") -> None:
-    """Keep GitHub from switching the schedule off, as it does after 60 quiet days. Makes no commit.
+    """Keep GitHub from disabling the schedule after 60 days without activity. Makes no commit.
 
-    Needs `actions: write`. When GitHub does not answer that is a warning: there is time until the next run. What a
-    person switched off stays off.
+    Needs `actions: write`. If GitHub does not answer, that is only a warning. A
+    workflow that a person disabled stays disabled.
 
     Example: [bold]awq-bot actions keepalive --workflow watch.yml[/]
     """
-    with Step("Keeping alive failed") as step, IssueTracker(step.actions) as tracker:
+    with Step("Keeping the schedule enabled failed") as step, IssueTracker(step.actions) as tracker:
         if tracker.keep_enabled(workflow):
             out.print(f"{workflow} stays enabled", markup=False)
         for note in tracker.notes:
@@ -38,32 +38,33 @@ def keepalive(workflow: WorkflowOption = "watch.yml") -> None:
 
 def deadman(
     workflow: WorkflowOption = "watch.yml",
-    hours: Annotated[float, typer.Option(min=0.1, help="How old the last good plan may be.")] = 6.0,
+    hours: Annotated[float, typer.Option(min=0.1, help="Largest age of the last good plan.")] = 6.0,
     paused: Annotated[
-        bool, typer.Option("--paused", help="The watch is switched off on purpose. Or `AWQ_BOT_PAUSED`: true.")
+        bool, typer.Option("--paused", help="The watch is paused on purpose. Same as AWQ_BOT_PAUSED=true.")
     ] = False,
 ) -> None:
-    """Open an issue when nobody watches any more, and close it when somebody does. Run by another workflow.
+    """Open an issue while the last good plan is too old. To be run by another workflow than the watch.
 
     Example: [bold]awq-bot actions deadman --workflow watch.yml --hours 6[/]
     """
     with Step("The dead-man check failed") as step, IssueTracker(step.actions) as tracker:
         if paused or switched_on("AWQ_BOT_PAUSED"):
-            out.print("paused, so nobody has to watch")
+            out.print("paused: no plan is expected")
             return
         problem = tracker.overdue(workflow, now=datetime.now(UTC), limit=timedelta(hours=hours))
         for note in tracker.notes:
             step.annotate("warning", note)
         if problem:
-            step.annotate("warning", problem, title="Nobody watches")
+            step.annotate("warning", problem, title="No recent plan")
         out.print(problem or f"{workflow} is well", markup=False)
 
 
 def comment(watchlist: WatchlistOption = Path("watchlist.yaml")) -> None:
-    """What a pull request's watchlist would do: the step's page, and one comment where the token may write.
+    """Show what a pull request's watchlist would do: in the step's summary, and in one comment.
 
-    Every mistake is annotated on its line, with exit code 2. Downloads no weights and needs no secret; a fork's
-    pull request gets the page and the annotations.
+    Exit code 2 if the watchlist has mistakes; each is annotated on its line.
+    Downloads no weights and needs no secret. A pull request from a fork gets no
+    comment, because its token cannot write.
 
     Example: [bold]awq-bot actions comment --watchlist watchlist.yaml[/]
     """
@@ -75,7 +76,7 @@ def comment(watchlist: WatchlistOption = Path("watchlist.yaml")) -> None:
             tracker.keep_comment(error_page("This watchlist has mistakes", causes(error)))
             raise
         found = pipeline.plan(hub, entries)
-        page = plan_page(found, endpoint=hub.endpoint, title="This watchlist", heading="Once it is merged")
+        page = plan_page(found, endpoint=hub.endpoint, title="This watchlist", heading="After merging")
         tracker.keep_comment(page)
         step.page(page)
         for note in tracker.notes:

@@ -25,9 +25,8 @@ from bot.cli.cpu import CpuOption, jobs_on_cpu
 from bot.errors import BotError
 from bot.hub.session import Hub
 from bot.jobs import pipeline
-from bot.jobs.pipeline import Outcome
 from bot.jobs.stages import JobContext
-from bot.records import Job, JobKind, Plan, to_json
+from bot.records import Job, JobKind, JobResult, Plan, Status, job_result, to_json
 from bot.watch import watchlist as watchlists
 
 app = typer.Typer(rich_markup_mode="rich")
@@ -84,42 +83,41 @@ def run(
         needs_extra("quantize")
     if notice := jobs_on_cpu(made.jobs, allowed=cpu):
         err.print(notice)
-    outcomes = []
+    results = []
     for number, job in enumerate(made.jobs, 1):
         err.rule(f"[bold]{number} of {len(made.jobs)}[/]  {job.entry.repo_id} → {job.entry.target}", align="left")
         with terminal.Bars(err) as bars:
-            outcome = _run_job(job_context(work, watchlist.parent, bars), job, dry_run=dry_run)
-        outcomes.append(outcome)
-        if outcome.error is not None:
-            err.print(terminal.error_text(outcome.error), soft_wrap=True)
+            result = _run_job(job_context(work, watchlist.parent, bars), job, dry_run=dry_run)
+        results.append(result)
+        if result.error is not None:
+            err.print(terminal.error_text(result.error), soft_wrap=True)
     for skip in made.skipped:
         if skip.exit_code:
             refusal = BotError(f"{skip.entry.repo_id}: {skip.reason}", hint=skip.hint)
             err.print(terminal.error_text(refusal), soft_wrap=True)
-    if outcomes:
-        out.print(terminal.outcome_table(outcomes))
+    if results:
+        out.print(terminal.results_table(results))
     else:
         out.print("nothing to do")
-    raise typer.Exit(_first_failure(made, outcomes))
+    raise typer.Exit(_first_failure(made, results))
 
 
-def _run_job(context: JobContext, job: Job, *, dry_run: bool) -> Outcome:
-    """As `pipeline.run_job`, but a bug in the bot is an outcome too: it does not stop the other models."""
+def _run_job(context: JobContext, job: Job, *, dry_run: bool) -> JobResult:
+    """As `pipeline.run_job`, but an unexpected error is a result, too, so that the other models are still done."""
     try:
         return pipeline.run_job(context, job, dry_run=dry_run)
     except BrokenPipeError:
         raise
     except Exception as error:
         log.exception("%s: unexpected %s", job.entry.repo_id, type(error).__name__)
-        fault = f"{job.entry.repo_id}: unexpected {type(error).__name__}: {error}"
-        return Outcome(
-            job=job, error=BotError(fault, hint="This is a bug in awq-bot: please report it, with the log.")
-        )
+        text = f"{job.entry.repo_id}: unexpected {type(error).__name__}: {error}"
+        bug = BotError(text, hint="This is a bug in awq-bot: please report it, with the log.")
+        return job_result(job, stage="run", status=Status.FAILED, error=bug)
 
 
-def _first_failure(made: Plan, outcomes: list[Outcome]) -> int:
+def _first_failure(made: Plan, results: list[JobResult]) -> int:
     refused = [skip.exit_code for skip in made.skipped if skip.exit_code]
-    failed = [outcome.error.exit_code for outcome in outcomes if outcome.error is not None]
+    failed = [result.exit_code for result in results if result.status is Status.FAILED]
     return next(iter([*failed, *refused]), 0)
 
 

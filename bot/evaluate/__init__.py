@@ -1,1 +1,1 @@
-"""What the quantized model lost against its source: measured, judged, drawn."""
+"""What the quantized model lost against its source: metrics, quality gate, plots."""

@@ -1,4 +1,4 @@
-"""Report x Thresholds -> Verdict: whether an artifact may be published. Pure, and no torch."""
+"""The quality gate: whether a report is within the thresholds. Pure, and no torch."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from bot.records import Report, Thresholds, Verdict
 
 
 def judge(report: Report, thresholds: Thresholds) -> Verdict:
-    """Every threshold is judged, so that one look shows all that is wrong; equal to a threshold passes.
+    """Checks every threshold, so that the reasons are complete; a figure equal to its threshold passes.
 
-    A figure that is not finite fails, whichever threshold it belongs to.
+    A figure that is not finite fails.
     """
     reasons = (*_not_finite(report), *_beyond(report, thresholds))
     return Verdict(passed=not reasons, reasons=reasons)
@@ -32,13 +32,13 @@ def _not_finite(report: Report) -> tuple[str, ...]:
 
 
 def _beyond(report: Report, thresholds: Thresholds) -> tuple[str, ...]:
-    """Comparisons with NaN are false, so each asks for what is beyond; NaN was reported before."""
+    """Comparisons with NaN are false, so NaN, which _not_finite reports, adds no second reason."""
     reasons = []
     if report.kl_mean > thresholds.max_kl:
         reasons.append(f"mean KL divergence {report.kl_mean:.4g} nats is above max_kl {thresholds.max_kl:g}")
     if report.top1_agreement < thresholds.min_top1:
         reasons.append(f"top-1 agreement {report.top1_agreement:.4g} is below min_top1 {thresholds.min_top1:g}")
-    # As a product, so that a source perplexity of zero divides nothing.
+    # A product, to avoid a division by a source perplexity of zero.
     if report.perplexity_quantized > thresholds.max_perplexity_ratio * report.perplexity_source:
         reasons.append(
             f"perplexity {report.perplexity_quantized:.4g} against {report.perplexity_source:.4g} of the source "

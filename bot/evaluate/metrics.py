@@ -18,7 +18,7 @@ from bot.checkpoint.inventory import bits_per_weight, bits_per_weight_file, main
 from bot.checkpoint.reader import TORCH_DTYPES, Checkpoint
 from bot.checkpoint.skeleton import Skeleton, open_skeleton, unread_tensors
 from bot.errors import QuantizationError
-from bot.evaluate.models import Walked, open_artifact, restored, size_bytes, walk
+from bot.evaluate.models import FinalStates, open_artifact, restored, run_layers, size_bytes
 from bot.records import Progress, Report
 
 _MAX_BLOCKS_AT_A_TIME: Final = 8
@@ -44,24 +44,26 @@ def evaluate(
     progress: Progress,
     device: str | None = None,
 ) -> Report:
-    """What was lost, on tokens that calibration has not seen: int64 [blocks, seq_len].
+    """Compare the artifact with its source on tokens that calibration did not use: int64 [blocks, seq_len].
 
-    One layer of one model is held at a time, in float32 on a CPU. device: CUDA where there is one, if None.
-    Raises QuantizationError when the artifact is not the source's in names and shapes, or logits are not finite;
-    UpstreamError or UnsupportedModelError when the source itself is no model.
+    One layer of one model is in memory at a time, in float32 on a CPU. device: None for CUDA where it is
+    available. Raises QuantizationError when the artifact's tensors do not match the source's, or logits are not
+    finite; UpstreamError or UnsupportedModelError when the source cannot be loaded.
     """
     started = time.monotonic()
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    original = Checkpoint(source)
+    source_weights = Checkpoint(source)
     # Half precision is slow on a CPU.
-    dtype = torch.float32 if target.type == "cpu" else TORCH_DTYPES[main_dtype(original.tensors)]
-    skeleton = partial(open_skeleton, source, original.tensors, dtype=dtype, trust_remote_code=trust_remote_code)
-    theirs = skeleton(read=original.read)
-    unread = unread_tensors(theirs.model, original.tensors)
-    artifact = open_artifact(quantized, original.tensors, unread=unread)
-    ours = skeleton(read=partial(restored, artifact))
-    tied = frozenset(theirs.model.all_tied_weights_keys)
-    figures = compare(theirs, ours, tokens, device=target, progress=progress)
+    dtype = torch.float32 if target.type == "cpu" else TORCH_DTYPES[main_dtype(source_weights.tensors)]
+    skeleton = partial(
+        open_skeleton, source, source_weights.tensors, dtype=dtype, trust_remote_code=trust_remote_code
+    )
+    source_skeleton = skeleton(read=source_weights.read)
+    unread = unread_tensors(source_skeleton.model, source_weights.tensors)
+    artifact = open_artifact(quantized, source_weights.tensors, unread=unread)
+    artifact_skeleton = skeleton(read=partial(restored, artifact))
+    tied = frozenset(source_skeleton.model.all_tied_weights_keys)
+    figures = compare(source_skeleton, artifact_skeleton, tokens, device=target, progress=progress)
     return Report(
         perplexity_source=perplexity(figures.nll_source),
         perplexity_quantized=perplexity(figures.nll_quantized),
@@ -69,8 +71,8 @@ def evaluate(
         kl_p99=percentile(figures.kl, 0.99),
         top1_agreement=float(figures.agrees.double().mean()),
         bits_per_weight=bits_per_weight(artifact.tensors),
-        bits_per_weight_file=bits_per_weight_file(original.tensors, artifact.tensors, tied | unread),
-        size_source_bytes=size_bytes(original),
+        bits_per_weight_file=bits_per_weight_file(source_weights.tensors, artifact.tensors, tied | unread),
+        size_source_bytes=size_bytes(source_weights),
         size_quantized_bytes=size_bytes(artifact),
         tokens=tokens.numel(),
         text_label=text_label,
@@ -84,7 +86,7 @@ def evaluate(
 def compare(
     source: Skeleton, artifact: Skeleton, tokens: Tensor, *, device: torch.device, progress: Progress
 ) -> TokenFigures:
-    """Both models over the same blocks; of the logits, made a few blocks at a time, only the figures are kept."""
+    """Run both models on the same blocks. Logits are computed a few blocks at a time, and not kept."""
     batches = _batches(tokens, source.model.config.get_text_config().vocab_size)
     total = 2 * len(source.layers) + len(batches)
     steps = count(1)
@@ -92,11 +94,11 @@ def compare(
     def step() -> None:
         progress("evaluate", next(steps), total, "steps")
 
-    walked = [walk(skeleton, tokens, device=device, step=step) for skeleton in (source, artifact)]
+    finals = [run_layers(skeleton, tokens, device=device, step=step) for skeleton in (source, artifact)]
     parts: list[TokenFigures] = []
     for batch in batches:
-        source_logits = _logits(walked[0], batch, "source model")
-        artifact_logits = _logits(walked[1], batch, "artifact")
+        source_logits = _logits(finals[0], batch, "source model")
+        artifact_logits = _logits(finals[1], batch, "artifact")
         parts += [
             token_figures(source_logits[row, :-1], artifact_logits[row, :-1], block[1:].to(device))
             for row, block in enumerate(tokens[batch])
@@ -111,13 +113,13 @@ def compare(
 
 
 def token_figures(source_logits: Tensor, quantized_logits: Tensor, targets: Tensor) -> TokenFigures:
-    """logits: any float [predictions, vocab]; targets: int64 [predictions], the tokens that came next."""
+    """logits: any float dtype, [predictions, vocab]; targets: int64 [predictions], the next tokens."""
     log_p = source_logits.float().log_softmax(dim=-1)
     log_q = quantized_logits.float().log_softmax(dim=-1)
     kl = (log_p.exp() * (log_p - log_q)).sum(dim=-1)
     chosen = targets.unsqueeze(-1)
     return TokenFigures(
-        # A divergence is never negative; its float32 sum may be, by some 1e-7.
+        # A KL divergence is never negative; its float32 sum may be, by about 1e-7.
         kl=kl.clamp_min(0).cpu(),
         nll_source=-log_p.gather(-1, chosen).squeeze(-1).cpu(),
         nll_quantized=-log_q.gather(-1, chosen).squeeze(-1).cpu(),
@@ -131,7 +133,7 @@ def perplexity(nll: Tensor) -> float:
 
 
 def percentile(values: Tensor, share: float) -> float:
-    """The value that `share` of all values do not exceed, interpolated linearly between neighbours."""
+    """Interpolated linearly between neighbartifact_skeleton, as numpy.quantile does; share: 0 to 1."""
     ordered = values.double().sort().values
     place = share * (len(ordered) - 1)
     low = int(place)
@@ -144,7 +146,7 @@ def _batches(tokens: Tensor, vocabulary: int) -> tuple[slice, ...]:
     return tuple(slice(start, start + blocks) for start in range(0, len(tokens), blocks))
 
 
-def _logits(model: Walked, batch: slice, what: str) -> Tensor:
+def _logits(model: FinalStates, batch: slice, what: str) -> Tensor:
     logits = model.logits(batch)
     if not bool(torch.isfinite(logits).all()):
         raise QuantizationError(

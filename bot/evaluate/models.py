@@ -1,4 +1,4 @@
-"""Source and artifact as models: opened, checked against each other, and run layer by layer over all tokens."""
+"""Source and artifact as models: opened, checked against each other, and run layer by layer on all tokens."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from bot.checkpoint.reader import Checkpoint
 from bot.checkpoint.skeleton import Skeleton, load_tensors, read_ahead, unload
 from bot.errors import QuantizationError, UpstreamError
 
+_CPU = torch.device("cpu")
+
 
 def open_artifact(folder: Path, source: Inventory, *, unread: Collection[str]) -> Checkpoint:
-    """The artifact's weights, once names, shapes, dtypes and group size are what source and config.json say.
+    """The artifact's weights; their names, shapes, dtypes and group size match the source and config.json.
 
-    unread: the source's tensors that its model has no place for. Raises QuantizationError, also for what the
-    reader calls a damaged upload: here the upload would be ours.
+    unread: the source's tensors that its model does not have. Raises QuantizationError, also for damaged files.
     """
     path = folder / "config.json"
     try:
@@ -47,7 +48,7 @@ def open_artifact(folder: Path, source: Inventory, *, unread: Collection[str]) -
 
 
 def restored(artifact: Checkpoint, name: str) -> Tensor:
-    """A tensor under the source's name: packed linears in float32, the others in their own dtype."""
+    """A tensor by the source's name: packed linears are dequantized to float32, others keep their dtype."""
     linear = name.removesuffix(".weight")
     if f"{linear}.qweight" not in artifact.tensors:
         return artifact.read(name)
@@ -69,7 +70,7 @@ def _artifact_dtype(config: dict[str, Any], path: Path) -> str:
 
 
 def _group_size(config: dict[str, Any], path: Path) -> int:
-    """What readers take from config.json to unpack with, so that is what the tensors are held against."""
+    """As readers take it from config.json to unpack the tensors, which are checked against it."""
     written = config.get("quantization_config")
     if not isinstance(written, dict):
         raise QuantizationError(f"artifact: {path}: no quantization_config", hint="This is no AWQ checkpoint.")
@@ -87,14 +88,11 @@ def _group_size(config: dict[str, Any], path: Path) -> int:
     return group_size
 
 
-_CPU = torch.device("cpu")
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Walked:
-    """A model whose layers have seen all tokens, ready to tell the logits.
+class FinalStates:
+    """A model whose layers have run on all tokens, so that logits can be computed.
 
-    states: what its last layer gave, [blocks, seq_len, hidden], on the CPU; outputs: as logits_after wants it.
+    states: the outputs of the last layer, [blocks, seq_len, hidden], on the CPU; outputs: see outputs_of.
     """
 
     skeleton: Skeleton
@@ -113,8 +111,10 @@ class Walked:
 
 
 @torch.no_grad()
-def walk(skeleton: Skeleton, tokens: Tensor, *, device: torch.device, step: Callable[[], None]) -> Walked:
-    """tokens: int64 [blocks, seq_len]. step: called after each layer."""
+def run_layers(
+    skeleton: Skeleton, tokens: Tensor, *, device: torch.device, step: Callable[[], None]
+) -> FinalStates:
+    """Run all layers. tokens: int64 [blocks, seq_len]; step: called after each layer."""
     captured = inputs_of_layers(skeleton, tokens)
     states, outputs = captured.hidden, 0
     blocks = max(1, TOKENS_AT_ONCE // tokens.shape[1])
@@ -129,4 +129,4 @@ def walk(skeleton: Skeleton, tokens: Tensor, *, device: torch.device, step: Call
         unload(layer)
         step()
     load_tensors(skeleton.model, skeleton.tensors_after(), device=device)
-    return Walked(skeleton=skeleton, device=device, states=states, outputs=outputs)
+    return FinalStates(skeleton=skeleton, device=device, states=states, outputs=outputs)

@@ -1,1 +1,1 @@
-"""Everything that talks to GitHub. The only reader of GITHUB_* variables and the only importer of PyGithub."""
+"""Everything about GitHub: matrices, attempts, issues, summaries. The only importer of PyGithub."""

@@ -1,4 +1,4 @@
-"""What was tried in vain, and when it is tried again. The clock is the caller's."""
+"""Failed attempts: what is left out of a plan because of them, and until when. The caller passes the time."""
 
 from __future__ import annotations
 
@@ -8,31 +8,27 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from bot.github.matrix import MATRIX_LIMIT
-from bot.records import Attempts, Job, JobKind, Plan, PlanTimes, RunningJob, Skip, sha256_of
+from bot.records import Attempts, Job, JobKind, Plan, PlanTimes, RunningJob, Skip
 from bot.watch.plan import make_plan
 from bot.watch.release import UP_TO_DATE
 
-# After the first, the second and the third failure. What failed four times fails again: a person has to look.
+# After the first, second and third failure. After the fourth a person has to look.
 DELAYS = (timedelta(hours=1), timedelta(hours=6), timedelta(hours=24))
 MOST_ATTEMPTS = len(DELAYS) + 1
 
-# Jobs of a run that does not know what failed before: enough to go on, too few to burn a pool of GPUs.
+# Jobs started when earlier failures are not known: enough to go on, too few to waste many GPU hours.
 CAP_WITHOUT_ATTEMPTS = 4
 
 _REFUSAL = "refused:"
-# As plans say it: somebody is uploading, or the Hub is busy or out of order.
+# Reasons in a plan that pass without a person: an upload in progress, or a Hub that is busy or down.
 _PASSES = re.compile(r"^upload incomplete|\banswers 5\d\d\b|\bthe Hub( at \S+)? (limits|cannot be reached)")
 
 
-def tried_content(job: Job) -> str:
-    """What an attempt counts for: the digests, and the gate, so that a new one of either starts anew."""
-    return sha256_of([job.digests.content, job.entry.gate])
-
-
 def after_failure(before: Attempts | None, *, target: str, content: str, now: datetime, run: str = "") -> Attempts:
-    """before: what the target's issue said; it counts when it is about the same content.
+    """The attempts after one more failure.
 
-    run: the run that failed; the same run counts once, however often its report is made.
+    before: as in the target's issue; it counts if it is about the same content. run: the run that failed; it is
+    counted once, however often its report is repeated.
     """
     issue = before.issue if before is not None else None
     same = before if before is not None and before.content == content else None
@@ -60,11 +56,10 @@ def hold_back(
     force: bool = False,
     most_releases: int = MATRIX_LIMIT,
 ) -> Plan:
-    """The plan without what must wait, each with its reason.
+    """The plan without jobs that must wait, each with its reason.
 
-    attempts: None when nobody could say what was tried; then only a few jobs are done. force: whatever failed
-    before is tried now; what is being worked on elsewhere is left alone all the same. most_releases: at once,
-    those of other runs among them.
+    attempts: None if earlier failures are not known; then only a few jobs are started. force: retry failures now,
+    but not targets of other runs. most_releases: in progress at once, including those of other runs.
     """
     busy = busy_targets(running)
     known = {item.target: item for item in attempts or ()}
@@ -82,41 +77,41 @@ def hold_back(
 
 
 def refusal_of(target: str) -> str:
-    """The name of the issue about a refusal, which counts no attempts. No target has a colon in it."""
+    """The name of the issue about a refusal, which counts no attempts. No target contains a colon."""
     return f"{_REFUSAL}{target}"
 
 
 def needs_person(skip: Skip) -> bool:
-    """Whether it was refused for a reason that does not pass by itself."""
+    """Whether the reason of a refusal does not pass by itself."""
     return skip.exit_code != 0 and not _PASSES.search(skip.reason)
 
 
 def all_refused(plan: Plan) -> bool:
-    """Whether something is watched, and not one model of it can be had."""
+    """Whether there are models and every one of them was refused."""
     return (
         bool(plan.skipped) and not plan.jobs and not plan.deferred and all(item.exit_code for item in plan.skipped)
     )
 
 
-def settled(about: str, plan: Plan, *, whole: bool) -> str:
-    """Why the issue of this name is closed, or nothing while it stands. whole: nothing watched was left out."""
+def resolution(about: str, plan: Plan, *, whole: bool) -> str:
+    """Why the issue of this name can be closed; empty while it is open. whole: a plan of the whole watchlist."""
     target = about.removeprefix(_REFUSAL)
     skip = next((item for item in plan.skipped if item.entry.target == target), None)
     if "/" not in target:
-        return ""  # about the watch itself
+        return ""  # about the watch workflow or the watchlist
     if skip is None and all(job.entry.target != target for job in (*plan.jobs, *plan.deferred)):
-        return "The watchlist does not name it any more." if whole else ""
+        return "It is no longer on the watchlist." if whole else ""
     if skip is not None and skip.entry.hold:
-        return "The watchlist puts it on hold."
+        return "It is on hold in the watchlist."
     if about != target:
         return "It is no longer refused." if skip is None or not skip.exit_code else ""
-    return "It is published by now." if skip is not None and skip.reason == UP_TO_DATE else ""
+    return "It is published." if skip is not None and skip.reason == UP_TO_DATE else ""
 
 
 def busy_targets(jobs: Sequence[RunningJob]) -> frozenset[str]:
-    """Targets of runs that are not over: something runs or waits, or what was made is yet to be published.
+    """Targets that runs in progress still work on: a job runs or waits, or a quantized model is not yet published.
 
-    A run's publish jobs appear only when all that comes before them is done.
+    A run's publish jobs appear only when the jobs before them are done.
     """
     started = {job.target for job in jobs if job.status != "completed"}
     made = {job.target for job in jobs if job.stage == "quantize" and job.conclusion == "success"}
@@ -125,7 +120,7 @@ def busy_targets(jobs: Sequence[RunningJob]) -> frozenset[str]:
 
 
 def overdue(times: PlanTimes, *, now: datetime, limit: timedelta) -> str | None:
-    """What is wrong when nobody has watched for longer than `limit`; None when all is well, or it never began."""
+    """What is wrong if the last good plan is older than `limit`; None if all is well or nothing ever ran."""
     if times.last_good is not None:
         return _since(times.last_good, now) if now - times.last_good > limit else None
     if times.oldest_run is not None and now - times.oldest_run > limit:
@@ -140,19 +135,19 @@ def _since(time: datetime, now: datetime) -> str:
 def _busy(job: Job, busy: frozenset[str]) -> Skip | None:
     if job.entry.target not in busy:
         return None
-    hint = "It is looked at again when that run has ended."
+    hint = "It is checked again after that run has ended."
     return Skip(entry=job.entry, reason="another run works on it", hint=hint, blocked=True)
 
 
 def _wait(job: Job, tried: Attempts | None, now: datetime) -> Skip | None:
-    if tried is None or tried.content != tried_content(job):
+    if tried is None or tried.content != job.attempt_digest:
         return None
     if tried.waits_for_person:
         reason = f"failed {tried.count} times, waits for a person"
-        return Skip(entry=job.entry, reason=reason, hint="Close the issue to have it tried again.", blocked=True)
+        return Skip(entry=job.entry, reason=reason, hint="Close the issue to retry.", blocked=True)
     if tried.next_try is not None and now < datetime.fromisoformat(tried.next_try):
-        reason = f"failed {_times(tried.count)}, next try not before {shown(tried.next_try)}"
-        return Skip(entry=job.entry, reason=reason, hint="Close the issue to have it tried now.", blocked=True)
+        reason = f"failed {_times(tried.count)}, next attempt not before {shown(tried.next_try)}"
+        return Skip(entry=job.entry, reason=reason, hint="Close the issue to retry now.", blocked=True)
     return None
 
 

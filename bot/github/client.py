@@ -1,4 +1,4 @@
-"""One way to call GitHub's API: what is retried, errors to act on, and which runs and jobs there are."""
+"""Calls to GitHub's API: what is retried, errors with hints, and the runs and jobs of workflows."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ from bot.records import PlanTimes, RunningJob
 
 TIMEOUT_S = 20
 TRIES = 4
-LONGEST_WAIT_S = 90  # for a limit to be lifted; a run that waits longer is better done by the next one
-WRITE_PAUSE_S = 1.0  # as GitHub asks of those who write much
-ACTIONS_LOGIN = "github-actions[bot]"  # whoever acts with the token that Actions gives to a job
+LONGEST_WAIT_S = 90  # for a rate limit; after that it is left to the next run
+# https://docs.github.com/en/rest/using-the-rest-api/best-practices-for-using-the-rest-api
+WRITE_PAUSE_S = 1.0
+ACTIONS_LOGIN = "github-actions[bot]"  # the author of what is written with the token of a workflow job
 
-# Sent again when the answer was an error of the server: all but POST, which may have been done.
+# Retried after a server error: all but POST, which may have taken effect.
 _REPEATABLE = frozenset({"GET", "HEAD", "PUT", "PATCH", "DELETE"})
 
 
 class GitHubFailsError(EnvironmentProblem):
-    """GitHub does not answer, or not to us. What it would have said is not known."""
+    """GitHub does not answer, or refuses to."""
 
 
 class GitHubClient:
@@ -69,31 +70,29 @@ class GitHubClient:
         return self._api.get_repo(self.actions.repository)
 
     def login(self) -> str:
-        """Who this token acts as. The REST API does not tell it to apps; GraphQL does."""
+        """The account of this token. For apps only GraphQL reports it, not the REST API."""
         if self._login is None:
             self._login = self._ask_login()
         return self._login
 
     def _ask_login(self) -> str:
-        with answered("who we are"):
+        with answered("the account of the token"):
             try:
-                _, said = self._api.requester.graphql_query("query { viewer { login } }", {})
+                _, answer = self._api.requester.graphql_query("query { viewer { login } }", {})
             except BadCredentialsException:
                 raise
             except GithubException:
                 return ACTIONS_LOGIN
-        return str(((said.get("data") or {}).get("viewer") or {}).get("login") or ACTIONS_LOGIN)
+        return str(((answer.get("data") or {}).get("viewer") or {}).get("login") or ACTIONS_LOGIN)
 
 
 @contextmanager
 def answered(what: str) -> Iterator[None]:
-    """Raises GitHubFailsError for whatever goes wrong inside. what: was asked for, in words."""
+    """Raises GitHubFailsError for any error of the API inside. what: what was requested, for the message."""
     try:
         yield
     except RateLimitExceededException:
-        raise GitHubFailsError(
-            f"GitHub limits our requests: {what}", hint="Nothing was lost. The next run asks again."
-        ) from None
+        raise GitHubFailsError(f"GitHub limits our requests: {what}", hint=_LATER) from None
     except BadCredentialsException:
         raise GitHubFailsError(
             f"GitHub refuses the token: {what}", hint="Pass GITHUB_TOKEN: ${{ github.token }} in the step's env."
@@ -101,9 +100,7 @@ def answered(what: str) -> Iterator[None]:
     except GithubException as error:
         raise GitHubFailsError(f"GitHub answers {error.status}: {what}", hint=_hint(error.status)) from None
     except requests.exceptions.RetryError:
-        raise GitHubFailsError(
-            f"GitHub keeps failing, after {TRIES} tries: {what}", hint="Nothing was lost. The next run asks again."
-        ) from None
+        raise GitHubFailsError(f"GitHub keeps failing, after {TRIES} attempts: {what}", hint=_LATER) from None
     except requests.RequestException as error:
         raise GitHubFailsError(
             f"GitHub cannot be reached: {what}: {type(error).__name__}",
@@ -111,44 +108,47 @@ def answered(what: str) -> Iterator[None]:
         ) from None
 
 
+_LATER = "Nothing was lost. The next run retries."
+
+
 def _hint(status: int) -> str:
     if status in (401, 403, 404):
-        return "Does the job have the permission? See `permissions:` in the workflow."
+        return "Check `permissions:` of this job in the workflow."
     if status == 410:
-        return "Are issues switched on? Repository settings, Features, Issues."
-    return "Nothing was lost. The next run asks again."
+        return "Enable issues: repository settings, Features, Issues."
+    return _LATER
 
 
-# The name of a leg is its verb and its target. A job that calls another workflow is named for the target, which
-# stands alone until that workflow's jobs are there, and then before theirs.
-_LEG = re.compile(r"(?:.* / )?(?:(quantize|publish|refresh) )?([\w.-]+/[\w.-]+)", re.ASCII)
+# Jobs are named `VERB TARGET`. A job that calls another workflow is named `TARGET`; GitHub puts that name and a
+# slash before the names of the called workflow's jobs.
+_JOB_NAME = re.compile(r"(?:.* / )?(?:(quantize|publish|refresh) )?([\w.-]+/[\w.-]+)", re.ASCII)
 _UNDER_WAY = ("in_progress", "queued", "waiting", "pending")
 _PLAN = re.compile(r"(?:.* / )?plan")
 _RUNS_LOOKED_AT = 50
-_OURS_TO_ENABLE = ("active", "disabled_inactivity")  # a person's `disabled_manually` is not
+_OURS_TO_ENABLE = ("active", "disabled_inactivity")  # not `disabled_manually`
 
 
-def jobs_elsewhere(client: GitHubClient) -> tuple[RunningJob, ...]:
-    """Every leg of the other runs of this workflow that are not over."""
+def jobs_of_other_runs(client: GitHubClient) -> tuple[RunningJob, ...]:
+    """The jobs of other runs of this workflow that are in progress."""
     if not client.actions.workflow:
         return ()
-    with answered("which runs are under way"):
+    with answered("the runs in progress"):
         workflow = client.repository.get_workflow(client.actions.workflow)
         runs = {run.id: run for status in _UNDER_WAY for run in workflow.get_runs(status=status)}
         others = [run for number, run in runs.items() if str(number) != client.actions.run_id]
-        return tuple(leg for run in others for leg in _legs(run.jobs("latest")))
+        return tuple(job for run in others for job in _running_jobs(run.jobs("latest")))
 
 
 def jobs_of_this_run(client: GitHubClient) -> tuple[RunningJob, ...]:
-    """The legs of this run, each at its latest attempt."""
+    """The jobs of this run, each at its latest attempt."""
     if not client.actions.run_id.isdigit():
         return ()
     with answered("the jobs of this run"):
-        return tuple(_legs(client.repository.get_workflow_run(int(client.actions.run_id)).jobs("latest")))
+        return tuple(_running_jobs(client.repository.get_workflow_run(int(client.actions.run_id)).jobs("latest")))
 
 
 def plan_times(client: GitHubClient, workflow: str) -> PlanTimes:
-    """Looked for from the newest run back, so that a workflow that is well costs two requests."""
+    """Searches from the newest run back, so that a healthy workflow costs two requests."""
     oldest = None
     with answered(f"the runs of {workflow}"):
         runs = client.repository.get_workflow(workflow).get_runs()
@@ -161,21 +161,22 @@ def plan_times(client: GitHubClient, workflow: str) -> PlanTimes:
 
 
 def keep_enabled(client: GitHubClient, workflow: str) -> str:
-    """Enabling what is enabled already sets back the clock by which GitHub stops quiet repositories' schedules.
+    """Enable the workflow: that restarts the 60 days after which GitHub disables schedules.
 
-    What else it was, which is left so, or what GitHub did not do; nothing when it is enabled.
+    Returns why it is not enabled; empty when it is. A workflow that a person disabled stays disabled.
+    https://docs.github.com/en/actions/managing-workflow-runs/disabling-and-enabling-a-workflow
     """
     with answered(f"enabling {workflow}"):
         found = client.repository.get_workflow(workflow)
         if found.state not in _OURS_TO_ENABLE:
-            return f"{workflow} was switched off by somebody ({found.state}), and is left so."
+            return f"{workflow} was disabled by a person ({found.state}), and stays disabled."
         done = found.enable()
-    return "" if done else f"GitHub did not enable {workflow}. Does the job have `actions: write`?"
+    return "" if done else f"GitHub did not enable {workflow}. Check that the job has `actions: write`."
 
 
-def _legs(jobs: Iterable[WorkflowJob]) -> Iterator[RunningJob]:
+def _running_jobs(jobs: Iterable[WorkflowJob]) -> Iterator[RunningJob]:
     for job in jobs:
-        name = _LEG.fullmatch(job.name)
+        name = _JOB_NAME.fullmatch(job.name)
         if name is not None:
             yield RunningJob(
                 stage=name[1] or "",

@@ -1,4 +1,7 @@
-"""What GitHub Actions tells a step about its run, and how a step answers: files and workflow commands."""
+"""What GitHub Actions passes to a step, and how a step answers: outputs, summary, workflow commands.
+
+https://docs.github.com/en/actions/reference/workflows-and-actions/workflow-commands
+"""
 
 from __future__ import annotations
 
@@ -16,15 +19,15 @@ from bot.text import escape_markdown
 
 DEFAULT_API = "https://api.github.com"
 DEFAULT_SERVER = "https://github.com"
-MOST_OUTPUT_BYTES = 1_000_000  # of a job, says GitHub
-MOST_SUMMARY_BYTES = 2**20  # of a step
+MOST_OUTPUT_BYTES = 1_000_000  # GitHub's limit for the outputs of a job
+MOST_SUMMARY_BYTES = 2**20  # GitHub's limit for the summary of a step
 _CUT = "\n\n*The rest is cut: a summary holds 1 MiB. All of it is in the log.*\n"
 _SHORTEST_SECRET = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Actions:
-    """A run of a workflow, or a person's terminal, where `inside` is false and most of this is empty.
+    """The run of a workflow. In a person's terminal `inside` is false and most of this is empty.
 
     workflow: the file's name, `watch.yml`. token: for the API; never printed.
     """
@@ -44,27 +47,27 @@ class Actions:
 
     @classmethod
     def from_environment(cls) -> Actions:
-        def said(name: str) -> str:
+        def variable(name: str) -> str:
             return os.environ.get(name, "").strip()
 
         return cls(
-            inside=said("GITHUB_ACTIONS") == "true",
-            api_url=(said("GITHUB_API_URL") or DEFAULT_API).rstrip("/"),
-            server_url=(said("GITHUB_SERVER_URL") or DEFAULT_SERVER).rstrip("/"),
-            token=said("GITHUB_TOKEN") or None,
-            repository=said("GITHUB_REPOSITORY"),
-            run_id=said("GITHUB_RUN_ID"),
-            run_attempt=said("GITHUB_RUN_ATTEMPT") or "1",
-            workflow=said("GITHUB_WORKFLOW_REF").partition("@")[0].rpartition("/")[2],
-            event_name=said("GITHUB_EVENT_NAME"),
-            event_path=_path(said("GITHUB_EVENT_PATH")),
-            output=_path(said("GITHUB_OUTPUT")),
-            summary=_path(said("GITHUB_STEP_SUMMARY")),
+            inside=variable("GITHUB_ACTIONS") == "true",
+            api_url=(variable("GITHUB_API_URL") or DEFAULT_API).rstrip("/"),
+            server_url=(variable("GITHUB_SERVER_URL") or DEFAULT_SERVER).rstrip("/"),
+            token=variable("GITHUB_TOKEN") or None,
+            repository=variable("GITHUB_REPOSITORY"),
+            run_id=variable("GITHUB_RUN_ID"),
+            run_attempt=variable("GITHUB_RUN_ATTEMPT") or "1",
+            workflow=variable("GITHUB_WORKFLOW_REF").partition("@")[0].rpartition("/")[2],
+            event_name=variable("GITHUB_EVENT_NAME"),
+            event_path=_path(variable("GITHUB_EVENT_PATH")),
+            output=_path(variable("GITHUB_OUTPUT")),
+            summary=_path(variable("GITHUB_STEP_SUMMARY")),
         )
 
     @property
     def run_url(self) -> str:
-        """Empty when this is no run."""
+        """Empty outside a run."""
         return f"{self.server_url}/{self.repository}/actions/runs/{self.run_id}" if self.run_id else ""
 
     @property
@@ -73,11 +76,11 @@ class Actions:
 
     @property
     def run_name(self) -> str:
-        """Tells attempts of one run apart; empty when this is no run."""
+        """Different for each attempt of a run; empty outside a run."""
         return f"{self.run_id}.{self.run_attempt}" if self.run_id else ""
 
     def event(self) -> dict[str, Any]:
-        """What started the run, as GitHub describes it; empty when nobody says so."""
+        """The webhook payload of the event that started the run; empty if unknown."""
         try:
             content = json.loads(self.event_path.read_bytes()) if self.event_path else {}
         except (OSError, ValueError):
@@ -86,15 +89,15 @@ class Actions:
 
     @property
     def is_public(self) -> bool | None:
-        """Whether everybody can see the repository; None when nobody says so."""
+        """Whether the repository is public; None if unknown."""
         repository = self.event().get("repository")
         private = repository.get("private") if isinstance(repository, dict) else None
         return None if private is None else private is False
 
     def own_pull_request(self) -> int | None:
-        """The number of the pull request that started this run; None for a fork's, or when there is none.
+        """The number of the pull request that started this run; None for a fork's, or if there is none.
 
-        A run for a fork has a token that may not write.
+        The token of a run for a fork cannot write.
         """
         pull = self.event().get("pull_request")
         if not isinstance(pull, dict):
@@ -104,7 +107,7 @@ class Actions:
         return number if isinstance(number, int) and head == self.repository else None
 
     def set_outputs(self, values: Mapping[str, object]) -> None:
-        """Outputs of the step, for later jobs. A value is text, or what JSON can say."""
+        """Outputs of the step, for later jobs. A value is a string or anything JSON."""
         if self.output is None:
             return
         texts = {name: _output_text(value) for name, value in values.items()}
@@ -116,7 +119,7 @@ class Actions:
         _append(self.output, "".join(_heredoc(name, text) for name, text in texts.items()))
 
     def add_summary(self, markdown: str) -> None:
-        """Appended to the step's summary, cut where GitHub would refuse it whole."""
+        """Append to the step's summary, cut at GitHub's limit, beyond which it would drop the whole summary."""
         if self.summary is None:
             return
         there = self.summary.stat().st_size if self.summary.exists() else 0
@@ -124,15 +127,15 @@ class Actions:
 
 
 def known_secrets() -> tuple[str, ...]:
-    """The values of every variable that is named as tokens are; longest first."""
+    """The values of all variables whose names end as those of tokens do; longest first."""
     found = {value.strip() for name, value in os.environ.items() if name.endswith(("TOKEN", "SECRET", "PASSWORD"))}
     return tuple(sorted((value for value in found if len(value) >= _SHORTEST_SECRET), key=len, reverse=True))
 
 
 def redacted(text: str) -> str:
-    """Without any token of this process, whatever message carried it."""
+    """The text without any token of this process."""
     for secret in known_secrets():
-        # Also as it is written in Markdown.
+        # Also as Markdown escapes it.
         for written in (secret, escape_markdown(secret)):
             text = text.replace(written, "***")
     return text
@@ -147,7 +150,7 @@ def _output_text(value: object) -> str:
 
 
 def _heredoc(name: str, text: str) -> str:
-    # Random, so that no value can end it and go on with an output of its own.
+    # Random, so that no value can end the heredoc and add another output.
     end = f"end_{secrets.token_hex(16)}"
     return f"{name}<<{end}\n{text}\n{end}\n"
 
@@ -157,7 +160,7 @@ def _cut(text: str, room: int) -> str:
     if len(content) <= room:
         return text
     kept = content[: max(0, room - len(_CUT.encode()))].decode(errors="ignore")
-    # A table or a <details> that ends in the middle would take the note with it.
+    # Cut at a line: the note must not become part of a table row.
     return kept.rpartition("\n")[0] + _CUT if kept else ""
 
 
@@ -168,13 +171,13 @@ def _append(path: Path, text: str) -> None:
 
 Level = Literal["error", "warning", "notice"]
 
-_LONGEST_MESSAGE = 4000  # characters; GitHub cuts at 4096
+_LONGEST_MESSAGE = 4000  # characters; GitHub cuts at 4,096
 
 
 class Commands:
-    """The commands of one step. While it is open the runner obeys nothing else that is printed.
+    """The workflow commands of one step. All other output is kept from being read as commands.
 
-    What a stranger called a model, and what a child process prints, may look like a command.
+    A model's name, or the output of a child process, may look like a command.
     """
 
     def __init__(self, actions: Actions) -> None:
@@ -182,7 +185,7 @@ class Commands:
         self._end = secrets.token_hex(16)
 
     def opening(self) -> Iterator[str]:
-        """Tokens are masked first, so that no later line can show one."""
+        """Tokens are masked first, so that the log shows none."""
         if self._inside:
             yield from (f"::add-mask::{_data(secret)}" for secret in known_secrets())
             yield f"::stop-commands::{self._end}"
@@ -201,7 +204,7 @@ class Commands:
 
 
 def annotation(level: Level, message: str, *, title: str = "", file: str = "", line: int = 0) -> str:
-    """`::error file=…,line=…,title=…::message`, on one line whatever the texts hold."""
+    """`::error file=…,line=…,title=…::message`, on one line, whatever is in the texts."""
     properties = {"file": file, "line": str(line) if line else "", "title": redacted(title)}
     shown = ",".join(f"{name}={_property(value)}" for name, value in properties.items() if value)
     return f"::{level}{' ' + shown if shown else ''}::{_data(redacted(message)[:_LONGEST_MESSAGE])}"

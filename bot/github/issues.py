@@ -1,4 +1,4 @@
-"""Issues and comments that the bot keeps, and the hidden marks by which it finds them again."""
+"""Issues and comments that the bot maintains, and the hidden marks by which it finds them again."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def label_of(exit_code: int) -> str:
 
 
 def body_of(text: str, hidden: str) -> str:
-    """What an issue or a comment holds: a text, cut where GitHub would refuse it, and a hidden line. No token."""
+    """The body of an issue or comment: a text, cut at GitHub's limit, and a hidden line. Tokens are redacted."""
     return redacted(f"{text[:_LONGEST_TEXT].rstrip()}\n\n{hidden}\n")
 
 
@@ -40,8 +40,8 @@ def mark(attempts: Attempts) -> str:
 
 
 def read_mark(body: str, *, issue: int) -> Attempts | None:
-    """None when the text carries no mark, or one that was tampered with."""
-    # GitHub ends lines with CR LF where somebody edited the text on its pages.
+    """None when there is no mark, or one that is not as `mark` writes it."""
+    # GitHub ends lines with CR LF after an edit in the browser.
     found = next(reversed(list(_MARK.finditer(body.replace("\r\n", "\n")))), None)
     if found is None:
         return None
@@ -58,7 +58,7 @@ def read_mark(body: str, *, issue: int) -> Attempts | None:
 
 
 class Issues:
-    """The open ones that this workflow wrote itself. Whoever else writes such a text is not believed."""
+    """The open issues that this workflow wrote itself. Marks in other people's issues are ignored."""
 
     def __init__(self, client: GitHubClient) -> None:
         self._client = client
@@ -66,15 +66,15 @@ class Issues:
         self._problem: GitHubFailsError | None = None
 
     def attempts(self) -> tuple[Attempts, ...]:
-        """What the open issues say, one per target. Raises GitHubFailsError."""
+        """As recorded in the open issues, one per target. Raises GitHubFailsError."""
         return tuple(found[0][1] for found in self._found().values())
 
     def about(self, target: str) -> Attempts | None:
         found = self._found().get(target)
         return found[0][1] if found else None
 
-    def tell(self, attempts: Attempts, *, title: str, exit_code: int, text: str) -> int:
-        """Open the target's issue or bring it up to date; its number. A comment says when nothing more is tried.
+    def open_or_update(self, attempts: Attempts, *, title: str, exit_code: int, text: str) -> int:
+        """Returns the number of the target's issue. Adds a comment when there will be no further attempts.
 
         Raises GitHubFailsError.
         """
@@ -88,11 +88,13 @@ class Issues:
             kept = [item.name for item in issue.labels if not item.name.startswith(LABEL)]
             issue.edit(title=redacted(title), body=body, labels=[*kept, *labels])
             if attempts.waits_for_person and not before.waits_for_person:
-                issue.create_comment("Nothing more is tried. Close this issue once the cause is gone, and it is.")
+                issue.create_comment(
+                    "No more attempts are made. Close this issue to retry once the cause is fixed."
+                )
             return issue.number
 
     def close(self, target: str, comment: str) -> None:
-        """Because it went well, and says how. Does nothing where none is open. Raises GitHubFailsError."""
+        """As completed, with a comment that says why. Does nothing if none is open. Raises GitHubFailsError."""
         for issue, _ in self._found().get(target, []):
             with answered(f"closing the issue about {target}"):
                 issue.create_comment(redacted(comment))
@@ -100,16 +102,16 @@ class Issues:
 
     def _found(self) -> dict[str, list[tuple[Issue, Attempts]]]:
         if self._problem is not None:
-            raise self._problem  # it was asked long enough
+            raise self._problem  # GitHub was asked often enough
         if self._open is None:
             try:
-                self._open = self._look()
+                self._open = self._list()
             except GitHubFailsError as error:
                 self._problem = error
                 raise
         return self._open
 
-    def _look(self) -> dict[str, list[tuple[Issue, Attempts]]]:
+    def _list(self) -> dict[str, list[tuple[Issue, Attempts]]]:
         found: dict[str, list[tuple[Issue, Attempts]]] = {}
         with answered("the open issues"):
             listed = list(self._client.repository.get_issues(state="open", labels=[LABEL], direction="asc"))

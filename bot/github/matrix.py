@@ -1,4 +1,4 @@
-"""Plan -> the matrices of the workflow: which runner takes a job, for how long, and what it may hand on.
+"""Plan -> the matrices of the workflow: which runner takes a job, for how long, and what may be passed on.
 
 Limits: https://docs.github.com/en/actions/reference/limits
 """

@@ -1,4 +1,4 @@
-"""What one run of the watch workflow does: what is new, less what must wait, and what to check it against."""
+"""What one run of the watch workflow does: what is new, without what must wait, and what publishing needs."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ _TIMEOUT_S = 10.0
 
 
 def beat(url: str) -> bool:
-    """Whether it answered. Nobody's failure: the service will miss it and say so."""
+    """Whether the URL answered. Not an error: the monitoring service notices a missing request itself."""
     try:
         return httpx2.get(url, timeout=_TIMEOUT_S, follow_redirects=True).is_success
     except (httpx2.HTTPError, httpx2.InvalidURL):
         return False
 
 
-# A job that waits for a runner for a day is cancelled: no more are started than a few machines do in that time.
+# GitHub cancels a job that waits for a runner for a day: start no more than a few machines finish in that time.
 MOST_RELEASES = 8
 
 
 def watched(watchlist: Path, tracker: IssueTracker) -> tuple[WatchEntry, ...]:
-    """The watchlist's entries; an issue stands while it has mistakes."""
+    """The entries of the watchlist. Its mistakes are reported as an issue, too."""
     try:
         return watchlists.load(watchlist)
     except InvalidWatchlistError as error:
-        tracker.tell_watchlist(error.mistakes)
+        tracker.report_watchlist(error.mistakes)
         raise
 
 
@@ -55,21 +55,22 @@ def plan_run(
     publish_on: str = "hosted",
     most_releases: int = MOST_RELEASES,
 ) -> Plan:
-    """What is new and may be done now.
+    """What is new and can be done now.
 
-    by_identity: a workflow's identity publishes, which creates no targets. most_releases: under way at once.
+    by_identity: publishing uses the workflow's identity, which cannot create targets. most_releases: in progress
+    at once.
     """
-    attempts, running = tracker.attempts(), tracker.running_elsewhere()
+    attempts, running = tracker.attempts(), tracker.other_runs()
     listed = pipeline.plan(hub, entries, by_identity=by_identity)
     found = publishable(listed, hosted=publish_on == "hosted", public=tracker.actions.is_public is True)
     return hold_back(found, attempts=attempts, running=running, now=now, force=force, most_releases=most_releases)
 
 
-def with_originals(hub: Hub, made: Plan, folder: Path) -> Plan:
-    """The plan, with what publishing compares beside it in `folder`; without jobs for which that cannot be had."""
+def with_originals(hub: Hub, plan: Plan, folder: Path) -> Plan:
+    """Pull what `publish` compares into `folder`. Returns the plan, without the jobs for which that failed."""
     kept: list[Job] = []
     lost: list[Skip] = []
-    for job in made.jobs:
+    for job in plan.jobs:
         try:
             if job.kind is JobKind.RELEASE:
                 pipeline.pull_originals(hub, job, originals_of(folder, job.job_id))
@@ -77,35 +78,35 @@ def with_originals(hub: Hub, made: Plan, folder: Path) -> Plan:
         except BotError as error:
             skip = Skip(entry=job.entry, reason=error.message, hint=error.hint, blocked=True)
             lost.append(replace(skip, exit_code=error.exit_code))
-    return replace(made, jobs=tuple(kept), skipped=(*made.skipped, *lost))
+    return replace(plan, jobs=tuple(kept), skipped=(*plan.skipped, *lost))
 
 
 def switched_on(name: str) -> bool:
-    """A variable of the repository that is on or off. Raises WatchlistError for what the workflows would misread.
+    """A repository variable that is true or false. Raises WatchlistError for any other value.
 
-    They compare it with 'true', as GitHub does: whatever the case, and taking anything else for off.
+    The workflows compare it with 'true', ignoring case, and would take anything else for false.
     """
     value = os.environ.get(name, "")
     if value.lower() not in ("", "true", "false"):
-        raise WatchlistError(f"{name} is {value!r}", hint="It is `true` or `false`, or not set.")
+        raise WatchlistError(f"{name} is {value!r}", hint="Set it to `true` or `false`, or delete it.")
     return value.lower() == "true"
 
 
 def publishing_place(where: str, *, oidc: bool) -> str:
-    """Where the publish leg runs. Raises WatchlistError for what there is not, or is unsafe together."""
+    """Where publishing runs. Raises WatchlistError for an unknown place, or one that is unsafe with `oidc`."""
     if where not in ("hosted", "runner", ""):
-        raise WatchlistError(f"AWQ_BOT_PUBLISH_ON is {where!r}", hint="It is `hosted` or `runner`.")
+        raise WatchlistError(f"AWQ_BOT_PUBLISH_ON is {where!r}", hint="Set it to `hosted` or `runner`.")
     if where == "runner" and oidc:
         raise WatchlistError(
-            "publishing on the runner and Trusted Publishers together",
-            hint="Whatever runs on the runner could publish as this workflow: set AWQ_BOT_PUBLISH_ON to hosted.",
+            "publishing on the runner cannot be combined with Trusted Publishers",
+            hint="Code on the runner could publish as this workflow. Set AWQ_BOT_PUBLISH_ON to `hosted`.",
         )
     return where or "hosted"
 
 
-def outputs(made: Plan) -> dict[str, object]:
-    """For the jobs that follow: a matrix and a count for what needs a GPU, and for what does not."""
+def outputs(plan: Plan) -> dict[str, object]:
+    """For the jobs that follow: a matrix and a count of jobs that need a GPU, and of jobs that do not."""
     values: dict[str, object] = {}
-    for name, rows in matrices(made).items():
+    for name, rows in matrices(plan).items():
         values |= {name: {"include": rows}, f"{name}_count": len(rows)}
     return values

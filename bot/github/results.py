@@ -1,105 +1,81 @@
-"""How the jobs of a run ended: what each job wrote down, checked, and what the jobs API says."""
+"""How the jobs of a run ended: what each job wrote down, checked, completed with what the jobs API reports."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import timedelta
-from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 
 from bot.errors import EnvironmentProblem, WatchlistError
 from bot.files import write_atomic
-from bot.github.attempts import tried_content
 from bot.github.environment import redacted
 from bot.github.matrix import HOSTED_RUNNER, job_minutes, runner_labels
-from bot.records import Job, JobKind, JobResult, Plan, RunningJob, from_json, to_json
+from bot.records import Job, JobKind, JobResult, Plan, RunningJob, Status, from_json, job_result, to_json
 
-_LONG_IN_QUEUE = timedelta(hours=23)  # after about 24 GitHub cancels what no machine of one's own took
+_LONG_IN_QUEUE = timedelta(hours=23)  # GitHub cancels a job that no self-hosted runner took for 24 hours
 _TOLERANCE = timedelta(minutes=2)
 
+Results = Mapping[tuple[str, str], JobResult]  # by job_id and stage
 
-class Fate(StrEnum):
-    """What became of a planned job. Only `failed` counts as an attempt."""
-
-    PUBLISHED = "published"
-    UNCHANGED = "unchanged"  # somebody had done it already
-    FAILED = "failed"
-    STOPPED = "stopped"  # cancelled by a person, skipped, or not begun
-    UNKNOWN = "unknown"  # nobody can say
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ending:
-    """One job and what became of it. result: what its last leg wrote; url: the job's log."""
-
-    job: Job
-    fate: Fate
-    stage: str = ""
-    message: str = ""
-    hint: str = ""
-    exit_code: int = 0
-    result: JobResult | None = None
-    url: str = ""
+# What each stage of a job can have done. A job on a GPU runner has no credential to publish with.
+_POSSIBLE = {
+    "quantize": {Status.READY, Status.UNCHANGED, Status.FAILED},
+    "publish": {Status.PUBLISHED, Status.UNCHANGED, Status.FAILED},
+    "refresh": {Status.PUBLISHED, Status.UNCHANGED, Status.FAILED},
+}
 
 
-def believable(result: JobResult, jobs: Mapping[str, Job]) -> bool:
-    """Whether a result speaks of a planned job, and of what that job's leg can have done.
-
-    A leg on a GPU runner cannot have published anything: it has no credential for it.
-    """
+def is_plausible(result: JobResult, jobs: Mapping[str, Job]) -> bool:
+    """Whether a result is about a planned job, and reports what this stage of it can have done."""
     job = jobs.get(result.job_id)
-    if job is None or (result.target, result.content) != (job.entry.target, tried_content(job)):
+    if job is None or (result.target, result.content) != (job.entry.target, job.attempt_digest):
         return False
-    possible = {
-        "quantize": {"quantized", "unchanged", "failed"},
-        "publish": {"published", "unchanged", "failed"},
-        "refresh": {"published", "unchanged", "failed"},
-    }
     stages = {"quantize", "publish"} if job.kind is JobKind.RELEASE else {"refresh"}
-    return result.stage in stages and result.status in possible[result.stage]
+    return result.stage in stages and result.status in _POSSIBLE[result.stage]
 
 
-def endings(
+def final_results(
     jobs: Sequence[Job], results: Sequence[JobResult], running: Sequence[RunningJob] | None
-) -> tuple[Ending, ...]:
-    """One per planned job. results: believable ones. running: this run's jobs; None when the API did not say."""
-    legs = {(result.job_id, result.stage): result for result in results if not _contradicted(result, running)}
-    return tuple(_ending(job, legs, running) for job in jobs)
+) -> tuple[JobResult, ...]:
+    """One per planned job, in order. results: plausible ones. running: this run's jobs; None if unknown."""
+    trusted = {(item.job_id, item.stage): item for item in results if not _is_contradicted(item, running)}
+    return tuple(_final_result(job, trusted, running) for job in jobs)
 
 
-def _contradicted(result: JobResult, running: Sequence[RunningJob] | None) -> bool:
-    """Whether GitHub saw that a leg did not end as well as it says: any job can name its artifact as another's."""
-    if result.status not in ("published", "unchanged"):
+def _is_contradicted(result: JobResult, running: Sequence[RunningJob] | None) -> bool:
+    """Whether GitHub saw the job fail that claims success: any job can upload an artifact under another's name."""
+    if result.status not in (Status.PUBLISHED, Status.UNCHANGED):
         return False
-    # Publishing never begins where quantizing failed; on the GPU runner it is a step of the same job.
+    # Publishing never starts after quantizing failed; on the GPU runner it is a step of the same job.
     stages = ("quantize", "publish") if result.stage == "publish" else (result.stage,)
     seen = [_seen(result.target, stage, running) for stage in stages]
-    return any(leg is not None and leg.status == "completed" and leg.conclusion != "success" for leg in seen)
+    return any(item is not None and item.status == "completed" and item.conclusion != "success" for item in seen)
 
 
-def _ending(job: Job, legs: Mapping[tuple[str, str], JobResult], running: Sequence[RunningJob] | None) -> Ending:
-    stage = _last_stage(job, legs, running)
-    result, seen = legs.get((job.job_id, stage)), _seen(job.entry.target, stage, running)
-    # What was quantized and goes no further was lost on its way.
-    if result is None or result.status == "quantized":
-        return _without_result(job, stage, seen, known=running is not None)
-    return _with_result(job, result, seen)
+def _final_result(job: Job, results: Results, running: Sequence[RunningJob] | None) -> JobResult:
+    stage = _last_stage(job, results, running)
+    result, seen = results.get((job.job_id, stage)), _seen(job.entry.target, stage, running)
+    # A model that was quantized and then neither published nor refused was lost in between.
+    if result is None or result.status is Status.READY:
+        return _result_from_api(job, stage, seen, known=running is not None)
+    # The runner's own words for these two are not trusted.
+    return replace(result, repo_id=job.entry.repo_id, url=seen.url if seen is not None else "")
 
 
-def _last_stage(job: Job, legs: Mapping[tuple[str, str], JobResult], running: Sequence[RunningJob] | None) -> str:
-    """The leg that decides: `publish` only where it had something to publish."""
+def _last_stage(job: Job, results: Results, running: Sequence[RunningJob] | None) -> str:
+    """The stage that decides: `publish` only where there was something to publish."""
     if job.kind is not JobKind.RELEASE:
         return "refresh"
-    if (job.job_id, "publish") in legs:
+    if (job.job_id, "publish") in results:
         return "publish"
-    quantized, sent = legs.get((job.job_id, "quantize")), _seen(job.entry.target, "publish", running)
+    quantized, sent = results.get((job.job_id, "quantize")), _seen(job.entry.target, "publish", running)
     began = sent is not None and sent.conclusion != "skipped"
     if quantized is None:
         return "publish" if began else "quantize"
-    made, by = quantized.status == "quantized", _seen(job.entry.target, "quantize", running)
+    made, by = quantized.status is Status.READY, _seen(job.entry.target, "quantize", running)
     lost = by is not None and by.conclusion not in (None, "success") and not began
     return "publish" if made and not lost else "quantize"
 
@@ -109,51 +85,30 @@ def _seen(target: str, stage: str, running: Sequence[RunningJob] | None) -> Runn
     return mine[-1] if mine else None
 
 
-def _with_result(job: Job, result: JobResult, seen: RunningJob | None) -> Ending:
-    fates = {"published": Fate.PUBLISHED, "unchanged": Fate.UNCHANGED, "failed": Fate.FAILED}
-    return Ending(
-        job=job,
-        fate=fates[result.status],
-        stage=result.stage,
-        message=result.message,
-        hint=result.hint,
-        exit_code=result.exit_code,
-        result=result,
-        url=seen.url if seen is not None else "",
-    )
-
-
-def _without_result(job: Job, stage: str, seen: RunningJob | None, *, known: bool) -> Ending:
-    """What the API knows of a leg that wrote nothing."""
+def _result_from_api(job: Job, stage: str, seen: RunningJob | None, *, known: bool) -> JobResult:
+    """The result of a job that left none."""
     if not known:
-        return Ending(
-            job=job, fate=Fate.UNKNOWN, stage=stage, message="it left no result, and GitHub does not answer"
-        )
+        message = "it left no result, and GitHub does not answer"
+        return job_result(job, stage=stage, status=Status.UNKNOWN, message=message)
     if seen is None or seen.status != "completed":
-        return Ending(job=job, fate=Fate.STOPPED, stage=stage, message="it was not begun")
+        return job_result(job, stage=stage, status=Status.STOPPED, message="it was not started")
     conclusion = _conclusion(job, stage, seen)
     if conclusion in ("cancelled", "skipped"):
-        return Ending(job=job, fate=Fate.STOPPED, stage=stage, message=f"it was {conclusion}", url=seen.url)
+        return job_result(job, stage=stage, status=Status.STOPPED, message=f"it was {conclusion}", url=seen.url)
     message, hint = _LOST.get(conclusion, _LOST["failure"])
     labels = runner_labels(job) if stage == "quantize" else (HOSTED_RUNNER,)
-    return Ending(
-        job=job,
-        fate=Fate.FAILED,
-        stage=stage,
-        message=f"{job.entry.repo_id}: {stage}: {message.format(labels=', '.join(labels))}",
-        hint=hint,
-        exit_code=EnvironmentProblem.exit_code,
-        url=seen.url,
-    )
+    message = message.format(labels=", ".join(labels))
+    error = EnvironmentProblem(f"{job.entry.repo_id}: {stage}: {message}", hint=hint)
+    return job_result(job, stage=stage, status=Status.FAILED, error=error, url=seen.url)
 
 
 def _conclusion(job: Job, stage: str, seen: RunningJob) -> str:
-    """As GitHub says it, but that it says `cancelled` also of what no person stopped."""
+    """As GitHub reports it, except that it also reports `cancelled` for jobs that no person cancelled."""
     if seen.conclusion != "cancelled" or seen.completed is None:
         return seen.conclusion or ""
     if not seen.runner:
-        in_vain = seen.created is not None and seen.completed - seen.created > _LONG_IN_QUEUE
-        return "not_taken" if in_vain else "cancelled"
+        expired = seen.created is not None and seen.completed - seen.created > _LONG_IN_QUEUE
+        return "not_taken" if expired else "cancelled"
     allowed = timedelta(minutes=job_minutes(job, stage))
     ran_out = seen.started is not None and seen.completed - seen.started > allowed - _TOLERANCE
     return "timed_out" if ran_out else "cancelled"
@@ -161,20 +116,20 @@ def _conclusion(job: Job, stage: str, seen: RunningJob) -> str:
 
 _LOST = {
     "failure": (
-        "the runner was lost, or a step failed that is not the bot's",
-        "Read the job's log, and what the runner's machine says: out of memory, disk, or switched off.",
+        "the runner was lost, or a step failed that is not part of awq-bot",
+        "Read the job's log, and check the runner's machine: out of memory, out of disk, or switched off.",
     ),
     "timed_out": (
         "it took longer than the workflow allows",
-        "Four times the estimate is allowed, and time to move the files. Does somebody else use the runner's GPU?"
-        " Is its line slow?",
+        "The limit is four times the estimate, plus time to move the files. Does another process use the runner's"
+        " GPU? Is its connection slow?",
     ),
     "not_taken": (
         "no runner with the labels {labels} took it within a day",
-        "Is one connected that has all of these labels? With more jobs than runners, lower AWQ_BOT_MOST_JOBS.",
+        "Is a runner connected that has all of these labels? With too few runners, lower AWQ_BOT_MOST_JOBS.",
     ),
     "success": (
-        "the job ended well and left no result",
+        "the job succeeded and left no result",
         "Its artifact was not uploaded, or was deleted. Run the workflow again.",
     ),
 }
@@ -183,20 +138,20 @@ _LOST = {
 Record = TypeVar("Record")
 
 PLAN = "plan.json"
-_JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,250}")  # what can be the name of an artifact, and of a file
+_JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,250}")  # valid as the name of an artifact and of a file
 _MOST_RESULT_BYTES = 1_000_000
 _MOST_RESULTS = 5_000
 
 
 def store_plan(folder: Path, plan: Plan) -> None:
-    """plan.json, and one file per job that a leg reads."""
+    """plan.json, and one file per job for the workflow job that runs it."""
     write_atomic(folder / PLAN, to_json(plan).encode())
     for job in plan.jobs:
         write_atomic(_file_of(folder, job.job_id), to_json(job).encode())
 
 
 def originals_of(folder: Path, job_id: str) -> Path:
-    """Where upstream's own versions of the files that a job edits lie."""
+    """The folder with upstream's versions of the files that a job edits."""
     return folder / "originals" / job_id
 
 
@@ -210,38 +165,43 @@ def read_job(folder: Path, job_id: str) -> Job:
     path = _file_of(folder, job_id)
     job = _read(Job, path) if path.exists() else None
     if job is None or job.job_id != job_id:
-        raise WatchlistError(f"{folder}: no job {job_id} in this plan", hint="Name one of its matrix's `job_id`s.")
+        raise WatchlistError(
+            f"{folder}: no job {job_id} in this plan", hint="Use a `job_id` from the plan's matrix."
+        )
     return job
 
 
-def store_result(folder: Path, result: JobResult) -> None:
-    write_atomic(_file_of(folder / _result_name(result), result.job_id), to_json(result).encode())
+def store_result(folder: Path, result: JobResult) -> JobResult:
+    """In the folder of its artifact, without any token of this process. Returns it as it was stored."""
+    shown = replace(result, message=redacted(result.message), hint=redacted(result.hint))
+    write_atomic(_file_of(folder / _artifact_name(result), result.job_id), to_json(shown).encode())
+    return shown
 
 
 def read_results(folder: Path, plan: Plan) -> tuple[tuple[JobResult, ...], tuple[str, ...]]:
-    """What the legs wrote, and a line for each file that is not believed: strangers' code ran beside some legs.
+    """What the jobs wrote, and a line for each file that is rejected: untrusted files were loaded beside some.
 
-    Each in the folder of its artifact, whose name says of which leg it is; what lies elsewhere is not looked at.
+    Each lies in the folder of its artifact, which is named for job and stage; other files are ignored.
     """
     jobs = {job.job_id: job for job in plan.jobs}
     results: list[JobResult] = []
-    forged: list[str] = []
+    rejected: list[str] = []
     for path in sorted(folder.glob("result-*/**/*.json"))[:_MOST_RESULTS]:
         result = _result(path)
         name = path.relative_to(folder)
         if result is None:
-            forged.append(f"{name}: not a result")
-        elif not believable(result, jobs):
-            forged.append(f"{name}: speaks of what was not planned, or of what that job cannot have done")
-        elif name.parent != Path(_result_name(result)):
-            forged.append(f"{name}: speaks for another leg")
+            rejected.append(f"{name}: not a result")
+        elif not is_plausible(result, jobs):
+            rejected.append(f"{name}: not about a planned job, or not what that job can have done")
+        elif name.parent != Path(_artifact_name(result)):
+            rejected.append(f"{name}: uploaded by a different job")
         else:
             results.append(result)
-    return tuple(results), tuple(forged)
+    return tuple(results), tuple(rejected)
 
 
-def _result_name(result: JobResult) -> str:
-    """Of the artifact that hands a result on, as the workflows name it."""
+def _artifact_name(result: JobResult) -> str:
+    """The artifact with a result, as the workflows name it."""
     return f"result-{result.stage}-{result.job_id}"
 
 
@@ -256,7 +216,7 @@ def _result(path: Path) -> JobResult | None:
 
 def _file_of(folder: Path, job_id: str) -> Path:
     if not _JOB_ID.fullmatch(job_id):
-        raise WatchlistError(f"{job_id!r} is no job's name", hint="Take `job_id` from the plan's matrix.")
+        raise WatchlistError(f"{job_id!r} is not a valid job_id", hint="Use a `job_id` from the plan's matrix.")
     return folder / f"{job_id}.json"
 
 
@@ -264,5 +224,5 @@ def _read(kind: type[Record], path: Path) -> Record:
     try:
         return from_json(kind, path.read_bytes())
     except (OSError, ValueError):
-        hint = "Was it made by another version? Plan again."
+        hint = "It may be from another version. Plan again."
         raise EnvironmentProblem(f"{path}: cannot be read as a {kind.__name__}", hint=hint) from None

@@ -1,4 +1,4 @@
-"""The pages that people read on GitHub: facts in, Markdown out. Templates hold the words."""
+"""The pages that people read on GitHub: facts in, Markdown out. The text is in templates."""
 
 from __future__ import annotations
 
@@ -16,20 +16,18 @@ from bot.errors import (
     WatchlistError,
 )
 from bot.github.attempts import MOST_ATTEMPTS, shown
-from bot.github.results import Ending, Fate
-from bot.hub.publish import opening_note
-from bot.records import Attempts, Job, JobKind, JobResult, Plan, Skip
+from bot.records import Attempts, Job, JobKind, JobResult, Plan, Skip, Status
 from bot.text import duration, one_line, render, size
 from bot.watch.release import UP_TO_DATE
 from bot.watch.sizing import gpu_class
 
 _VERBS = {JobKind.RELEASE: "quantize", JobKind.REFRESH: "refresh", JobKind.FINISH: "finish"}
 _WORDS = {
-    Fate.PUBLISHED: "✅ published",
-    Fate.UNCHANGED: "✅ was there already",
-    Fate.FAILED: "❌ failed",
-    Fate.STOPPED: "⏹️ stopped",
-    Fate.UNKNOWN: "❔ unknown",
+    Status.PUBLISHED: "✅ published",
+    Status.UNCHANGED: "✅ already published",
+    Status.FAILED: "❌ failed",
+    Status.STOPPED: "⏹️ stopped",
+    Status.UNKNOWN: "❔ unknown",
 }
 _NAMES = {
     WatchlistError.exit_code: "configuration",
@@ -55,28 +53,28 @@ def plan_page(
     *,
     endpoint: str,
     title: str = "Plan",
-    heading: str = "Will be done",
+    heading: str = "Starts now",
     dry_run: bool = False,
     notes: Sequence[str] = (),
     attempts: Sequence[Attempts] = (),
     issues_url: str = "",
 ) -> str:
-    """What is done, what waits, what is refused, each with its reason. attempts: whose issues are linked."""
+    """What is started, what waits, what is refused, each with its reason. attempts: to link their issues."""
     refused = [skip for skip in plan.skipped if skip.exit_code]
     waiting = [skip for skip in plan.skipped if skip.blocked and not skip.exit_code]
-    settled = [skip for skip in plan.skipped if skip.reason == UP_TO_DATE]
+    up_to_date = [skip for skip in plan.skipped if skip.reason == UP_TO_DATE]
     return render(
         "plan_summary.md.jinja",
         title=title,
-        headline=_plan_headline(plan, waiting, refused, settled, dry_run=dry_run),
-        heading="Would be done" if dry_run else heading,
+        headline=_plan_headline(plan, waiting, refused, up_to_date, dry_run=dry_run),
+        heading="Would start" if dry_run else heading,
         endpoint=endpoint,
         notes=notes,
         jobs=plan.jobs,
         deferred=plan.deferred,
         waiting=waiting,
         refused=refused,
-        settled=settled,
+        up_to_date=up_to_date,
         issues={skip.entry.target: 0 for skip in waiting} | {item.target: item.issue for item in attempts},
         issues_url=issues_url,
         verbs=_VERBS,
@@ -85,13 +83,13 @@ def plan_page(
 
 
 def _plan_headline(
-    plan: Plan, waiting: Sequence[Skip], refused: Sequence[Skip], settled: Sequence[Skip], *, dry_run: bool
+    plan: Plan, waiting: Sequence[Skip], refused: Sequence[Skip], up_to_date: Sequence[Skip], *, dry_run: bool
 ) -> str:
     if not (plan.jobs or plan.skipped or plan.deferred):
         return "**Nothing to do**: the watchlist names no models."
     kinds = Counter(_VERBS[job.kind] for job in plan.jobs)
     parts = [f"**{count} to {verb}**" for verb, count in kinds.items()] or ["**Nothing to do**"]
-    rest = {"waiting": len(waiting) + len(plan.deferred), "refused": len(refused), "up to date": len(settled)}
+    rest = {"waiting": len(waiting) + len(plan.deferred), "refused": len(refused), "up to date": len(up_to_date)}
     parts += [f"{count} {word}" for word, count in rest.items() if count]
     return ", ".join(parts) + "." + _needs_in_all(plan) + (" A dry run: nothing is started." if dry_run else "")
 
@@ -101,75 +99,69 @@ def _needs_in_all(plan: Plan) -> str:
     if not needs:
         return ""
     time, pulled = sum(need.duration_s for need in needs), sum(need.download_bytes for need in needs)
-    return f" In all about {duration(time)} of GPU time and {size(pulled)} to download, by estimate."
+    return f" Estimated in total: {duration(time)} of GPU time, {size(pulled)} to download."
 
 
 def job_page(job: Job, result: JobResult, *, endpoint: str, card: str = "") -> str:
-    """One leg: its figures and its card, or the cause and the fix."""
+    """One stage of a job: its figures and its card, or the cause and the fix."""
     words = {
-        "quantized": "ready to publish",
-        "published": "published",
-        "unchanged": "was there already",
-        "failed": f"failed ({code_name(result.exit_code)})",
+        Status.READY: "ready to publish",
+        Status.PUBLISHED: "published",
+        Status.UNCHANGED: "already published",
+        Status.FAILED: f"failed ({code_name(result.exit_code)})",
     }
-    note = opening_note(job, result.publication) if result.publication is not None else ""
     return render(
         "job_summary.md.jinja",
-        stage=result.stage,
         job=job,
-        word=words[result.status] + (f", {note}" if note else ""),
+        result=result,
+        word=words[result.status],
         endpoint=endpoint,
-        message=result.message,
-        hint=result.hint,
-        publication=result.publication,
-        report=result.report,
-        duration_s=result.duration_s,
         card=card_preview(card, endpoint=endpoint, target=job.entry.target, tag=job.tag),
     )
 
 
 def card_preview(card: str, *, endpoint: str, target: str, tag: str) -> str:
-    """A model card as part of another page: no front matter, whole links, no picture that is not on the Hub."""
+    """A model card as part of another page: no front matter, absolute links, no picture that is not on the Hub."""
     text = _PICTURE.sub("", _FRONT_MATTER.sub("", card)).strip()
     text = _FROM_ROOT.sub(f"]({endpoint}/", text)
     return _BESIDE.sub(rf"]({endpoint}/{target}/blob/{tag}/\1)", text)
 
 
 def report_page(
-    endings: Sequence[Ending],
+    results: Sequence[JobResult],
     *,
     endpoint: str,
     issues: Mapping[str, str],
-    forged: Sequence[str] = (),
+    rejected: Sequence[str] = (),
     notes: Sequence[str] = (),
 ) -> str:
-    """How a run ended. issues: target to a line about its issue. forged: what was not believed."""
+    """How a run ended. issues: target -> a line about its issue. rejected: a line for each result that was."""
     return render(
         "report_summary.md.jinja",
-        headline=_report_headline(endings),
+        headline=_report_headline(results),
         endpoint=endpoint,
-        endings=endings,
-        failed=[ending for ending in endings if ending.fate is Fate.FAILED],
-        issues={ending.job.entry.target: issues.get(ending.job.entry.target, "") for ending in endings},
-        forged=forged,
+        results=results,
+        failed=[item for item in results if item.status is Status.FAILED],
+        issues={item.target: issues.get(item.target, "") for item in results},
+        rejected=rejected,
         notes=notes,
         words=_WORDS,
         names={code: code_name(code) for code in _EXIT_CODES},
     )
 
 
-def _report_headline(endings: Sequence[Ending]) -> str:
-    counts = Counter(ending.fate for ending in endings)
-    parts = [f"{count} {_WORDS[fate].partition(' ')[2]}" for fate in Fate if (count := counts[fate])]
-    return ", ".join(parts) or "Nothing was to be done"
+def _report_headline(results: Sequence[JobResult]) -> str:
+    counts = Counter(item.status for item in results)
+    parts = [f"{counts[status]} {words.partition(' ')[2]}" for status, words in _WORDS.items() if counts[status]]
+    return ", ".join(parts) or "Nothing to do"
 
 
-def failure_text(ending: Ending, attempts: Attempts, *, endpoint: str, run_url: str) -> str:
+def failure_text(job: Job, result: JobResult, attempts: Attempts, *, endpoint: str, run_url: str) -> str:
     """The body of a failure issue."""
     return render(
         "failure_issue.md.jinja",
-        job=ending.job,
-        ending=ending,
+        job=job,
+        result=result,
         attempts=attempts,
         most=MOST_ATTEMPTS,
         next_try=shown(attempts.next_try) if attempts.next_try else "",
@@ -184,7 +176,7 @@ def refusal_text(skip: Skip, *, endpoint: str, run_url: str) -> str:
 
 
 def trouble_text(headline: str, items: Sequence[tuple[str, str]], *, run_url: str) -> str:
-    """The body of an issue about the watch itself. items: messages and hints."""
+    """The body of an issue about the watchlist or the workflow. items: messages and hints."""
     return render("trouble_issue.md.jinja", headline=headline, items=items, run_url=run_url)
 
 

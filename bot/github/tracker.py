@@ -1,6 +1,6 @@
-"""What GitHub remembers for the watch: what failed before, as issues, and what other runs work on.
+"""What GitHub knows for the watch: earlier failures, kept as issues, and what other runs work on.
 
-None of it stops a run. Where GitHub does not answer, a note says so and the run goes on with less knowledge.
+Nothing here stops a run. If GitHub does not answer, a note says so and the run goes on with less information.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from datetime import datetime, timedelta
+from functools import partial
 from importlib.util import find_spec
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
@@ -19,14 +20,12 @@ from bot.github.attempts import (
     needs_person,
     overdue,
     refusal_of,
-    settled,
+    resolution,
     shown,
-    tried_content,
 )
 from bot.github.environment import Actions
-from bot.github.results import Ending, Fate
 from bot.github.summaries import failure_text, refusal_text, title_of, trouble_text
-from bot.records import Attempts, Plan, RunningJob, sha256_of
+from bot.records import Attempts, Job, JobResult, Plan, RunningJob, Status, sha256_of
 from bot.watch.watchlist import Mistake
 
 if TYPE_CHECKING:
@@ -35,15 +34,15 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-# Issues about the watch itself. No target has such a name: a target has a slash.
+# Issues that are not about a target. A target has a slash in its name.
 WATCHLIST = "watchlist"
 WATCH = "watch"
 
 
 class IssueTracker:
-    """GitHub as this run may use it. Use as a context manager.
+    """GitHub, as far as this run has access to it. Use as a context manager.
 
-    notes: what it could not say. known: the attempts that it told of.
+    notes: what could not be done or found out. known: the attempts that `attempts` returned.
     """
 
     def __init__(self, actions: Actions) -> None:
@@ -71,10 +70,10 @@ class IssueTracker:
     ) -> None:
         self._resources.close()
 
-    # -- asking
+    # -- reading
 
     def attempts(self) -> tuple[Attempts, ...] | None:
-        """What failed before; None when nobody can say, which is noted with what follows from it."""
+        """What failed before; None if that is not known, which is noted with its consequence."""
         issues = self._issues
         if issues is None:
             self.notes.append(f"No GITHUB_TOKEN, so what failed before is not known: {_CAP}")
@@ -83,13 +82,13 @@ class IssueTracker:
         self.known = found or ()
         return found
 
-    def running_elsewhere(self) -> tuple[RunningJob, ...]:
+    def other_runs(self) -> tuple[RunningJob, ...]:
         if self._client is None:
             return ()
-        from bot.github.client import jobs_elsewhere
+        from bot.github.client import jobs_of_other_runs
 
         client = self._client
-        known = self._try(lambda: jobs_elsewhere(client), "What other runs work on is not known.")
+        known = self._try(lambda: jobs_of_other_runs(client), "What other runs work on is not known.")
         return known or ()
 
     def own_jobs(self) -> tuple[RunningJob, ...] | None:
@@ -98,12 +97,12 @@ class IssueTracker:
         from bot.github.client import jobs_of_this_run
 
         client = self._client
-        return self._try(lambda: jobs_of_this_run(client), "What became of lost jobs is not known.")
+        return self._try(lambda: jobs_of_this_run(client), "How jobs without a result ended is not known.")
 
     def overdue(self, workflow: str, *, now: datetime, limit: timedelta) -> str | None:
-        """What is wrong when the last good plan is older than `limit`; an issue stands as long as it is."""
+        """What is wrong when the last good plan is older than `limit`; an issue is open as long as it is."""
         if self._client is None:
-            self.notes.append("No GITHUB_TOKEN, so nobody can say when the last plan was made.")
+            self.notes.append("No GITHUB_TOKEN, so when the last plan was made is not known.")
             return None
         from bot.github.client import plan_times
 
@@ -112,19 +111,18 @@ class IssueTracker:
         if times is None:
             return None
         problem = overdue(times, now=now, limit=limit)
-        hint = f"Actions, {workflow}: is it switched on, do its runs fail, is there a runner?"
-        headline = (
-            f"New releases go unnoticed: {workflow} has made no plan for {limit / timedelta(hours=1):g} hours."
-        )
+        hint = f"Look at {workflow} under Actions: is it enabled, do its runs fail, is a runner connected?"
+        hours = f"{limit / timedelta(hours=1):g} hours"
+        headline = f"New releases are not noticed: {workflow} has made no plan for {hours}."
         items = [(problem, hint)] if problem else []
-        self._tell_trouble(WATCH, title_of(workflow, problem or ""), headline, items)
+        self._update_trouble(WATCH, title_of(workflow, problem or ""), headline, items)
         return problem
 
-    # -- telling
+    # -- writing
 
     def keep_enabled(self, workflow: str) -> bool:
         if self._client is None:
-            self.notes.append("No GITHUB_TOKEN, so the schedule cannot be kept on.")
+            self.notes.append("No GITHUB_TOKEN, so the schedule cannot be kept enabled.")
             return False
         from bot.github.client import keep_enabled
 
@@ -135,7 +133,7 @@ class IssueTracker:
         return problem == ""
 
     def keep_comment(self, text: str) -> None:
-        """On the pull request that started this run, where that is one of this repository."""
+        """On the pull request that started this run, if it is one of this repository."""
         number = self.actions.own_pull_request()
         if self._client is None or number is None:
             return
@@ -144,23 +142,27 @@ class IssueTracker:
         client = self._client
         self._try(lambda: keep_comment(client, number, text), "The comment could not be written.")
 
-    def tell_endings(self, endings: Sequence[Ending], *, endpoint: str, now: datetime) -> dict[str, str]:
-        """Failures open or update their issue, success closes it. Target -> a line about its issue."""
+    def report_results(
+        self, jobs: Sequence[Job], results: Sequence[JobResult], *, endpoint: str, now: datetime
+    ) -> dict[str, str]:
+        """Failures open or update their issue, success closes it. Target -> a line about its issue.
+
+        results: one for each of the jobs, in the same order.
+        """
         issues = self._issues
         if issues is None:
             return {}
         lines: dict[str, str] = {}
-        for ending in endings:
-            target = ending.job.entry.target
-            if ending.fate is Fate.FAILED:
-                line = self._try(lambda: self._tell_failure(issues, ending, endpoint, now), _NOT_TOLD)  # noqa: B023
-                lines[target] = line or ""
-            elif ending.fate in (Fate.PUBLISHED, Fate.UNCHANGED):
-                self._close(issues, target, f"`{ending.job.tag}` is published.")
+        for job, result in zip(jobs, results, strict=True):
+            if result.status is Status.FAILED:
+                write = partial(self._report_failure, issues, job, result, endpoint, now)
+                lines[job.entry.target] = self._try(write, _NOT_WRITTEN) or ""
+            elif result.status in (Status.PUBLISHED, Status.UNCHANGED):
+                self._close(issues, job.entry.target, f"`{job.tag}` is published.")
         return lines
 
-    def settle(self, plan: Plan, *, whole: bool) -> None:
-        """A plan was made, so the watchlist is well; and what it says of other issues closes them.
+    def close_resolved(self, plan: Plan, *, whole: bool) -> None:
+        """Close the issues that a new plan makes obsolete, first of all the one about a broken watchlist.
 
         whole: the plan is of the whole watchlist.
         """
@@ -170,63 +172,65 @@ class IssueTracker:
         for item in self.known:
             if item.target == WATCHLIST:
                 self._close(issues, WATCHLIST, "The watchlist has no mistakes.")
-            elif why := settled(item.target, plan, whole=whole):
+            elif why := resolution(item.target, plan, whole=whole):
                 self._close(issues, item.target, why)
 
-    def tell_refusals(self, plan: Plan, *, endpoint: str) -> None:
-        """An issue for each refusal that does not pass by itself, and no word more while its reason stays."""
+    def report_refusals(self, plan: Plan, *, endpoint: str) -> None:
+        """An issue for each refusal that does not pass by itself. It is written again only for another reason."""
         issues = self._issues
         if issues is None:
             return
-        told = {(item.target, item.content) for item in self.known}
+        reported = {(item.target, item.content) for item in self.known}
         for skip in plan.skipped:
             name, content = refusal_of(skip.entry.target), sha256_of([skip.reason, skip.hint])
-            if needs_person(skip) and (name, content) not in told:
+            if needs_person(skip) and (name, content) not in reported:
                 refusal = Attempts(target=name, content=content, waits_for_person=True)
                 title = title_of(skip.entry.target, skip.reason)
                 text = refusal_text(skip, endpoint=endpoint, run_url=self.actions.run_url)
-                self._tell(issues, refusal, title=title, exit_code=skip.exit_code, text=text)
+                self._write(issues, refusal, title=title, exit_code=skip.exit_code, text=text)
 
-    def tell_watchlist(self, mistakes: Sequence[Mistake]) -> None:
-        """One issue while the watchlist is broken, whatever is wrong with it; the next good plan closes it."""
+    def report_watchlist(self, mistakes: Sequence[Mistake]) -> None:
+        """One issue while the watchlist has mistakes, however many; the next good plan closes it."""
         headline = f"Nothing is watched while the watchlist cannot be read: {_count(len(mistakes), 'mistake')}."
         title = title_of(mistakes[0].file, mistakes[0].message)
-        self._tell_trouble(WATCHLIST, title, headline, [(str(item), item.hint) for item in mistakes])
+        self._update_trouble(WATCHLIST, title, headline, [(str(item), item.hint) for item in mistakes])
 
-    def _tell_trouble(self, target: str, title: str, headline: str, items: Sequence[tuple[str, str]]) -> None:
+    def _update_trouble(self, target: str, title: str, headline: str, items: Sequence[tuple[str, str]]) -> None:
+        """The issue about the watch itself; closed if there are no items."""
         issues = self._issues
         if issues is None:
             return
         if not items:
-            self._close(issues, target, "All is well again.")
+            self._close(issues, target, "The problem is gone.")
             return
         trouble = Attempts(target=target, content=sha256_of(items), count=1, waits_for_person=True)
         text = trouble_text(headline, items, run_url=self.actions.run_url)
         code = WatchlistError.exit_code if target == WATCHLIST else EnvironmentProblem.exit_code
-        self._tell(issues, trouble, title=title, exit_code=code, text=text)
+        self._write(issues, trouble, title=title, exit_code=code, text=text)
 
-    def _tell(self, issues: Issues, attempts: Attempts, *, title: str, exit_code: int, text: str) -> None:
-        self._try(lambda: issues.tell(attempts, title=title, exit_code=exit_code, text=text), _NOT_TOLD)
+    def _write(self, issues: Issues, attempts: Attempts, *, title: str, exit_code: int, text: str) -> None:
+        self._try(
+            lambda: issues.open_or_update(attempts, title=title, exit_code=exit_code, text=text), _NOT_WRITTEN
+        )
 
-    def _tell_failure(self, issues: Issues, ending: Ending, endpoint: str, now: datetime) -> str:
-        job, actions = ending.job, self.actions
-        target = job.entry.target
-        before, content = issues.about(target), tried_content(job)
+    def _report_failure(self, issues: Issues, job: Job, result: JobResult, endpoint: str, now: datetime) -> str:
+        actions, target = self.actions, job.entry.target
+        before, content = issues.about(target), job.attempt_digest
         attempts = after_failure(before, target=target, content=content, now=now, run=actions.run_name)
-        reason = ending.message.removeprefix(f"{job.entry.repo_id}: ").removeprefix(f"{target}: ")
-        number = issues.tell(
+        reason = result.message.removeprefix(f"{job.entry.repo_id}: ").removeprefix(f"{target}: ")
+        number = issues.open_or_update(
             attempts,
             title=title_of(target, reason),
-            exit_code=ending.exit_code,
-            text=failure_text(ending, attempts, endpoint=endpoint, run_url=actions.run_url),
+            exit_code=result.exit_code,
+            text=failure_text(job, result, attempts, endpoint=endpoint, run_url=actions.run_url),
         )
         link = f"[issue {number}]({actions.issues_url}/{number})"
-        then = f"next try not before {shown(attempts.next_try)}" if attempts.next_try else "waits for a person"
+        then = f"next attempt not before {shown(attempts.next_try)}" if attempts.next_try else "waits for a person"
         return f"**attempt** {attempts.count}, {then}: {link}"
 
     def _close(self, issues: Issues, target: str, what: str) -> None:
         run_url = self.actions.run_url
-        comment = f"{what} [This run]({run_url}) found it so." if run_url else what
+        comment = f"{what} Closed by [this run]({run_url})." if run_url else what
         self._try(lambda: issues.close(target, comment), "An issue could not be closed.")
 
     def _try(self, ask: Callable[[], Result], otherwise: str) -> Result | None:
@@ -240,7 +244,7 @@ class IssueTracker:
 
 
 _CAP = f"no more than {CAP_WITHOUT_ATTEMPTS} jobs are started."
-_NOT_TOLD = "An issue could not be written."
+_NOT_WRITTEN = "An issue could not be written."
 
 
 def _count(number: int, noun: str) -> str:

@@ -308,9 +308,10 @@ def _log_retry(details: RetryDetails) -> None:
         path = asked.url.raw_path.decode().partition("?")[0]
         said = f"{asked.method} {path} was answered with {status_of(error)}"
     said = f"{said}; retry {details.retry_num} of {ATTEMPTS - 1}"
-    # Parallel requests fail together; one line is enough.
-    if time.monotonic() - _logged.get(said, -1.0) >= 1.0:
-        _logged[said] = time.monotonic()
+    now, before = time.monotonic(), _logged.get(said, -1.0)
+    # Parallel requests to a Hub that cannot be reached fail together; one line is enough.
+    if now - before >= 1.0 or not isinstance(error, httpx2.RequestError):
+        _logged[said] = now
         logging.getLogger("awq_bot").warning("%s in %.1f s", said, details.wait_for)
 
 

@@ -1,7 +1,7 @@
-"""One job's folder on disk: which record of which stage is already there, and whether it still holds.
+"""One job's folder on disk: the records of the stages that are done, and whether they are still valid.
 
 job.json  source/  calibration/  layers/  quantized/  card/
-weights.json  quantized.json  report.json  card.json  publication.json
+weights.json  quantized.json  report.json  card.json  publication.json  result.json (of a stage that failed)
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from bot.errors import EnvironmentProblem, WatchlistError
 from bot.files import locked, write_atomic
 from bot.records import (
     Card,
-    Failure,
     Job,
+    JobResult,
     Publication,
     QuantizedModel,
     Report,
@@ -41,7 +41,7 @@ _FILES: dict[type, str] = {
     SmallFiles: "small_files.json",
     Card: "card.json",
     Publication: "publication.json",
-    Failure: "failure.json",
+    JobResult: "result.json",
 }
 
 
@@ -65,7 +65,7 @@ class JobDir:
         if job is None:
             raise WatchlistError(
                 f"{self.path}: no job.json that this version can read",
-                hint="Name a folder that `awq-bot run` made below its --work.",
+                hint="Pass a folder that `awq-bot run` created below its --work.",
             )
         return job
 
@@ -73,7 +73,7 @@ class JobDir:
         return self.path / _FILES[kind]
 
     def load(self, kind: type[Record], *, inputs: object = None) -> Record | None:
-        """The stage's record, or None when it is not there, not whole, or was made from other inputs."""
+        """The stage's record, or None when it is missing, damaged, or was made from other inputs."""
         try:
             content: dict[str, Any] = json.loads((self.path / _FILES[kind]).read_bytes())
             record = from_json(kind, json.dumps(content["record"]))
@@ -82,12 +82,12 @@ class JobDir:
         except OSError as error:
             raise EnvironmentProblem(
                 f"{self.path / _FILES[kind]}: cannot be read: {error.strerror}",
-                hint="Is it another user's? Otherwise delete the job's folder and run it again.",
+                hint="Check who owns it. Otherwise delete the job's folder and run it again.",
             ) from None
         return record if inputs is None or content.get("inputs") == sha256_of(inputs) else None
 
     def store(self, record: object, *, inputs: object = None) -> None:
-        """Written beside, synced, renamed: a record is there whole or not at all."""
+        """Atomic: a reader finds the whole record or none."""
         text = to_json({"inputs": sha256_of(inputs), "record": record})
         write_atomic(self.path / _FILES[type(record)], text.encode())
 
@@ -96,24 +96,24 @@ class JobDir:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Only one process works on a job's folder; another waits here. The lock goes with the process."""
+        """Wait until no other process works on this folder. The lock ends with the process that holds it."""
         with locked(self.lock):
             yield
 
     def clear(self) -> None:
-        """Give the space back once the job is published: the card, the report and the publication stay."""
+        """Free the space once the job is published. The card, the report and the publication stay."""
         for kind in (Weights, QuantizedModel, SmallFiles):
             self.forget(kind)
         self.clear_inputs()
         shutil.rmtree(self.quantized, ignore_errors=True)
 
     def clear_inputs(self) -> None:
-        """Leave what was made, and the records: what another machine needs to publish it."""
+        """Keep the artifact and the records, which another machine needs to publish it."""
         for folder in (self.source, self.calibration, self.layers, self.hf_home):
             shutil.rmtree(folder, ignore_errors=True)
 
 
-# --- what each record was made from: when one of these differs, the stage is done again ----------------------
+# --- what each record was made from: a stage is repeated when one of these differs ---------------------------
 
 
 def pull_inputs(job: Job) -> object:

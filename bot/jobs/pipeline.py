@@ -1,54 +1,55 @@
-"""What there is to do, and one job from its decision to its publication: the only room that knows the order."""
+"""What there is to do, and one job from decision to publication: the order of the stages."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from bot.calibration.sources import split_files
 from bot.errors import BotError, QualityGateError, UpstreamError, WatchlistError
 from bot.hub import client
 from bot.hub.access import check_may_publish, exchange
+from bot.hub.publish import opening_note
 from bot.hub.pull import Pinned, pull_files
 from bot.hub.session import Hub
 from bot.hub.settings import PreparedTarget, check_token, create_target, with_visibility
 from bot.jobs import stages
 from bot.jobs.folder import JobDir
-from bot.jobs.handover import accepted, edited_files
+from bot.jobs.handover import checked_artifact, edited_files
 from bot.jobs.stages import JobContext
-from bot.records import DatasetListing, Job, JobKind, Plan, Publication, Report, Skip, WatchEntry, no_progress
+from bot.records import (
+    DatasetListing,
+    Job,
+    JobKind,
+    JobResult,
+    Plan,
+    Publication,
+    Report,
+    Skip,
+    Status,
+    WatchEntry,
+    job_result,
+    no_progress,
+)
 from bot.watch import release
 from bot.watch.plan import make_plan
 from bot.watch.refusals import dataset_refusal, license_refusal, refuse
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """How one job ended: published, or the error."""
-
-    job: Job
-    publication: Publication | None = None
-    report: Report | None = None
-    error: BotError | None = None
-    duration_s: float = 0.0
-
 
 # --- watch --------------------------------------------------------------------------------------------------
 
 
 def plan(hub: Hub, entries: Sequence[WatchEntry], *, by_identity: bool = False) -> Plan:
-    """What there is to do, from a listing per repo; only what is new is looked into.
+    """What there is to do, from one listing per repo; only new releases are looked into.
 
-    by_identity: a workflow's identity publishes, which creates no targets.
+    by_identity: publishing uses the workflow's identity, which cannot create targets.
     """
-    awake = [entry for entry in entries if not entry.hold]
-    sources = client.upstream(hub, awake)
-    targets = with_visibility(hub, awake, sources, client.published(hub, awake))
+    active = [entry for entry in entries if not entry.hold]
+    sources = client.upstream(hub, active)
+    targets = with_visibility(hub, active, sources, client.published(hub, active))
     looks = [
         release.triage(entry, source, target, must_exist=by_identity)
-        for entry, source, target in zip(awake, sources, targets, strict=True)
+        for entry, source, target in zip(active, sources, targets, strict=True)
     ]
     candidates = [item for item in looks if isinstance(item, release.Candidate)]
     details = client.details(hub, [item.upstream for item in candidates])
@@ -82,7 +83,7 @@ def _dataset_refusal(job: Job, listings: Mapping[tuple[str, str], DatasetListing
 
 
 def create_targets(hub: Hub, entries: Sequence[WatchEntry]) -> tuple[PreparedTarget, ...]:
-    """Make targets ready for a workflow's identity, and open those whose release is complete.
+    """Create targets for a workflow's identity to publish to, and open those whose release is complete.
 
     One after another; one that is refused does not stop the others.
     """
@@ -98,46 +99,46 @@ def create_targets(hub: Hub, entries: Sequence[WatchEntry]) -> tuple[PreparedTar
 # --- one job, from decision to publication ------------------------------------------------------------------
 
 
-def run_job(context: JobContext, job: Job, *, dry_run: bool = False) -> Outcome:
+def run_job(context: JobContext, job: Job, *, stage: str = "run", dry_run: bool = False) -> JobResult:
     """All stages of one job; dry_run: all but publishing.
 
-    Errors that a person can act on are part of the outcome; others are raised.
+    Errors that a person can act on are part of the result; others are raised.
     """
     jobdir = JobDir(context.work / job.job_id)
-    return _outcome(job, jobdir, lambda: _run_stages(context, jobdir, job, dry_run=dry_run))
+    return _result(job, stage, jobdir, lambda: _run_stages(context, jobdir, job, dry_run=dry_run))
 
 
-def prepare_job(context: JobContext, job: Job) -> Outcome:
-    """All but publishing, and nothing left in the job's folder that publishing does not need.
+def prepare_job(context: JobContext, job: Job) -> JobResult:
+    """All but publishing. Only what publishing needs is left in the job's folder.
 
-    The outcome has a publication when somebody has published it already.
+    The result has a publication when another run has published it meanwhile.
     """
-    outcome = run_job(context, job, dry_run=True)
-    if outcome.error is None:
+    result = run_job(context, job, stage="quantize", dry_run=True)
+    if result.error is None:
         JobDir(context.work / job.job_id).clear_inputs()
-    return outcome
+    return result
 
 
-def publish_job(context: JobContext, job: Job, folder: Path, *, originals: Path) -> Outcome:
-    """Publish what another machine prepared in `folder`, where it is just what the plan's job asks for.
+def publish_job(context: JobContext, job: Job, folder: Path, *, originals: Path) -> JobResult:
+    """Publish what another machine prepared in `folder`, after checking it against the plan's job.
 
     originals: as `pull_originals` put them there when the plan was made.
     """
-    return _outcome(job, JobDir(folder), lambda: _publish_accepted(context, job, folder, originals))
+    return _result(job, "publish", JobDir(folder), lambda: _publish_checked(context, job, folder, originals))
 
 
-def _publish_accepted(context: JobContext, job: Job, folder: Path, originals: Path) -> Publication:
+def _publish_checked(context: JobContext, job: Job, folder: Path, originals: Path) -> Publication:
     exchange(context.hub, job.entry.target)
-    return stages.publish(context, accepted(job, folder, originals))
+    return stages.publish(context, checked_artifact(job, folder, originals))
 
 
 def pull_originals(hub: Hub, job: Job, folder: Path) -> None:
-    """Upstream's files that are published with our edits, so that whoever publishes can make the edits again."""
+    """Upstream's files that are published with our edits, so that the edits can be made again and compared."""
     upstream = Pinned(job.entry.repo_id, job.upstream.sha)
     pull_files(hub, upstream, edited_files(job), folder, no_progress)
 
 
-def _outcome(job: Job, jobdir: JobDir, work: Callable[[], Publication | None]) -> Outcome:
+def _result(job: Job, stage: str, jobdir: JobDir, work: Callable[[], Publication | None]) -> JobResult:
     started = time.monotonic()
     try:
         with jobdir.locked():
@@ -145,9 +146,23 @@ def _outcome(job: Job, jobdir: JobDir, work: Callable[[], Publication | None]) -
     except BotError as error:
         # What missed the gate is worth a look at its figures.
         report = jobdir.load(Report) if isinstance(error, QualityGateError) else None
-        return Outcome(job=job, error=error, report=report, duration_s=time.monotonic() - started)
-    report = jobdir.load(Report)
-    return Outcome(job=job, publication=publication, report=report, duration_s=time.monotonic() - started)
+        took_s = time.monotonic() - started
+        return job_result(job, stage=stage, status=Status.FAILED, error=error, report=report, duration_s=took_s)
+    return job_result(
+        job,
+        stage=stage,
+        status=_status(publication),
+        hint=opening_note(job, publication) if publication is not None else "",
+        report=jobdir.load(Report),
+        publication=publication,
+        duration_s=time.monotonic() - started,
+    )
+
+
+def _status(publication: Publication | None) -> Status:
+    if publication is None:
+        return Status.READY
+    return Status.PUBLISHED if publication.new else Status.UNCHANGED
 
 
 def _run_stages(context: JobContext, jobdir: JobDir, job: Job, *, dry_run: bool) -> Publication | None:

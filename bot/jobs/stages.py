@@ -1,6 +1,6 @@
 """pull -> quantize -> evaluate -> card -> publish: one plain function per stage of a job.
 
-Each reads the record before it, writes its own, and is skipped when its own still holds.
+Each reads the record of the stage before it, writes its own, and is skipped while its own record is valid.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ Record = TypeVar("Record")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobContext:
-    """What a job is worked on with. files: the folder that `file:` sources of the watchlist are relative to."""
+    """What a job needs to run. files: the folder that `file:` sources of the watchlist are relative to."""
 
     hub: Hub
     work: Path
@@ -63,9 +63,9 @@ class JobContext:
 
 
 def already_published(hub: Hub, job: Job) -> Publication | None:
-    """Somebody else's publication of just this content, made since the plan was.
+    """The publication of exactly this content, if another run made it after the plan.
 
-    Raises PublishError when they published other content, which this job's must not replace.
+    Raises PublishError when different content was published meanwhile, which this job must not replace.
     """
     state = client.published_one(hub, job.entry)
     check_not_superseded(state, job)
@@ -83,7 +83,7 @@ def already_published(hub: Hub, job: Job) -> Publication | None:
 
 
 def is_measured(jobdir: JobDir) -> bool:
-    """Nothing is left to be done with the source, which `prepare_job` has cleared away then."""
+    """Whether the stages that need the source are done; `prepare_job` deletes it then."""
     job = jobdir.job
     weights = jobdir.load(Weights, inputs=pull_inputs(job))
     quantized = jobdir.load(QuantizedModel, inputs=quantize_inputs(job, weights)) if weights else None
@@ -103,7 +103,7 @@ def pull(context: JobContext, jobdir: JobDir) -> Weights:
 
 
 def _is_pulled(jobdir: JobDir, weights: Weights) -> bool:
-    """By names and sizes alone: somebody may have made room in the job's folder."""
+    """By names and sizes alone: files may have been deleted to free space."""
     texts = [path for source in jobdir.job.entry.calibration.sources if (path := local_path(source))]
     sizes = {jobdir.source / file.path: file.size_bytes for file in weights.files}
     return all((jobdir.calibration / path).exists() for path in texts) and all(
@@ -130,7 +130,7 @@ def _pull_calibration(context: JobContext, source: TextSource, folder: Path) -> 
     try:
         content = (context.files / str(source.file)).read_bytes()
     except OSError as error:
-        hint = "Name the watchlist that the job was planned with: --watchlist."
+        hint = "Pass the watchlist that the job was planned with: --watchlist."
         raise WatchlistError(f"{source.file}: cannot be read: {error.strerror}", hint=hint) from None
     if hashlib.sha256(content).hexdigest() != source.sha256:
         raise WatchlistError(f"{source.file} was edited since the plan was made", hint="Plan again.")
@@ -147,7 +147,7 @@ def quantize(context: JobContext, jobdir: JobDir) -> QuantizedModel:
 
 
 def evaluate(context: JobContext, jobdir: JobDir) -> Report:
-    """Measure what was lost, in a child process, and hold it against the entry's gate.
+    """Measure the loss in a child process, and check it against the entry's gate.
 
     Raises QualityGateError naming each figure that misses.
     """
@@ -160,13 +160,13 @@ def evaluate(context: JobContext, jobdir: JobDir) -> Report:
     if not verdict.passed:
         raise QualityGateError(
             f"{jobdir.job.entry.repo_id}: not published: {'; '.join(verdict.reasons)}",
-            hint="Give it more calibration samples or a smaller group_size, or loosen `gate` for this entry.",
+            hint="Use more calibration samples or a smaller group_size, or loosen `gate` for this model.",
         )
     return report
 
 
 def card(jobdir: JobDir) -> Card:
-    """README.md and provenance.json beside the pictures that the evaluation drew."""
+    """README.md and provenance.json, beside the pictures from the evaluation."""
     job = jobdir.job
     quantized, report = _needed(jobdir, QuantizedModel, "quantize"), _needed(jobdir, Report, "evaluate")
     inputs = card_inputs(job, quantized, report)
@@ -190,7 +190,7 @@ def card(jobdir: JobDir) -> Card:
 
 
 def _write_card(jobdir: JobDir, provenance: Provenance) -> Card:
-    """The card, then the provenance that names its hash, in card/; the record holds all that will be published."""
+    """Into card/: the card, then the provenance with its hash. The record lists all files to publish."""
     text = render_card(jobdir.job, provenance, chat=has_chat_template(jobdir.quantized))
     write_atomic(jobdir.card / CARD, text.encode())
     provenance = with_file(provenance, describe_file(jobdir.card, CARD))
@@ -199,7 +199,7 @@ def _write_card(jobdir: JobDir, provenance: Provenance) -> Card:
 
 
 def refresh(context: JobContext, jobdir: JobDir) -> Card:
-    """Upstream's new small files beside the published weights: tried in a child process, then described."""
+    """Upstream's new small files for the published weights: tested in a child process, then recorded."""
     job = jobdir.job
     before = client.published_one(context.hub, job.entry).provenance
     if before is None or before.source.source_digest != job.digests.source:
@@ -214,9 +214,9 @@ def refresh(context: JobContext, jobdir: JobDir) -> Card:
 
 
 def publish(context: JobContext, jobdir: JobDir) -> Publication:
-    """The artifact and its card onto the Hub; for a finish job, what is there already is completed.
+    """Upload the artifact and its card; for a finish job, complete what is on the Hub.
 
-    Of what is published already nothing is looked for in the job's folder, which has given its space back.
+    What is published already needs nothing from the job's folder, which was cleared after that.
     """
     job = jobdir.job
     if job.kind is JobKind.FINISH:
@@ -227,13 +227,13 @@ def publish(context: JobContext, jobdir: JobDir) -> Publication:
 
 
 def to_be_published(jobdir: JobDir) -> tuple[PublishedFile, ...]:
-    """As `publish` would; nothing where the job's folder has given its space back after that."""
+    """The files that `publish` would upload; none when it is published and the job's folder was cleared."""
     published = jobdir.load(Publication) is not None and not jobdir.quantized.exists()
     return () if published else artifact_of(jobdir).files
 
 
 def artifact_of(jobdir: JobDir) -> hub_publish.Artifact:
-    """What will be published, every file checked against its record once more. Raises PublishError."""
+    """What will be published, every file checked against its record. Raises PublishError."""
     job, made = jobdir.job, _needed(jobdir, Card, "card")
     for file in made.files:
         folder = next((one for one in (jobdir.card, jobdir.quantized) if (one / file.path).is_file()), None)
@@ -255,6 +255,6 @@ def _needed(jobdir: JobDir, kind: type[Record], stage: str) -> Record:
     record = jobdir.load(kind)
     if record is None:
         raise WatchlistError(
-            f"{jobdir.path}: nothing from `{stage}` yet", hint=f"Run `awq-bot {stage} --job {jobdir.path}` first."
+            f"{jobdir.path}: `{stage}` has not run yet", hint=f"Run `awq-bot {stage} --job {jobdir.path}` first."
         )
     return record

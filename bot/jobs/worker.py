@@ -1,6 +1,6 @@
-"""The two stages that need torch, as processes of their own: no token in their environment, no network.
+"""Child processes for the stages that need torch: no token in their environment, no network.
 
-That gives GPU memory back, isolates what strangers uploaded, and lets a killed stage be started again.
+That frees GPU memory, isolates untrusted files, and lets a killed stage be started again.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import signal
 import subprocess
 import sys
 
-from bot.errors import ERRORS_BY_EXIT_CODE, BotError, QuantizationError
+from bot.errors import BotError, QuantizationError
 from bot.jobs.folder import JobDir
-from bot.records import Failure
+from bot.records import JobResult
 
-# What a child may see. A list of what is allowed, for nobody knows the names of all secrets.
+# Environment variables that a child may see. An allowlist, because secrets can have any name.
 _ALLOWED = re.compile(
     r"PATH|HOME|USER|LANG|LC_\w+|TZ|TERM|COLORTERM|COLUMNS|LINES|NO_COLOR|FORCE_COLOR|TMPDIR|VIRTUAL_ENV"
     r"|PYTHON(?!STARTUP)\w*|LD_LIBRARY_PATH|CUDA_\w+|NVIDIA_\w+|OMP_NUM_THREADS|MKL_NUM_THREADS|TORCH_\w+|PYTORCH_\w+"
@@ -31,15 +31,15 @@ _SET_DUMPABLE = 4
 
 
 def run_child(verb: str, jobdir: JobDir, *, options: tuple[str, ...] = ()) -> None:
-    """`python -m bot VERB --job DIR`, its stderr on ours. Raises what the child wrote down as its failure."""
-    jobdir.forget(Failure)
+    """`python -m bot VERB --job DIR`, its stderr on ours. Raises the error that the child recorded."""
+    jobdir.forget(JobResult)
     close_environment()
     command = [sys.executable, "-m", "bot", *options, verb, "--job", str(jobdir.path)]
     child = subprocess.Popen(command, env=child_environment(jobdir), stdout=subprocess.DEVNULL)
     try:
         code = child.wait()
     except KeyboardInterrupt:
-        # Ctrl-C reached the child as well; it puts its things away and ends.
+        # Ctrl-C reached the child as well; it cleans up and ends.
         child.wait()
         raise
     finally:
@@ -49,14 +49,14 @@ def run_child(verb: str, jobdir: JobDir, *, options: tuple[str, ...] = ()) -> No
     if code in (130, -signal.SIGINT):
         raise KeyboardInterrupt
     if code != 0:
-        raise _failure_of(verb, jobdir, code)
+        raise _error_of(verb, jobdir, code)
 
 
 def close_environment() -> None:
-    """Keep other processes of this account out of what this one was started with.
+    """Hide the environment that this process was started with from other processes of the same account.
 
-    Otherwise a child, whose own environment is empty, reads our tokens in /proc/PID/environ. Linux lets nobody but
-    root look into a process that may not be dumped.
+    Otherwise a child, which gets no token itself, could read ours in /proc/PID/environ. Linux lets only root look
+    into a process that is not dumpable: https://man7.org/linux/man-pages/man2/PR_SET_DUMPABLE.2const.html
     """
     if sys.platform.startswith("linux"):
         _prctl(_SET_DUMPABLE, 0)
@@ -65,7 +65,7 @@ def close_environment() -> None:
 def child_environment(jobdir: JobDir) -> dict[str, str]:
     allowed = {name: value for name, value in os.environ.items() if _ALLOWED.fullmatch(name)}
     return allowed | {
-        # An empty home of the Hub's client: nobody's stored token, no shared cache of remote code.
+        # An empty home for the Hub's client: no stored token, no shared cache of remote code.
         "HF_HOME": str(jobdir.hf_home),
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -75,7 +75,7 @@ def child_environment(jobdir: JobDir) -> dict[str, str]:
 
 
 def end_with_parent() -> None:
-    """In a child: stop when the process that started us is killed, so that two never write one folder."""
+    """In a child: end when the parent is killed, so that two processes never write to one folder."""
     parent = os.environ.get(PARENT)
     if parent is None or not sys.platform.startswith("linux"):
         return
@@ -90,13 +90,16 @@ def _prctl(option: int, value: int) -> None:
     ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
-def _failure_of(verb: str, jobdir: JobDir, code: int) -> BotError:
-    failure = jobdir.load(Failure)
-    if failure is not None:
-        kind = ERRORS_BY_EXIT_CODE.get(failure.exit_code, BotError)
-        return kind(failure.message, hint=failure.hint)
+def _error_of(verb: str, jobdir: JobDir, code: int) -> BotError:
+    result = jobdir.load(JobResult)
+    if result is not None and result.error is not None:
+        return result.error
     if code < 0:
         name = signal.Signals(-code).name
-        hint = "Was it out of memory? `dmesg` tells. Run it again; it goes on." if -code == signal.SIGKILL else ""
-        return QuantizationError(f"{verb} was ended by {name}", hint=hint)
+        hint = (
+            "It may have run out of memory: see `dmesg`. Run it again; it resumes."
+            if -code == signal.SIGKILL
+            else ""
+        )
+        return QuantizationError(f"{verb} was killed by {name}", hint=hint)
     return QuantizationError(f"{verb} ended with code {code}", hint=f"See its output above, and {jobdir.path}.")

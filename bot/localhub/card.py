@@ -46,7 +46,7 @@ PIPELINE_TAGS = frozenset(
 
 
 _FRONT_MATTER = re.compile(r"\A\s*---[ \t]*\r?\n(?:(.*?)\r?\n)?---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
-_REPO_ID = re.compile(r"(?:[\w.-]{1,96}/)?[\w.-]{1,96}", re.ASCII)
+REPO_ID = re.compile(r"(?:[\w.-]{1,96}/)?[\w.-]{1,96}", re.ASCII)
 _LANGUAGE = re.compile(r"[a-z]{2,3}(?:-[A-Za-z0-9]{2,8})*")
 _OTHER_LANGUAGES = frozenset({"multilingual", "code", "other"})
 
@@ -134,7 +134,7 @@ def _check_license_name(value: object, _: Mapping[str, Any]) -> Iterator[str]:
 
 def _check_base_model(value: object, _: Mapping[str, Any]) -> Iterator[str]:
     for item in value if isinstance(value, list) else [value]:
-        if not isinstance(item, str) or not _REPO_ID.fullmatch(item):
+        if not isinstance(item, str) or not REPO_ID.fullmatch(item):
             yield f"with value {item!r} is not valid. Use a model id from https://hf.co/models."
 
 

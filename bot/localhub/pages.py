@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from bot.localhub import protocol
 from bot.localhub.access import may_read_files, may_see
-from bot.localhub.card import body, strings
+from bot.localhub.card import REPO_ID, body, strings
 from bot.localhub.context import RepoAccess, context, identity, open_repo, param, quoted
 from bot.localhub.info import RepoFacts, tree_items
 from bot.localhub.markdown import Links, to_html
@@ -92,7 +92,9 @@ def file_page(request: Request) -> Response:
 
 
 def error_page(request: Request, error: protocol.HubError) -> Response:
-    return _page(request, "hub_error.html.jinja", status=error.status, message=error.message)
+    hidden = "There is no such repo, or it is private."
+    message = hidden if error.code == "RepoNotFound" else error.message
+    return _page(request, "hub_error.html.jinja", status=error.status, message=message)
 
 
 def _page(request: Request, template: str, *, status: int = 200, **facts: object) -> Response:
@@ -164,7 +166,8 @@ def _about(facts: RepoFacts, commit: Commit) -> list[tuple[str, str, str]]:
     known = facts.expanded(["cardData", "safetensors"])
     metadata, weights = known["cardData"] or {}, known.get("safetensors")
     rows = [("licence", ", ".join(strings(metadata.get("license", []))), "")]
-    rows += [("base model", name, f"/{quoted(name)}") for name in strings(metadata.get("base_model", []))]
+    for name in strings(metadata.get("base_model", [])):
+        rows.append(("base model", name, f"/{name}" if REPO_ID.fullmatch(name) else ""))
     if weights:
         rows.append(("tensors", f"{weights['total']:,} values ({', '.join(weights['parameters'])})", ""))
     size_bytes = sum(entry.size_bytes for entry in commit.files.values())

@@ -1,1 +1,1 @@
-"""Weights to integers: a source folder and calibration blocks in, a complete AWQ folder out (`artifact`)."""
+"""Quantizes a source folder on calibration blocks into a complete AWQ folder; `artifact` is the entry point."""

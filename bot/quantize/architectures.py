@@ -1,6 +1,7 @@
-"""Which linears of a decoder layer are quantized, which read the same input, and which servers merge into one.
+"""Which linears of a decoder layer are quantized, which read the same input, and which are merged by servers.
 
-The table says for each model_type what AutoAWQ's `get_layers_for_scaling` says, as names relative to the layer.
+The table lists for each model_type, by names relative to the layer, what AutoAWQ's `get_layers_for_scaling` lists:
+https://github.com/casper-hansen/AutoAWQ/tree/v0.2.9/awq/models.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ SHARED_INPUTS: dict[str, Groups] = {
     ),
 }
 
-# vLLM, SGLang and TGI load each of these as one matrix, which is either packed or not.
+# vLLM and SGLang load each of these as one matrix, which is either packed or not.
 MERGED_BY_SERVERS: tuple[frozenset[str], ...] = (
     frozenset({"q_proj", "k_proj", "v_proj"}),
     frozenset({"gate_proj", "up_proj"}),
@@ -55,14 +56,14 @@ MERGED_BY_SERVERS: tuple[frozenset[str], ...] = (
 
 
 def shared_inputs(model_type: str, linears: Collection[str]) -> Groups:
-    """The linears of a layer in groups that read the same input; one that no table knows is alone."""
+    """The linears of a layer in groups that read the same input; one that is not in the table is alone."""
     known = [tuple(name for name in group if name in linears) for group in SHARED_INPUTS.get(model_type, ())]
     listed = {name for group in known for name in group}
     return (*(group for group in known if group), *((name,) for name in linears if name not in listed))
 
 
 def merged_with(linear: str, linears: Collection[str]) -> tuple[str, ...]:
-    """Those of linears (names with a common style of path) that a server merges with this one, itself included."""
+    """Those of linears that a server merges with this one, itself included."""
     parent, _, last = linear.rpartition(".")
     for merged in MERGED_BY_SERVERS:
         if last in merged:
@@ -85,10 +86,10 @@ def linears_inside(layers: nn.ModuleList, path: str) -> dict[str, Shape]:
 
 
 def select_linears(linears: Mapping[str, Shape], *, recipe: Recipe) -> tuple[str, ...]:
-    """Those of linears that the recipe wants quantized, in order.
+    """The linears that the recipe quantizes, in order.
 
-    Raises WatchlistError when the recipe leaves out what does not exist, or a part of what servers merge;
-    UnsupportedModelError when a shape does not divide.
+    Raises WatchlistError when the recipe leaves out a linear that does not exist, or some of those that servers
+    merge; UnsupportedModelError when a shape does not divide.
     """
     left_out = recipe.modules_to_not_convert
     for name in left_out:
@@ -104,7 +105,7 @@ def select_linears(linears: Mapping[str, Shape], *, recipe: Recipe) -> tuple[str
 
 
 def check_dtypes(chosen: Mapping[str, TensorInfo]) -> None:
-    """Raises UnsupportedModelError for weights that are no plain floats: quantized already, in all likelihood."""
+    """Raises UnsupportedModelError for weights that are not plain floats, as quantized ones are."""
     for info in chosen.values():
         if info.dtype not in SOURCE_FLOATS:
             raise UnsupportedModelError(
@@ -143,12 +144,12 @@ def _check_left_out(name: str, left_out: tuple[str, ...], linears: Mapping[str, 
             f"modules_to_not_convert: {name} without {', '.join(apart)}",
             hint="Servers merge these into one matrix: leave them out together or not at all.",
         )
-    # vLLM and SGLang look for the name anywhere in a module's path.
+    # vLLM and SGLang match the name as a substring of a module's path.
     hit = [other for other in linears if name in other and other not in left_out]
     if hit:
         raise WatchlistError(
-            f"modules_to_not_convert: readers would take {name} for {hit[0]} too",
-            hint="Name both, or neither: servers look for the name anywhere in a module's path.",
+            f"modules_to_not_convert: servers would also leave out {hit[0]} for {name}",
+            hint="Name both or neither: servers match the name as a substring of a module's path.",
         )
 
 

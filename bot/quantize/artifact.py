@@ -1,4 +1,4 @@
-"""From a source folder to a complete AWQ folder."""
+"""From a source folder to a complete AWQ folder: open, quantize the layers, assemble, check."""
 
 from __future__ import annotations
 
@@ -27,62 +27,14 @@ from bot.quantize.layerfile import FinishedLayer
 from bot.quantize.walk import QuantizeContext
 from bot.records import CalibrationSet, Progress, QuantizedModel, Recipe, byte_counter, sha256_of
 
-
-def best_device() -> torch.device:
-    return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-
-
-def device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-# Half of what float16 holds: other text will reach further than the calibration blocks did.
-FP16_PEAK = torch.finfo(torch.float16).max / 2
-
-
-def artifact_dtype(source_dtype: str, layers: Sequence[FinishedLayer]) -> ArtifactDtype:
-    """float16, which every reader takes; bfloat16 where the source has it and the activations need it.
-
-    Raises QuantizationError when the activations need it and the source does not have it.
-    """
-    index, peak = max(enumerate(layer.measured.peak for layer in layers), key=lambda item: item[1])
-    if peak <= FP16_PEAK:
-        return "float16"
-    if source_dtype == "BF16":
-        return "bfloat16"
-    raise QuantizationError(
-        f"layer {index}: activations reach {peak:.4g}, too close to what float16 holds, in a {source_dtype} model",
-        hint="Readers would print rubbish. Only a bfloat16 source can be published as bfloat16.",
-    )
-
-
-def artifact_parts(
-    source: Checkpoint, layers: Sequence[FinishedLayer], *, dtype: str, unread: Collection[str]
-) -> Iterator[Part]:
-    """Every tensor of the artifact in the source's order, each from the file that holds it.
-
-    unread: what the model does not read, and dtype may not hold; its bytes are copied.
-    """
-    made: dict[str, TensorFile] = {name: layer.file for layer in layers for name in layer.file.tensors}
-    for name in source.tensors:
-        stem = name.removesuffix(".weight")
-        if name in unread:
-            yield copy_of(source, name)
-        elif name in made:
-            yield part_of(made[name], name, dtype=dtype)
-        elif stem != name and f"{stem}.qweight" in made:
-            for part in ("qweight", "qzeros", "scales"):
-                yield part_of(made[f"{stem}.{part}"], f"{stem}.{part}")
-        else:
-            yield part_of(source, name, dtype=dtype)
-
-
 METHODS: dict[str, type[LayerwiseQuantizer]] = {"awq+gptq": CompensatedQuantizer, "awq": LayerwiseQuantizer}
+# Half of float16's maximum: on other text activations may be larger than on the calibration blocks.
+FP16_PEAK = torch.finfo(torch.float16).max / 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """What is known of the source before its weights are loaded."""
+    """The source as read before its weights are loaded."""
 
     folder: Path
     config: bytes
@@ -93,9 +45,9 @@ class Source:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuantizedLayers:
-    """linears: the source's names of the quantized ones, without `.weight`. tied: tensors that are also others.
+    """linears: the source's names of the quantized linears, without `.weight`. tied: names of tied tensors.
 
-    unread: the source's tensors that the model has no place for.
+    unread: the source's tensors that the model does not have.
     """
 
     layers: tuple[FinishedLayer, ...]
@@ -181,24 +133,24 @@ def check_folders(
 
 def _open(folder: Path, recipe: Recipe, trust_remote_code: bool) -> Source:
     if (recipe.bits, recipe.zero_point, recipe.version) != (4, True, "gemm") or recipe.method not in METHODS:
-        raise UnsupportedModelError(f"this bot makes 4-bit GEMM checkpoints with zero points, not {recipe}")
+        raise UnsupportedModelError(f"only 4-bit GEMM checkpoints with zero points are supported, not {recipe}")
     path = folder / "config.json"
     if not folder.is_dir():
         raise WatchlistError(
             f"{folder}: no such folder", hint="Give the folder that holds the model's config.json."
         )
     if not path.is_file():
-        raise UpstreamError(f"{path}: missing", hint="This is no model folder as transformers writes it.")
+        raise UpstreamError(f"{path}: missing", hint="Is it a model folder in the format of transformers?")
     config = path.read_bytes()
     keys = parse_config(config, where=str(path))
     if keys.get("quantization_config") is not None:
         raise UnsupportedModelError(
-            f"{path}: has a quantization_config, the model is quantized already",
+            f"{path}: has a quantization_config: the model is already quantized",
             hint="Start from the model in full precision.",
         )
     if not keys.get("model_type"):
         raise UnsupportedModelError(
-            f"{path}: names no model_type", hint="transformers finds the architecture by it; look at it upstream."
+            f"{path}: has no model_type", hint="transformers needs it to find the architecture."
         )
     checkpoint = Checkpoint(folder)
     return Source(
@@ -259,7 +211,7 @@ def _quantize_layers(
         )
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise EnvironmentProblem(
-            f"{source.folder}: {device_name(device)} has not enough memory to quantize it",
+            f"{source.folder}: {device_name(device)} does not have enough memory to quantize it",
             hint="Use a larger machine, or fewer calibration samples. Finished layers are kept.",
         ) from error
 
@@ -277,9 +229,9 @@ def _source_sha256(source: Source, weights: list[str]) -> str:
 def _key(
     source: Source, weights: list[str], recipe: Recipe, calibration: CalibrationSet, device: torch.device
 ) -> str:
-    """What must be the same for a finished layer to be used again."""
+    """Changes with everything that a finished layer depends on."""
     config = source.config.decode()
-    # The hash of the calibration is over its tokens in a row: other blocks may hold the same ones.
+    # The hash of the calibration is over its tokens in order, whatever the shape of the blocks.
     text = [calibration.sha256, calibration.samples, calibration.seq_len]
     versions = tool_versions() | {"awq-bot": bot.__version__}
     return sha256_of([weights, config, recipe, text, versions, device_name(device)])
@@ -288,7 +240,7 @@ def _key(
 def _write(
     folder: Path, source: Source, done: QuantizedLayers, recipe: Recipe, dtype: ArtifactDtype
 ) -> Checkpoint:
-    """Every file of the artifact, and the inventory of what was really written."""
+    """Write every file of the artifact, and check the tensors as read back."""
     name = SAFETENSORS_NAMES[dtype]
     parts = artifact_parts(source.checkpoint, done.layers, dtype=name, unread=done.unread)
     write_checkpoint(folder, parts)
@@ -304,3 +256,48 @@ def _write(
         unread=done.unread,
     )
     return artifact
+
+
+def artifact_dtype(source_dtype: str, layers: Sequence[FinishedLayer]) -> ArtifactDtype:
+    """float16, which every reader supports, or bfloat16 where the source has it and the activations need it.
+
+    Raises QuantizationError when the activations need it and the source does not have it.
+    """
+    index, peak = max(enumerate(layer.measured.peak for layer in layers), key=lambda item: item[1])
+    if peak <= FP16_PEAK:
+        return "float16"
+    if source_dtype == "BF16":
+        return "bfloat16"
+    raise QuantizationError(
+        f"layer {index}: activations reach {peak:.4g}, too close to float16's maximum, in a {source_dtype} model",
+        hint="Readers would compute wrong numbers. Only a bfloat16 source can be published as bfloat16.",
+    )
+
+
+def artifact_parts(
+    source: Checkpoint, layers: Sequence[FinishedLayer], *, dtype: str, unread: Collection[str]
+) -> Iterator[Part]:
+    """Every tensor of the artifact in the source's order, each from the file that holds it.
+
+    unread: tensors that the model does not read; their bytes are copied, as their values may not fit dtype.
+    """
+    made: dict[str, TensorFile] = {name: layer.file for layer in layers for name in layer.file.tensors}
+    for name in source.tensors:
+        stem = name.removesuffix(".weight")
+        if name in unread:
+            yield copy_of(source, name)
+        elif name in made:
+            yield part_of(made[name], name, dtype=dtype)
+        elif stem != name and f"{stem}.qweight" in made:
+            for part in ("qweight", "qzeros", "scales"):
+                yield part_of(made[f"{stem}.{part}"], f"{stem}.{part}")
+        else:
+            yield part_of(source, name, dtype=dtype)
+
+
+def best_device() -> torch.device:
+    return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+
+
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -35,7 +35,7 @@ from bot.quantize.layer import (
     weights_of,
 )
 from bot.quantize.layerfile import FinishedLayer, HiddenStates, largest
-from bot.quantize.search import InputSums, best_scaling, diagonal_grams, grouped_energy, watched
+from bot.quantize.search import InputSums, best_scaling, diagonal_grams, grouped_energy, summed_inputs
 from bot.quantize.walk import LayerRun, QuantizeContext, QuantizedLayer, walk
 
 # AutoAWQ announces its end in a DeprecationWarning on import, and resets the warning filters to have it shown.
@@ -274,7 +274,7 @@ class CompensatedQuantizer(LayerwiseQuantizer):
         self.module_kwargs = dict(run.arguments)
         linears, chosen = self._linears(layer, inside)
         groups = shared_inputs(self.awq_model.model_type, linears)
-        with watched(linears, groups) as inputs:
+        with summed_inputs(linears, groups) as inputs:
             outputs = run.forward(layer)
         self._check_finite(index, linears, {name: largest(seen.peak) for name, seen in inputs.items()}, outputs)
         before = LayerReference(weights=weights_of(chosen), grams={name: inputs[name].gram for name in chosen})

@@ -1,7 +1,7 @@
-"""The files of each layer: hidden states, and the finished layer. A killed job resumes from them.
+"""The files of each layer: its hidden states, and the finished layer. A killed job resumes from them.
 
-Hidden states are read and written a few blocks at a time. They are not synced: after a power cut the hash does not
-match, and they are computed again from the layers before.
+Hidden states are read and written a few blocks at a time. They are not synced: if a power cut damages them, the
+hash does not match and they are computed again.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ class HiddenStates:
                 yield torch.frombuffer(content, dtype=dtype).view(shape)
 
     def is_at(self, path: Path) -> bool:
-        """Whether the file is there and holds just these values."""
+        """Whether the file exists and holds exactly these values."""
         if not path.is_file():
             return False
         return file_sha256(path) == self.sha256
 
 
 def hidden_path(folder: Path, index: int) -> Path:
-    """Of what goes into layer `index`."""
+    """The file of the inputs of layer `index`."""
     return folder / f"hidden-{index:05d}.bin"
 
 
@@ -87,7 +87,7 @@ def largest(values: Tensor) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """What was seen in one layer. peak: the largest absolute activation."""
+    """Measurements of one layer. peak: the largest absolute activation."""
 
     modules: tuple[ModuleError, ...]
     peak: float
@@ -96,10 +96,7 @@ class Measured:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinishedLayer:
-    """file: packed linears as a reader wants them, everything else of the layer in float32.
-
-    outputs: what the source's layer gave to the next one.
-    """
+    """file: the layer's tensors, linears packed and everything else in float32. outputs: of the source's layer."""
 
     file: TensorFile
     measured: Measured
@@ -113,7 +110,7 @@ def layer_path(folder: Path, index: int) -> Path:
 def write_layer(
     path: Path, tensors: Mapping[str, Tensor], *, key: str, measured: Measured, outputs: HiddenStates
 ) -> None:
-    """key: names the source, the recipe, the calibration and the tools that this layer was made with."""
+    """key: changes with source, recipe, calibration and tool versions."""
     notes = {"key": key, "measured": to_json(measured), "outputs": to_json(outputs), "sha256": _digest(tensors)}
     write_tensors(path, tensors, metadata=notes)
 
@@ -129,7 +126,7 @@ def open_layer(path: Path) -> FinishedLayer:
 
 
 def finished_layer(path: Path, *, key: str) -> FinishedLayer | None:
-    """The layer, when its file is there, whole to the last bit, and made with this key."""
+    """The layer, if its file exists, is undamaged, and has this key."""
     if not path.is_file():
         return None
     try:
@@ -138,7 +135,7 @@ def finished_layer(path: Path, *, key: str) -> FinishedLayer | None:
             {name: file.read(name) for name in file.tensors}
         ):
             return None
-    except UpstreamError:  # a damaged file is made again
+    except UpstreamError:  # a damaged file is written again
         return None
     return open_layer(path)
 

@@ -1,6 +1,7 @@
-"""Weights to 4-bit integers: each to the nearest, or each making good what the ones before it lost.
+"""Weights to 4-bit integers: rounded to nearest, or with each column compensating the errors of those before it.
 
-Pure tensor code. The second is GPTQ's column sweep (Frantar et al. 2022), on scales and zeros fixed before it.
+The latter is GPTQ's column sweep (https://arxiv.org/abs/2210.17323) on given scales and zeros, then coordinate
+descent. Pure tensor code.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from torch import Tensor
 from bot.errors import QuantizationError
 
 LEVELS = 15  # the largest 4-bit integer
-# A group of nothing but zeros still needs a scale; the value is AutoAWQ's.
+# A group of zeros still needs a scale; the value is AutoAWQ's.
 SMALLEST_RANGE = 1e-5
-# Of the mean of H's diagonal, added to it: more only where float32 cannot factor H otherwise.
+# Added to H's diagonal, relative to its mean: more only where float32 cannot factor H otherwise.
 DAMPING = (0.01, 0.1, 1.0)
-BLOCK = 128  # columns whose errors reach the columns after them in one matrix product
-REFINEMENTS = 2  # times that every integer is looked at again
+BLOCK = 128  # columns whose errors are applied to all later columns in one matrix product
+REFINEMENTS = 2  # passes of coordinate descent over all integers
 
 
 class Levels(NamedTuple):
@@ -56,7 +57,7 @@ def levels_between(low: Tensor, high: Tensor) -> Levels:
 
 
 def whole_range(groups: Tensor) -> Levels:
-    """Levels from the smallest to the largest weight of each group, for weights [out, in/g, g]."""
+    """Levels from the smallest to the largest weight of each group; groups: [out, in/g, g]."""
     return levels_between(groups.amin(dim=-1), groups.amax(dim=-1))
 
 
@@ -68,10 +69,10 @@ def nearest_steps(groups: Tensor, levels: Levels) -> Tensor:
 
 
 def round_to_nearest(weight: Tensor, *, group_size: int) -> Rounded:
-    """Each group of group_size input channels of weight [out, in] to the nearest of 16 evenly spaced levels.
+    """Round each group of group_size input channels of weight [out, in] to the nearest of 16 evenly spaced levels.
 
-    The integers are chosen for the float16 scales that a reader will multiply them with, not for more exact
-    ones that nobody stores. Raises QuantizationError when a weight is not finite or float16 holds no such scale.
+    The integers are chosen for the float16 scales that are stored, not for more exact ones. Raises
+    QuantizationError when a weight is not finite or float16 holds no such scale.
     """
     out, columns = weight.shape
     groups = weight.to(torch.float32).view(out, columns // group_size, group_size)
@@ -96,7 +97,7 @@ def restore(rounded: Rounded) -> Tensor:
 
 
 def clipped_share(weight: Tensor, levels: Levels) -> float:
-    """Of the weights [out, in], how many lie beyond the levels of their group."""
+    """The share of the weights [out, in] that lie beyond the levels of their group."""
     out, groups = levels.scales.shape
     steps = (weight.view(out, groups, -1) / levels.scales.unsqueeze(-1)).round_()
     zeros = levels.zeros.unsqueeze(-1)
@@ -106,17 +107,17 @@ def clipped_share(weight: Tensor, levels: Levels) -> float:
 def compensated(
     weights: Sequence[Tensor], levels: Sequence[Levels], inputs_gram: Tensor
 ) -> tuple[list[Tensor], str]:
-    """Steps that lose little of the outputs: tr(D H D^T) for D = weight - restored, low for each output.
+    """Steps with a small output error tr(D H D^T), D = weight - restored, and the fallback that was needed.
 
     weights: float32 [out, in] of linears that read the same inputs; inputs_gram: their H = X^T X, [in, in]. No
-    output loses more than with the nearest steps on the same levels. A channel that is always zero gets the
-    nearest. Also returned: what had to be done to factor H; empty when nothing.
+    output's error is larger than with the nearest steps on the same levels. A channel that is always zero gets the
+    nearest. fallback: see inverse_factor.
     """
-    # Outputs do not depend on each other, so that all linears go through one sweep.
+    # Outputs are independent of each other, so one sweep does all linears.
     weight = torch.cat(list(weights))
     joined = Levels(*(torch.cat(parts) for parts in zip(*levels, strict=True)))
     nearest = nearest_steps(weight.view(*joined.scales.shape, -1), joined).view(weight.shape)
-    # Channels with the strongest inputs first: they find all others still free to make good their errors.
+    # Channels with the largest inputs first (GPTQ's act-order): all others can still compensate their errors.
     order = torch.argsort(inputs_gram.diagonal(), descending=True, stable=True)
     factor, fallback = inverse_factor(inputs_gram, order)
     if factor is not None:
@@ -127,13 +128,13 @@ def compensated(
 
 
 def inverse_factor(gram: Tensor, order: Tensor) -> tuple[Tensor | None, str]:
-    """The upper U with U^T U = (H + damping)^-1 for channels in this order, and what had to be done to get it.
+    """The upper U with U^T U = (H + damping)^-1 for channels in this order, and the fallback, or "".
 
-    Of what is as large as H at most two are there at a time: they decide which card a wide layer fits on.
+    At most two matrices of H's size exist beside it at a time: they decide which GPU a wide layer fits on.
     """
     diagonal = gram.diagonal()
     for damping in DAMPING:
-        # A channel that is always zero is tied to no other; any number will do for it.
+        # A channel that is always zero is correlated with no other; any positive number will do.
         added = damping * diagonal.mean() + (diagonal <= 0).to(gram.dtype)
         damped = gram[order.unsqueeze(1), order]
         damped.diagonal().add_(added[order])
@@ -151,14 +152,14 @@ def inverse_factor(gram: Tensor, order: Tensor) -> tuple[Tensor | None, str]:
 
 
 def gptq_sweep(weight: Tensor, levels: Levels, factor: Tensor, order: Tensor) -> Tensor:
-    """Column by column in this order, each one's error spread over those that are still free.
+    """GPTQ: column by column in this order, each one's error spread over the columns that are not yet rounded.
 
-    factor: as inverse_factor gives it, [in, in], its channels in this order.
+    factor: as from inverse_factor, [in, in], its channels in this order.
     """
     columns = weight.shape[1]
     by_group = _by_column(levels, columns, order)
     pivots = factor.diagonal().tolist()
-    free = weight.t()[order].contiguous()  # channels as rows: each step then reads and writes what lies together
+    free = weight.t()[order].contiguous()  # channels as rows: each step reads and writes contiguous memory
     steps = torch.empty_like(free)
     for start in range(0, columns, BLOCK):
         stop = min(start + BLOCK, columns)
@@ -173,19 +174,19 @@ def gptq_sweep(weight: Tensor, levels: Levels, factor: Tensor, order: Tensor) ->
 
 
 def refined(weight: Tensor, levels: Levels, steps: Tensor, gram: Tensor) -> Tensor:
-    """Every integer again, to the best one while all others stay: no output can lose by it."""
+    """Coordinate descent: each integer to the best one while all others stay. No output's error can grow."""
     columns = weight.shape[1]
     by_group = _by_column(levels, columns, torch.arange(columns))
     diagonal = gram.diagonal().tolist()
     chosen = steps.t().contiguous()
-    # Half of how the loss falls as a restored weight grows.
-    pull = gram @ (
+    # H (W - W')^T: minus half of the error's gradient by the restored weights.
+    residual = gram @ (
         weight.t() - chosen * levels.scales.t().repeat_interleave(columns // levels.scales.shape[1], dim=0)
     )
     best = torch.empty_like(chosen[0])
     for start in list(range(0, columns, BLOCK)) * REFINEMENTS:
         stop = min(start + BLOCK, columns)
-        near, moves = pull[start:stop].clone(), torch.zeros_like(pull[start:stop])
+        near, moves = residual[start:stop].clone(), torch.zeros_like(residual[start:stop])
         for column, move in zip(range(start, stop), moves, strict=True):
             if diagonal[column] > 0:
                 scale, lowest, highest = by_group[column]
@@ -195,7 +196,7 @@ def refined(weight: Tensor, levels: Levels, steps: Tensor, gram: Tensor) -> Tens
                 torch.sub(best, now, out=move).mul_(scale)
                 near[column - start + 1 :].addr_(gram[column, column + 1 : stop], move, alpha=-1)
                 now.copy_(best)
-        pull.addmm_(gram[:, start:stop], moves, alpha=-1)
+        residual.addmm_(gram[:, start:stop], moves, alpha=-1)
     return chosen.t().contiguous()
 
 

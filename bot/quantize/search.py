@@ -1,7 +1,8 @@
-"""Scales and ranges from Gram matrices, what is summed up for them, and what a quantized linear loses.
+"""Search for scales and ranges on Gram matrices of the inputs, and the error of a quantized linear.
 
 ||W X - W' X||^2 = tr((W - W') H (W - W')^T) with H = X^T X, so the tokens are multiplied out once and not at every
-step of a grid. No input is kept.
+step of the grid, and no inputs are kept. The grids are those of AutoAWQ (https://arxiv.org/abs/2306.00978):
+https://github.com/casper-hansen/AutoAWQ/blob/v0.2.9/awq/quantize/quantizer.py.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _COLUMNS = 256  # of a Gram matrix that are computed at a time
 
 
 class Scaling(NamedTuple):
-    """by: what the weights' input channels are multiplied with, [in]. ratio: how much of it the inputs decide."""
+    """by: the factors of the weights' input channels, [in]. ratio: AWQ's alpha, the weight of the activations."""
 
     by: Tensor
     ratio: float
@@ -41,14 +42,14 @@ def gram(inputs: Tensor, *, device: torch.device) -> Tensor:
 
 
 def add_upper_gram(total: Tensor, tokens: Tensor) -> None:
-    """Add X^T X of tokens [tokens, in] to total [in, in], on its diagonal and above: half of it says it all."""
+    """Add X^T X of tokens [tokens, in] to total [in, in], on and above the diagonal: it is symmetric."""
     for start in range(0, tokens.shape[1], _COLUMNS):
         stop = start + _COLUMNS
         total[start:stop, start:].addmm_(tokens[:, start:stop].t(), tokens[:, start:])
 
 
 def whole(upper: Tensor) -> Tensor:
-    """The symmetric matrix [in, in] of which add_upper_gram computed one half."""
+    """The symmetric matrix [in, in] whose upper half add_upper_gram computed."""
     return upper.triu() + upper.triu(1).t()
 
 
@@ -79,7 +80,7 @@ def diagonal_blocks(inputs_gram: Tensor, *, group_size: int) -> Tensor:
 def grouped_energy(weight: Tensor, grams: Tensor) -> Tensor:
     """Mean square over tokens of what each group of channels adds to each output: [out, in/g].
 
-    weight: [out, in/g, g]; grams: as diagonal_grams gives them.
+    weight: [out, in/g, g]; grams: as from diagonal_grams.
     """
     by_group = weight.transpose(0, 1)
     return ((by_group @ grams) * by_group).sum(dim=-1).t()
@@ -88,11 +89,11 @@ def grouped_energy(weight: Tensor, grams: Tensor) -> Tensor:
 def best_scaling(
     weights: Sequence[Tensor], inputs_gram: Tensor, inputs_mean: Tensor, *, group_size: int
 ) -> Scaling:
-    """AWQ's grid of scales, the one with which the linears that read these inputs lose least of their outputs.
+    """The scaling of AWQ's grid with the smallest output error of the linears that read these inputs.
 
-    weights: float32 [out, in] each; inputs_mean: mean absolute value of each input channel, [in]. What a linear
-    loses counts relative to its own outputs, so that none is given up for a larger one. Raises QuantizationError
-    when no loss is finite.
+    weights: float32 [out, in] each; inputs_mean: mean absolute value of each input channel, [in]. Each linear's
+    error is relative to its outputs, so that large ones do not outweigh small ones. Raises QuantizationError when
+    no error is finite.
     """
     energies = [output_energy(weight, inputs_gram) or 1.0 for weight in weights]
     best, lowest = None, float("inf")
@@ -109,30 +110,30 @@ def best_scaling(
 
 
 def rounded_under(weight: Tensor, by: Tensor, *, group_size: int) -> Tensor:
-    """Q(W s)/s: weight [out, in] plainly rounded while its input channels are multiplied with by."""
+    """Q(W s)/s: weight [out, in] scaled by `by`, rounded to nearest, and scaled back."""
     groups = (weight * by).view(len(weight), -1, group_size)
     levels = whole_range(groups)
     return (nearest_steps(groups, levels) * levels.scales.unsqueeze(-1)).view(weight.shape) / by
 
 
 def _scalings(weights: Sequence[Tensor], inputs_mean: Tensor, *, group_size: int) -> Iterator[Scaling]:
-    """AutoAWQ's, from what the weights alone ask for to what (almost) the inputs alone ask for."""
+    """AutoAWQ's grid, from scales by the weights alone to scales by (almost) the inputs alone."""
     groups = torch.cat([weight.view(-1, group_size) for weight in weights]).abs()
     weights_mean = (groups / (groups.amax(dim=1, keepdim=True) + 1e-6)).view(-1, len(inputs_mean)).mean(dim=0)
     alive = inputs_mean > 0
     for ratio in RATIOS:
         by = (inputs_mean.pow(ratio) / (weights_mean.pow(1 - ratio) + 1e-4)).clamp(min=1e-4)
-        # A channel that is always zero has no say in it, and what makes it is not blown up for nothing.
+        # Channels that are always zero are not scaled, and do not count.
         if bool(alive.any()):
             by = by / (by[alive].max() * by[alive].min()).sqrt()
         yield Scaling(torch.where(alive, by, 1.0), ratio)
 
 
 def best_levels(weight: Tensor, grams: Tensor) -> Levels:
-    """The range of each group, shrunk at either end, with which plain rounding loses least.
+    """The clipped range of each group with the smallest error of rounding to nearest.
 
-    weight: float32 [out, in/g, g]; grams: [in/g, g, g], as diagonal_blocks gives them. Both ends together first,
-    then each of them while the other stays.
+    weight: float32 [out, in/g, g]; grams: [in/g, g, g], as from diagonal_blocks. Shrinks both ends together first,
+    then each of them alone.
     """
     low, high = weight.amin(dim=-1), weight.amax(dim=-1)
     best = levels_between(low, high)
@@ -166,7 +167,7 @@ class InputSums:
     peak: Tensor
 
     def scaled(self, by: Tensor) -> InputSums:
-        """As they are once each channel is divided by `by`, [in]."""
+        """The sums of inputs whose channels are divided by `by`, [in]."""
         return InputSums(gram=self.gram / by / by.unsqueeze(1), mean=self.mean / by, peak=self.peak / by)
 
 
@@ -192,11 +193,11 @@ class _Sums:
 
 
 @contextmanager
-def watched(linears: Mapping[str, nn.Linear], groups: Groups) -> Iterator[dict[str, InputSums]]:
-    """While the block runs, sum up what reaches the linears; afterwards the dict holds it by name.
+def summed_inputs(linears: Mapping[str, nn.Linear], groups: Groups) -> Iterator[dict[str, InputSums]]:
+    """Sum up the inputs of the linears inside the `with` block; afterwards the dict holds the sums by name.
 
-    groups: the linears that share an input, of which only the first is looked at. One that nothing reached is
-    left out, with its group.
+    groups: the linears that share an input, of which only the first is hooked. A group that no input reached is
+    left out.
     """
     sums: dict[str, _Sums] = {}
     handles = []

@@ -1,7 +1,7 @@
-"""One decoder layer after the other: filled from the source, quantized into a file of its own, dropped.
+"""One decoder layer after the other: loaded from the source, quantized into a file, unloaded.
 
-The weights of one layer are in use and those of the next are being read, however many there are. A killed walk
-goes on with the layer after the last whole file.
+In memory are the weights of one layer, and those of the next while they are read. A killed run resumes with the
+layer after the last complete file.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ _log = logging.getLogger("awq_bot")
 class QuantizeContext:
     """What quantizing the layers of a model needs.
 
-    blocks: int64 [samples, seq_len]. chosen: full paths of the linears to quantize. folder: keeps a file for each
-    layer; key: what a finished one must have been made with.
+    blocks: int64 [samples, seq_len]. chosen: full paths of the linears to quantize. folder: for one file per
+    layer. key: changes with everything that a finished layer depends on.
     """
 
     skeleton: Skeleton
@@ -60,9 +60,9 @@ class QuantizeContext:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerRun:
-    """One layer's run: what it gets, and where what comes out of it goes.
+    """One layer in turn: its inputs, and where its outputs go.
 
-    arguments: those beside the hidden states, on the device that it is worked on.
+    arguments: the layer's other arguments beside the hidden states, on the device.
     """
 
     index: int
@@ -72,20 +72,20 @@ class LayerRun:
     blocks_at_once: int
 
     def states(self) -> Iterator[Tensor]:
-        """What goes into the layer, [blocks, seq_len, hidden], some blocks at a time, on the CPU."""
+        """The layer's inputs, [blocks, seq_len, hidden], some blocks at a time, on the CPU."""
         return self.hidden.read(hidden_path(self.folder, self.index), blocks=self.blocks_at_once)
 
     def first_block(self) -> Tensor:
         return next(self.hidden.read(hidden_path(self.folder, self.index), blocks=1))
 
     def forward(self, layer: nn.Module) -> HiddenStates:
-        """Put all of it through the layer."""
+        """Run the layer on all inputs."""
         return self.store_outputs(
             run_layer(layer, part, self.arguments, blocks=self.blocks_at_once) for part in self.states()
         )
 
     def store_outputs(self, outputs: Iterable[Tensor]) -> HiddenStates:
-        """What comes out, for the next layer."""
+        """Write them to disk, for the next layer."""
         return write_hidden(hidden_path(self.folder, self.index + 1), outputs)
 
 
@@ -102,21 +102,21 @@ class QuantizedLayer:
 def walk(
     context: QuantizeContext, quantize_layer: Callable[[LayerRun, nn.Module], QuantizedLayer]
 ) -> tuple[FinishedLayer, ...]:
-    """Quantize the layers whose files are not there yet."""
+    """Quantize the layers that have no file yet."""
     total = len(context.skeleton.layers)
     done = _finished(context, total)
     if done < total:
-        _walk_on(context, quantize_layer, done)
+        _resume(context, quantize_layer, done)
     context.progress("quantizing", total, total, "layers")
     for left in context.folder.glob("hidden-*.bin"):
         left.unlink()
     return tuple(open_layer(layer_path(context.folder, index)) for index in range(total))
 
 
-def _walk_on(
+def _resume(
     context: QuantizeContext, quantize_layer: Callable[[LayerRun, nn.Module], QuantizedLayer], done: int
 ) -> None:
-    """done: how many files are whole. Their layers are run once more if what they gave to the next one is lost."""
+    """done: how many layers are finished. They are run again, unquantized, if their last outputs are lost."""
     layers = context.skeleton.layers
     hidden = open_layer(layer_path(context.folder, done - 1)).outputs if done else None
     start = done if hidden is not None and hidden.is_at(hidden_path(context.folder, done)) else 0
@@ -171,6 +171,6 @@ def _quantize(
 
 
 def _finished(context: QuantizeContext, total: int) -> int:
-    """How many layers, from the first on, have their files."""
+    """How many layers, counted from the first, have complete files."""
     files = (layer_path(context.folder, index) for index in range(total))
     return next((index for index, path in enumerate(files) if not finished_layer(path, key=context.key)), total)

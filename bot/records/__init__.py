@@ -1,8 +1,8 @@
-"""The frozen records that flow between the rooms, and their JSON.
+"""The frozen records that pass between the packages, and their JSON.
 
 watchlist.yaml -> WatchEntry; Hub -> Upstream, Published; together -> Skip | Candidate -> Job -> Plan;
-Job -> Weights -> CalibrationSet -> QuantizedModel -> Report -> Verdict -> Publication. On GitHub Actions every leg
-leaves a JobResult, and what failed leaves Attempts.
+Job -> Weights -> CalibrationSet -> QuantizedModel -> Report -> Verdict -> Publication. A JobResult
+says how a job ended; failed attempts are counted in Attempts.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from bot.records.hub import (
 )
 from bot.records.plan import Digests, Estimate, Job, JobKind, Plan, Skip
 from bot.records.progress import OnBytes, Progress, byte_counter, ignore_bytes, no_progress
-from bot.records.result import Attempts, Failure, JobResult, PlanTimes, RunningJob
+from bot.records.result import Attempts, JobResult, PlanTimes, RunningJob, Status, job_result
 from bot.records.serialization import canonical_json, from_json, sha256_of, to_json
 
 __all__ = [
@@ -49,7 +49,6 @@ __all__ = [
     "Details",
     "Digests",
     "Estimate",
-    "Failure",
     "HubFile",
     "Job",
     "JobKind",
@@ -72,6 +71,7 @@ __all__ = [
     "SmallFiles",
     "SourceCount",
     "SourceProvenance",
+    "Status",
     "Tag",
     "TargetState",
     "TensorInfo",
@@ -85,6 +85,7 @@ __all__ = [
     "canonical_json",
     "from_json",
     "ignore_bytes",
+    "job_result",
     "no_progress",
     "sha256_of",
     "to_json",

@@ -1,4 +1,4 @@
-"""What a stage made."""
+"""What the stages make: weights, artifact, report, card, provenance, publication."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bot.records.hub import PublishedFile, SourceProvenance, Tag, TargetState
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weights:
-    """The source folder as pulled, every file verified against the Hub's size and hash."""
+    """The source folder as pulled; every file was checked against the Hub's size and hash."""
 
     folder: str
     sha: str
@@ -21,7 +21,7 @@ class Weights:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceCount:
-    """What one text source really gave. languages: ISO codes where known."""
+    """What was used of one text source. languages: ISO codes where known."""
 
     label: str
     documents: int
@@ -58,7 +58,7 @@ class ModuleError:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuantizedModel:
-    """The artifact folder: shards, index and config, and everything that was measured while making it."""
+    """The artifact folder, and everything that was measured while quantizing."""
 
     folder: str
     files: tuple[PublishedFile, ...]
@@ -99,7 +99,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """passed, or the reasons why not, each naming the figure and its threshold."""
+    """reasons: why not passed, each with the figure and its threshold."""
 
     passed: bool
     reasons: tuple[str, ...] = ()
@@ -114,9 +114,9 @@ class Card:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
-    """provenance.json of a published repo: what was made from what, with which tools.
+    """provenance.json of a published repo: source, recipe, calibration, tools and files.
 
-    Holds no dates, durations or local paths, so that the same job makes the same bytes.
+    Without dates, durations and local paths, so that the same job gives the same bytes.
     """
 
     schema: Literal[1] = 1
@@ -138,9 +138,9 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """A target repo as found: its head, its tags, and the provenance on its head if there is one.
+    """A target repo on the Hub: its head, its tags, and the provenance on its head if there is one.
 
-    private: None where nobody asked.
+    private: None if not known.
     """
 
     repo_id: str
@@ -159,7 +159,7 @@ class Published:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Publication:
-    """What stands on the Hub now. new: false when somebody had already done it."""
+    """The published repo. new: False if another run had already published it."""
 
     repo_id: str
     sha: str
@@ -172,14 +172,14 @@ class Publication:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SmallFiles:
-    """Upstream's small files as a refresh publishes them, after they were tried."""
+    """Upstream's small files as a refresh publishes them, after they were checked."""
 
     files: tuple[PublishedFile, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One thing that was looked at, by `verify` or `doctor`. unknown: it could not be looked at."""
+    """One check of `verify` or `doctor`. unknown: it could not be made."""
 
     name: str
     status: Literal["ok", "warning", "failed", "unknown"]

@@ -1,4 +1,4 @@
-"""Decisions, and what they will take."""
+"""Decisions, and what they need."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bot.records.serialization import sha256_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Digests:
-    """sha256 hex over what was asked for and what it is made of; content names all three together."""
+    """sha256 (hex) of the source files, of the small files, and of the recipe; content: of all three."""
 
     source: str
     refresh: str
@@ -25,7 +25,7 @@ class Digests:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Skip:
-    """Nothing will be done. blocked: a person might want to change that, unlike `up to date`."""
+    """No job, and why. blocked: a person may want to change that, unlike `up to date`."""
 
     entry: WatchEntry
     reason: str
@@ -36,7 +36,7 @@ class Skip:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """What a job will need, in bytes, and seconds on a GPU; an estimate before any download."""
+    """What a job will need, in bytes, and seconds on a GPU; estimated before anything is downloaded."""
 
     download_bytes: int
     output_bytes: int
@@ -56,9 +56,9 @@ class JobKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One decided piece of work, pinned to a commit. It is what a runner gets, and all that it gets.
+    """One piece of work, pinned to a commit. A runner gets this record and nothing else.
 
-    replaces: the tag of what stood on the target when the plan was made; None where nothing of ours did.
+    replaces: the tag that the target had when the plan was made; None where it had no release of ours.
     """
 
     job_id: str
@@ -76,10 +76,15 @@ class Job:
     warnings: tuple[str, ...] = ()
     replaces: str | None = None
 
+    @property
+    def attempt_digest(self) -> str:
+        """What failed attempts are counted for: the content, and the gate that it has to pass."""
+        return sha256_of([self.digests.content, self.entry.gate])
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What will be done, in order, and why the rest will not. deferred: jobs beyond the cap."""
+    """The jobs in order, and why there is none for the other models. deferred: jobs beyond the cap."""
 
     jobs: tuple[Job, ...]
     skipped: tuple[Skip, ...]

@@ -14,6 +14,8 @@ from bot.calibration import stdlib
 # 256 bytes and 1,784 merges; what is left up to vocab_size 2,048 is for special tokens.
 BASE_VOCABULARY: Final = 2040
 BLOCKS, BLOCK_LEN = 64, 512
+# In hundredths of the built-in text's hash range. Calibration uses 70 to 83.
+SPLITS: Final = {"train": range(70), "dev": range(84, 92), "test": range(92, 100)}
 # Qwen2's splitting rule: contractions, words, single digits, punctuation, line ends, runs of spaces.
 _SPLIT: Final = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
@@ -52,16 +54,20 @@ def training_stream(repo: Path) -> Tensor:
     """The `train` split as one stream, int64 [n]; every fourth document is an answer in the repo's chat format."""
     tokenizer = AutoTokenizer.from_pretrained(repo)
     ids: list[int] = []
-    documents = zip(stdlib.modules("train"), stdlib.documents("train"), strict=True)
-    for index, (path, document) in enumerate(documents):
+    for index, path in enumerate(stdlib.modules(SPLITS["train"])):
+        document = stdlib.read(path)
         ids += _chat(tokenizer, path.stem, document) if index % 4 == 3 else _document(tokenizer, document)
     return torch.tensor(ids)
 
 
-def blocks(repo: Path, split: stdlib.Split) -> Tensor:
+def documents(split: str) -> list[str]:
+    return [stdlib.read(path) for path in stdlib.modules(SPLITS[split])]
+
+
+def blocks(repo: Path, split: str) -> Tensor:
     """Blocks of BLOCK_LEN tokens spread evenly over a split, uint16 [BLOCKS, BLOCK_LEN]."""
     tokenizer = AutoTokenizer.from_pretrained(repo)
-    ids = [token for document in stdlib.documents(split) for token in _document(tokenizer, document)]
+    ids = [token for document in documents(split) for token in _document(tokenizer, document)]
     whole = torch.tensor(ids[: len(ids) // BLOCK_LEN * BLOCK_LEN]).view(-1, BLOCK_LEN)
     return whole[torch.linspace(0, len(whole) - 1, BLOCKS).long()].to(torch.uint16)
 
@@ -93,5 +99,5 @@ def _trained_bpe() -> Tokenizer:
     trainer = trainers.BpeTrainer(
         vocab_size=BASE_VOCABULARY, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
-    tokenizer.train_from_iterator(stdlib.documents("train"), trainer)
+    tokenizer.train_from_iterator(documents("train"), trainer)
     return tokenizer

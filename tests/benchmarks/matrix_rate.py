@@ -1,4 +1,4 @@
-"""What a GPU can do with matrices, and how much of that quantizing asks for."""
+"""A GPU's rate of matrix products, and how many operations quantizing needs at least."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""AutoAWQ 0.2.9 as it is, its damage on CPUs cured: its loading, its search, its packing."""
+"""AutoAWQ 0.2.9 with only its CPU bug fixed: its loading, its search, its packing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bot.checkpoint.reader import Checkpoint
 from bot.checkpoint.repo_files import carry_small_files
 from bot.records import Recipe
 
-with warnings.catch_warnings(record=True):  # it says goodbye when it is imported
+with warnings.catch_warnings(record=True):  # a DeprecationWarning on import
     from awq import AutoAWQForCausalLM
     from awq.modules.linear.gemm import WQLinear_GEMM
     from awq.quantize.quantizer import AwqQuantizer
@@ -24,12 +24,12 @@ with warnings.catch_warnings(record=True):  # it says goodbye when it is importe
 SETTINGS = {"zero_point": True, "q_group_size": 128, "w_bit": 4, "version": "GEMM"}
 
 
-class Cured(AwqQuantizer):  # type: ignore[misc]  # awq has no types
-    """Its backup of the weights, {k: v.cpu()}, is no copy on a CPU. Here it is one; nothing else differs."""
+class FixedAwqQuantizer(AwqQuantizer):  # type: ignore[misc]  # awq has no types
+    """Its backup of the weights, {k: v.cpu()}, is not a copy on a CPU. Here it is; nothing else differs."""
 
     def _compute_best_scale(self, x: Any, w_mean: Any, x_mean: Any, module2inspect: Any, *args: Any) -> Any:
-        taken = module2inspect.state_dict
-        module2inspect.state_dict = lambda: {key: value.clone() for key, value in taken().items()}
+        state_dict = module2inspect.state_dict
+        module2inspect.state_dict = lambda: {key: value.clone() for key, value in state_dict().items()}
         try:
             return super()._compute_best_scale(x, w_mean, x_mean, module2inspect, *args)
         finally:
@@ -49,7 +49,7 @@ def quantize_with_autoawq(source: Path, blocks: Tensor, *, dtype: torch.dtype, l
         calib_data=blocks.tolist(),
         max_calib_samples=len(blocks),
         max_calib_seq_len=blocks.shape[1],
-        quantizer_cls=Cured,
+        quantizer_cls=FixedAwqQuantizer,
     )
     return model.model
 

@@ -1,11 +1,11 @@
-"""Our search against AutoAWQ's: how long each takes, what each loses, and how much memory it wants.
+"""Our default method against AutoAWQ: time, loss and memory of each.
 
     make bench-quantize                    all of it: an hour on two cores
     make bench-quantize BENCH=--quick      32 blocks, one draw, 8 and 32 layers: some minutes
     make bench-quantize DEVICE=cuda        real shapes, on a GPU
 
-Every run is a process of its own with one thread; the two searches take turns on the same tokens. Losses are on
-the committed `test` tokens; nothing was chosen on those.
+Every run is a separate process with one thread; the two methods alternate on the same tokens. Losses are on the
+committed `test` tokens, which were not used to choose anything.
 """
 
 from __future__ import annotations

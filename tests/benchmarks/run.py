@@ -1,4 +1,4 @@
-"""One search on one model, in this process: how long it takes, how much memory, and what it loses.
+"""One method on one model, in this process: its time, memory and loss.
 
     python -m tests.benchmarks.run METHOD SOURCE TOKENS [--test TOKENS] [--threads N]
 

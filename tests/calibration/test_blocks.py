@@ -1,4 +1,4 @@
-"""Blocks of exactly the asked size, the same for the same seed, and honest counts."""
+"""Blocks of exactly the given size, reproducible by seed, with correct counts."""
 
 import json
 import random
@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from bot.calibration import blocks, stdlib
-from bot.calibration.blocks import build, distinct_token_share, evaluation_tokens
+from bot.calibration.blocks import (
+    RUN_CHARACTERS,
+    SKETCH_SIZE,
+    build,
+    distinct_token_share,
+    evaluation_tokens,
+    is_duplicate,
+    sketch_of,
+)
 from bot.errors import QuantizationError
 from bot.records import Calibration, CalibrationSet, TextSource
 
@@ -156,12 +164,9 @@ def test_a_weight_too_small_for_one_block_is_an_error(tmp_path: Path) -> None:
     assert "gives none of the 16 samples" in refused(tmp_path, TextSource(builtin="stdlib"), tiny).message
 
 
-def test_an_empty_file_is_an_error(tmp_path: Path) -> None:
+def test_too_little_text_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text(" \n\n", encoding="utf-8")
     assert refused(tmp_path, TextSource(file="a.txt")).message == "a.txt: no text in it"
-
-
-def test_a_file_of_one_line_is_too_few_tokens(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("import os\n", encoding="utf-8")
     count = len(AutoTokenizer.from_pretrained(QWEN)("import os\n")["input_ids"])
     message = refused(tmp_path, TextSource(file="a.txt")).message
@@ -176,18 +181,22 @@ def test_the_same_few_tokens_over_and_over_are_an_error(tmp_path: Path) -> None:
     assert message.startswith("calibration text is too uniform")
 
 
-@pytest.mark.parametrize("samples", [0, 15, 4097])
-def test_samples_out_of_range_are_an_error(tmp_path: Path, samples: int) -> None:
-    assert "between 16 and 4096" in refused(tmp_path, TextSource(builtin="stdlib"), samples=samples).message
-
-
-def test_blocks_of_a_few_tokens_are_an_error(tmp_path: Path) -> None:
-    assert "seq_len 4" in refused(tmp_path, TextSource(builtin="stdlib"), seq_len=4).message
-
-
-@pytest.mark.parametrize("weight", [0.0, -1.0, float("nan")])
-def test_weights_that_are_no_shares_are_an_error(tmp_path: Path, weight: float) -> None:
-    assert "weight above 0" in refused(tmp_path, TextSource(builtin="stdlib", weight=weight)).message
+@pytest.mark.parametrize(
+    ("changes", "weight", "problem"),
+    [
+        ({"samples": 0}, 1, "between 16 and 4096"),
+        ({"samples": 15}, 1, "between 16 and 4096"),
+        ({"samples": 4097}, 1, "between 16 and 4096"),
+        ({"seq_len": 4}, 1, "seq_len 4"),
+        ({}, 0.0, "weight above 0"),
+        ({}, -1.0, "weight above 0"),
+        ({}, float("nan"), "weight above 0"),
+    ],
+)
+def test_settings_out_of_range_are_an_error(
+    changes: dict[str, int], weight: float, problem: str, tmp_path: Path
+) -> None:
+    assert problem in refused(tmp_path, TextSource(builtin="stdlib", weight=weight), **changes).message
 
 
 def test_distinct_share_is_of_what_there_could_be() -> None:
@@ -231,3 +240,54 @@ def test_an_evaluation_text_that_is_too_short_or_not_there_is_an_error(tmp_path:
         evaluation_tokens(tokenizer_folder=QWEN, trust_remote_code=False, text=path)
     with pytest.raises(QuantizationError, match="is not there"):
         evaluation_tokens(tokenizer_folder=QWEN, trust_remote_code=False, text=tmp_path / "none.txt")
+
+
+TEXT = stdlib.documents("calibrate")[3][:4000]
+MASK = (1 << 64) - 1
+
+
+def slow_sketch(text: str) -> frozenset[int]:
+    """The same by its definition, one run after the other, in Python's own integers."""
+    normalised = " ".join(text.casefold().split())
+    hashes = set()
+    for start in range(max(1, len(normalised) - RUN_CHARACTERS + 1)):
+        value = 0
+        for character in normalised[start : start + RUN_CHARACTERS]:
+            value = (value * 0x100000001B3 + ord(character)) & MASK
+        value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & MASK
+        value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & MASK
+        hashes.add(value ^ (value >> 31))
+    return frozenset(sorted(hashes)[:SKETCH_SIZE])
+
+
+@pytest.mark.parametrize("text", [TEXT, "Short.", "Grüße aus Köln, 你好, 世界 👋", "ab" * 500])
+def test_the_sketch_is_the_smallest_hashes_of_all_runs(text: str) -> None:
+    assert sketch_of(text) == slow_sketch(text)
+
+
+@pytest.mark.parametrize(
+    "copy",
+    [
+        TEXT,
+        TEXT.upper().replace("\n", "  \n"),
+        "A new heading\n\n" + TEXT,
+        TEXT.replace(" self", " this", 3),
+    ],
+)
+def test_a_copy_with_small_changes_is_a_duplicate(copy: str) -> None:
+    assert is_duplicate(sketch_of(copy), set(sketch_of(TEXT)))
+
+
+def test_modules_of_the_standard_library_are_not_duplicates_of_each_other() -> None:
+    seen: set[int] = set()
+    duplicates = 0
+    for document in stdlib.documents("calibrate"):
+        sketch = sketch_of(document)
+        duplicates += is_duplicate(sketch, seen)
+        seen |= sketch
+    assert duplicates == 0
+
+
+def test_short_texts_differ_and_blank_ones_are_duplicates() -> None:
+    assert not is_duplicate(sketch_of("What is a cat?"), set(sketch_of("What is a dog?")))
+    assert is_duplicate(sketch_of(" \n\t"), set())

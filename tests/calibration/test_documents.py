@@ -123,15 +123,17 @@ def test_a_data_set_is_read_from_its_folder_split_by_split(tmp_path: Path) -> No
     assert [document.text for document in read(source, tmp_path)] == ["first", "second"]
 
 
-def test_a_missing_split_is_an_error(tmp_path: Path) -> None:
-    source = TextSource(dataset="owner/set", revision="abc", split="dev")
-    with pytest.raises(QuantizationError, match=r"no .* file of split 'dev'"):
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        (TextSource(dataset="owner/set", revision="abc", split="dev"), r"no .* file of split 'dev'"),
+        (TextSource(file="notes.txt", sha256="00"), r"notes\.txt is not there"),
+        (TextSource(builtin="pile"), "unknown builtin text 'pile'"),
+    ],
+)
+def test_source_that_is_not_there_is_an_error(source: TextSource, expected: str, tmp_path: Path) -> None:
+    with pytest.raises(QuantizationError, match=expected):
         list(read(source, tmp_path))
-
-
-def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(QuantizationError, match=r"notes\.txt is not there"):
-        list(read(TextSource(file="notes.txt", sha256="00"), tmp_path))
 
 
 def test_a_file_that_is_not_the_pinned_one_is_an_error(tmp_path: Path) -> None:
@@ -144,33 +146,21 @@ def test_a_file_that_is_not_the_pinned_one_is_an_error(tmp_path: Path) -> None:
         list(read(source, tmp_path))
 
 
-def test_unknown_builtin_text_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(QuantizationError, match="unknown builtin text 'pile'"):
-        list(read(TextSource(builtin="pile"), tmp_path))
-
-
-def test_binary_content_is_an_error(tmp_path: Path) -> None:
-    path = tmp_path / "a.txt"
-    path.write_bytes(b"text\nPK\x03\x04\x00\x00")
-    assert problem(path).message == "a.txt:2: binary content"
-
-
-def test_text_that_is_not_utf8_is_an_error(tmp_path: Path) -> None:
-    path = tmp_path / "a.txt"
-    path.write_bytes("Grüße".encode("latin-1"))
-    assert "not UTF-8" in problem(path).message
-
-
-def test_a_broken_line_is_named_by_its_number(tmp_path: Path) -> None:
-    path = tmp_path / "a.jsonl"
-    path.write_text('{"text": "fine"}\n\n{"text": "cut of\n', encoding="utf-8")
-    assert problem(path).message.startswith("a.jsonl:3: broken JSON")
-
-
-def test_deeply_nested_json_is_an_error(tmp_path: Path) -> None:
-    path = tmp_path / "a.jsonl"
-    path.write_text("[" * 100_000 + "\n", encoding="utf-8")
-    assert "a.jsonl:1" in problem(path).message
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("a.txt", b"text\nPK\x03\x04\x00\x00", "a.txt:2: binary content"),
+        ("a.txt", "Grüße".encode("latin-1"), "not UTF-8"),
+        ("a.jsonl", b'{"text": "fine"}\n\n{"text": "cut of\n', "a.jsonl:3: broken JSON"),
+        ("a.jsonl", b"[" * 100_000 + b"\n", "a.jsonl:1"),
+    ],
+    ids=["binary", "latin-1", "cut", "nested"],
+)
+def test_unreadable_content_is_an_error_with_its_line(
+    name: str, content: bytes, expected: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert expected in problem(tmp_path / name).message
 
 
 @pytest.mark.parametrize(

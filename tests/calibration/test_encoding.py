@@ -5,10 +5,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from bot.calibration.documents import Document
-from bot.calibration.encoding import load_encoder
+from bot.calibration.encoding import load_encoder, try_tokenizer
 from bot.errors import QuantizationError
 
 ASSETS = Path(__file__).parent.parent / "assets"
@@ -72,7 +72,7 @@ def test_to_a_model_without_a_template_a_chat_is_a_text_as_any_other(tmp_path: P
 def test_a_template_that_refuses_or_reaches_out_of_its_sandbox_is_an_error(tmp_path: Path, template: str) -> None:
     folder = copied_tokenizer("qwen3-tiny", tmp_path / "model")
     (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
-    with pytest.raises(QuantizationError, match="chat template refuses"):
+    with pytest.raises(QuantizationError, match="chat template fails"):
         load_encoder(folder, trust_remote_code=False).encode(CHAT)
 
 
@@ -95,3 +95,30 @@ def test_a_tokenizer_of_its_own_code_is_not_loaded_unless_that_is_allowed(tmp_pa
         load_encoder(folder, trust_remote_code=False)
     assert "trust_remote_code" in caught.value.hint
     assert not witness.exists()
+
+
+@pytest.mark.parametrize("name", ["qwen3-tiny", "llama-tiny"])
+def test_files_that_fit_each_other_pass(name: str) -> None:
+    try_tokenizer(ASSETS / name, trust_remote_code=False)
+
+
+@pytest.mark.parametrize(("vocabulary", "unknown"), [({"?": 7}, "?"), ({"?": 0}, None)], ids=["too high", "none"])
+def test_ids_that_the_vocabulary_does_not_hold_are_refused(
+    tmp_path: Path, vocabulary: dict[str, int], unknown: str | None
+) -> None:
+    """With holes, as an edit by hand leaves them; and one that has neither words nor anything instead."""
+    model = models.WordLevel(vocabulary, unk_token=unknown) if unknown else models.BPE(vocabulary, [])
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    with pytest.raises(QuantizationError, match="ids that are not in its vocabulary") as caught:
+        try_tokenizer(tmp_path, trust_remote_code=False)
+    assert "nothing was published" in caught.value.hint
+
+
+def test_refresh_whose_chat_template_fails_is_refused(tmp_path: Path) -> None:
+    folder = copied_tokenizer("qwen3-tiny", tmp_path / "model")
+    (folder / "chat_template.jinja").write_text("{{ raise_exception('no questions') }}")
+    with pytest.raises(QuantizationError, match="no questions"):
+        try_tokenizer(folder, trust_remote_code=False)

@@ -48,36 +48,31 @@ def test_it_names_source_recipe_calibration_tools_and_files() -> None:
     assert (found.schema, found.tool, found.quantizer) == (1, "awq-bot 0.1.0", 1)
     assert (found.source.repo_id, found.source.revision, found.source.sha) == ("lab/Tiny", "v1", SHA)
     assert found.source.gated == "auto"
-    assert [file.path for file in found.source.source_files] == [
-        "config.json",
-        "model.safetensors",
-        "tokenizer.json",
-    ]
+    sources = [file.path for file in found.source.source_files]
+    assert sources == ["config.json", "model.safetensors", "tokenizer.json"]
     assert (found.recipe, found.calibration) == (quantized().recipe, quantized().calibration)
     assert (found.device, found.artifact_dtype, found.tensor_parallel) == ("cpu", "float16", (1, 2))
     assert found.versions == quantized().versions
     assert found.report.kl_mean == report().kl_mean
 
 
-def test_its_digests_and_tag_are_those_of_the_job() -> None:
+def test_digests_and_tag_are_those_of_the_job() -> None:
     work = job()
     found = made(work)
-    assert found.tag == work.tag
-    assert found.recipe_digest == work.digests.recipe
+    assert (found.tag, found.recipe_digest) == (work.tag, work.digests.recipe)
     assert (found.source.source_digest, found.source.refresh_digest) == (work.digests.source, work.digests.refresh)
 
 
-def test_it_comes_back_from_json_as_it_was() -> None:
+def test_json_round_trip() -> None:
     found = made()
-    assert from_json(Provenance, to_json(found)) == found
-    assert from_json(Provenance, to_json(found).encode()) == found
+    assert from_json(Provenance, to_json(found)) == from_json(Provenance, to_json(found).encode()) == found
 
 
 @pytest.mark.parametrize(
     "changes",
     [{"schema": 2}, {"tag": None}, {"files": "none"}, {"source": {}}, {"report": None}],
 )
-def test_what_is_no_provenance_of_ours_is_not_taken_for_one(changes: dict[str, Any]) -> None:
+def test_other_json_is_not_read_as_provenance(changes: dict[str, Any]) -> None:
     content = json.loads(to_json(made())) | changes
     with pytest.raises(ValueError, match="validation error"):
         from_json(Provenance, json.dumps(content))
@@ -95,7 +90,7 @@ def test_two_equal_jobs_make_the_same_bytes() -> None:
     assert to_json(first) == to_json(second)
 
 
-def test_it_holds_no_dates_durations_or_local_paths() -> None:
+def test_it_contains_no_dates_durations_or_local_paths() -> None:
     text = to_json(made(artifact=quantized(folder="/mnt/work/job/quantized")))
     assert not re.search(r"\b20\d\d-\d\d-\d\d|\d\d:\d\d:\d\d", text)
     assert not re.search(r'"(/|~|[A-Z]:\\)', text)

@@ -78,7 +78,7 @@ def test_what_is_no_json_object_is_refused(upstream: bytes) -> None:
 
 
 def test_a_model_that_is_quantized_already_is_refused() -> None:
-    with pytest.raises(UnsupportedModelError, match="quantized already"):
+    with pytest.raises(UnsupportedModelError, match="already quantized"):
         artifact_config(b'{"quantization_config": {}}', recipe=Recipe(), artifact_dtype="float16")
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bot.checkpoint.gemm import dequantize, pack, unpack
 from bot.errors import QuantizationError
 
-with warnings.catch_warnings(record=True):  # AutoAWQ says goodbye when it is imported
+with warnings.catch_warnings(record=True):  # a DeprecationWarning on import
     from awq.modules.linear import WQLinear_GEMM
 
 Integers = tuple[Tensor, Tensor, Tensor]

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from bot.checkpoint.inventory import check_inventory
+from bot.checkpoint.inventory import check_inventory, main_dtype
 from bot.errors import QuantizationError
 from bot.records import TensorInfo
 
@@ -41,9 +41,9 @@ def test_a_complete_artifact_passes() -> None:
 @pytest.mark.parametrize(
     ("artifact", "problem"),
     [
-        (without("embed.weight"), "embed.weight is lost"),
-        (without("layers.0.up.qzeros"), "layers.0.up.qzeros is lost"),
-        (without("layers.0.up.bias"), "layers.0.up.bias is lost"),
+        (without("embed.weight"), "embed.weight is missing"),
+        (without("layers.0.up.qzeros"), "layers.0.up.qzeros is missing"),
+        (without("layers.0.up.bias"), "layers.0.up.bias is missing"),
         (ARTIFACT | tensors(("lm_head.weight", "F16", (100, 128))), "lm_head.weight is extra"),
         (ARTIFACT | tensors(("layers.0.act.scales", "F16", (64,))), "layers.0.act.scales is extra"),
         (ARTIFACT | tensors(("layers.0.up.weight", "F16", (64, 128))), "layers.0.up.weight is extra"),
@@ -65,5 +65,9 @@ def test_the_linears_that_must_be_packed_are_packed_and_no_other() -> None:
 
 def test_a_long_list_is_cut() -> None:
     source = tensors(*[(f"t{i}", "F16", (1,)) for i in range(20)])
-    with pytest.raises(QuantizationError, match="t7 is lost and 12 more"):
+    with pytest.raises(QuantizationError, match="t7 is missing and 12 more"):
         check_inventory(source, {}, artifact_dtype="F16", group_size=128)
+
+
+def test_source_has_the_dtype_of_most_values() -> None:
+    assert main_dtype(tensors(("a", "BF16", (100, 10)), ("b", "F32", (900,)), ("c", "I64", (10**6,)))) == "BF16"

@@ -1,4 +1,4 @@
-"""Reading by offset, against the safetensors library; and files that strangers damaged or forged."""
+"""Reading by offset, against the safetensors library; and damaged or malicious files."""
 
 from __future__ import annotations
 

@@ -319,7 +319,7 @@ def test_a_busy_hub_is_reported_once_on_stderr(
     with_hub.faults.add(Fault(path="lab/small", status=503))
     code, out, err = run(*words, "plan")
     assert code == 0
-    assert err.count("was answered with 503; the Hub is asked again in") == 1
+    assert err.count("was answered with 503; retry 1 of 5 in") == 1
     assert "503" not in out
 
 

@@ -42,7 +42,7 @@ def isolation() -> dict[str, Check]:
         ({}, "unknown"),
     ],
 )
-def test_public_repository_on_a_runner_of_ours_is_warned_of(
+def test_a_public_repository_on_a_self_hosted_runner_is_a_warning(
     tmp_path: Path, event: dict[str, Any], status: str
 ) -> None:
     check = exposure(tmp_path, event)["repository"]
@@ -51,13 +51,13 @@ def test_public_repository_on_a_runner_of_ours_is_warned_of(
 
 
 @pytest.mark.parametrize("name", ["pull_request", "pull_request_target"])
-def test_pull_request_on_a_runner_of_ours_is_a_failure(tmp_path: Path, name: str) -> None:
+def test_a_pull_request_on_a_self_hosted_runner_is_a_failure(tmp_path: Path, name: str) -> None:
     found = exposure(tmp_path, {"repository": {"private": True}}, name=name)
     assert found["event"].status == "failed"
     assert found["repository"].status == "ok"
 
 
-def test_hosted_runners_and_peoples_machines_are_not_asked(tmp_path: Path) -> None:
+def test_hosted_runners_and_other_machines_are_not_checked(tmp_path: Path) -> None:
     assert exposure(tmp_path, {"repository": {"private": False}}, name="pull_request", runner=False) == {}
     assert list(check_exposure(Actions(), runner=True)) == []
 
@@ -71,14 +71,14 @@ def test_id_token_on_a_runner_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> N
     assert "id-token" not in isolation()
 
 
-def test_root_is_warned_of_on_a_runner(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_root_on_a_runner_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert isolation()["account"].status == "warning"
     monkeypatch.setattr(os, "geteuid", lambda: 1001)
     assert isolation()["account"].status == "ok"
 
 
-def test_docker_within_reach_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_access_to_docker_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner_safety, "_DOCKER_SOCKET", tmp_path / "docker.sock")
     assert "docker" not in isolation()
     (tmp_path / "docker.sock").touch()
@@ -111,7 +111,7 @@ L4 = "NVIDIA L4, 570.86.15, 23034"
     ],
     ids=["fits", "fits here", "too small", "too small here", "driver alone", "none on a runner", "none here"],
 )
-def test_gpu_is_held_against_the_largest_job(
+def test_the_gpu_is_compared_with_the_largest_job(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     answer: str | None,
@@ -138,7 +138,7 @@ def test_gpu_is_held_against_the_largest_job(
     ],
     ids=["as pinned", "another version", "missing"],
 )
-def test_versions_are_held_against_the_pins(
+def test_versions_are_compared_with_the_pins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pins: list[str], status: str, found: str
 ) -> None:
     here = metadata.version("pytest")

@@ -95,7 +95,7 @@ def test_stdout_is_one_json_object_and_nothing_else(made: Made) -> None:
     assert json.loads(made.evaluated.stdout).keys() >= set(FIGURES)
 
 
-def test_the_figures_are_numbers_that_can_be(made: Made) -> None:
+def test_figures_are_plausible(made: Made) -> None:
     report = json.loads(made.evaluated.stdout)
     assert all(isinstance(report[name], float) for name in FIGURES)
     assert 1 < report["perplexity_source"] < report["perplexity_quantized"] < 1.4 * report["perplexity_source"]
@@ -196,62 +196,69 @@ def quantize(run: Run, source: Path, tmp_path: Path) -> Run:
     return call
 
 
-def test_truncated_weights_are_named_with_the_byte(quantize: Run, source: Path) -> None:
-    whole = (source / WEIGHTS).read_bytes()
-    (source / WEIGHTS).write_bytes(whole[:-100])
-    assert_failed(quantize(), 3, str(source / WEIGHTS), "ends at byte")
-    (source / WEIGHTS).write_bytes(whole)
-    assert quantize().returncode == 0
+def truncate(source: Path) -> None:
+    (source / WEIGHTS).write_bytes((source / WEIGHTS).read_bytes()[:-100])
 
 
-def test_an_index_that_names_a_missing_shard_is_an_incomplete_upload(quantize: Run, source: Path) -> None:
+def name_a_missing_shard(source: Path) -> None:
     (source / WEIGHTS).unlink()
     weight_map = {"model.norm.weight": "model-00001-of-00002.safetensors"}
     (source / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
-    assert_failed(quantize(), 3, "model-00001-of-00002.safetensors: missing")
 
 
-def test_pickles_alone_are_not_read(quantize: Run, source: Path) -> None:
+def leave_pickles_only(source: Path) -> None:
     (source / WEIGHTS).rename(source / "pytorch_model.bin")
-    assert_failed(quantize(), 3, f"{source}: neither model.safetensors nor")
+
+
+def put_a_nan(source: Path) -> None:
+    weights = load((source / WEIGHTS).read_bytes())
+    weights["model.layers.0.mlp.up_proj.weight"][3, 7] = np.nan
+    (source / WEIGHTS).write_bytes(save(weights))
+
+
+def cut_the_tokenizer(source: Path) -> None:
+    (source / "tokenizer.json").write_text('{"version": "1.0", "model"')
+
+
+@pytest.mark.parametrize(
+    ("damage", "code", "words"),
+    [
+        (truncate, 3, (WEIGHTS, "ends at byte")),
+        (name_a_missing_shard, 3, ("model-00001-of-00002.safetensors: missing",)),
+        (leave_pickles_only, 3, ("source: neither model.safetensors nor",)),
+        (put_a_nan, 5, ("layer 0, mlp.up_proj", "NaN")),
+        (cut_the_tokenizer, 5, ("the tokenizer in", "source does not load")),
+    ],
+)
+def test_damaged_source_is_reported_with_the_place(
+    quantize: Run, source: Path, damage: Callable[[Path], None], code: int, words: tuple[str, ...]
+) -> None:
+    damage(source)
+    assert_failed(quantize(), code, *words)
 
 
 @pytest.mark.parametrize(
     ("config", "code", "word"),
     [
-        ({key: value for key, value in CONFIG.items() if key != "model_type"}, 4, "names no model_type"),
+        ({key: value for key, value in CONFIG.items() if key != "model_type"}, 4, "has no model_type"),
         ([CONFIG], 3, "not a JSON object"),
         (CONFIG | {"model_type": "no-such-type"}, 4, "no-such-type"),
-        (CONFIG | {"quantization_config": {"quant_method": "awq"}}, 4, "quantized already"),
+        (CONFIG | {"quantization_config": {"quant_method": "awq"}}, 4, "already quantized"),
         (CONFIG | {"intermediate_size": 512}, 3, "mismatched keys"),
     ],
-    ids=["without model_type", "a list", "unknown type", "quantized already", "other shapes"],
+    ids=["without model_type", "a list", "unknown type", "already quantized", "other shapes"],
 )
-def test_a_config_that_cannot_be_worked_with_is_told_as_such(
-    quantize: Run, source: Path, config: object, code: int, word: str
-) -> None:
+def test_unusable_config_is_reported(quantize: Run, source: Path, config: object, code: int, word: str) -> None:
     (source / "config.json").write_text(json.dumps(config))
     assert_failed(quantize(), code, str(source), word)
 
 
-def test_shapes_that_do_not_divide_are_named_by_module(quantize: Run, source: Path) -> None:
+def test_shapes_that_do_not_divide_are_named(quantize: Run, source: Path) -> None:
     config = CONFIG | {"hidden_size": 96}
     (source / "config.json").write_text(json.dumps(config))
     (source / WEIGHTS).write_bytes(save(small_weights(config)))
     assert_failed(quantize(), 4, "self_attn.q_proj: 96 input channels", "group size 128")
     assert quantize("--group-size", "32").returncode == 0
-
-
-def test_one_nan_is_named_by_layer_and_module(quantize: Run, source: Path) -> None:
-    weights = load((source / WEIGHTS).read_bytes())
-    weights["model.layers.0.mlp.up_proj.weight"][3, 7] = np.nan
-    (source / WEIGHTS).write_bytes(save(weights))
-    assert_failed(quantize(), 5, "layer 0, mlp.up_proj", "NaN")
-
-
-def test_a_tokenizer_that_does_not_load_is_named(quantize: Run, source: Path) -> None:
-    (source / "tokenizer.json").write_text('{"version": "1.0", "model"')
-    assert_failed(quantize(), 5, f"the tokenizer in {source} does not load")
 
 
 def test_chats_for_a_model_without_a_template_are_read_as_texts(
@@ -279,19 +286,8 @@ def test_chats_for_a_model_without_a_template_are_read_as_texts(
         ("photo.png", b"\x89PNG", "cannot read .png"),
         ("missing.txt", None, "is not there"),
     ],
-    ids=[
-        "empty",
-        "blank",
-        "one line",
-        "binary",
-        "latin-1",
-        "broken JSON",
-        "broken parquet",
-        "a picture",
-        "missing",
-    ],
 )
-def test_calibration_text_that_is_none_is_named(
+def test_unusable_calibration_text_is_named(
     quantize: Run, tmp_path: Path, name: str, content: bytes | None, word: str
 ) -> None:
     if content is not None:
@@ -299,13 +295,13 @@ def test_calibration_text_that_is_none_is_named(
     assert_failed(quantize("--calibration", tmp_path / name), 5, str(tmp_path / name), word)
 
 
-def test_a_source_that_is_not_there_is_not_looked_for_elsewhere(run: Run, tmp_path: Path) -> None:
+def test_missing_source_is_not_looked_for_elsewhere(run: Run, tmp_path: Path) -> None:
     nowhere, out = tmp_path / "nowhere", tmp_path / "out"
     assert_failed(run("quantize", "--source", nowhere, "--out", out), 2, f"{nowhere}: no such folder")
     assert_failed(run("evaluate", "--source", nowhere, "--quantized", out), 2, f"{nowhere}: no such folder")
 
 
-def test_what_is_no_awq_folder_is_neither_measured_nor_overwritten(
+def test_other_folders_are_neither_measured_nor_overwritten(
     run: Run, quantize: Run, source: Path, tmp_path: Path
 ) -> None:
     assert_failed(run("evaluate", "--source", source, "--quantized", source), 5, "no quantization_config")
@@ -317,7 +313,7 @@ def test_what_is_no_awq_folder_is_neither_measured_nor_overwritten(
     assert_failed(quantize(out=below), 2, "chapter.txt is no folder")
 
 
-def test_a_folder_is_replaced_only_while_nothing_in_it_would_be_lost(
+def test_folder_is_replaced_only_if_nothing_would_be_lost(
     quantize: Run, run: Run, source: Path, tmp_path: Path
 ) -> None:
     out, kept = tmp_path / "out", tmp_path / "kept"
@@ -343,7 +339,7 @@ def test_a_folder_is_replaced_only_while_nothing_in_it_would_be_lost(
     not_after(lambda: (source / WEIGHTS).write_bytes(save(weights)), "was made from another model")
 
 
-def test_an_out_that_cannot_be_swapped_is_refused_before_any_work(
+def test_out_that_cannot_be_replaced_is_refused_before_any_work(
     run: Run, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "real").mkdir()
@@ -356,13 +352,13 @@ def test_an_out_that_cannot_be_swapped_is_refused_before_any_work(
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no /proc")
-def test_an_out_that_nobody_can_make_is_refused_before_any_work(run: Run, source: Path) -> None:
+def test_out_that_cannot_be_created_is_refused_before_any_work(run: Run, source: Path) -> None:
     result = run("quantize", "--source", source, "--out", "/proc/made/out")
     assert_failed(result, 8, "/proc/made/out: cannot be written")
     assert "loading" not in result.stderr
 
 
-def test_a_full_disk_is_said_with_the_file_and_room_made_goes_on(quantize: Run, tmp_path: Path) -> None:
+def test_full_disk_is_reported_with_the_file_and_the_next_run_resumes(quantize: Run, tmp_path: Path) -> None:
     assert quantize(out=tmp_path / "whole").returncode == 0
     largest = (tmp_path / "whole" / WEIGHTS).stat().st_size
     folder = tmp_path / "disk"
@@ -387,6 +383,6 @@ def files_smaller_than(size_bytes: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_disk_that_must_not_be_written_is_said_so(quantize: Run, tmp_path: Path) -> None:
+def test_read_only_disk_is_reported(quantize: Run, tmp_path: Path) -> None:
     with mounted(tmp_path / "disk", options="ro") as folder:
         assert_failed(quantize(out=folder / "out"), 8, "cannot be written: Read-only file system")

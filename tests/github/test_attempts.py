@@ -1,4 +1,4 @@
-"""What was tried in vain waits longer each time, then for a person; what is being worked on waits for its run."""
+"""What failed waits longer each time, then for a person; what another run works on waits for that run."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from bot.github.attempts import after_failure, busy_targets, hold_back, iso, needs_person, overdue, tried_content
-from bot.records import Attempts, Job, Plan, PlanTimes, RunningJob, Skip, Thresholds
+from bot.github.attempts import after_failure, busy_targets, hold_back, iso, needs_person, overdue
+from bot.records import Attempts, Job, JobKind, Plan, PlanTimes, RunningJob, Skip, Thresholds
 from bot.watch.plan import make_plan
 from tests.support.factories import digests, entry, job
 
@@ -42,7 +42,7 @@ def test_the_fourth_failure_waits_for_a_person_and_so_does_every_later_one() -> 
     assert fail(tried).waits_for_person
 
 
-def test_other_content_is_counted_anew_in_the_same_issue() -> None:
+def test_other_content_is_counted_again_from_one_in_the_same_issue() -> None:
     before = Attempts(target=TARGET, content="before", count=4, waits_for_person=True, issue=7)
     tried = fail(before, content="after")
     assert (tried.count, tried.issue, tried.waits_for_person) == (1, 7, False)
@@ -55,12 +55,12 @@ def test_a_run_is_counted_once() -> None:
     assert fail(fail(None)).count == 2
 
 
-def test_what_is_tried_is_the_content_and_the_gate() -> None:
+def test_attempts_are_counted_per_content_and_gate() -> None:
     one = job()
-    assert tried_content(one) == tried_content(job(reason="another reason", tag="another"))
+    assert one.attempt_digest == job(reason="another reason", tag="another").attempt_digest
     looser = replace(one, entry=entry(gate=Thresholds(max_kl=0.5)))
     other = replace(one, digests=replace(digests(), recipe="0" * 64))
-    assert len({tried_content(item) for item in (one, looser, other)}) == 3
+    assert len({item.attempt_digest for item in (one, looser, other)}) == 3
 
 
 def held(jobs: list[Job], **facts: Any) -> Plan:
@@ -68,7 +68,7 @@ def held(jobs: list[Job], **facts: Any) -> Plan:
 
 
 def tried(**fields: Any) -> Attempts:
-    standard: dict[str, Any] = {"target": TARGET, "content": tried_content(job()), "count": 2, "issue": 9}
+    standard: dict[str, Any] = {"target": TARGET, "content": job().attempt_digest, "count": 2, "issue": 9}
     return Attempts(**standard | fields)
 
 
@@ -96,7 +96,7 @@ def test_a_job_waits_for_its_time_or_a_person(attempts: Attempts, runs: bool) ->
 
 def test_the_reason_says_when() -> None:
     [skip] = held([job()], attempts=(tried(count=1, next_try=iso(NOW + HOUR)),)).skipped
-    assert skip.reason == "failed once, next try not before 2026-11-22 04:17 UTC"
+    assert skip.reason == "failed once, next attempt not before 2026-11-22 04:17 UTC"
 
 
 def many(count: int) -> list[Job]:
@@ -106,30 +106,37 @@ def many(count: int) -> list[Job]:
     ]
 
 
-def test_a_run_that_does_not_know_what_failed_does_little() -> None:
+def test_few_jobs_start_when_earlier_failures_are_unknown() -> None:
     plan = held(many(6), attempts=None)
     assert (len(plan.jobs), len(plan.deferred)) == (4, 2)
 
 
-def test_who_waits_makes_room_for_others_in_a_full_matrix() -> None:
+def test_waiting_jobs_make_room_for_others_in_a_full_matrix() -> None:
     jobs = many(300)
-    waits = tried(target="quantized/m000-awq", content=tried_content(jobs[0]), waits_for_person=True)
+    waits = tried(target="quantized/m000-awq", content=jobs[0].attempt_digest, waits_for_person=True)
     plan = held(jobs, attempts=(waits,))
     assert (len(plan.jobs), len(plan.deferred), len(plan.skipped)) == (256, 43, 1)
     assert plan.jobs[0].job_id == "m1"
 
 
-def test_releases_of_other_runs_count_among_those_under_way() -> None:
+def test_releases_of_other_runs_count_towards_the_limit() -> None:
     others = [
-        leg("", "pending", target="quantized/a-awq"),
-        leg("quantize", "in_progress", target="quantized/b-awq"),
-        leg("quantize", conclusion="success", target="quantized/c-awq"),
-        leg("quantize", conclusion="failure", target="quantized/d-awq"),
-        leg("refresh", "in_progress", target="quantized/e-awq"),
+        seen("", "pending", target="quantized/a-awq"),
+        seen("quantize", "in_progress", target="quantized/b-awq"),
+        seen("quantize", conclusion="success", target="quantized/c-awq"),
+        seen("quantize", conclusion="failure", target="quantized/d-awq"),
+        seen("refresh", "in_progress", target="quantized/e-awq"),
     ]
     assert len(held(many(9), running=others, most_releases=5).jobs) == 2
     assert held(many(9), running=others, most_releases=2).jobs == ()
     assert len(held(many(9), most_releases=5).deferred) == 4
+
+
+def test_jobs_without_a_gpu_do_not_count_towards_the_limit() -> None:
+    refresh = job(job_id="refresh", kind=JobKind.REFRESH, estimate=None)
+    plan = held([*many(5), refresh], most_releases=2)
+    assert [item.job_id for item in plan.jobs] == ["refresh", "m0", "m1"]
+    assert held([*many(5), refresh], most_releases=-3).jobs == (refresh,)
 
 
 def test_what_the_plan_skipped_stays_skipped() -> None:
@@ -138,32 +145,32 @@ def test_what_the_plan_skipped_stays_skipped() -> None:
     assert plan == make_plan([job(), skip])
 
 
-def leg(stage: str, status: str = "completed", conclusion: str | None = None, target: str = TARGET) -> RunningJob:
+def seen(stage: str, status: str = "completed", conclusion: str | None = None, target: str = TARGET) -> RunningJob:
     return RunningJob(stage=stage, target=target, status=status, conclusion=conclusion)
 
 
 @pytest.mark.parametrize(
-    ("legs", "busy"),
+    ("jobs", "busy"),
     [
         ([], False),
-        ([leg("quantize", "in_progress")], True),
-        ([leg("quantize", "queued")], True),
-        ([leg("", "pending")], True),
-        ([leg("quantize", conclusion="failure")], False),
-        ([leg("quantize", conclusion="cancelled")], False),
-        ([leg("quantize", conclusion="success")], True),
-        ([leg("quantize", conclusion="success"), leg("publish", "waiting")], True),
-        ([leg("quantize", conclusion="success"), leg("publish", conclusion="success")], False),
-        ([leg("quantize", conclusion="success"), leg("publish", conclusion="failure")], False),
-        ([leg("quantize", conclusion="success"), leg("publish", conclusion="skipped")], False),
-        ([leg("refresh", conclusion="success")], False),
-        ([leg("refresh", "in_progress")], True),
-        ([leg("quantize", "in_progress", target="quantized/Other-awq")], False),
+        ([seen("quantize", "in_progress")], True),
+        ([seen("quantize", "queued")], True),
+        ([seen("", "pending")], True),
+        ([seen("quantize", conclusion="failure")], False),
+        ([seen("quantize", conclusion="cancelled")], False),
+        ([seen("quantize", conclusion="success")], True),
+        ([seen("quantize", conclusion="success"), seen("publish", "waiting")], True),
+        ([seen("quantize", conclusion="success"), seen("publish", conclusion="success")], False),
+        ([seen("quantize", conclusion="success"), seen("publish", conclusion="failure")], False),
+        ([seen("quantize", conclusion="success"), seen("publish", conclusion="skipped")], False),
+        ([seen("refresh", conclusion="success")], False),
+        ([seen("refresh", "in_progress")], True),
+        ([seen("quantize", "in_progress", target="quantized/Other-awq")], False),
     ],
 )
-def test_a_target_is_busy_until_what_was_made_is_published(legs: list[RunningJob], busy: bool) -> None:
-    assert (TARGET in busy_targets(legs)) == busy
-    plan = held([job()], running=legs, force=True)
+def test_a_target_is_busy_until_the_quantized_model_is_published(jobs: list[RunningJob], busy: bool) -> None:
+    assert (TARGET in busy_targets(jobs)) == busy
+    plan = held([job()], running=jobs, force=True)
     assert len(plan.jobs) == (not busy)
 
 
@@ -181,7 +188,7 @@ def test_a_target_is_busy_until_what_was_made_is_published(legs: list[RunningJob
         (PlanTimes(oldest_run=NOW - 50 * HOUR), "no plan since at least 2026-11-20 01:17 UTC"),
     ],
 )
-def test_a_watch_is_dead_when_its_last_good_plan_is_old(times: PlanTimes, said: str | None) -> None:
+def test_a_plan_is_overdue_when_the_last_good_one_is_too_old(times: PlanTimes, said: str | None) -> None:
     assert overdue(times, now=NOW, limit=6 * HOUR) == said
 
 
@@ -197,6 +204,6 @@ def test_a_watch_is_dead_when_its_last_good_plan_is_old(times: PlanTimes, said: 
         ("upload incomplete: model-00002-of-00002.safetensors is named in the index and not there", False),
     ],
 )
-def test_what_time_mends_needs_nobody(reason: str, needed: bool) -> None:
+def test_a_reason_that_passes_needs_no_person(reason: str, needed: bool) -> None:
     assert needs_person(Skip(entry=entry(), reason=reason, blocked=True, exit_code=3)) == needed
     assert not needs_person(Skip(entry=entry(), reason=reason, blocked=True))

@@ -1,4 +1,4 @@
-"""What a step is told, and the files in which it answers."""
+"""What GitHub passes to a step, and its answers: outputs, summary, and commands that no text can inject."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from bot.errors import EnvironmentProblem
-from bot.github.environment import MOST_SUMMARY_BYTES, Actions, redacted
+from bot.github.environment import MOST_SUMMARY_BYTES, Actions, Commands, annotation, redacted
+from tests.support.workflow_steps import workflow_commands
 
 
 def read_outputs(path: Path) -> dict[str, str]:
@@ -76,7 +77,7 @@ def test_without_files_a_person_runs_it(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_github_says_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_is_read_from_github_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {
         "GITHUB_ACTIONS": "true",
         "GITHUB_API_URL": "https://ghe.example/api/v3/",
@@ -124,3 +125,54 @@ def test_an_event_that_cannot_be_read_is_no_pull_request(tmp_path: Path) -> None
     (tmp_path / "event.json").write_text("{")
     for path in (None, tmp_path / "missing.json", tmp_path / "event.json"):
         assert Actions(repository="someone/bot", event_path=path).own_pull_request() is None
+
+
+# --- workflow commands ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("made", "line"),
+    [
+        (annotation("error", "no"), "::error::no"),
+        (
+            annotation("warning", "50 %\r\nof it", title="a, b: c"),
+            "::warning title=a%2C b%3A c::50 %25%0D%0Aof it",
+        ),
+        (
+            annotation("error", "m::n", file="a,b:c%\n.yaml", line=3),
+            "::error file=a%2Cb%3Ac%25%0A.yaml,line=3::m::n",
+        ),
+    ],
+)
+def test_an_annotation_is_one_line_whatever_it_says(made: str, line: str) -> None:
+    assert made == line
+
+
+def test_only_our_own_annotations_are_read_as_commands() -> None:
+    commands = Commands(Actions(inside=True))
+    untrusted = ["::set-output name=a::b", "  ::add-path::/tmp", "::error::theirs", "::stop-commands::x", "::x::"]
+    log = [*commands.opening(), *untrusted, *commands.annotation("error", "ours"), *untrusted, *commands.closing()]
+    after = "::notice::later"
+    read = [item for item in workflow_commands("\n".join([*log, after])) if item[0] != "add-mask"]
+    assert read == [("error", "", "ours"), ("notice", "", "later")]
+
+
+def test_tokens_are_masked_before_anything_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_WRITE_TOKEN", "hf_a%token")
+    monkeypatch.setenv("SHORT_TOKEN", "abc")
+    lines = list(Commands(Actions(inside=True)).opening())
+    assert "::add-mask::hf_a%25token" in lines
+    assert not any("abc" in line for line in lines)
+    assert lines[-1].startswith("::stop-commands::")
+    assert lines[-1] != list(Commands(Actions(inside=True)).opening())[-1]  # no one can guess it
+
+
+def test_a_long_message_is_cut_and_a_token_in_it_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GITHUB_TOKEN", "ghs_0123456789")
+    assert len(annotation("error", "x" * 10_000)) < 4096
+    assert annotation("error", "with ghs_0123456789", title="ghs_0123456789") == "::error title=***::with ***"
+
+
+def test_on_a_terminal_there_are_no_commands() -> None:
+    commands = Commands(Actions())
+    assert [*commands.opening(), *commands.annotation("error", "x"), *commands.closing()] == []

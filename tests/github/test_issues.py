@@ -1,153 +1,74 @@
-"""Which issues a plan opens and closes: what is refused, on hold, or watched no more."""
+"""The hidden line of an issue is read back as it was written, and nothing else is taken for it."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from bot.github.issues import mark, read_mark
-from bot.localhub import Fault
+from bot.errors import ERRORS_BY_EXIT_CODE
+from bot.github.issues import body_of, label_of, mark, read_mark
+from bot.github.summaries import title_of
 from bot.records import Attempts
-from tests.support.github_api.server import ACTIONS, Issue
-from tests.support.repos import source_files
-from tests.support.workspace import WEIGHTS, Workspace
 
-TARGET = "quantized/Tiny-awq"
-UP = {"model__safetensors": WEIGHTS}
-
-
-def only_issue(workspace: Workspace) -> Issue:
-    [issue] = workspace.api.open_issues()
-    return issue
-
-
-def failure_of(workspace: Workspace, target: str) -> Issue:
-    tried = Attempts(target=target, content="0" * 64, count=2, next_try="2026-11-22T04:17:05Z")
-    return workspace.api.open_issue(ACTIONS, "awq-bot: it failed", f"Words.\n\n{mark(tried)}\n")
-
-
-def test_what_a_plan_refuses_is_one_issue_until_it_is_refused_no_more(workspace: Workspace) -> None:
-    workspace.hub.seed("lab/Tiny", source_files(**UP), gated="manual")
-    workspace.watch("lab/Tiny")
-    for _ in range(2):
-        ended = workspace.plan()
-        assert (ended.code, ended.outputs["quantize_count"]) == (0, "0")
-        issue = only_issue(workspace)
-    assert issue.title.startswith(f"awq-bot: {TARGET}: gated: access to the weights was refused")
-    assert issue.labels == ["awq-bot", "awq-bot: upstream"]
-    assert "**cause** gated: access to the weights was refused" in issue.body
-    assert "**fix** Look at lab/Tiny on the Hub." in issue.body
-    told = read_mark(issue.body, issue=issue.number)
-    assert told is not None
-    assert (told.target, told.count) == (f"refused:{TARGET}", 0)
-    workspace.hub.grant_access("lab/Tiny", "reader")
-    assert workspace.plan().outputs["quantize_count"] == "1"
-    assert issue.state == "closed"
-    assert "no longer refused" in workspace.api.comments_on(issue.number)[0]
-
-
-def test_an_issue_that_says_it_already_is_not_written_again(workspace: Workspace) -> None:
-    workspace.watch("lab/missing")
-    workspace.plan()
-    workspace.api.requests.clear()
-    workspace.plan()
-    assert {asked.method for asked in workspace.api.requests if asked.path != "/graphql"} == {"GET"}
-
-
-def test_another_reason_is_written_into_the_same_issue(workspace: Workspace) -> None:
-    workspace.watch("lab/Tiny")
-    workspace.plan()
-    issue = only_issue(workspace)
-    assert "missing" in issue.title
-    workspace.hub.seed("lab/Tiny", source_files(**UP) | {"README.md": b"no licence"})
-    workspace.plan()
-    assert only_issue(workspace) is issue
-    assert "licence absent" in issue.title
-    assert len(workspace.api.comments_on(issue.number)) == 0
-
-
-def test_a_refusal_counts_no_attempt_and_leaves_the_count_of_failures_alone(workspace: Workspace) -> None:
-    workspace.watch("lab/Tiny")
-    failure = failure_of(workspace, TARGET)
-    before = failure.body
-    workspace.plan()
-    assert len(workspace.api.open_issues()) == 2
-    assert failure.body == before
-    workspace.seed("Tiny")
-    assert workspace.plan().outputs["quantize_count"] == "1"
-    assert only_issue(workspace) is failure
+TRIED = Attempts(
+    target="quantized/Tiny-awq", content="ab" * 32, count=2, next_try="2026-11-22T04:17:05Z", run="12.1"
+)
 
 
 @pytest.mark.parametrize(
-    "fault",
+    "tried",
     [
-        Fault(path="/api/models/lab/Tiny", status=503, times=None),
-        Fault(path="/api/models/quantized/Tiny-awq", status=502, times=None),
-        Fault(path="lab/Tiny/resolve/.*/config.json", status=500, times=None),
+        TRIED,
+        Attempts(target="watchlist", content="cd" * 32, count=4, waits_for_person=True),
     ],
 )
-def test_a_hub_that_is_out_of_order_needs_nobody(workspace: Workspace, fault: Fault) -> None:
-    workspace.seed("Tiny")
-    workspace.hub.faults.add(fault)
-    ended = workspace.plan()
-    assert "### Refused" in ended.summary
-    assert workspace.api.issues == {}
+def test_a_mark_is_read_back(tried: Attempts) -> None:
+    assert read_mark(f"Some words.\r\n\r\n{mark(tried)}\r\n", issue=7) == replace(tried, issue=7)
 
 
-def test_an_upload_that_is_not_complete_needs_nobody(workspace: Workspace) -> None:
-    index = b'{"weight_map": {"model.embed_tokens.weight": "model-00001-of-00002.safetensors"}}'
-    files = source_files(**UP)
-    del files["model.safetensors"]
-    workspace.hub.seed("lab/Tiny", files | {"model.safetensors.index.json": index})
-    workspace.watch("lab/Tiny")
-    assert "upload incomplete" in workspace.plan().summary
-    assert workspace.api.issues == {}
+def test_a_mark_of_an_earlier_version_is_read() -> None:
+    body = "Words.\n\n<!-- awq-bot target=a/b content=c attempts=3 next=2026-11-22T04:17:05Z run=12.1 -->\n"
+    written = Attempts(target="a/b", content="c", count=3, next_try="2026-11-22T04:17:05Z", issue=7, run="12.1")
+    assert read_mark(body, issue=7) == written
 
 
-def test_a_refusal_that_passes_into_an_outage_stays_told(workspace: Workspace) -> None:
-    workspace.watch("lab/missing")
-    workspace.plan()
-    issue = only_issue(workspace)
-    workspace.hub.faults.add(Fault(path="/api/models/lab/missing", status=503, times=None))
-    workspace.plan()
-    assert only_issue(workspace) is issue
+@pytest.mark.parametrize(
+    "body",
+    [
+        "",
+        "<!-- awq-bot plan -->",
+        "<!-- awq-bot target=a/b content=c attempts=many next=- -->",
+        "<!-- awq-bot target=a/b content=c attempts=1 next=tomorrow -->",
+        "<!-- awq-bot target=a b content=c attempts=1 next=- -->",
+        "text <!-- awq-bot target=a/b content=c attempts=1 next=- -->",
+        "\\<!-- awq-bot target=a/b content=c attempts=1 next=- -->",
+    ],
+)
+def test_text_that_is_not_a_mark_is_not_read(body: str) -> None:
+    assert read_mark(body, issue=1) is None
 
 
-def test_a_dry_run_opens_no_issue(workspace: Workspace) -> None:
-    workspace.watch("lab/missing")
-    workspace.plan("--dry-run")
-    assert workspace.api.issues == {}
+def test_the_last_mark_counts() -> None:
+    other = mark(Attempts(target="other/target", content="0", count=9))
+    found = read_mark(f"{other}\n{mark(TRIED)}\n", issue=1)
+    assert found is not None
+    assert found.target == TRIED.target
 
 
-def test_what_is_watched_no_more_is_closed_by_a_whole_plan_only(workspace: Workspace) -> None:
-    workspace.seed("Other")
-    workspace.hub.seed("lab/Tiny", source_files(**UP))
-    workspace.watch("lab/Other", "lab/missing")
-    workspace.plan()
-    removed = [failure_of(workspace, TARGET), only_issue_about(workspace, "missing")]
-    failing = failure_of(workspace, "quantized/Other-awq")
-    watch = failure_of(workspace, "watch")
-    workspace.watch("lab/Other")
-    workspace.plan("--only", "lab/Other")
-    assert len(workspace.api.open_issues()) == 4
-    workspace.plan()
-    assert {issue.number for issue in workspace.api.open_issues()} == {failing.number, watch.number}
-    for issue in removed:
-        [said] = workspace.api.comments_on(issue.number)
-        assert "The watchlist does not name it any more." in said
-        assert "/actions/runs/1" in said
+def test_every_exit_code_has_its_label() -> None:
+    labels = {label_of(code) for code in ERRORS_BY_EXIT_CODE}
+    assert len(labels) == len(ERRORS_BY_EXIT_CODE)
+    assert {"awq-bot: quality gate", "awq-bot: upstream"} < labels
+    assert label_of(1) == "awq-bot: unexpected"
 
 
-def only_issue_about(workspace: Workspace, name: str) -> Issue:
-    [issue] = [issue for issue in workspace.api.open_issues() if name in issue.title]
-    return issue
+def test_a_title_is_one_short_line() -> None:
+    assert title_of("a/b", "boom\n\tat\x00 once") == "awq-bot: a/b: boom at once"
+    assert len(title_of("a/b", "long " * 100)) == 120
 
 
-def test_what_is_on_hold_is_closed_with_a_word_why(workspace: Workspace) -> None:
-    workspace.watch("lab/missing")
-    workspace.plan()
-    issues = [only_issue(workspace), failure_of(workspace, "quantized/missing-awq")]
-    path = workspace.root / "watchlist.yaml"
-    path.write_text(path.read_text().replace("- lab/missing", "- {repo_id: lab/missing, hold: not today}"))
-    workspace.plan()
-    assert workspace.api.open_issues() == []
-    assert all("on hold" in workspace.api.comments_on(issue.number)[0] for issue in issues)
+def test_a_text_is_cut_and_its_mark_is_not() -> None:
+    body = body_of("long " * 20_000, mark(TRIED))
+    assert len(body) < 65_536
+    assert read_mark(body, issue=1) == replace(TRIED, issue=1)

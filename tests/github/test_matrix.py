@@ -56,7 +56,7 @@ def test_a_job_of_an_earlier_version_is_read_without_the_fields_that_it_had() ->
         (1e300, 0, 7200),
     ],
 )
-def test_a_timeout_holds_the_work_and_what_is_moved_within_what_github_allows(
+def test_a_timeout_has_room_for_work_and_transfers_within_githubs_limits(
     duration_s: float, moved_bytes: int, minutes: int
 ) -> None:
     size = {"download_bytes": moved_bytes * 3 // 4, "output_bytes": moved_bytes - moved_bytes * 3 // 4}
@@ -83,7 +83,7 @@ def test_a_job_without_a_gpu_has_time_to_read_the_weights_back(
         (small(JobKind.REFRESH), True, True),
     ],
 )
-def test_what_does_not_fit_a_hosted_runner_is_refused_before_it_is_made(
+def test_an_artifact_too_large_for_a_hosted_runner_is_refused_before_it_is_made(
     of: Job, hosted: bool, planned: bool
 ) -> None:
     for plan in (make_plan([of]), make_plan([of], max_jobs=0)):

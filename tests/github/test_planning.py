@@ -1,13 +1,14 @@
-"""`awq-bot actions plan`: what a run does, what it leaves alone, and what it tells GitHub."""
+"""`awq-bot actions plan`: what a run starts, what it leaves alone, and what it writes to GitHub."""
 
 from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
-from bot.github.attempts import iso, tried_content
+from bot.github.attempts import iso
 from bot.github.issues import mark
 from bot.records import Attempts
 from tests.support.github_api.server import ACTIONS, REPOSITORY, Job
@@ -15,6 +16,7 @@ from tests.support.repos import source_files
 from tests.support.workspace import WEIGHTS, Workspace, rows
 
 TARGET = "quantized/Tiny-awq"
+RATE_LIMITED = "API rate limit exceeded for installation ID 1."
 SWITCHES = ("AWQ_BOT_PAUSED", "AWQ_BOT_OIDC")
 
 
@@ -23,7 +25,7 @@ def remembered(workspace: Workspace, count: int, next_try: datetime | None, *, a
     [job] = workspace.planned()
     tried = Attempts(
         target=job.entry.target,
-        content=tried_content(job),
+        content=job.attempt_digest,
         count=count,
         next_try=iso(next_try) if next_try else None,
     )
@@ -33,7 +35,7 @@ def remembered(workspace: Workspace, count: int, next_try: datetime | None, *, a
 @pytest.mark.parametrize(
     ("private", "publish_on", "planned"), [(True, "hosted", 2), (False, "hosted", 1), (False, "runner", 2)]
 )
-def test_a_gated_model_is_not_handed_on_where_everybody_can_fetch_it(
+def test_a_gated_model_is_refused_where_everyone_can_download_artifacts(
     private: bool, publish_on: str, planned: int, workspace: Workspace
 ) -> None:
     workspace.seed("Open")
@@ -58,13 +60,13 @@ def test_an_empty_plan_starts_nothing(workspace: Workspace) -> None:
     assert "missing: no such repo" in ended.summary
 
 
-def test_variables_of_a_dispatch_say_what_the_options_say(workspace: Workspace) -> None:
+def test_variables_of_a_dispatch_set_the_options(workspace: Workspace) -> None:
     workspace.seed("Tiny", "Other")
     ended = workspace.plan(AWQ_BOT_ONLY="lab/Tiny", AWQ_BOT_FORCE="true", AWQ_BOT_PUBLISH_ON="runner")
     assert [row["target"] for row in rows(ended)] == [TARGET]
 
 
-def test_a_scheduled_run_has_all_of_them_empty(workspace: Workspace) -> None:
+def test_empty_variables_of_a_scheduled_run_are_defaults(workspace: Workspace) -> None:
     workspace.seed("Tiny")
     names = ("ONLY", "FORCE", "DRY_RUN", "PUBLISH_ON", "OIDC", "HEARTBEAT_URL", "MOST_JOBS", "PAUSED")
     ended = workspace.plan(**{f"AWQ_BOT_{name}": "" for name in names})
@@ -76,13 +78,13 @@ def test_a_scheduled_run_has_all_of_them_empty(workspace: Workspace) -> None:
     ("variables", "said"),
     [
         ({"AWQ_BOT_PUBLISH_ON": "moon"}, "AWQ_BOT_PUBLISH_ON is 'moon'"),
-        ({"AWQ_BOT_PUBLISH_ON": "runner", "AWQ_BOT_OIDC": "true"}, "Trusted Publishers together"),
+        ({"AWQ_BOT_PUBLISH_ON": "runner", "AWQ_BOT_OIDC": "true"}, "cannot be combined with Trusted Publishers"),
         *(({name: said}, f"{name} is '{said}'") for name in SWITCHES for said in ("1", "yes", "on", " true")),
         ({"AWQ_BOT_ONLY": "lab/other"}, "lab/other is not on watchlist.yaml"),
         ({"AWQ_BOT_ONLY": "$(touch /tmp/x); `id` \n::set-output name=a::b"}, "is not on watchlist.yaml"),
     ],
 )
-def test_what_makes_no_sense_is_refused_with_an_annotation(
+def test_invalid_variables_are_refused_with_an_annotation(
     workspace: Workspace, variables: dict[str, str], said: str
 ) -> None:
     workspace.seed("Tiny")
@@ -95,7 +97,7 @@ def test_what_makes_no_sense_is_refused_with_an_annotation(
 
 
 @pytest.mark.parametrize("said", ["true", "True"])
-def test_a_switch_is_on_as_the_workflows_read_it(workspace: Workspace, said: str) -> None:
+def test_a_variable_is_true_as_the_workflows_read_it(workspace: Workspace, said: str) -> None:
     workspace.seed("Tiny")
     ended = workspace.plan(AWQ_BOT_PAUSED=said)
     assert (ended.code, ended.outputs) == (0, {})
@@ -104,34 +106,26 @@ def test_a_switch_is_on_as_the_workflows_read_it(workspace: Workspace, said: str
     assert workspace.plan(AWQ_BOT_PAUSED="false", AWQ_BOT_OIDC="False").outputs["quantize_count"] == "1"
 
 
-def test_a_dry_run_starts_nothing_and_says_what_it_would(workspace: Workspace) -> None:
+def test_a_dry_run_shows_the_plan_and_starts_nothing(workspace: Workspace) -> None:
     workspace.seed("Tiny")
     ended = workspace.plan("--dry-run")
     assert (ended.outputs["quantize_count"], rows(ended)) == ("0", [])
-    assert "### Would be done" in ended.summary
+    assert "### Would start" in ended.summary
     assert "lab/Tiny" in ended.summary
 
 
-def test_what_failed_waits_for_its_next_try(workspace: Workspace) -> None:
+def test_what_failed_waits_for_its_next_attempt(workspace: Workspace) -> None:
     workspace.seed("Tiny")
     assert workspace.plan().outputs["quantize_count"] == "1"
     number = remembered(workspace, 2, datetime.now(UTC) + timedelta(hours=5))
     ended = workspace.plan()
     assert ended.outputs["quantize_count"] == "0"
-    assert "### Waits" in ended.summary
+    assert "### Waiting" in ended.summary
     assert f"[issue {number}](https://github.com/{REPOSITORY}/issues/{number})" in ended.summary
     assert workspace.plan("--force").outputs["quantize_count"] == "1"
 
 
-@pytest.mark.parametrize("hours", [-1, -100])
-def test_what_failed_is_tried_again_when_its_time_has_come(workspace: Workspace, hours: int) -> None:
-    workspace.seed("Tiny")
-    workspace.plan()
-    remembered(workspace, 1, datetime.now(UTC) + timedelta(hours=hours))
-    assert workspace.plan().outputs["quantize_count"] == "1"
-
-
-def test_what_waits_for_a_person_is_tried_when_the_issue_is_closed(workspace: Workspace) -> None:
+def test_what_waits_for_a_person_is_retried_when_the_issue_is_closed(workspace: Workspace) -> None:
     workspace.seed("Tiny")
     workspace.plan()
     number = remembered(workspace, 4, None)
@@ -142,33 +136,15 @@ def test_what_waits_for_a_person_is_tried_when_the_issue_is_closed(workspace: Wo
     assert workspace.plan().outputs["quantize_count"] == "1"
 
 
-def test_another_release_is_another_matter(workspace: Workspace) -> None:
-    workspace.seed("Tiny")
-    workspace.plan()
-    remembered(workspace, 4, None)
-    workspace.hub.seed("lab/Tiny", {"tokenizer.json": '{"version": "2.0"}'})
-    assert workspace.plan().outputs["quantize_count"] == "1"
-
-
 @pytest.mark.parametrize("author", ["mallory", "github-actions", "other-app[bot]"])
-def test_an_issue_that_somebody_else_wrote_stops_nothing(workspace: Workspace, author: str) -> None:
+def test_an_issue_of_another_author_stops_nothing(workspace: Workspace, author: str) -> None:
     workspace.seed("Tiny")
     workspace.plan()
     remembered(workspace, 4, None, author=author)
     assert workspace.plan().outputs["quantize_count"] == "1"
 
 
-def test_without_an_answer_about_issues_only_four_jobs_are_started(workspace: Workspace) -> None:
-    workspace.seed(*(f"Tiny-{number}" for number in range(6)))
-    workspace.api.fail("/issues", status=500)
-    ended = workspace.plan()
-    assert ended.code == 0, ended.err
-    assert ended.outputs["quantize_count"] == "4"
-    assert "no more than 4 jobs are started" in ended.summary
-    assert "GitHub keeps failing, after 4 tries" in ended.summary
-
-
-def test_no_more_releases_are_under_way_than_the_variable_says(workspace: Workspace) -> None:
+def test_the_variable_limits_the_releases_in_progress(workspace: Workspace) -> None:
     workspace.seed(*(f"Tiny-{number}" for number in range(9)))
     assert workspace.plan().outputs["quantize_count"] == "8"
     job = Job(name="quantized/Tiny-8-awq / quantize quantized/Tiny-8-awq", status="queued")
@@ -181,47 +157,42 @@ def test_no_more_releases_are_under_way_than_the_variable_says(workspace: Worksp
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "headers", "said"),
+    ("fault", "started", "notes"),
     [
         (
-            403,
-            "API rate limit exceeded for installation ID 1.",
-            {"X-RateLimit-Reset": "99999999999"},
-            "limits our",
+            {"status": 403, "body": RATE_LIMITED, "headers": {"X-RateLimit-Reset": "99999999999"}},
+            4,
+            ["limits our"],
         ),
-        (401, "Bad credentials", {}, "refuses the token"),
-        (403, "Resource not accessible by integration", {}, "GitHub answers 403"),
-        (410, "Issues are disabled for this repo", {}, "GitHub answers 410"),
+        ({"status": 401, "body": "Bad credentials"}, 4, ["refuses the token"]),
+        ({"status": 403, "body": "Resource not accessible by integration"}, 4, ["GitHub answers 403"]),
+        ({"status": 410, "body": "Issues are disabled for this repo"}, 4, ["GitHub answers 410"]),
+        ({"status": 500}, 4, ["keeps failing, after 4 attempts", "no more than 4 jobs are started"]),
+        ({"path": "/actions/", "status": 503}, 5, ["What other runs work on is not known."]),
+        ({"status": 502, "times": 2}, 5, []),  # the third attempt succeeds
     ],
 )
-def test_a_refusal_of_github_is_said_and_does_not_stop_the_run(
-    workspace: Workspace, status: int, body: str, headers: dict[str, str], said: str
+def test_an_error_of_github_is_noted_and_does_not_stop_the_run(
+    workspace: Workspace, fault: dict[str, Any], started: int, notes: list[str]
 ) -> None:
-    workspace.seed("Tiny")
-    workspace.api.fail("/issues", status=status, body=body, headers=headers)
-    ended = workspace.plan()
-    assert (ended.code, ended.outputs["quantize_count"]) == (0, "1")
-    assert said in ended.summary
-
-
-def test_an_answer_that_comes_on_the_third_try_is_enough(workspace: Workspace) -> None:
     workspace.seed(*(f"Tiny-{number}" for number in range(5)))
-    workspace.api.fail("/issues", times=2, status=502)
+    workspace.api.fail(**{"path": "/issues"} | fault)
     ended = workspace.plan()
-    assert ended.outputs["quantize_count"] == "5"
-    assert "NOTE" not in ended.summary
+    assert (ended.code, ended.outputs["quantize_count"]) == (0, str(started)), ended.err
+    assert all(note in ended.summary for note in notes)
+    assert ("NOTE" in ended.summary) == bool(notes)
 
 
-def test_targets_of_runs_that_are_not_over_are_left_alone(workspace: Workspace) -> None:
+def test_targets_of_runs_in_progress_are_left_alone(workspace: Workspace) -> None:
     workspace.seed("Tiny", "Made", "Failed", "Waits", "Old", "Own")
-    leg = "{0} / quantize {0}".format
-    workspace.api.add_run(1, Job(name=leg("quantized/Own-awq"), status="in_progress"), status="in_progress")
+    name = "{0} / quantize {0}".format
+    workspace.api.add_run(1, Job(name=name("quantized/Own-awq"), status="in_progress"), status="in_progress")
     workspace.api.add_run(
         2,
         Job(name="plan"),
-        Job(name=leg(TARGET), status="in_progress"),
+        Job(name=name(TARGET), status="in_progress"),
         Job(name="quantize quantized/Made-awq"),
-        Job(name=leg("quantized/Failed-awq"), conclusion="failure"),
+        Job(name=name("quantized/Failed-awq"), conclusion="failure"),
         status="in_progress",
     )
     workspace.api.add_run(3, Job(name="quantized/Waits-awq", status="queued"), status="queued")
@@ -229,14 +200,6 @@ def test_targets_of_runs_that_are_not_over_are_left_alone(workspace: Workspace) 
     ended = workspace.plan()
     assert {row["target"] for row in rows(ended)} == {f"quantized/{name}-awq" for name in ("Failed", "Old", "Own")}
     assert ended.summary.count("another run works on it") == 3
-
-
-def test_a_run_that_cannot_be_asked_about_is_noted(workspace: Workspace) -> None:
-    workspace.seed("Tiny")
-    workspace.api.fail("/actions/", status=503)
-    ended = workspace.plan()
-    assert ended.outputs["quantize_count"] == "1"
-    assert "What other runs work on is not known." in ended.summary
 
 
 def test_a_broken_watchlist_is_annotated_line_by_line_and_one_issue(workspace: Workspace) -> None:
@@ -264,7 +227,7 @@ def test_a_broken_watchlist_is_annotated_line_by_line_and_one_issue(workspace: W
     assert workspace.api.open_issues() == []
 
 
-def test_the_heartbeat_is_asked_for_after_a_good_plan_only(workspace: Workspace) -> None:
+def test_the_heartbeat_url_is_requested_after_a_good_plan_only(workspace: Workspace) -> None:
     workspace.seed("Tiny")
     assert workspace.plan(AWQ_BOT_HEARTBEAT_URL=f"{workspace.hub.endpoint}/api/models?limit=1").annotations == []
     assert any(request.query == "limit=1" for request in workspace.hub.requests)
@@ -272,16 +235,16 @@ def test_the_heartbeat_is_asked_for_after_a_good_plan_only(workspace: Workspace)
     assert (level, message) == ("warning", "the heartbeat URL did not answer")
 
 
-def test_a_plan_in_which_everything_was_refused_is_no_good_plan(workspace: Workspace) -> None:
+def test_a_plan_in_which_everything_was_refused_is_not_good(workspace: Workspace) -> None:
     workspace.watch("lab/missing", "lab/gone")
     [(level, _, message)] = workspace.plan(AWQ_BOT_HEARTBEAT_URL=f"{workspace.hub.endpoint}/heartbeat").annotations
-    assert (level, message) == ("warning", "every model was refused, so the heartbeat URL is not asked for")
+    assert (level, message) == ("warning", "every model was refused, so the heartbeat URL is not requested")
     assert not [request for request in workspace.hub.requests if request.path == "/heartbeat"]
 
 
-def test_an_expired_hub_token_is_said_once_without_showing_it(workspace: Workspace) -> None:
+def test_an_expired_hub_token_is_reported_once_and_not_shown(workspace: Workspace) -> None:
     workspace.seed("Tiny")
-    expired = workspace.hub.add_token("somebody", role="read")
+    expired = workspace.hub.add_token("reader-2", role="read")
     workspace.hub.revoke_token(expired)
     ended = workspace.plan(HF_TOKEN=expired)
     assert ended.code == 8
@@ -292,7 +255,7 @@ def test_an_expired_hub_token_is_said_once_without_showing_it(workspace: Workspa
     assert expired not in ended.everything
 
 
-def test_what_a_stranger_wrote_commands_nothing(workspace: Workspace) -> None:
+def test_text_from_upstream_is_never_read_as_a_command(workspace: Workspace) -> None:
     evil = "::set-output name=publish::true"
     card = f"---\nlicense: other\nlicense_name: '{evil} <img src=x> @everyone [x](http://evil)'\n---\n"
     workspace.seed("Tiny", README__md=card)

@@ -1,24 +1,23 @@
-"""`awq-bot actions report`: what became of a run, and the issues about it."""
+"""`awq-bot actions report`: how a run ended, the issues about it, and results that are not trusted."""
 
 from __future__ import annotations
 
 import shutil
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
-from bot.errors import ERRORS_BY_EXIT_CODE
-from bot.github.attempts import tried_content
 from bot.github.issues import mark, read_mark
-from bot.github.summaries import code_name
-from bot.records import Attempts, Publication
+from bot.records import Attempts, Publication, Status
 from tests.support.factories import HEAD, report
-from tests.support.github_api.server import ACTIONS, Issue
+from tests.support.github_api.server import ACTIONS, Issue, Job
 from tests.support.workspace import Workspace
 
 TARGET = "quantized/Tiny-awq"
-LEG = f"{TARGET} / quantize {TARGET}"
+JOB = f"{TARGET} / quantize {TARGET}"  # as GitHub names it
+WELL: dict[str, Any] = {"exit_code": 0, "message": "", "hint": ""}
 
 
 def publication(tag: str = "upstream-01234567-89abcdef") -> Publication:
@@ -62,8 +61,8 @@ def test_a_failure_opens_one_issue_and_is_counted_four_times(workspace: Workspac
     assert count(issue).waits_for_person
     assert len(workspace.api.issues) == 1
     assert workspace.api.comments_on(issue.number) != []
-    assert "Nothing more is tried" in issue.body
-    # Whoever looks at it in vain does not hear of it again and again.
+    assert "There are no more attempts" in issue.body
+    # Further failures add no comment.
     failed(workspace, 5)
     assert len(workspace.api.comments_on(issue.number)) == 1
 
@@ -77,13 +76,6 @@ def test_the_issue_says_what_failed_why_and_what_to_do(workspace: Workspace) -> 
     assert "**fix** Look at its weights." in issue.body
     assert "/actions/runs/7" in issue.body
     assert "Attempt 1 of 4" in issue.body
-
-
-@pytest.mark.parametrize("exit_code", sorted(ERRORS_BY_EXIT_CODE))
-def test_every_exit_code_has_its_label(workspace: Workspace, exit_code: int) -> None:
-    planned(workspace)
-    issue = failed(workspace, 1, exit_code=exit_code)
-    assert issue.labels == ["awq-bot", f"awq-bot: {code_name(exit_code)}"]
 
 
 def test_a_figure_that_misses_the_gate_is_on_the_page_and_in_the_issue(workspace: Workspace) -> None:
@@ -104,25 +96,12 @@ def test_making_the_report_again_counts_nothing_twice(workspace: Workspace) -> N
     assert count(failed(workspace, 4)).count == 2
 
 
-def test_what_changed_starts_a_new_count_in_the_same_issue(workspace: Workspace) -> None:
-    planned(workspace)
-    failed(workspace, 1)
-    failed(workspace, 2)
-    workspace.hub.seed("lab/Tiny", {"tokenizer.json": '{"version": "2.0"}'})
-    shutil.rmtree(workspace.root / "results")
-    assert workspace.plan().outputs["quantize_count"] == "1"
-    tried = count(failed(workspace, 3))
-    assert tried.count == 1
-    assert len(workspace.api.issues) == 1
-
-
 def test_success_closes_the_issue_and_says_so(workspace: Workspace) -> None:
     planned(workspace)
     issue = failed(workspace, 1)
     [job] = workspace.planned()
-    workspace.leave(job, status="quantized", exit_code=0, message="", hint="")
-    fields = {"exit_code": 0, "message": "", "hint": ""}
-    workspace.leave(job, stage="publish", status="published", publication=publication(job.tag), **fields)
+    workspace.leave(job, status=Status.READY, **WELL)
+    workspace.leave(job, stage="publish", status=Status.PUBLISHED, publication=publication(job.tag), **WELL)
     ended = workspace.report(GITHUB_RUN_ID="2")
     assert "1 published" in ended.summary
     assert issue.state == "closed"
@@ -131,7 +110,7 @@ def test_success_closes_the_issue_and_says_so(workspace: Workspace) -> None:
     assert "/actions/runs/2" in said
 
 
-def test_closing_by_hand_starts_anew(workspace: Workspace) -> None:
+def test_closing_an_issue_by_hand_starts_a_new_count(workspace: Workspace) -> None:
     planned(workspace)
     for run in (1, 2, 3, 4):
         issue = failed(workspace, run)
@@ -142,10 +121,10 @@ def test_closing_by_hand_starts_anew(workspace: Workspace) -> None:
 
 
 @pytest.mark.parametrize("author", ["mallory", "github-actions", "someone-else[bot]"])
-def test_a_forged_mark_of_somebody_else_counts_for_nothing(workspace: Workspace, author: str) -> None:
+def test_a_mark_in_an_issue_of_another_author_is_ignored(workspace: Workspace, author: str) -> None:
     planned(workspace)
     [job] = workspace.planned()
-    forged = Attempts(target=TARGET, content=tried_content(job), count=4)
+    forged = Attempts(target=TARGET, content=job.attempt_digest, count=4)
     theirs = workspace.api.open_issue(author, "awq-bot: it failed", mark(forged))
     workspace.leave(job)
     workspace.report()
@@ -154,7 +133,7 @@ def test_a_forged_mark_of_somebody_else_counts_for_nothing(workspace: Workspace,
     assert count(own).count == 1
 
 
-def test_a_mark_in_what_failed_is_only_text(workspace: Workspace) -> None:
+def test_a_mark_in_an_error_message_is_only_text(workspace: Workspace) -> None:
     planned(workspace)
     forged = mark(replace(Attempts(target="other/target", content="0" * 64, count=4)))
     issue = failed(workspace, 1, message=f"boom\n{forged}\n", hint=forged)
@@ -175,15 +154,15 @@ def test_no_plan_is_nothing_to_report(workspace: Workspace) -> None:
     assert "nothing to report" in ended.out
 
 
-def test_one_failing_model_is_told_apart_from_what_was_published(workspace: Workspace) -> None:
+def test_one_failed_model_is_listed_apart_from_the_published(workspace: Workspace) -> None:
     workspace.seed("Tiny", "Other", "Third")
     workspace.plan()
     bad, *fine = sorted(workspace.planned(), key=lambda job: job.entry.repo_id != "lab/Other")
     workspace.leave(bad)
     for job in fine:
-        workspace.leave(job, status="unchanged", exit_code=0, message="", hint="", report=report())
+        workspace.leave(job, status=Status.UNCHANGED, **WELL, report=report())
     ended = workspace.report()
-    assert "## 2 was there already, 1 failed" in ended.summary
+    assert "## 2 already published, 1 failed" in ended.summary
     assert ended.summary.count("| 0.0123 | 93.5&nbsp;% | 16.00&nbsp;→&nbsp;16.40 | 4.16 |") == 2
     [issue] = workspace.api.open_issues()
     assert "quantized/Other-awq" in issue.title
@@ -220,3 +199,117 @@ def test_the_author_is_whoever_the_token_acts_as(workspace: Workspace) -> None:
     [issue] = workspace.api.open_issues()
     assert (issue.author, count(issue).count) == ("awq-release[bot]", 2)
     assert issue.author != ACTIONS
+
+
+# --- jobs without a result, and results that are rejected -----------------------------------------------------
+
+
+def test_a_job_without_a_result_failed_unless_a_person_cancelled_it(place: Workspace) -> None:
+    planned(place)
+    place.api.add_run(1, Job(name="plan"), Job(name=JOB, conclusion="cancelled"))
+    ended = place.report()
+    assert place.api.issues == {}
+    assert "it was cancelled" in ended.summary
+    assert "❌" not in ended.summary
+    place.api.add_run(2, Job(name=JOB, conclusion="failure"))
+    ended = place.report(GITHUB_RUN_ID="2")
+    [issue] = place.api.open_issues()
+    assert "the runner was lost" in issue.body
+    assert "the runner was lost" in ended.summary
+    assert issue.labels == ["awq-bot", "awq-bot: environment"]
+
+
+@pytest.mark.parametrize(
+    ("runner", "queued", "ran", "said"),
+    [
+        ("gpu-1", timedelta(minutes=1), timedelta(hours=1), "it took longer than the workflow allows"),
+        (None, timedelta(hours=24), timedelta(), "no runner with the labels self-hosted, gpu, gpu-16gb took it"),
+    ],
+)
+def test_what_github_cancelled_by_itself_is_an_attempt(
+    place: Workspace, runner: str | None, queued: timedelta, ran: timedelta, said: str
+) -> None:
+    planned(place)
+    created = datetime.now(UTC) - timedelta(days=2)
+    started = created + queued
+    times: dict[str, Any] = {"created_at": created, "started_at": started, "completed_at": started + ran}
+    place.api.add_run(1, Job(name=JOB, conclusion="cancelled", runner=runner, **times))
+    place.report()
+    [issue] = place.api.open_issues()
+    assert said in issue.body
+    assert count(issue).count == 1
+    assert place.plan().outputs["quantize_count"] == "0"
+
+
+def test_when_github_does_not_answer_nothing_is_counted(place: Workspace) -> None:
+    planned(place)
+    place.api.fail("/actions/", status=503)
+    ended = place.report()
+    assert ended.code == 0
+    assert place.api.issues == {}
+    assert "❔ unknown" in ended.summary
+    assert "How jobs without a result ended is not known." in ended.summary
+
+
+def test_an_issue_that_cannot_be_written_is_noted_and_the_page_is_whole(place: Workspace) -> None:
+    planned(place)
+    [job] = place.planned()
+    place.leave(job)
+    ended = place.report(GITHUB_TOKEN=place.api.token(may_write=False))
+    assert ended.code == 0
+    assert "An issue could not be written." in ended.summary
+    assert "layer 3: not finite" in ended.summary
+
+
+def test_forged_and_damaged_results_are_rejected_and_listed(place: Workspace) -> None:
+    planned(place)
+    [job] = place.planned()
+    place.leave(job, stage="quantize", status=Status.PUBLISHED, publication=publication(), **WELL)
+    place.leave(replace(job, job_id="quantized--Other-awq-01234567-89abcdef"), status=Status.UNCHANGED, **WELL)
+    place.leave(job, stage="publish", target="quantized/Other-awq", status=Status.PUBLISHED, **WELL)
+    results = place.root / "results" / f"result-quantize-{job.job_id}"
+    (results / "broken.json").write_text("{")
+    (results / "large.json").write_text(" " * 1_000_001)
+    (results / "link.json").symlink_to("/etc/hostname")
+    ended = place.report()
+    assert ended.summary.count("- ") >= 6
+    assert "### Rejected results" in ended.summary
+    assert len([item for item in ended.annotations if item[0] == "warning"]) == 6
+    assert "✅" not in ended.summary
+    assert place.api.issues == {}
+
+
+def test_a_result_in_the_artifact_of_another_job_is_rejected(place: Workspace) -> None:
+    place.seed("Tiny", "Other")
+    place.plan()
+    one, two = place.planned()
+    published = place.leave(one, stage="publish", status=Status.PUBLISHED, publication=publication(), **WELL)
+    quantize, deeper, flat = (
+        place.root / "results" / name
+        for name in (
+            f"result-quantize-{one.job_id}",
+            f"result-quantize-{two.job_id}/result-publish-{one.job_id}",
+            "",
+        )
+    )
+    for folder in (quantize, deeper, flat):
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(published, folder)
+    shutil.rmtree(published.parent)
+    ended = place.report()
+    assert "✅" not in ended.summary
+    assert [message.rpartition(": ")[2] for level, _, message in ended.annotations] == [
+        "uploaded by a different job"
+    ] * 2
+
+
+def test_a_job_that_github_saw_fail_has_published_nothing(place: Workspace) -> None:
+    planned(place)
+    [job] = place.planned()
+    place.leave(job, stage="publish", status=Status.PUBLISHED, publication=publication(), **WELL)
+    place.api.add_run(
+        1, Job(name=JOB, conclusion="failure"), Job(name=f"{TARGET} / publish {TARGET}", conclusion="skipped")
+    )
+    assert "✅" not in place.report().summary
+    [issue] = place.api.open_issues()
+    assert "the runner was lost" in issue.body

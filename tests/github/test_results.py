@@ -1,16 +1,16 @@
-"""What each leg wrote, and what GitHub says of the legs that wrote nothing, together say how a job ended."""
+"""How a job ended: from the results that its stages left, and from GitHub's API."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from bot.github.attempts import tried_content
 from bot.github.matrix import timeout_minutes
-from bot.github.results import Fate, believable, endings
-from bot.records import Job, JobKind, JobResult, RunningJob
+from bot.github.results import final_results, is_plausible
+from bot.records import Job, JobKind, JobResult, RunningJob, Status, job_result
 from tests.github.test_attempts import NOW
 from tests.support.factories import job
 
@@ -18,20 +18,13 @@ TARGET = "quantized/Tiny-awq"
 REFRESH = job(job_id="refresh", kind=JobKind.REFRESH, estimate=None)
 
 
-def result(of: Job | None = None, **fields: Any) -> JobResult:
-    of = of or job()
-    standard: dict[str, Any] = {
-        "job_id": of.job_id,
-        "target": of.entry.target,
-        "repo_id": of.entry.repo_id,
-        "content": tried_content(of),
-        "stage": "quantize",
-        "status": "quantized",
-    }
-    return JobResult(**standard | fields)
+def result(
+    of: Job | None = None, stage: str = "quantize", status: Status = Status.READY, **fields: Any
+) -> JobResult:
+    return replace(job_result(of or job(), stage=stage, status=status), **fields)
 
 
-def leg(stage: str, conclusion: str | None, status: str = "completed", **fields: Any) -> RunningJob:
+def seen(stage: str, conclusion: str | None, status: str = "completed", **fields: Any) -> RunningJob:
     standard: dict[str, Any] = {"url": "https://log", "runner": "awq-1"}
     return RunningJob(stage=stage, target=TARGET, status=status, conclusion=conclusion, **standard | fields)
 
@@ -40,100 +33,93 @@ def cancelled(stage: str, *, queued: timedelta = timedelta(), ran: timedelta | N
     """ran: None when no runner ever took it."""
     started = NOW + queued
     times: dict[str, Any] = {"created": NOW, "started": started, "completed": started + (ran or timedelta())}
-    return leg(stage, "cancelled", **times, runner="" if ran is None else "awq-1")
+    return seen(stage, "cancelled", **times, runner="" if ran is None else "awq-1")
 
 
 @pytest.mark.parametrize(
-    ("results", "legs", "fate", "stage"),
+    ("left", "on_github", "ended"),
+    # Results that were left; how jobs ended on GitHub, None if it does not answer; how the job ended.
     [
-        ([result(), result(stage="publish", status="published")], [], Fate.PUBLISHED, "publish"),
-        ([result(stage="publish", status="published")], [], Fate.PUBLISHED, "publish"),
-        ([result(), result(stage="publish", status="unchanged")], [], Fate.UNCHANGED, "publish"),
-        ([result(), result(stage="publish", status="failed")], [], Fate.FAILED, "publish"),
-        ([result(status="unchanged")], [], Fate.UNCHANGED, "quantize"),
-        ([result(status="failed")], [leg("quantize", "failure")], Fate.FAILED, "quantize"),
-        ([result()], [leg("quantize", "success"), leg("publish", "failure")], Fate.FAILED, "publish"),
-        ([result()], [leg("quantize", "success"), leg("publish", "cancelled")], Fate.STOPPED, "publish"),
-        ([result()], [leg("quantize", "success")], Fate.STOPPED, "publish"),
-        ([result()], [leg("quantize", "failure")], Fate.FAILED, "quantize"),
-        ([result()], [leg("quantize", "failure"), leg("publish", "skipped")], Fate.FAILED, "quantize"),
-        ([result()], [leg("quantize", "cancelled"), leg("publish", "skipped")], Fate.STOPPED, "quantize"),
-        (
-            [result(status="failed")],
-            [leg("quantize", "failure"), leg("publish", "cancelled")],
-            Fate.FAILED,
-            "quantize",
-        ),
-        ([], [leg("quantize", "success"), leg("publish", "success")], Fate.FAILED, "publish"),
-        ([], [leg("quantize", "failure"), leg("publish", "skipped")], Fate.FAILED, "quantize"),
-        # Nobody who has a machine of ours can say more than GitHub has seen.
-        (
-            [result(), result(stage="publish", status="published")],
-            [leg("quantize", "failure")],
-            Fate.FAILED,
-            "quantize",
-        ),
-        (
-            [result(stage="publish", status="published")],
-            [leg("quantize", "failure"), leg("publish", "skipped")],
-            Fate.FAILED,
-            "quantize",
-        ),
-        (
-            [result(stage="publish", status="unchanged")],
-            [leg("quantize", "success"), leg("publish", "failure")],
-            Fate.FAILED,
-            "publish",
-        ),
-        ([result(status="unchanged")], [leg("quantize", "failure")], Fate.FAILED, "quantize"),
-        ([result(stage="publish", status="published")], [leg("quantize", "success")], Fate.PUBLISHED, "publish"),
-        ([result(stage="publish", status="published")], [leg("publish", "success")], Fate.PUBLISHED, "publish"),
-        ([result(stage="publish", status="published")], None, Fate.PUBLISHED, "publish"),
-        ([result()], None, Fate.UNKNOWN, "publish"),
-        ([], None, Fate.UNKNOWN, "quantize"),
-        ([], [], Fate.STOPPED, "quantize"),
-        ([], [leg("quantize", "failure")], Fate.FAILED, "quantize"),
-        ([], [leg("quantize", "startup_failure")], Fate.FAILED, "quantize"),
-        ([], [leg("quantize", "success")], Fate.FAILED, "quantize"),
-        ([], [leg("quantize", None, "in_progress")], Fate.STOPPED, "quantize"),
-        ([], [leg("quantize", "failure"), leg("quantize", "cancelled")], Fate.STOPPED, "quantize"),
+        ("quantize: ready, publish: published", "", "publish: published"),
+        ("publish: published", "", "publish: published"),
+        ("quantize: ready, publish: unchanged", "", "publish: unchanged"),
+        ("quantize: ready, publish: failed", "", "publish: failed"),
+        ("quantize: unchanged", "", "quantize: unchanged"),
+        ("quantize: failed", "quantize: failure", "quantize: failed"),
+        ("quantize: failed", "quantize: failure, publish: cancelled", "quantize: failed"),
+        ("quantize: ready", "quantize: success, publish: failure", "publish: failed"),
+        ("quantize: ready", "quantize: success, publish: cancelled", "publish: stopped"),
+        ("quantize: ready", "quantize: success", "publish: stopped"),
+        ("quantize: ready", "quantize: failure", "quantize: failed"),
+        ("quantize: ready", "quantize: failure, publish: skipped", "quantize: failed"),
+        ("quantize: ready", "quantize: cancelled, publish: skipped", "quantize: stopped"),
+        ("quantize: ready", None, "publish: unknown"),
+        ("publish: published", "quantize: success", "publish: published"),
+        ("publish: published", "publish: success", "publish: published"),
+        ("publish: published", None, "publish: published"),
+        # A runner cannot claim a success that GitHub did not see.
+        ("quantize: ready, publish: published", "quantize: failure", "quantize: failed"),
+        ("publish: published", "quantize: failure, publish: skipped", "quantize: failed"),
+        ("publish: unchanged", "quantize: success, publish: failure", "publish: failed"),
+        ("quantize: unchanged", "quantize: failure", "quantize: failed"),
+        ("", "quantize: success, publish: success", "publish: failed"),
+        ("", "quantize: failure, publish: skipped", "quantize: failed"),
+        ("", "quantize: failure", "quantize: failed"),
+        ("", "quantize: startup_failure", "quantize: failed"),
+        ("", "quantize: success", "quantize: failed"),
+        ("", "quantize: in_progress", "quantize: stopped"),
+        ("", "quantize: failure, quantize: cancelled", "quantize: stopped"),
+        ("", "", "quantize: stopped"),
+        ("", None, "quantize: unknown"),
+        ("refresh: published", None, "refresh: published"),
+        ("refresh: failed", None, "refresh: failed"),
+        ("", "refresh: failure", "refresh: failed"),
+        ("", "refresh: cancelled", "refresh: stopped"),
     ],
 )
-def test_a_release_job_ends_as_its_last_leg_did(
-    results: list[JobResult], legs: list[RunningJob] | None, fate: Fate, stage: str
-) -> None:
-    [ending] = endings([job()], results, legs)
-    assert (ending.fate, ending.stage) == (fate, stage)
+def test_a_job_ends_as_its_last_stage_did(left: str, on_github: str | None, ended: str) -> None:
+    of = REFRESH if "refresh" in ended else job()
+    results = [result(of, stage, Status(status)) for stage, status in _pairs(left)]
+    running = None if on_github is None else [_job_on_github(*pair) for pair in _pairs(on_github)]
+    [final] = final_results([of], results, running)
+    assert f"{final.stage}: {final.status}" == ended
+
+
+def _pairs(text: str) -> list[tuple[str, str]]:
+    return [(stage, word) for stage, _, word in (item.partition(": ") for item in text.split(", ") if item)]
+
+
+def _job_on_github(stage: str, word: str) -> RunningJob:
+    return seen(stage, None, word) if word == "in_progress" else seen(stage, word)
+
+
+def test_a_failure_keeps_its_message_and_gets_its_log() -> None:
+    failed = result(status=Status.FAILED, exit_code=6, message="KL is too large", hint="Loosen the gate.")
+    [ended] = final_results([job()], [failed], [seen("quantize", "failure")])
+    assert (ended.message, ended.hint, ended.exit_code) == ("KL is too large", "Loosen the gate.", 6)
+    assert ended.url == "https://log"
 
 
 @pytest.mark.parametrize(
-    ("results", "legs", "fate"),
+    ("conclusion", "said", "fix"),
     [
-        ([result(REFRESH, stage="refresh", status="published")], None, Fate.PUBLISHED),
-        ([result(REFRESH, stage="refresh", status="failed")], None, Fate.FAILED),
-        ([], [leg("refresh", "failure")], Fate.FAILED),
-        ([], [leg("refresh", "cancelled")], Fate.STOPPED),
+        ("failure", "the runner was lost", "out of memory"),
+        ("timed_out", "it took longer than the workflow allows", "connection slow"),
+        ("success", "the job succeeded and left no result", "Run the workflow again"),
     ],
 )
-def test_a_job_without_a_gpu_has_one_leg(
-    results: list[JobResult], legs: list[RunningJob] | None, fate: Fate
-) -> None:
-    [ending] = endings([REFRESH], results, legs)
-    assert (ending.fate, ending.stage) == (fate, "refresh")
+def test_a_job_without_a_result_is_an_environment_problem_with_a_fix(conclusion: str, said: str, fix: str) -> None:
+    [ended] = final_results([job()], [], [seen("quantize", conclusion)])
+    assert ended.exit_code == 8
+    assert said in ended.message
+    assert fix in ended.hint
 
 
-def test_a_failure_keeps_its_words_and_finds_its_log() -> None:
-    failed = result(status="failed", exit_code=6, message="KL is too large", hint="Loosen the gate.")
-    [ending] = endings([job()], [failed], [leg("quantize", "failure")])
-    assert (ending.message, ending.hint, ending.exit_code) == ("KL is too large", "Loosen the gate.", 6)
-    assert ending.url == "https://log"
-
-
-def test_a_runner_that_died_is_an_environment_problem_with_a_fix() -> None:
-    [ending] = endings([job()], [], [leg("quantize", "failure")])
-    assert ending.exit_code == 8
-    assert "the runner was lost" in ending.message
-    assert "out of memory" in ending.hint
+def test_name_and_log_come_from_the_plan_and_the_api_and_not_from_the_result() -> None:
+    forged = result(status=Status.FAILED, repo_id="evil/repo", url="https://evil.example")
+    for running, url in (([seen("quantize", "failure")], "https://log"), (None, "")):
+        [ended] = final_results([job()], [forged], running)
+        assert (ended.repo_id, ended.url) == ("lab/Tiny", url)
 
 
 ALLOWED = timedelta(minutes=timeout_minutes(job()))
@@ -141,7 +127,7 @@ MINUTE = timedelta(minutes=1)
 
 
 @pytest.mark.parametrize(
-    ("of", "seen", "said"),
+    ("of", "last", "said"),
     [
         (job(), cancelled("quantize", ran=ALLOWED + MINUTE), "it took longer than the workflow allows"),
         (job(), cancelled("quantize", ran=ALLOWED - MINUTE), "it took longer than the workflow allows"),
@@ -158,45 +144,49 @@ MINUTE = timedelta(minutes=1)
         ),
     ],
 )
-def test_what_github_cancelled_by_itself_has_failed(of: Job, seen: RunningJob, said: str) -> None:
-    [ending] = endings([of], [result(of)] if seen.stage == "publish" else [], [leg("quantize", "success"), seen])
-    assert (ending.fate, ending.stage, ending.exit_code) == (Fate.FAILED, seen.stage, 8)
-    assert said in ending.message
-    assert ending.hint
+def test_what_github_cancelled_by_itself_has_failed(of: Job, last: RunningJob, said: str) -> None:
+    [ended] = final_results(
+        [of], [result(of)] if last.stage == "publish" else [], [seen("quantize", "success"), last]
+    )
+    assert (ended.status, ended.stage, ended.exit_code) == (Status.FAILED, last.stage, 8)
+    assert said in ended.message
+    assert ended.hint
 
 
 @pytest.mark.parametrize(
-    "seen",
+    "cancelled_job",
     [
         cancelled("quantize", ran=MINUTE),
         cancelled("quantize", ran=ALLOWED - 5 * MINUTE),
         cancelled("quantize", queued=timedelta(hours=23.9), ran=MINUTE),
         cancelled("quantize", queued=timedelta(hours=3), ran=None),
-        leg("quantize", "cancelled"),
-        leg("quantize", "cancelled", runner="", completed=NOW),
+        seen("quantize", "cancelled"),
+        seen("quantize", "cancelled", runner="", completed=NOW),
     ],
 )
-def test_what_a_person_cancelled_was_stopped(seen: RunningJob) -> None:
-    [ending] = endings([job()], [], [seen])
-    assert (ending.fate, ending.message, ending.exit_code) == (Fate.STOPPED, "it was cancelled", 0)
+def test_what_a_person_cancelled_was_stopped(cancelled_job: RunningJob) -> None:
+    [ended] = final_results([job()], [], [cancelled_job])
+    assert (ended.status, ended.message, ended.exit_code) == (Status.STOPPED, "it was cancelled", 0)
 
 
 @pytest.mark.parametrize(
-    ("made", "believed"),
+    ("made", "plausible"),
     [
         (result(), True),
-        (result(status="failed", exit_code=5), True),
-        (result(stage="publish", status="published"), True),
-        (result(REFRESH, stage="refresh", status="published"), True),
-        (result(status="published"), False),
-        (result(stage="publish", status="quantized"), False),
-        (result(stage="refresh", status="published"), False),
+        (result(status=Status.FAILED, exit_code=5), True),
+        (result(stage="publish", status=Status.PUBLISHED), True),
+        (result(REFRESH, stage="refresh", status=Status.PUBLISHED), True),
+        (result(status=Status.PUBLISHED), False),
+        (result(stage="publish", status=Status.READY), False),
+        (result(stage="refresh", status=Status.PUBLISHED), False),
         (result(stage="dance"), False),
+        (result(status=Status.STOPPED), False),
+        (result(status=Status.UNKNOWN), False),
         (result(job_id="another"), False),
         (result(target="quantized/Other-awq"), False),
         (result(content="0" * 64), False),
-        (result(REFRESH, stage="publish", status="published"), False),
+        (result(REFRESH, stage="publish", status=Status.PUBLISHED), False),
     ],
 )
-def test_a_leg_is_believed_what_it_can_have_done(made: JobResult, believed: bool) -> None:
-    assert believable(made, {item.job_id: item for item in (job(), REFRESH)}) == believed
+def test_a_result_is_plausible_if_its_stage_can_have_done_that(made: JobResult, plausible: bool) -> None:
+    assert is_plausible(made, {item.job_id: item for item in (job(), REFRESH)}) == plausible

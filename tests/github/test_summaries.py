@@ -1,15 +1,17 @@
-"""The pages that people read on GitHub: whole, and safe whatever strangers called their things."""
+"""The pages that people read on GitHub: complete, and safe whatever is in names and messages."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 from markdown_it import MarkdownIt
 
-from bot.github.attempts import hold_back, tried_content
+from bot.errors import QualityGateError
+from bot.github.attempts import hold_back
 from bot.github.environment import MOST_SUMMARY_BYTES
-from bot.github.results import endings
+from bot.github.results import final_results
 from bot.github.summaries import (
     card_preview,
     failure_text,
@@ -19,11 +21,11 @@ from bot.github.summaries import (
     report_page,
     trouble_text,
 )
-from bot.records import Attempts, Job, JobResult, RunningJob, Skip
+from bot.records import Attempts, Job, JobResult, Publication, RunningJob, Skip, Status, job_result
 from bot.text import escape_github_hint
 from bot.watch.plan import make_plan
 from tests.github.test_attempts import NOW, many
-from tests.support.factories import entry, job, report, upstream
+from tests.support.factories import HEAD, entry, job, report
 
 HUB = "https://hub.example"
 OURS = ("https://hub.example/", "https://github.com/someone/awq-bot")
@@ -67,18 +69,9 @@ def hostile_job(text: str) -> Job:
 
 
 def result(of: Job, text: str) -> JobResult:
-    return JobResult(
-        job_id=of.job_id,
-        target=of.entry.target,
-        repo_id=text,
-        content=tried_content(of),
-        stage="quantize",
-        status="failed",
-        exit_code=6,
-        message=text,
-        hint=text,
-        report=report(text_label=text),
-    )
+    error = QualityGateError(text, hint=text)
+    failed = job_result(of, stage="quantize", status=Status.FAILED, error=error, report=report(text_label=text))
+    return replace(failed, repo_id=text)
 
 
 def every_page(text: str) -> dict[str, str]:
@@ -88,12 +81,12 @@ def every_page(text: str) -> dict[str, str]:
         Skip(entry=entry(repo_id="lab/Third"), reason=text, hint=text, blocked=True),
     ]
     lost = [RunningJob(stage="quantize", target=made.entry.target, status="completed", conclusion="failure")]
-    [ending] = endings([made], [result(made, text)], lost)
+    [ended] = final_results([made], [result(made, text)], lost)
     return {
         "plan": plan_page(make_plan([made, *skips]), endpoint=HUB, notes=[text]),
         "job": job_page(made, result(made, text), endpoint=HUB),
-        "report": report_page([ending], endpoint=HUB, issues={}, forged=[text], notes=[text]),
-        "issue": failure_text(ending, Attempts(target="a/b", content="c", count=1), endpoint=HUB, run_url=""),
+        "report": report_page([ended], endpoint=HUB, issues={}, rejected=[text], notes=[text]),
+        "issue": failure_text(made, ended, Attempts(target="a/b", content="c", count=1), endpoint=HUB, run_url=""),
         "refusal": refusal_text(skips[0], endpoint=HUB, run_url=""),
         "trouble": trouble_text("Nothing is watched.", [(text, text)], run_url=""),
     }
@@ -106,7 +99,7 @@ KNOWN_TAGS = {
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
-def test_no_stranger_can_add_to_a_page(text: str) -> None:
+def test_no_text_from_elsewhere_can_add_to_a_page(text: str) -> None:
     harmless = {name: Page(markdown) for name, markdown in every_page("words").items()}
     for name, markdown in every_page(text).items():
         page = Page(markdown)
@@ -120,7 +113,7 @@ def test_no_stranger_can_add_to_a_page(text: str) -> None:
         assert not any(line.startswith("::") for line in markdown.splitlines()), name
 
 
-def test_a_hint_keeps_its_code_and_its_words() -> None:
+def test_a_hint_keeps_its_code_and_its_text() -> None:
     assert escape_github_hint("Put it on `hold:` to *silence* it.") == "Put it on `hold:` to \\*silence\\* it."
     assert "code" not in Page(escape_github_hint("``a`b` | `c|d`")).text
     assert "@me" not in escape_github_hint("@me `x` @me ` @me")
@@ -130,14 +123,14 @@ def test_a_full_matrix_says_what_is_left_for_the_next_run() -> None:
     plan = hold_back(make_plan(many(300)), attempts=(), now=NOW)
     text = plan_page(plan, endpoint=HUB)
     assert "**256 to quantize**, 44 waiting." in text
-    assert text.count("beyond what is under way at once") == 20
-    assert "and 24 more that later runs take" in text
+    assert text.count("beyond the number of jobs at once") == 20
+    assert "and 24 more for later runs" in text
     assert len(text.encode()) < MOST_SUMMARY_BYTES
 
 
 def test_the_headline_adds_up_what_is_needed() -> None:
     text = plan_page(make_plan([job(), job(entry(target="a/b"))]), endpoint=HUB)
-    assert "In all about 20 min 00 s of GPU time and 16.0 GB to download" in text
+    assert "Estimated in total: 20 min 00 s of GPU time, 16.0 GB to download" in text
 
 
 def test_a_card_on_another_page_has_whole_links_and_no_pictures() -> None:
@@ -147,5 +140,12 @@ def test_a_card_on_another_page_has_whole_links_and_no_pictures() -> None:
     assert shown == f"# T\n\n{links}"
 
 
-def test_private_models_link_no_picture() -> None:
-    assert "<img" not in job_page(job(source=upstream(private=True)), result(job(), "x"), endpoint=HUB)
+@pytest.mark.parametrize("private", [True, False])
+def test_only_pictures_of_public_models_are_linked(private: bool) -> None:
+    published = Publication(
+        repo_id="q/T-awq", sha=HEAD, tag="t", url=f"{HUB}/q/T-awq", private=private, new=True, duration_s=1.0
+    )
+    made = job_result(
+        job(), stage="publish", status=Status.PUBLISHED, publication=published, report=report(pictures=("a.png",))
+    )
+    assert ("<img" in job_page(job(), made, endpoint=HUB)) == (not private)

@@ -1,4 +1,4 @@
-"""What `doctor` says of tokens and identities, before a run finds out."""
+"""What `doctor` says about the endpoint, tokens and identities."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_two_tokens_that_fit(hub: LocalHub) -> None:
     }
 
 
-def test_read_token_that_would_not_see_private_targets_is_warned_of(hub: LocalHub) -> None:
+def test_read_token_that_cannot_read_private_targets_is_a_warning(hub: LocalHub) -> None:
     outsider = Hub(hub.endpoint, hub.token("reader", role="read"), hub.token())
     check = looked_at(outsider)["read quantized"]
     assert check.status == "warning"
@@ -93,22 +93,30 @@ def test_command_that_doctor_names_prints_the_stored_token(tmp_path: Path) -> No
     assert done.stdout == "hf_stored_here\n"
 
 
-def test_endpoint_is_asked_once(hub: LocalHub) -> None:
+def test_endpoint_is_requested_once(hub: LocalHub) -> None:
     assert check_endpoint(as_bot(hub)).status == "ok"
-    forget_requests(hub)
-    hub.faults.add(Fault(path="/api/models", status=503, times=None))
-    check = check_endpoint(as_bot(hub))
-    assert (check.status, check.found) == ("failed", f"{hub.endpoint}: the Hub answers 503")
     assert len(all_requests(hub)) == 1
 
 
-def test_endpoint_that_is_no_hub_is_named(hub: LocalHub) -> None:
-    hub.faults.add(Fault(path="/api/models", status=200, body="<html>Welcome</html>"))
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        (Fault(path="/api/models", status=503, times=None), "{}: the Hub answers 503"),
+        (Fault(path="/api/models", status=404, times=None), "{} answers 404"),
+        (Fault(path="/api/models", status=403, times=None), "{} answers 403"),
+        (Fault(path="/api/models", status=200, body="<html>Welcome</html>"), "{} does not answer like a Hub"),
+    ],
+    ids=["busy", "missing", "refused", "another server"],
+)
+def test_endpoint_that_fails_is_named_after_one_request(hub: LocalHub, answer: Fault, found: str) -> None:
+    hub.faults.add(answer)
     check = check_endpoint(as_bot(hub))
-    assert (check.status, "does not answer like a Hub" in check.found) == ("failed", True)
+    assert (check.status, check.found) == ("failed", found.format(hub.endpoint))
+    assert check.fix
+    assert len(all_requests(hub)) == 1
 
 
-def test_create_token_is_tried_where_there_is_one(hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_create_token_is_checked_when_it_is_set(hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
     monkeypatch.setenv("HF_CREATE_TOKEN", hub.token())
     assert looked_at(Hub.from_environment())["create token"].status == "ok"
@@ -143,16 +151,6 @@ def test_identity_that_cannot_be_exchanged_says_nothing_about_the_endpoint(
     assert workflow.asked == 0
 
 
-@pytest.mark.parametrize(("status", "found"), [(404, "answers 404"), (403, "answers 403")])
-def test_endpoint_that_refuses_is_a_failure_with_its_address(hub: LocalHub, status: int, found: str) -> None:
-    hub.faults.add(Fault(path="/api/models", status=status, times=None))
-    check = check_endpoint(as_bot(hub))
-    assert check.status == "failed"
-    assert hub.endpoint in check.found
-    assert found in check.found
-    assert check.fix
-
-
 def test_endpoint_that_cannot_be_reached_is_a_failure(hub: LocalHub) -> None:
     nowhere = Hub(hub.endpoint)
     hub.stop()
@@ -163,7 +161,7 @@ def test_endpoint_that_cannot_be_reached_is_a_failure(hub: LocalHub) -> None:
 
 
 def test_rights_of_a_fine_grained_token_are_not_guessed(hub: LocalHub) -> None:
-    """The Hub tells neither what it may see nor where it may write; `bot` could do both."""
+    """whoami says neither what it can read nor where it can write; `bot` could do both."""
     orgs = [{"type": "org", "name": "quantized", "roleInOrg": "admin"}]
     answer = {"type": "user", "name": "bot", "orgs": orgs, "auth": {"accessToken": {"role": "fineGrained"}}}
     hub.faults.add(Fault(path="whoami", status=200, body=json.dumps(answer), times=None))
@@ -198,7 +196,7 @@ def test_members_write_as_their_role_in_the_organisation_lets_them(
     assert ("to quantized with write access" in found["write to quantized"].fix) == (writes == "failed")
 
 
-def test_anybody_writes_to_their_own_namespace(hub: LocalHub) -> None:
+def test_every_account_can_write_to_its_own_namespace(hub: LocalHub) -> None:
     token = hub.add_token("member")
     found = looked_at(Hub(hub.endpoint, token, token), namespaces=("member",))
     assert (found["read member"].status, found["write to member"].status) == ("ok", "ok")

@@ -1,4 +1,4 @@
-"""What the plan learns of sources and targets, and in how many requests."""
+"""What the plan reads of sources and targets, and in how many requests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import stamina
-from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub import HfApi
 
 from bot.errors import EnvironmentProblem
 from bot.hub import client, fetch
@@ -17,10 +17,6 @@ from bot.localhub import Fault, LocalHub
 from bot.records import Published, TargetState, Upstream, to_json
 from tests.support import factories
 from tests.support.repos import SOURCE, TARGET, as_bot, forget_requests, source_files
-
-Files = dict[str, bytes | str]
-INDEX = "model.safetensors.index.json"
-SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
 
 
 def listed(hub: LocalHub, **entry: Any) -> Upstream:
@@ -70,7 +66,7 @@ def test_revision_of_the_entry_is_read(hub: LocalHub) -> None:
         ({"repo_id": "lab/Broken"}, "answers 500"),
     ],
 )
-def test_source_that_cannot_be_read_is_a_problem_of_its_own(
+def test_source_that_cannot_be_read_is_a_problem_of_one_entry(
     hub: LocalHub, entry: dict[str, str], words: str
 ) -> None:
     hub.seed("lab/Secret", source_files(), private=True)
@@ -85,7 +81,7 @@ def test_source_that_cannot_be_read_is_a_problem_of_its_own(
     assert good.problem is None
 
 
-def test_gate_shows_in_the_listing_and_closes_the_weights(hub: LocalHub) -> None:
+def test_gating_is_listed_and_protects_the_weights(hub: LocalHub) -> None:
     hub.seed(SOURCE, source_files(), gated="manual")
     found = listed(hub)
     assert (found.gated, found.problem, len(found.files)) == ("manual", None, 8)
@@ -111,7 +107,7 @@ def test_gate_shows_in_the_listing_and_closes_the_weights(hub: LocalHub) -> None
         ("just: [unclosed", {"license": None}),
     ],
 )
-def test_odd_metadata_in_a_card_is_taken_as_not_stated(
+def test_invalid_metadata_in_a_card_counts_as_not_stated(
     hub: LocalHub, metadata: str, expected: dict[str, object]
 ) -> None:
     hub.seed(SOURCE, source_files(README__md=f"---\n{metadata}\n---\n"))
@@ -123,7 +119,7 @@ def test_odd_metadata_in_a_card_is_taken_as_not_stated(
 
 
 @pytest.mark.parametrize("metadata", ["ignore_metadata_errors: true", "self: 1", "tags: 7"])
-def test_metadata_that_the_client_cannot_take_stops_no_other_entry(hub: LocalHub, metadata: str) -> None:
+def test_metadata_that_the_client_cannot_parse_stops_no_other_entry(hub: LocalHub, metadata: str) -> None:
     hub.seed(SOURCE, source_files(README__md=f"---\n{metadata}\n---\n"))
     hub.seed("lab/Other", source_files())
     bad, good = client.upstream(as_bot(hub), [factories.entry(), factories.entry(repo_id="lab/Other")])
@@ -148,7 +144,7 @@ def test_unreachable_hub_ends_the_plan_at_once(hub: LocalHub) -> None:
     assert time.monotonic() - started < 5
 
 
-def test_two_hundred_entries_are_asked_for_side_by_side(hub: LocalHub) -> None:
+def test_two_hundred_entries_are_read_in_parallel(hub: LocalHub) -> None:
     hub.seed(SOURCE, source_files())
     hub.faults.add(Fault(path="/api/models/lab", delay_s=0.02, times=None))
     asked = [factories.entry(target=f"quantized/{number}") for number in range(200)]
@@ -178,13 +174,10 @@ def test_unchanged_target_takes_one_api_call_and_one_resolver_call(hub: LocalHub
     ]
 
 
-def test_absent_and_empty_targets_are_told_apart(hub: LocalHub, api: HfApi) -> None:
+def test_absent_empty_and_foreign_targets_are_distinguished(hub: LocalHub, api: HfApi) -> None:
     assert state(hub).state is TargetState.ABSENT
     api.create_repo(TARGET, private=True)
     assert state(hub).state is TargetState.EMPTY
-
-
-def test_content_without_provenance_is_foreign(hub: LocalHub) -> None:
     hub.seed(TARGET, {"model.safetensors": b"1"})
     assert state(hub).state is TargetState.FOREIGN
 
@@ -218,7 +211,7 @@ def test_unreadable_provenance_is_a_problem(
     assert "provenance.json cannot be read" in str(found.problem)
 
 
-def test_target_that_answers_badly_stops_no_other_entry(hub: LocalHub) -> None:
+def test_target_that_fails_stops_no_other_entry(hub: LocalHub) -> None:
     hub.seed(TARGET, {"a": "1"})
     hub.disable(TARGET)
     hub.faults.add(Fault(path="quantized/Broken", status=503, times=None))
@@ -230,13 +223,13 @@ def test_target_that_answers_badly_stops_no_other_entry(hub: LocalHub) -> None:
     assert (absent.state, absent.problem) == (TargetState.ABSENT, None)
 
 
-def test_gated_target_of_somebody_else_is_a_problem(hub: LocalHub) -> None:
+def test_gated_target_of_another_account_is_a_problem(hub: LocalHub) -> None:
     hub.seed("lab/Theirs", {"provenance.json": "{}"}, gated="auto")
     found = client.published(as_bot(hub), [factories.entry(target="lab/Theirs")])[0]
     assert (found.state, found.problem) == (TargetState.UNREADABLE, "the target's provenance answers 403")
 
 
-def test_small_change_by_hand_keeps_a_target_ours(hub: LocalHub, api: HfApi) -> None:
+def test_small_change_by_hand_keeps_a_target_ours(hub: LocalHub) -> None:
     hub.seed(TARGET, {"provenance.json": to_json(factories.provenance())})
-    api.create_commit(TARGET, [CommitOperationAdd("note.md", b"x")], commit_message="by hand")
+    hub.seed(TARGET, {"note.md": "by hand"})
     assert state(hub).state is TargetState.OURS

@@ -1,8 +1,9 @@
-"""config.json, weight index and headers of a new release, whatever strangers have uploaded."""
+"""config.json, weight index and safetensors headers of a new release, from untrusted uploads."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import stamina
@@ -61,7 +62,7 @@ def test_shards_are_those_that_the_index_names(hub: LocalHub) -> None:
     assert [(item.name, item.shape) for item in found.tensors] == [("a.weight", (4, 2)), ("b.weight", (3,))]
 
 
-def test_shard_that_is_not_there_yet_is_left_to_the_decision(hub: LocalHub) -> None:
+def test_missing_shard_is_not_a_problem_of_the_details(hub: LocalHub) -> None:
     files = sharded()
     del files[SHARDS[1]]
     found = looked_into(hub, files)
@@ -80,11 +81,7 @@ def test_shard_that_is_not_there_yet_is_left_to_the_decision(hub: LocalHub) -> N
         ("model.safetensors", b"\xff" * 100, "the header claims"),
         ("model.safetensors", (50).to_bytes(8, "little") + b"{" * 50, "model.safetensors: the header is no JSON"),
         ("model.safetensors", safetensors({"a": [4]})[:-1], "model.safetensors: tensor 'a' ends at byte"),
-        (
-            "model.safetensors",
-            (2).to_bytes(8, "little") + b"[]",
-            "model.safetensors: the header is no JSON object",
-        ),
+        ("model.safetensors", (2).to_bytes(8, "little") + b"[]", "the header is no JSON object"),
     ],
 )
 def test_broken_upload_is_named(
@@ -112,41 +109,33 @@ def test_hostile_index_names_are_refused(hub: LocalHub, index: dict[str, object]
     assert INDEX in str(found.problem)
 
 
-def test_repo_without_weights_has_none(hub: LocalHub) -> None:
+def test_missing_weights_and_a_missing_config_are_named(hub: LocalHub) -> None:
     files = source_files(pytorch_model__bin=b"1")
     del files["model.safetensors"]
     found = looked_into(hub, files)
     assert (found.problem, found.weight_files) == (None, ())
+    hub.seed(SOURCE, {}, delete=("config.json",))
+    found = client.details(as_bot(hub), [upstream_of(hub, factories.entry())])[0]
+    assert found.problem == "upload incomplete: config.json is missing"
 
 
-def test_missing_config_is_named(hub: LocalHub) -> None:
-    files = source_files()
-    del files["config.json"]
-    assert looked_into(hub, files).problem == "upload incomplete: config.json is missing"
+@pytest.mark.parametrize(("inline", "differ"), [("{{ old }}", True), ("{{ new }}", False), (None, False)])
+def test_two_different_chat_templates_are_a_warning(hub: LocalHub, inline: str | None, differ: bool) -> None:
+    config = json.dumps({"chat_template": inline} if inline else {})
+    found = looked_into(hub, source_files(chat_template__jinja="{{ new }}", tokenizer_config__json=config))
+    assert [warning for warning in found.warnings if "differ" in warning] == list(found.warnings)
+    assert bool(found.warnings) == differ
 
 
-def test_two_different_chat_templates_are_warned_of(hub: LocalHub) -> None:
-    files = source_files(chat_template__jinja="{{ new }}", tokenizer_config__json='{"chat_template": "{{ old }}"}')
-    assert "differ" in looked_into(hub, files).warnings[0]
-
-
-@pytest.mark.parametrize("inline", ["{}", '{"chat_template": "{{ new }}"}'])
-def test_one_chat_template_is_no_warning(hub: LocalHub, inline: str) -> None:
-    files = source_files(chat_template__jinja="{{ new }}", tokenizer_config__json=inline)
-    assert looked_into(hub, files).warnings == ()
-
-
-def test_repo_that_goes_away_while_it_is_read_is_a_problem(hub: LocalHub, api: HfApi) -> None:
+@pytest.mark.parametrize("deleted", ["repo", "commit"])
+def test_repo_or_commit_that_is_deleted_meanwhile_is_a_problem(hub: LocalHub, api: HfApi, deleted: str) -> None:
     hub.seed("bot/Brief", source_files())
     found = upstream_of(hub, factories.entry(repo_id="bot/Brief"))
-    api.delete_repo("bot/Brief")
+    if deleted == "repo":
+        api.delete_repo("bot/Brief")
+    else:
+        found = replace(found, sha=factories.SHA)
     assert "was deleted" in str(client.details(as_bot(hub), [found])[0].problem)
-
-
-def test_commit_that_goes_away_while_it_is_read_is_a_problem(hub: LocalHub) -> None:
-    hub.seed(SOURCE, source_files())
-    gone = factories.upstream(files=upstream_of(hub, factories.entry()).files)
-    assert "was deleted" in str(client.details(as_bot(hub), [gone])[0].problem)
 
 
 @pytest.mark.parametrize(("status", "words"), [(403, "answers 403"), (503, "answers 503")])

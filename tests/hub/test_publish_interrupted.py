@@ -1,4 +1,4 @@
-"""Killed processes, and two at once: the tree comes out the same, and nothing half-done is ever public."""
+"""Killed processes, and several at once: the tree comes out the same, and nothing incomplete is ever public."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from bot.errors import PublishError
-from bot.hub import client
-from bot.hub.publish import Artifact, publish
+from bot.errors import BotError
 from bot.localhub import Fault, LocalHub
-from bot.records import Job, Publication, no_progress, to_json
-from tests.support.repos import SOURCE, TARGET, as_bot, make_artifact, release_job, requests
+from bot.records import Publication, to_json
+from tests.support.release import Release
+from tests.support.repos import TARGET, make_artifact, requests
 
 PUBLISH = """
 import sys
@@ -32,75 +31,66 @@ publish(Hub.from_environment(), from_json(Job, sys.argv[1]), artifact, no_progre
 """
 
 
-def start(hub: LocalHub, job: Job, artifact: Artifact) -> subprocess.Popen[bytes]:
-    arguments = [to_json(job), to_json(artifact.files), str(artifact.folders[0].parent)]
-    environment = {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": hub.token("bot"), "PATH": os.environ["PATH"]}
+def start(release: Release) -> subprocess.Popen[bytes]:
+    folder = release.artifact.folders[0].parent
+    arguments = [to_json(release.job), to_json(release.artifact.files), str(folder)]
+    token = release.hub.token("bot")
+    environment = {"HF_ENDPOINT": release.hub.endpoint, "HF_TOKEN": token, "PATH": os.environ["PATH"]}
     return subprocess.Popen([sys.executable, "-c", PUBLISH, *arguments], env=environment)
 
 
-def wait_until_taken(hub: LocalHub) -> None:
-    """Until a request has run into every fault."""
+def kill_at(release: Release, step: str) -> None:
+    """Killed while the Hub is at this step, which it then carries out or not."""
+    faults = release.hub.faults
+    faults.add(Fault(path=step, delay_s=0.3))
+    child = start(release)
     deadline = time.monotonic() + 30
-    while hub.faults.pending and time.monotonic() < deadline:
+    while faults.pending and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert hub.faults.pending == ()
+    assert faults.pending == ()
+    child.send_signal(signal.SIGKILL)
+    child.wait()
 
 
-def expect_complete(hub: LocalHub, job: Job, artifact: Artifact) -> None:
-    assert client.published(as_bot(hub), [job.entry])[0].complete
-    assert not hub.repo(TARGET).settings().private
-    assert set(hub.files(TARGET)) == {file.path for file in artifact.files} | {".gitattributes"}
+def expect_complete(release: Release) -> None:
+    assert release.state.complete
+    assert not release.private
+    assert set(release.hub.files(TARGET)) == release.paths
 
 
 @pytest.mark.parametrize(
     "step", ["/preupload/", "/uploads/", "/commit/", "/resolve/.*/model.safetensors", "/settings", "/tag/"]
 )
-def test_killed_publisher_leaves_nothing_half_done_in_public(
-    hub: LocalHub, job: Job, artifact: Artifact, step: str
-) -> None:
-    """Killed while the Hub is at this step, which it then carries out or not; and published again."""
-    hub.faults.add(Fault(path=step, delay_s=0.3))
-    child = start(hub, job, artifact)
-    wait_until_taken(hub)
-    child.send_signal(signal.SIGKILL)
-    child.wait()
-    found = client.published(as_bot(hub), [job.entry])[0]
-    assert hub.repo(TARGET).settings().private or found.provenance is not None
-    publish(as_bot(hub), job, artifact, no_progress)
-    expect_complete(hub, job, artifact)
+def test_killed_publisher_leaves_nothing_incomplete_in_public(hub: LocalHub, release: Release, step: str) -> None:
+    kill_at(release, step)
+    assert release.private or release.state.provenance is not None
+    release.publish()
+    expect_complete(release)
     assert len(hub.history(TARGET)) == 2
 
 
-def test_update_killed_before_its_commit_leaves_the_old_release_complete(
-    hub: LocalHub, job: Job, artifact: Artifact, tmp_path: Path
-) -> None:
-    publish(as_bot(hub), job, artifact, no_progress)
-    hub.seed(SOURCE, {"config.json": "{}"})
-    newer = release_job(hub)
-    update = make_artifact(tmp_path / "newer", newer, {"config.json": b"{}", "model.safetensors": b"new" * 999})
-    hub.faults.add(Fault(path="/uploads/", delay_s=0.3))
-    child = start(hub, newer, update)
-    wait_until_taken(hub)
-    child.send_signal(signal.SIGKILL)
-    child.wait()
-    expect_complete(hub, job, artifact)
-    publish(as_bot(hub), newer, update, no_progress)
-    expect_complete(hub, newer, update)
+def test_update_killed_before_its_commit_leaves_the_old_release_complete(release: Release, tmp_path: Path) -> None:
+    release.publish()
+    update = release.next(tmp_path, {"config.json": b"{}", "model.safetensors": b"new" * 999})
+    kill_at(update, "/uploads/")
+    expect_complete(release)
+    update.publish()
+    expect_complete(update)
 
 
-def race(hub: LocalHub, job: Job, artifacts: list[Artifact]) -> list[Publication | PublishError]:
-    """All at once in threads, each started when the others are too."""
-    together = threading.Barrier(len(artifacts))
-    results: list[Publication | PublishError] = []
+def race(releases: list[Release]) -> list[Publication | BotError]:
+    """All at once in threads that start together."""
+    together = threading.Barrier(len(releases))
+    results: list[Publication | BotError] = []
 
-    def run(artifact: Artifact) -> None:
+    def run(release: Release) -> None:
         together.wait()
         try:
-            results.append(publish(as_bot(hub), job, artifact, no_progress))
-        except PublishError as error:
+            results.append(release.publish())
+        except BotError as error:
             results.append(error)
 
-    threads = [threading.Thread(target=run, args=(artifact,)) for artifact in artifacts]
+    threads = [threading.Thread(target=run, args=(release,)) for release in releases]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -108,34 +98,27 @@ def race(hub: LocalHub, job: Job, artifacts: list[Artifact]) -> list[Publication
     return results
 
 
-def test_two_publishers_of_one_release_make_one_commit(hub: LocalHub, job: Job, artifact: Artifact) -> None:
-    # Both have sent their blobs before either commits.
-    hub.faults.add(Fault(path="/commit/", delay_s=0.3, times=2))
-    results = race(hub, job, [artifact, artifact])
-    assert [type(result) for result in results] == [Publication, Publication]
-    assert len({result.sha for result in results if isinstance(result, Publication)}) == 1
-    expect_complete(hub, job, artifact)
-    assert len(hub.history(TARGET)) == 2
-    assert sorted(item.status for item in requests(hub, "POST", "/commit/")) == [200, 412]
-
-
-def test_publishers_whose_bytes_differ_end_with_one_tree(hub: LocalHub, job: Job, tmp_path: Path) -> None:
-    """Another GPU rounds another way: whoever commits first is right."""
-    artifacts = [
-        make_artifact(
-            tmp_path / str(number), job, {"config.json": b"{}", "model.safetensors": bytes([number]) * 9000}
-        )
-        for number in range(3)
-    ]
-    hub.faults.add(Fault(path="/commit/", delay_s=0.2, times=3))
-    results = race(hub, job, artifacts)
+@pytest.mark.parametrize("same", [True, False], ids=["equal bytes", "different bytes"])
+def test_parallel_publishers_of_one_release_make_one_commit(
+    hub: LocalHub, release: Release, tmp_path: Path, same: bool
+) -> None:
+    """Another GPU rounds differently; the first commit counts. All blobs are sent before the first commit."""
+    releases = [release] * 3
+    if not same:
+        files = [{"config.json": b"{}", "model.safetensors": bytes([number]) * 9000} for number in range(3)]
+        artifacts = [make_artifact(tmp_path / str(n), release.job, item) for n, item in enumerate(files)]
+        releases = [Release(hub, release.job, artifact, release.caller) for artifact in artifacts]
+    hub.faults.add(Fault(path="/commit/", delay_s=0.3, times=3))
+    results = race(releases)
     assert [type(result) for result in results] == [Publication] * 3
-    expect_complete(hub, job, artifacts[0])
+    assert len({result.sha for result in results if isinstance(result, Publication)}) == 1
+    expect_complete(releases[0])
     assert len(hub.history(TARGET)) == 2
+    assert sorted(item.status for item in requests(hub, "POST", "/commit/")) == [200, 412, 412]
 
 
-def test_publishers_in_processes_of_their_own_end_well(hub: LocalHub, job: Job, artifact: Artifact) -> None:
-    children = [start(hub, job, artifact) for _ in range(2)]
+def test_parallel_processes_end_with_one_release(hub: LocalHub, release: Release) -> None:
+    children = [start(release) for _ in range(2)]
     assert [child.wait(60) for child in children] == [0, 0]
-    expect_complete(hub, job, artifact)
+    expect_complete(release)
     assert len(hub.history(TARGET)) == 2

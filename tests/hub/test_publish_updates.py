@@ -1,4 +1,4 @@
-"""A repo that is published already: newer releases, small files, and the way back."""
+"""A repo that is published already: newer releases, small files, and restoring the previous release."""
 
 from __future__ import annotations
 
@@ -8,216 +8,165 @@ from pathlib import Path
 import pytest
 from huggingface_hub import HfApi
 
-from bot.errors import PublishError
-from bot.hub import client
-from bot.hub.publish import Artifact, publish
+from bot.errors import BotError
 from bot.localhub import Fault, LocalHub
-from bot.records import Job, Published, no_progress
+from tests.support.release import Release
 from tests.support.repos import (
     SOURCE,
     TARGET,
     all_requests,
-    as_bot,
     described,
     forget_requests,
     make_artifact,
-    release_job,
     requests,
     seal,
     source_files,
     writes,
 )
 
-OLD = {"config.json": b"{}", "model-00001-of-00002.safetensors": b"a" * 9000, "tokenizer.json": b"{}"}
+SHARD = "model-00001-of-00002.safetensors"
+OLD = {"config.json": b"{}", SHARD: b"a" * 9000, "tokenizer.json": b"{}"}
 NEW = {"config.json": b'{"new": 1}', "model.safetensors": b"b" * 9000, "tokenizer.json": b"{}"}
 
 
 @pytest.fixture
-def old(hub: LocalHub, tmp_path: Path) -> Job:
+def old(hub: LocalHub, tmp_path: Path) -> Release:
     """A release that is complete and public."""
-    job = release_job(hub)
-    publish(as_bot(hub), job, make_artifact(tmp_path / "old", job, OLD), no_progress)
-    return job
+    release = Release.of(hub, tmp_path, OLD)
+    release.publish()
+    return release
 
 
 @pytest.fixture
-def new(hub: LocalHub, old: Job) -> Job:
+def new(old: Release, tmp_path: Path) -> Release:
     """The next one, not published yet."""
-    assert old.tag
-    hub.seed(SOURCE, {"config.json": '{"model_type": "qwen3"}'})
-    return release_job(hub)
-
-
-@pytest.fixture
-def artifact(new: Job, tmp_path: Path) -> Artifact:
-    return make_artifact(tmp_path / "new", new, NEW)
-
-
-def state(hub: LocalHub, job: Job) -> Published:
-    return client.published(as_bot(hub), [job.entry])[0]
-
-
-def content(hub: LocalHub, revision: str = "main") -> dict[str, bytes]:
-    """Without what differs by design: the proof, and the picture that holds the tag."""
-    files = hub.files(TARGET, revision)
-    return {path: files[path] for path in files if path not in ("provenance.json", "assets/error.png")}
-
-
-def rot(hub: LocalHub, path: str, revision: str = "main") -> None:
-    """The Hub's disk damages a file."""
-    repo = hub.repo(TARGET)
-    stored = repo.object_path(repo.commit_at(revision).files[path].sha256)
-    stored.write_bytes(stored.read_bytes()[:-1] + b"?")
+    return old.next(tmp_path, NEW, '{"model_type": "qwen3"}')
 
 
 # --- newer releases -----------------------------------------------------------------------------------------
 
 
-def test_update_is_one_commit_that_deletes_what_is_stale(
-    hub: LocalHub, old: Job, new: Job, artifact: Artifact
+def test_update_is_one_commit_and_the_older_release_keeps_its_tag(
+    hub: LocalHub, old: Release, new: Release
 ) -> None:
-    publish(as_bot(hub), new, artifact, no_progress)
-    assert len(hub.history(TARGET)) == 3
-    assert set(hub.files(TARGET)) == {file.path for file in artifact.files} | {".gitattributes"}
-    assert state(hub, new).complete
-    assert not hub.repo(TARGET).settings().private
-
-
-def test_older_release_stays_under_its_tag(hub: LocalHub, old: Job, new: Job, artifact: Artifact) -> None:
     before = hub.files(TARGET)
-    publish(as_bot(hub), new, artifact, no_progress)
-    assert hub.files(TARGET, old.tag) == before
-    assert set(hub.refs(TARGET)) == {"refs/heads/main", f"refs/tags/{old.tag}", f"refs/tags/{new.tag}"}
+    new.publish()
+    assert len(hub.history(TARGET)) == 3
+    assert set(hub.files(TARGET)) == new.paths
+    assert hub.files(TARGET, old.job.tag) == before
+    assert set(hub.refs(TARGET)) == {"refs/heads/main", *(f"refs/tags/{item.job.tag}" for item in (old, new))}
+    assert (new.complete, new.private) == (True, False)
 
 
-def test_unchanged_files_are_not_sent_again(hub: LocalHub, old: Job, new: Job, tmp_path: Path) -> None:
+def test_unchanged_files_are_not_sent_again(hub: LocalHub, old: Release, tmp_path: Path) -> None:
+    same = old.next(tmp_path, OLD, '{"model_type": "qwen3"}')
     forget_requests(hub)
-    publish(as_bot(hub), new, make_artifact(tmp_path / "same", new, OLD), no_progress)
-    sent = requests(hub, "PUT", "/uploads/")
-    assert len(sent) == 1  # the picture
-    assert hub.files(TARGET)["model-00001-of-00002.safetensors"] == b"a" * 9000
+    same.publish()
+    assert len(requests(hub, "PUT", "/uploads/")) == 1  # the picture
+    assert hub.files(TARGET)[SHARD] == OLD[SHARD]
 
 
-def test_small_files_alone_keep_the_weights(hub: LocalHub, old: Job, new: Job, tmp_path: Path) -> None:
-    weights = "model-00001-of-00002.safetensors"
-    small = make_artifact(tmp_path / "refresh", new, {"config.json": b'{"new": 1}', "tokenizer.json": b"{}"})
+def test_refresh_of_small_files_keeps_the_weights(hub: LocalHub, new: Release, tmp_path: Path) -> None:
+    small = make_artifact(tmp_path / "refresh", new.job, {"config.json": b'{"new": 1}', "tokenizer.json": b"{}"})
     files = [file for file in small.files if file.path != "provenance.json"]
-    refreshed = seal(tmp_path / "refresh", new, [*files, described(weights, OLD[weights])])
-    publish(as_bot(hub), new, refreshed, no_progress)
-    assert hub.files(TARGET)[weights] == OLD[weights]
+    sealed = seal(tmp_path / "refresh", new.job, [*files, described(SHARD, OLD[SHARD])])
+    dataclasses.replace(new, artifact=sealed).publish()
+    assert hub.files(TARGET)[SHARD] == OLD[SHARD]
     assert hub.files(TARGET)["config.json"] == b'{"new": 1}'
-    assert state(hub, new).complete
+    assert new.complete
 
 
-def test_publishing_what_was_published_before_is_refused_before_anything_is_sent(
-    hub: LocalHub, old: Job, new: Job, artifact: Artifact, tmp_path: Path
+def test_publishing_an_earlier_release_again_is_refused_before_anything_is_sent(
+    hub: LocalHub, old: Release, new: Release
 ) -> None:
     """A recipe that was changed and changed back asks for a tag that is on an older commit."""
-    publish(as_bot(hub), new, artifact, no_progress)
-    head = hub.history(TARGET)[0].sha
-    again = dataclasses.replace(old, replaces=new.tag)
-    with pytest.raises(PublishError, match=f"the tag {old.tag} is already on"):
-        publish(as_bot(hub), again, make_artifact(tmp_path / "again", old, OLD), no_progress)
+    head = new.publish().sha
+    again = dataclasses.replace(old, job=dataclasses.replace(old.job, replaces=new.job.tag))
+    again.fails(f"the tag {old.job.tag} is already on")
     assert hub.history(TARGET)[0].sha == head
-    assert state(hub, new).complete
+    assert new.complete
 
 
-def test_release_that_is_done_after_a_newer_one_does_not_replace_it(
-    hub: LocalHub, old: Job, new: Job, artifact: Artifact, tmp_path: Path
+def test_late_release_does_not_replace_a_newer_one(
+    hub: LocalHub, old: Release, new: Release, tmp_path: Path
 ) -> None:
-    hub.seed(SOURCE, {"config.json": '{"model_type": "llama"}'})
-    newest = release_job(hub)
-    publish(as_bot(hub), newest, make_artifact(tmp_path / "newest", newest, NEW), no_progress)
+    newest = old.next(tmp_path, NEW, '{"model_type": "llama"}')
+    newest.publish()
     forget_requests(hub)
-    with pytest.raises(PublishError, match="another run published there meanwhile") as caught:
-        publish(as_bot(hub), new, artifact, no_progress)
-    assert "again" in caught.value.hint
+    assert "again" in new.fails("another run published there meanwhile").hint
     assert writes(hub) == []
-    assert state(hub, newest).complete
+    assert newest.complete
 
 
-def test_first_release_does_not_replace_one_that_came_first(
-    hub: LocalHub, old: Job, new: Job, artifact: Artifact
-) -> None:
-    with pytest.raises(PublishError, match="another run published there meanwhile"):
-        publish(as_bot(hub), dataclasses.replace(new, replaces=None), artifact, no_progress)
-    assert state(hub, old).complete
+def test_first_release_does_not_replace_an_earlier_one(old: Release, new: Release) -> None:
+    first = dataclasses.replace(new, job=dataclasses.replace(new.job, replaces=None))
+    first.fails("another run published there meanwhile")
+    assert old.complete
 
 
 # --- settings -----------------------------------------------------------------------------------------------
 
 
-def test_gate_is_closed_before_an_update_is_there(
-    hub: LocalHub, old: Job, new: Job, artifact: Artifact, tmp_path: Path
-) -> None:
+def test_gating_is_set_before_an_update_is_public(hub: LocalHub, old: Release, tmp_path: Path) -> None:
     hub.seed(SOURCE, {}, gated="manual")
-    gated = release_job(hub)
+    gated = old.next(tmp_path, NEW, '{"model_type": "qwen3"}')
     hub.faults.add(Fault(path="/settings", status=403))
-    with pytest.raises(PublishError, match="gating could not be set") as caught:
-        publish(as_bot(hub), gated, make_artifact(tmp_path / "gated", gated, NEW), no_progress)
-    assert "Nothing was changed" in caught.value.hint
-    assert state(hub, old).complete
-    publish(as_bot(hub), gated, make_artifact(tmp_path / "gated", gated, NEW), no_progress)
+    assert "Nothing was changed" in gated.fails("gating could not be set").hint
+    assert old.complete
+    gated.publish()
     settings = [item.path for item in all_requests(hub) if item.path.endswith("/settings") and item.status == 200]
-    assert len(settings) == 2  # public at first, the gate now
+    assert len(settings) == 2  # public at first, the gating now
     assert hub.repo(TARGET).settings().gated == "manual"
-    assert state(hub, gated).complete
+    assert gated.complete
 
 
-def test_gate_that_upstream_dropped_is_opened(hub: LocalHub, tmp_path: Path) -> None:
+def test_gating_that_upstream_removed_is_removed(hub: LocalHub, tmp_path: Path) -> None:
     hub.seed(SOURCE, source_files(), gated="auto")
-    first = release_job(hub)
-    publish(as_bot(hub), first, make_artifact(tmp_path / "first", first), no_progress)
+    first = Release.of(hub, tmp_path)
+    first.publish()
     hub.seed(SOURCE, {}, gated=False)
-    second = release_job(hub)
-    publish(as_bot(hub), second, make_artifact(tmp_path / "second", second), no_progress)
+    first.next(tmp_path).publish()
     assert hub.repo(TARGET).settings().gated is False
 
 
-def test_gate_that_a_person_set_is_left_alone(
-    hub: LocalHub, api: HfApi, old: Job, new: Job, artifact: Artifact
-) -> None:
+def test_gating_that_a_person_set_is_kept(hub: LocalHub, api: HfApi, new: Release) -> None:
     api.update_repo_settings(TARGET, gated="manual")
-    publish(as_bot(hub), new, artifact, no_progress)
+    new.publish()
     assert hub.repo(TARGET).settings().gated == "manual"
 
 
-def test_repo_is_closed_before_a_private_update_is_there(hub: LocalHub, old: Job, tmp_path: Path) -> None:
-    hub.seed(SOURCE, {"config.json": '{"secret": 1}'})
-    job = release_job(hub, private=True)
+def test_repo_is_private_before_a_private_update_is_there(old: Release, tmp_path: Path) -> None:
+    secret = old.next(tmp_path, NEW, '{"secret": 1}', private=True)
     seen: list[bool] = []
-
-    def look(what: str, done: int, total: int, unit: str) -> None:
-        seen.append(hub.repo(TARGET).settings().private)
-
-    assert publish(as_bot(hub), job, make_artifact(tmp_path / "secret", job, NEW), look).private
+    assert secret.publish(lambda *_: seen.append(secret.private)).private
     assert set(seen) == {True}
-    assert hub.repo(TARGET).settings().private
+    assert secret.private
 
 
-# --- the way back -------------------------------------------------------------------------------------------
+# --- restoring the previous release -------------------------------------------------------------------------
 
 
-def publish_rotten(hub: LocalHub, new: Job, artifact: Artifact) -> PublishError:
-    """The update's weights rot once they are committed, before they are read back."""
+def publish_damaged(hub: LocalHub, new: Release) -> BotError:
+    """The Hub's disk damages the update's weights after the commit, before they are read back."""
 
     def damage(what: str, done: int, total: int, unit: str) -> None:
         if what.startswith("read back") and not damaged:
             damaged.append(True)
-            rot(hub, "model.safetensors")
+            stored = hub.repo(TARGET).object_path(
+                hub.repo(TARGET).commit_at("main").files["model.safetensors"].sha256
+            )
+            stored.write_bytes(stored.read_bytes()[:-1] + b"?")
 
     damaged: list[bool] = []
-    with pytest.raises(PublishError, match=r"model\.safetensors differs from what was sent") as caught:
-        publish(as_bot(hub), new, artifact, damage)
-    return caught.value
+    return new.fails(r"model\.safetensors differs from what was sent", progress=damage)
 
 
-def test_update_that_does_not_read_back_is_reverted(hub: LocalHub, old: Job, new: Job, artifact: Artifact) -> None:
+def test_update_that_is_damaged_is_reverted(hub: LocalHub, old: Release, new: Release) -> None:
     before = hub.files(TARGET)
-    error = publish_rotten(hub, new, artifact)
-    found = state(hub, old)
+    error = publish_damaged(hub, new)
+    found = old.state
     assert found.provenance is not None
-    assert found.provenance.tag.startswith(f"{old.tag}-restored-")
+    assert found.provenance.tag.startswith(f"{old.job.tag}-restored-")
     assert found.complete
     assert f"the previous release was restored as {found.provenance.tag}" in error.message
     assert "again" in error.hint
@@ -225,56 +174,42 @@ def test_update_that_does_not_read_back_is_reverted(hub: LocalHub, old: Job, new
     assert {path: after[path] for path in after if path != "provenance.json"} == {
         path: before[path] for path in before if path != "provenance.json"
     }
-    assert f"refs/tags/{new.tag}" not in hub.refs(TARGET)
+    assert f"refs/tags/{new.job.tag}" not in hub.refs(TARGET)
     assert len(hub.history(TARGET)) == 4
+    # The Hub copied the weights itself: they were sent once, and read back once, when they were published.
+    weights = hub.repo(TARGET).commit_at(old.job.tag).files[SHARD].sha256
+    assert (len(requests(hub, "GET", weights)), len(requests(hub, "PUT", weights))) == (1, 1)
 
 
-def test_weights_do_not_pass_through_us_on_the_way_back(
-    hub: LocalHub, old: Job, new: Job, artifact: Artifact
-) -> None:
-    publish_rotten(hub, new, artifact)
-    weights = hub.repo(TARGET).commit_at(old.tag).files["model-00001-of-00002.safetensors"].sha256
-    # Read back once, when they were published; sent once.
-    assert len(requests(hub, "GET", weights)) == 1
-    assert len(requests(hub, "PUT", weights)) == 1
-
-
-def test_update_after_a_way_back_is_published(hub: LocalHub, old: Job, new: Job, artifact: Artifact) -> None:
-    publish_rotten(hub, new, artifact)
-    weights = hub.repo(TARGET).object_path(next(f.sha256 for f in artifact.files if f.path == "model.safetensors"))
-    weights.write_bytes(NEW["model.safetensors"])
-    assert publish(as_bot(hub), new, artifact, no_progress).new
-    assert content(hub)["model.safetensors"] == NEW["model.safetensors"]
-    assert state(hub, new).complete
+def test_update_after_a_restored_release_is_published(hub: LocalHub, new: Release) -> None:
+    publish_damaged(hub, new)
+    sha256 = next(file.sha256 for file in new.artifact.files if file.path == "model.safetensors")
+    hub.repo(TARGET).object_path(sha256).write_bytes(NEW["model.safetensors"])
+    assert new.publish().new
+    assert hub.files(TARGET)["model.safetensors"] == NEW["model.safetensors"]
+    assert new.complete
     assert len(hub.history(TARGET)) == 5
 
 
-def test_way_back_skips_tags_that_people_made(
-    hub: LocalHub, api: HfApi, old: Job, new: Job, artifact: Artifact
-) -> None:
+def test_tags_that_people_made_are_not_restored(hub: LocalHub, api: HfApi, old: Release, new: Release) -> None:
     api.create_tag(TARGET, tag="v1", revision=hub.seed(TARGET, {"note.md": "by hand"}))
-    publish_rotten(hub, new, artifact)
+    publish_damaged(hub, new)
     assert "note.md" not in hub.files(TARGET)
-    assert state(hub, old).complete
+    assert old.state.complete
 
 
-def test_way_back_that_fails_too_is_said_and_done_the_next_time(
-    hub: LocalHub, old: Job, new: Job, artifact: Artifact
+def test_restoring_that_fails_is_named_and_repeated_the_next_time(
+    hub: LocalHub, old: Release, new: Release
 ) -> None:
     hub.faults.add(Fault(path="/commit/", status=403, skip=1, times=1))
-    error = publish_rotten(hub, new, artifact)
-    assert "restoring the previous release failed too (403)" in error.message
-    assert not state(hub, new).complete
-    with pytest.raises(PublishError, match="the previous release was restored as"):
-        publish(as_bot(hub), new, artifact, no_progress)
-    assert state(hub, old).complete
+    assert "restoring the previous release failed too (403)" in publish_damaged(hub, new).message
+    assert not new.state.complete
+    new.fails("the previous release was restored as")
+    assert old.state.complete
 
 
-def test_access_lost_while_reading_back_reverts_nothing(
-    hub: LocalHub, old: Job, new: Job, artifact: Artifact
-) -> None:
+def test_access_lost_while_reading_back_reverts_nothing(hub: LocalHub, new: Release) -> None:
     hub.faults.add(Fault(path="/resolve/.*tokenizer.json", status=403))
-    with pytest.raises(PublishError, match="may not read back"):
-        publish(as_bot(hub), new, artifact, no_progress)
+    new.fails("may not read back")
     assert len(hub.history(TARGET)) == 3
-    assert publish(as_bot(hub), new, artifact, no_progress).new
+    assert new.publish().new

@@ -1,9 +1,7 @@
-"""The pinned files on disk, verified, whatever the line and the disk do."""
+"""The pinned files on disk, verified, whatever the connection and the disk do."""
 
 from __future__ import annotations
 
-import dataclasses
-import errno
 import hashlib
 import logging
 import shutil
@@ -12,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -21,11 +20,11 @@ import stamina
 from huggingface_hub import HfApi, constants
 from huggingface_hub.utils._xet_progress_reporting import XetDownloadProgressReporter
 
-from bot.errors import EnvironmentProblem, UpstreamError
+from bot.errors import BotError, EnvironmentProblem, UpstreamError
 from bot.hub.pull import Pinned, dataset_files, pull_files, pull_source, tqdm_class
 from bot.hub.session import WORKER, Hub
 from bot.localhub import Fault, LocalHub
-from bot.records import HubFile, byte_counter, no_progress, to_json
+from bot.records import HubFile, Job, Progress, Weights, byte_counter, no_progress, to_json
 from tests.support.repos import SOURCE, as_bot, forget_requests, release_job, requests, source_files
 
 DATASET = "lab/Texts"
@@ -46,10 +45,40 @@ class Usage(NamedTuple):
     free: int
 
 
+@dataclass(frozen=True)
+class Pull:
+    """A release job and the folder that its source is downloaded to."""
+
+    hub: LocalHub
+    caller: Hub
+    job: Job
+    folder: Path
+
+    def __call__(self, progress: Progress = no_progress) -> Weights:
+        return pull_source(self.caller, self.job, self.folder, progress)
+
+    def fails(self, kind: type[BotError], match: str) -> str:
+        """The hint of the error, whose message matches."""
+        with pytest.raises(kind, match=match) as caught:
+            self()
+        return caught.value.hint
+
+    @property
+    def found(self) -> dict[str, bytes]:
+        return on_disk(self.folder)
+
+
 @pytest.fixture
-def source(hub: LocalHub) -> Hub:
+def pull(hub: LocalHub, tmp_path: Path) -> Pull:
     hub.seed(SOURCE, source_files(model__safetensors=WEIGHTS))
-    return as_bot(hub)
+    job = release_job(hub)
+    forget_requests(hub)
+    return Pull(hub, as_bot(hub), job, tmp_path / "job" / "source")
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 4096)
 
 
 def on_disk(folder: Path) -> dict[str, bytes]:
@@ -63,47 +92,31 @@ def fetched(hub: LocalHub) -> list[str]:
     ]
 
 
-def test_only_what_the_job_needs_is_pulled(hub: LocalHub, source: Hub, tmp_path: Path) -> None:
-    hub.seed(SOURCE, {"original/consolidated.safetensors": b"2", "pytorch_model.bin": b"3", "picture.png": b"4"})
-    job = release_job(hub)
-    weights = pull_source(source, job, tmp_path / "job" / "source", no_progress)
-    assert on_disk(tmp_path / "job" / "source") == {
-        path: content for path, content in hub.files(SOURCE).items() if path in RELEASED
-    }
-    assert (weights.folder, weights.sha) == ("source", job.upstream.sha)
+def test_only_what_the_job_needs_is_pulled(hub: LocalHub, pull: Pull) -> None:
+    """At the pinned commit, although upstream has other files by now."""
+    expected = {path: content for path, content in hub.files(SOURCE).items() if path in RELEASED}
+    hub.seed(SOURCE, {"pytorch_model.bin": b"3", "model.safetensors": b"newer", "config.json": "{}"})
+    weights = pull()
+    assert pull.found == expected
+    assert (weights.folder, weights.sha) == ("source", pull.job.upstream.sha)
     assert {(file.path, file.size_bytes, file.sha256) for file in weights.files} == {
-        (path, len(content), hashlib.sha256(content).hexdigest())
-        for path, content in hub.files(SOURCE).items()
-        if path in RELEASED
+        (path, len(content), hashlib.sha256(content).hexdigest()) for path, content in expected.items()
     }
 
 
-def test_pinned_commit_is_pulled_although_upstream_went_on(hub: LocalHub, source: Hub, tmp_path: Path) -> None:
-    job = release_job(hub)
-    hub.seed(SOURCE, {"model.safetensors": b"newer", "config.json": "{}"})
-    pull_source(source, job, tmp_path / "source", no_progress)
-    assert on_disk(tmp_path / "source")["model.safetensors"] == WEIGHTS
+def test_files_of_other_formats_are_left_out(hub: LocalHub, pull: Pull) -> None:
+    hub.seed(SOURCE, {"original/consolidated.safetensors": b"2", "pytorch_model.bin": b"3", "picture.png": b"4"})
+    again = replace(pull, job=release_job(hub))
+    again()
+    assert set(again.found) == RELEASED
+    unnamed = replace(pull, job=replace(again.job, weight_files=()))
+    unnamed()
+    assert set(unnamed.found) == RELEASED - {"model.safetensors"}
 
 
-def test_weights_that_nothing_names_are_left_out(hub: LocalHub, source: Hub, tmp_path: Path) -> None:
-    job = dataclasses.replace(release_job(hub), weight_files=())
-    pull_source(source, job, tmp_path / "source", no_progress)
-    assert set(on_disk(tmp_path / "source")) == RELEASED - {"model.safetensors"}
-
-
-def test_second_pull_asks_for_nothing(hub: LocalHub, source: Hub, tmp_path: Path) -> None:
-    job = release_job(hub)
-    first = pull_source(source, job, tmp_path / "source", no_progress)
-    forget_requests(hub)
-    second = pull_source(source, job, tmp_path / "source", no_progress)
-    assert hub.requests == ()
-    assert second.files == first.files
-
-
-def test_downloading_and_checking_report_every_byte(hub: LocalHub, source: Hub, tmp_path: Path) -> None:
-    job = release_job(hub)
+def test_downloading_and_checking_report_every_byte(pull: Pull) -> None:
     seen: list[tuple[str, int, int, str]] = []
-    weights = pull_source(source, job, tmp_path / "source", lambda *report: seen.append(report))
+    weights = pull(lambda *report: seen.append(report))
     total = sum(file.size_bytes for file in weights.files)
     for what in (f"pull {SOURCE}", f"check {SOURCE}"):
         done = [report[1] for report in seen if report[0] == what]
@@ -111,12 +124,14 @@ def test_downloading_and_checking_report_every_byte(hub: LocalHub, source: Hub, 
     assert {report[2:] for report in seen} == {(total, "B")}
 
 
-def test_checking_what_is_on_disk_is_reported_too(hub: LocalHub, source: Hub, tmp_path: Path) -> None:
-    job = release_job(hub)
-    weights = pull_source(source, job, tmp_path / "source", no_progress)
+def test_second_pull_checks_what_is_on_disk_and_requests_nothing(hub: LocalHub, pull: Pull) -> None:
+    first = pull()
+    forget_requests(hub)
     seen: list[tuple[str, int, int, str]] = []
-    pull_source(source, job, tmp_path / "source", lambda *report: seen.append(report))
-    total = sum(file.size_bytes for file in weights.files)
+    second = pull(lambda *report: seen.append(report))
+    assert hub.requests == ()
+    assert second.files == first.files
+    total = sum(file.size_bytes for file in first.files)
     assert {what for what, *_ in seen} == {f"check {SOURCE}"}
     assert seen[-1][1:] == (total, total, "B")
 
@@ -142,181 +157,134 @@ def test_file_that_comes_by_xet_is_counted_once() -> None:
     assert seen == [400, 1000]
 
 
-def test_cut_line_is_taken_up_where_it_broke(
-    hub: LocalHub, source: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 4096)
-    job = release_job(hub)
+@pytest.mark.usefixtures("small_chunks")
+def test_broken_connection_is_resumed_where_it_broke(hub: LocalHub, pull: Pull) -> None:
     hub.faults.add(Fault(path=r"/objects/.*/model", cut_after_bytes=300_000))
-    pull_source(source, job, tmp_path / "source", no_progress)
-    assert on_disk(tmp_path / "source")["model.safetensors"] == WEIGHTS
+    pull()
+    assert pull.found["model.safetensors"] == WEIGHTS
     cut, rest = requests(hub, "GET", "/objects/")
     assert (cut.bytes_sent, rest.status) == (300_000, 206)
     assert rest.bytes_sent < 300_000
 
 
 @pytest.mark.parametrize("method", ["HEAD", "GET"])
-def test_busy_hub_is_asked_again(hub: LocalHub, source: Hub, tmp_path: Path, method: str) -> None:
-    job = release_job(hub)
+def test_busy_hub_is_retried(hub: LocalHub, pull: Pull, method: str) -> None:
     hub.faults.add(Fault(path="tokenizer.json", method=method, status=503, times=1))
-    pull_source(source, job, tmp_path / "source", no_progress)
-    assert set(on_disk(tmp_path / "source")) == RELEASED
+    pull()
+    assert set(pull.found) == RELEASED
 
 
-def test_rotten_bytes_are_found_and_fetched_anew(hub: LocalHub, source: Hub, tmp_path: Path) -> None:
-    job = release_job(hub)
-    entry = hub.repo(SOURCE).commit_at("main").files["model.safetensors"]
-    stored = hub.repo(SOURCE).object_path(entry.sha256)
-    stored.write_bytes(WEIGHTS[:-1] + b"\0")
-    with pytest.raises(UpstreamError, match=r"model\.safetensors: the download is not the planned file") as caught:
-        pull_source(source, job, tmp_path / "source", no_progress)
-    assert "again" in caught.value.hint
-    stored.write_bytes(WEIGHTS)
+@pytest.mark.parametrize(
+    ("where", "damage"),
+    [("hub", WEIGHTS[:-1] + b"\0"), ("disk", WEIGHTS[:-1] + b"\0"), ("disk", WEIGHTS[:-1]), ("disk", b"")],
+    ids=["flipped on the hub", "flipped", "short", "empty"],
+)
+def test_damaged_file_is_downloaded_again(hub: LocalHub, pull: Pull, where: str, damage: bytes) -> None:
+    if where == "hub":
+        stored = hub.repo(SOURCE).object_path(hub.repo(SOURCE).commit_at("main").files["model.safetensors"].sha256)
+        stored.write_bytes(damage)
+        hint = pull.fails(UpstreamError, r"model\.safetensors: the download is not the planned file")
+        assert "again" in hint
+        stored.write_bytes(WEIGHTS)
+    else:
+        pull()
+        (pull.folder / "model.safetensors").write_bytes(damage)
     forget_requests(hub)
-    pull_source(source, job, tmp_path / "source", no_progress)
-    assert fetched(hub) == ["model.safetensors"] * 1
-    assert on_disk(tmp_path / "source")["model.safetensors"] == WEIGHTS
-
-
-@pytest.mark.parametrize("damage", [WEIGHTS[:-1] + b"\0", WEIGHTS[:-1], b""], ids=["flipped", "short", "empty"])
-def test_file_damaged_on_disk_is_fetched_anew(hub: LocalHub, source: Hub, tmp_path: Path, damage: bytes) -> None:
-    job = release_job(hub)
-    pull_source(source, job, tmp_path / "source", no_progress)
-    (tmp_path / "source" / "model.safetensors").write_bytes(damage)
-    forget_requests(hub)
-    pull_source(source, job, tmp_path / "source", no_progress)
+    pull()
     assert fetched(hub) == ["model.safetensors"]
-    assert on_disk(tmp_path / "source")["model.safetensors"] == WEIGHTS
+    assert pull.found["model.safetensors"] == WEIGHTS
 
 
-def test_strays_and_the_client_s_notes_are_removed(hub: LocalHub, source: Hub, tmp_path: Path) -> None:
-    stray = tmp_path / "source" / "model-00001-of-00002.safetensors"
-    half = tmp_path / "source" / ".cache" / "huggingface" / "download" / "x.1234.incomplete"
-    for path in (stray, half):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"old")
-    pull_source(source, release_job(hub), tmp_path / "source", no_progress)
-    assert set(on_disk(tmp_path / "source")) == RELEASED
+def test_other_files_and_the_client_s_cache_are_removed(pull: Pull) -> None:
+    for path in ("model-00001-of-00002.safetensors", ".cache/huggingface/download/x.1234.incomplete"):
+        (pull.folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (pull.folder / path).write_bytes(b"old")
+    pull()
+    assert set(pull.found) == RELEASED
 
 
 @pytest.mark.parametrize("gone", ["repo", "gate"])
-def test_upstream_that_goes_away_while_pulling_is_named(
+def test_upstream_that_is_deleted_or_gated_meanwhile_is_named(
     hub: LocalHub, api: HfApi, tmp_path: Path, gone: str
 ) -> None:
     hub.seed("bot/Brief", source_files(), gated="auto" if gone == "gate" else None)
     hub.add_token("guest", role="read")
     hub.grant_access("bot/Brief", "guest")
-    job = release_job(hub, repo_id="bot/Brief")
     guest = Hub(hub.endpoint, hub.token("guest" if gone == "repo" else "reader", role="read"))
+    pull = Pull(hub, guest, release_job(hub, repo_id="bot/Brief"), tmp_path / "source")
     if gone == "repo":
         api.delete_repo("bot/Brief")
-    with pytest.raises(UpstreamError, match=r"bot/Brief@.* answers 40") as caught:
-        pull_source(guest, job, tmp_path / "source", no_progress)
-    assert "Plan again" in caught.value.hint
+    assert "Plan again" in pull.fails(UpstreamError, r"bot/Brief@.* answers 40")
 
 
-def test_failure_stops_the_other_downloads(
-    hub: LocalHub, source: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 4096)
-    job = release_job(hub)
-    # The large file is on its way when a small one turns out to be gone.
+@pytest.mark.usefixtures("small_chunks")
+def test_failure_stops_the_other_downloads(hub: LocalHub, pull: Pull) -> None:
+    # A small file turns out to be missing while the large one is being downloaded.
     hub.faults.add(Fault(path="/resolve/.*/tokenizer.json", status=404, delay_s=0.1, times=None))
     hub.faults.add(Fault(path="/objects/", delay_s=0.5))
-    with pytest.raises(UpstreamError, match=r"tokenizer\.json"):
-        pull_source(source, job, tmp_path / "source", no_progress)
-    assert "model.safetensors" not in on_disk(tmp_path / "source")
+    pull.fails(UpstreamError, r"tokenizer\.json")
+    assert "model.safetensors" not in pull.found
 
 
-def test_unreachable_hub_is_an_environment_problem(hub: LocalHub, source: Hub, tmp_path: Path) -> None:
-    job = release_job(hub)
+def test_unreachable_hub_is_an_environment_problem(hub: LocalHub, pull: Pull) -> None:
     hub.faults.add(Fault(path="/resolve/", lose_answer=True, times=None))
-    with stamina.set_testing(True, attempts=2), pytest.raises(EnvironmentProblem, match="cannot be reached"):
-        pull_source(source, job, tmp_path / "source", no_progress)
+    with stamina.set_testing(True, attempts=2):
+        pull.fails(EnvironmentProblem, "cannot be reached")
 
 
-def test_disk_that_is_too_small_is_found_before_anything_is_asked_for(
-    hub: LocalHub, source: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_disk_that_is_too_small_is_found_before_any_request(
+    hub: LocalHub, pull: Pull, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = release_job(hub)
-    forget_requests(hub)
-    # Nothing here has a disk of just this size.
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**12, 10**12 - 10**9, 10**9))
-    with pytest.raises(EnvironmentProblem, match=r"1\.0 GB free, the job needs 7\.0 GB") as caught:
-        pull_source(source, job, tmp_path / "source", no_progress)
-    assert "--work" in caught.value.hint
+    assert "--work" in pull.fails(EnvironmentProblem, r"1\.0 GB free, the job needs 7\.0 GB")
     assert hub.requests == ()
 
 
-def test_folder_that_cannot_be_made_is_named(hub: LocalHub, source: Hub, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(EnvironmentProblem, match=f"cannot be written: {'Not a directory'}") as caught:
-        pull_source(source, release_job(hub), tmp_path / "file" / "source", no_progress)
-    assert "--work" in caught.value.hint
+def test_folder_that_cannot_be_made_is_named(pull: Pull) -> None:
+    pull.folder.parent.write_text("a file")
+    assert "--work" in pull.fails(EnvironmentProblem, "cannot be written: ")
 
 
-def test_disk_that_fills_up_is_named(
-    hub: LocalHub, source: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr("huggingface_hub.file_download._chmod_and_move", full)
-    with pytest.raises(EnvironmentProblem, match="No space left on device"):
-        pull_source(source, release_job(hub), tmp_path / "source", no_progress)
-
-
-def test_unsafe_names_are_refused_before_anything_is_asked_for(hub: LocalHub, source: Hub, tmp_path: Path) -> None:
+def test_unsafe_names_are_refused_before_any_request(hub: LocalHub, pull: Pull) -> None:
     bad = HubFile(path="../outside", size_bytes=1, content_hash="0" * 40)
     with pytest.raises(UpstreamError, match="unsafe file name"):
-        pull_files(source, Pinned(SOURCE, "0" * 40), [bad], tmp_path / "source", no_progress)
+        pull_files(pull.caller, Pinned(SOURCE, "0" * 40), [bad], pull.folder, no_progress)
     assert hub.requests == ()
 
 
-def test_killed_pull_goes_on_with_the_files_it_lacks(hub: LocalHub, source: Hub, tmp_path: Path) -> None:
-    job = release_job(hub)
-    folder = tmp_path / "source"
+def test_killed_pull_resumes_with_the_missing_files(hub: LocalHub, pull: Pull) -> None:
     hub.faults.add(Fault(path="/objects/", delay_s=30))
     code = (
         "import sys; from pathlib import Path; from bot.records import Job, from_json, no_progress\n"
         "from bot.hub.pull import pull_source; from bot.hub.session import Hub\n"
         "pull_source(Hub.from_environment(), from_json(Job, sys.argv[1]), Path(sys.argv[2]), no_progress)\n"
     )
-    child = subprocess.Popen(
-        [sys.executable, "-c", code, to_json(job), str(folder)],
-        env={"HF_ENDPOINT": hub.endpoint, "PATH": ""},
-    )
-    small = RELEASED - {"model.safetensors"}
+    arguments = [sys.executable, "-c", code, to_json(pull.job), str(pull.folder)]
+    child = subprocess.Popen(arguments, env={"HF_ENDPOINT": hub.endpoint, "PATH": ""})
     deadline = time.monotonic() + 20
-    while not all((folder / path).exists() for path in small) and time.monotonic() < deadline:
+    while not set(pull.found) >= RELEASED - {"model.safetensors"} and time.monotonic() < deadline:
         time.sleep(0.02)
     child.send_signal(signal.SIGKILL)
     child.wait()
     hub.faults.clear()
     forget_requests(hub)
-    pull_source(source, job, folder, no_progress)
-    assert fetched(hub) == ["model.safetensors"] * 1
-    assert set(on_disk(folder)) == RELEASED
+    pull()
+    assert fetched(hub) == ["model.safetensors"]
+    assert set(pull.found) == RELEASED
 
 
-def test_interrupted_pull_ends_at_once(
-    hub: LocalHub, source: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 4096)
-    job = release_job(hub)
+@pytest.mark.usefixtures("small_chunks")
+def test_interrupted_pull_ends_at_once(pull: Pull) -> None:
     before = set(threading.enumerate())
-    started = threading.Event()
 
     def interrupt(what: str, done: int, total: int, unit: str) -> None:
         if done > 100_000:
-            started.set()
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        pull_source(source, job, tmp_path / "source", interrupt)
-    assert started.is_set()
-    assert "model.safetensors" not in on_disk(tmp_path / "source")
-    # Nobody waited for the other downloads; they end at their next chunk, while a Hub is still there to answer.
+        pull(interrupt)
+    assert "model.safetensors" not in pull.found
+    # The other downloads were not waited for; they end at their next chunk, while the Hub still answers.
     for thread in set(threading.enumerate()) - before:
         if thread.name.startswith(WORKER):
             thread.join()
@@ -325,19 +293,19 @@ def test_interrupted_pull_ends_at_once(
 # --- data sets ----------------------------------------------------------------------------------------------
 
 
-def test_data_set_is_pulled_at_its_sha(hub: LocalHub, source: Hub, tmp_path: Path) -> None:
+def test_data_set_is_pulled_at_its_sha(hub: LocalHub, tmp_path: Path) -> None:
     sha = hub.seed(DATASET, {"data/train.jsonl": "old", "README.md": "x"}, repo_type="dataset")
     hub.seed(DATASET, {"data/train.jsonl": "new"}, repo_type="dataset")
     origin = Pinned(DATASET, sha, "dataset")
-    wanted = [file for file in dataset_files(source, origin) if file.path.endswith(".jsonl")]
-    pulled = pull_files(source, origin, wanted, tmp_path / "texts", no_progress)
+    wanted = [file for file in dataset_files(as_bot(hub), origin) if file.path.endswith(".jsonl")]
+    pulled = pull_files(as_bot(hub), origin, wanted, tmp_path / "texts", no_progress)
     assert on_disk(tmp_path / "texts") == {"data/train.jsonl": b"old"}
     assert [file.sha256 for file in pulled] == [hashlib.sha256(b"old").hexdigest()]
 
 
 @pytest.mark.parametrize("repo_id", [DATASET, "lab/Nothing"])
-def test_data_set_that_is_not_there_is_named(hub: LocalHub, source: Hub, repo_id: str) -> None:
+def test_missing_data_set_is_named(hub: LocalHub, repo_id: str) -> None:
     hub.seed(DATASET, {"a": "1"}, repo_type="dataset")
     with pytest.raises(UpstreamError, match=f"data set {repo_id}@01234567 answers 404") as caught:
-        dataset_files(source, Pinned(repo_id, "0123456789" * 4, "dataset"))
+        dataset_files(as_bot(hub), Pinned(repo_id, "0123456789" * 4, "dataset"))
     assert "watchlist" in caught.value.hint

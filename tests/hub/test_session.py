@@ -1,4 +1,4 @@
-"""One way to call a Hub: what is tried again, and what a person is told when it stays bad."""
+"""Requests to a Hub: credentials, what is retried, and the error when it keeps failing."""
 
 from __future__ import annotations
 
@@ -17,29 +17,34 @@ from huggingface_hub.utils import close_session, get_session
 
 from bot.errors import EnvironmentProblem
 from bot.hub import is_loopback, session
-from bot.hub.publish import Artifact, publish
 from bot.hub.session import DEFAULT_ENDPOINT, Hub, HubFailsError, call
 from bot.localhub import Fault, LocalHub
-from bot.records import Job, no_progress
+from tests.support.release import Release
 from tests.support.repos import as_bot, requests
 
 
-def test_endpoint_and_tokens_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_ENDPOINT", "https://hub.example.com/ ")
-    monkeypatch.setenv("HF_TOKEN", "hf_reads\n")
-    assert Hub.from_environment() == Hub("https://hub.example.com", "hf_reads", "hf_reads")
-    monkeypatch.setenv("HF_WRITE_TOKEN", "hf_writes")
-    assert Hub.from_environment().write_token == "hf_writes"
-
-
-def test_without_environment_it_is_the_public_hub_and_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_ENDPOINT", "")
-    monkeypatch.setenv("HF_TOKEN", " ")
-    assert Hub.from_environment() == Hub(DEFAULT_ENDPOINT, None, None)
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"HF_ENDPOINT": "", "HF_TOKEN": " "}, Hub(DEFAULT_ENDPOINT, None, None)),
+        (
+            {"HF_ENDPOINT": "https://hub.example.com/ ", "HF_TOKEN": "hf_r\n"},
+            Hub("https://hub.example.com", "hf_r", "hf_r"),
+        ),
+        ({"HF_TOKEN": "hf_r", "HF_WRITE_TOKEN": "hf_w"}, Hub(DEFAULT_ENDPOINT, "hf_r", "hf_w")),
+    ],
+)
+def test_endpoint_and_tokens_come_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], expected: Hub
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert Hub.from_environment() == expected
+    assert "hf_" not in repr(Hub.from_environment())
 
 
 @pytest.mark.parametrize("endpoint", ["huggingface.co", "ftp://huggingface.co", "http://", "http://[::1"])
-def test_endpoint_that_is_no_address_is_named(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
+def test_endpoint_that_is_not_a_url_is_named(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
     monkeypatch.setenv("HF_ENDPOINT", endpoint)
     with pytest.raises(EnvironmentProblem, match="HF_ENDPOINT") as caught:
         Hub.from_environment()
@@ -54,10 +59,6 @@ def test_token_with_stray_characters_is_refused_and_not_printed(monkeypatch: pyt
     assert "secret" not in caught.value.message + caught.value.hint
 
 
-def test_repr_shows_no_token() -> None:
-    assert "hf_" not in repr(Hub("https://huggingface.co", "hf_reads", "hf_writes"))
-
-
 def test_token_stored_on_this_machine_is_not_used(hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", hub.token("bot"))
     hub.seed("lab/Tiny", {"a": "1"})
@@ -65,16 +66,16 @@ def test_token_stored_on_this_machine_is_not_used(hub: LocalHub, monkeypatch: py
     assert [record.authenticated for record in hub.requests] == [False]
 
 
-def test_busy_hub_is_asked_again(hub: LocalHub) -> None:
-    hub.faults.add(Fault(path="whoami", status=503, times=2))
+@pytest.mark.parametrize("fault", [Fault(path="whoami", status=503), Fault(path="whoami", lose_answer=True)])
+def test_busy_hub_and_a_lost_answer_are_retried(hub: LocalHub, fault: Fault) -> None:
+    hub.faults.add(fault)
     assert call(as_bot(hub).writer.whoami)["name"] == "bot"
-    assert [record.status for record in hub.requests] == [503, 503, 200]
+    assert len(hub.requests) == 2
 
 
 def test_each_retry_is_logged_with_its_cause_and_the_wait(hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
     log = BufferingHandler(100)
     monkeypatch.setattr(logging.getLogger("awq_bot"), "handlers", [log])
-    monkeypatch.setattr(session, "_logged", {})
     hub.faults.add(Fault(path="whoami", status=503))
     call(as_bot(hub).writer.whoami)
     line = log.buffer.pop().getMessage()
@@ -88,17 +89,11 @@ def test_each_retry_is_logged_with_its_cause_and_the_wait(hub: LocalHub, monkeyp
     assert log.buffer == []
 
 
-def test_lost_answer_is_asked_for_again(hub: LocalHub) -> None:
-    hub.faults.add(Fault(path="whoami", lose_answer=True))
-    assert call(as_bot(hub).writer.whoami)["name"] == "bot"
-    assert len(hub.requests) == 2
-
-
-def test_silent_hub_is_not_waited_for_for_ever(hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silent_hub_times_out(hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "SILENCE_S", 0.2)
     hub.faults.add(Fault(delay_s=1.5, times=None))
     reader = as_bot(hub).reader
-    # The first leaves it to the client, the second asks for no limit at all.
+    # The first uses the client's default, the second asks for no limit.
     for request in (reader.whoami, lambda: reader.model_info("lab/Tiny")):
         with (
             stamina.set_testing(True, attempts=2),
@@ -107,16 +102,14 @@ def test_silent_hub_is_not_waited_for_for_ever(hub: LocalHub, monkeypatch: pytes
             call(request)
 
 
-def test_what_the_hub_has_to_work_for_may_take_longer(
-    hub: LocalHub, monkeypatch: pytest.MonkeyPatch, job: Job, artifact: Artifact
-) -> None:
+def test_commits_may_take_longer(hub: LocalHub, monkeypatch: pytest.MonkeyPatch, release: Release) -> None:
     monkeypatch.setattr(session, "SILENCE_S", 0.5)
     hub.faults.add(Fault(path="/commit/", delay_s=1.5))
-    assert publish(as_bot(hub), job, artifact, no_progress).new
+    assert release.publish().new
     assert len(requests(hub, "POST", "/commit/")) == 1
 
 
-def test_rate_limit_is_waited_out_as_the_hub_says(hub: LocalHub) -> None:
+def test_rate_limit_is_waited_for_as_the_hub_says(hub: LocalHub) -> None:
     hub.faults.add(Fault(path="whoami", status=429, headers={"RateLimit": '"api";r=0;t=1'}))
     started = time.monotonic()
     assert call(as_bot(hub).writer.whoami)["name"] == "bot"
@@ -124,14 +117,14 @@ def test_rate_limit_is_waited_out_as_the_hub_says(hub: LocalHub) -> None:
 
 
 @pytest.mark.parametrize("retry_after", ["0", "-5", "soon", "nan"])
-def test_nonsense_in_retry_after_does_no_harm(hub: LocalHub, retry_after: str) -> None:
+def test_invalid_retry_after_is_ignored(hub: LocalHub, retry_after: str) -> None:
     hub.faults.add(Fault(path="whoami", status=429, headers={"Retry-After": retry_after}))
     with stamina.set_testing(True, attempts=2):
         assert call(as_bot(hub).writer.whoami)["name"] == "bot"
 
 
 @pytest.mark.parametrize(("status", "words"), [(503, "answers 503"), (429, "limits our requests")])
-def test_hub_that_stays_bad_is_an_environment_problem(hub: LocalHub, status: int, words: str) -> None:
+def test_hub_that_keeps_failing_is_an_environment_problem(hub: LocalHub, status: int, words: str) -> None:
     hub.faults.add(Fault(path="whoami", status=status, body="not now", times=None))
     with stamina.set_testing(True, attempts=3), pytest.raises(EnvironmentProblem, match=words) as caught:
         call(as_bot(hub).writer.whoami)
@@ -152,7 +145,7 @@ def test_refused_connection_names_the_endpoint_and_what_to_check() -> None:
     assert caught.value.exit_code == 8
 
 
-def test_unreachable_endpoint_is_not_asked_six_times_what_the_client_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_endpoint_is_given_up_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "_UNREACHABLE_S", 0.0)
     rounds = []
 
@@ -165,7 +158,7 @@ def test_unreachable_endpoint_is_not_asked_six_times_what_the_client_asks(monkey
     assert len(rounds) == 2
 
 
-def test_a_client_that_another_thread_closed_is_asked_again(hub: LocalHub) -> None:
+def test_client_that_another_thread_closed_is_replaced(hub: LocalHub) -> None:
     clients = []
 
     def ask() -> int:
@@ -187,14 +180,14 @@ def test_offline_mode_is_named(hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     "message", ["Invalid credentials in Authorization header", 'User Access Token "ci" is expired']
 )
-def test_refused_token_is_said_to_be_the_token(hub: LocalHub, api: HfApi, message: str) -> None:
+def test_refused_token_is_named(hub: LocalHub, api: HfApi, message: str) -> None:
     hub.faults.add(Fault(path="/api/models/", status=401, headers={"X-Error-Message": message}))
     with pytest.raises(EnvironmentProblem, match="refuses the token") as caught:
         call(lambda: api.model_info("lab/Tiny"))
     assert "HF_WRITE_TOKEN" in caught.value.hint
 
 
-def test_private_repo_asked_for_by_nobody_is_missing_and_no_token_problem(hub: LocalHub, anonymous: HfApi) -> None:
+def test_private_repo_without_a_token_is_missing(hub: LocalHub, anonymous: HfApi) -> None:
     hub.seed("lab/Secret", {"a": "1"}, private=True)
     with pytest.raises(RepositoryNotFoundError):
         call(lambda: anonymous.model_info("lab/Secret"))

@@ -1,7 +1,8 @@
-"""Bytes that do not get through: huggingface_hub and hf_xet say so in errors of many kinds, we in one of ours."""
+"""Transfers that fail: huggingface_hub and hf_xet raise errors of many kinds, awq-bot raises its own."""
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,12 +13,12 @@ from huggingface_hub import file_download
 from huggingface_hub.utils import _http
 
 from bot.errors import BotError, EnvironmentProblem, PublishError
-from bot.hub.publish import Artifact, publish
 from bot.hub.pull import pull_source
 from bot.hub.session import HubFailsError
 from bot.localhub import Fault, LocalHub
-from bot.records import Job, no_progress
-from tests.support.repos import SOURCE, TARGET, as_bot, release_job, requests, source_files
+from bot.records import no_progress
+from tests.support.release import Release
+from tests.support.repos import SOURCE, as_bot, release_job, requests, source_files
 
 # As hf_xet 1.8 words them; the local Hub does not speak its protocol.
 WORDS = [
@@ -55,74 +56,70 @@ def failing(monkeypatch: pytest.MonkeyPatch, module: str, name: str, errors: lis
     ("status", "kind", "words"),
     [(503, HubFailsError, "answers 503"), (403, PublishError, r"may not upload assets/error\.png \(403")],
 )
-def test_blob_that_is_never_taken_is_an_error_with_a_hint(
-    hub: LocalHub, job: Job, artifact: Artifact, status: int, kind: type[BotError], words: str
+def test_refused_blob_is_an_error_with_a_hint(
+    hub: LocalHub, release: Release, status: int, kind: type[BotError], words: str
 ) -> None:
     hub.faults.add(Fault(path="/uploads/", method="PUT", status=status, times=None))
-    with stamina.set_testing(True, attempts=2), pytest.raises(kind, match=words) as caught:
-        publish(as_bot(hub), job, artifact, no_progress)
-    assert caught.value.exit_code == (8 if status == 503 else 7)
-    assert caught.value.hint
+    with stamina.set_testing(True, attempts=2):
+        assert release.fails(words, kind).exit_code == (8 if status == 503 else 7)
     assert len(requests(hub, "PUT", "/uploads/")) == (2 * 6 if status == 503 else 1)
-    assert hub.repo(TARGET).settings().private
+    assert release.private
 
 
 @pytest.mark.usefixtures("impatient")
-def test_blob_that_is_refused_for_a_while_is_sent_again(hub: LocalHub, job: Job, artifact: Artifact) -> None:
+def test_blob_that_is_refused_for_a_while_is_sent_again(hub: LocalHub, release: Release) -> None:
     hub.faults.add(Fault(path="/uploads/", method="PUT", status=503, times=7))
     with stamina.set_testing(True, attempts=2):
-        assert publish(as_bot(hub), job, artifact, no_progress).new
+        assert release.publish().new
 
 
 @pytest.mark.parametrize("error", WORDS, ids=lambda error: type(error).__name__)
-def test_sending_that_fails_in_words_is_repeated(
-    hub: LocalHub, job: Job, artifact: Artifact, monkeypatch: pytest.MonkeyPatch, error: Exception
+def test_upload_error_that_is_text_only_is_retried(
+    release: Release, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     failing(monkeypatch, "huggingface_hub._commit_api", "_upload_lfs_files", [error])
     with stamina.set_testing(True, attempts=2):
-        assert publish(as_bot(hub), job, artifact, no_progress).new
+        assert release.publish().new
 
 
-def test_full_disk_while_sending_is_named(
-    hub: LocalHub, job: Job, artifact: Artifact, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """hf_xet keeps notes of what it sends."""
+def test_full_disk_while_sending_is_named(release: Release, monkeypatch: pytest.MonkeyPatch) -> None:
+    """hf_xet writes notes about what it sends."""
     failing(monkeypatch, "huggingface_hub._commit_api", "_upload_lfs_files", [RuntimeError(FULL)])
-    with pytest.raises(EnvironmentProblem, match="No space left on device") as caught:
-        publish(as_bot(hub), job, artifact, no_progress)
-    assert "disk" in caught.value.hint
+    assert "disk" in release.fails("No space left on device", EnvironmentProblem).hint
 
 
 # --- fetching -----------------------------------------------------------------------------------------------
 
 
+def pull(hub: LocalHub, folder: Path) -> Path:
+    hub.seed(SOURCE, source_files())
+    pull_source(as_bot(hub), release_job(hub), folder, no_progress)
+    return folder / "model.safetensors"
+
+
 @pytest.mark.parametrize("error", WORDS, ids=lambda error: type(error).__name__)
-def test_fetching_that_fails_in_words_is_repeated(
+def test_download_error_that_is_text_only_is_retried(
     hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    hub.seed(SOURCE, source_files())
     failing(monkeypatch, file_download.__name__, "http_get", [error])
     with stamina.set_testing(True, attempts=2):
-        pull_source(as_bot(hub), release_job(hub), tmp_path / "source", no_progress)
-    assert (tmp_path / "source" / "model.safetensors").is_file()
-
-
-@pytest.mark.parametrize("error", WORDS, ids=lambda error: type(error).__name__)
-def test_fetching_that_keeps_failing_is_an_environment_problem(
-    hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
-    hub.seed(SOURCE, source_files())
+        assert pull(hub, tmp_path / "source").is_file()
     failing(monkeypatch, file_download.__name__, "http_get", [error] * 100)
-    with stamina.set_testing(True, attempts=2), pytest.raises(HubFailsError) as caught:
-        pull_source(as_bot(hub), release_job(hub), tmp_path / "source", no_progress)
+    (tmp_path / "source" / "model.safetensors").unlink()
+    with stamina.set_testing(True, attempts=2), pytest.raises(HubFailsError, match="transfer failed") as caught:
+        pull(hub, tmp_path / "source")
     assert str(error).splitlines()[0] in caught.value.message
-    assert "\n" not in caught.value.message
-    assert "again" in caught.value.hint
 
 
-def test_full_disk_while_fetching_is_named(hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    hub.seed(SOURCE, source_files())
-    failing(monkeypatch, file_download.__name__, "http_get", [RuntimeError(FULL)])
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [("http_get", RuntimeError(FULL)), ("_chmod_and_move", OSError(errno.ENOSPC, "No space left on device"))],
+    ids=["hf_xet", "huggingface_hub"],
+)
+def test_full_disk_while_downloading_is_named(
+    hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, error: Exception
+) -> None:
+    failing(monkeypatch, file_download.__name__, name, [error] * 9)
     with pytest.raises(EnvironmentProblem, match="cannot be written: No space left on device") as caught:
-        pull_source(as_bot(hub), release_job(hub), tmp_path / "source", no_progress)
+        pull(hub, tmp_path / "source")
     assert "--work" in caught.value.hint

@@ -1,8 +1,7 @@
-"""A job's folder: records are there whole or not at all, and hold only for what they were made from."""
+"""A job's folder: records are complete or missing, and valid only for the inputs that they were made from."""
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import subprocess
@@ -16,8 +15,7 @@ from typing import Any
 import pytest
 
 from bot.checkpoint.constants import tool_versions
-from bot.errors import EnvironmentProblem, WatchlistError
-from bot.files import write_atomic
+from bot.errors import EnvironmentProblem, QuantizationError, WatchlistError
 from bot.jobs.folder import (
     JobDir,
     card_inputs,
@@ -25,11 +23,25 @@ from bot.jobs.folder import (
     pull_inputs,
     quantize_inputs,
 )
-from bot.records import Calibration, Card, Failure, Job, Publication, QuantizedModel, Recipe, Report, Weights
+from bot.records import (
+    Calibration,
+    Card,
+    Job,
+    JobResult,
+    Publication,
+    Recipe,
+    Report,
+    Status,
+    Weights,
+    job_result,
+)
 from tests.support.factories import entry, job, published_file, quantized, report, upstream, weights, with_file
 
 PUBLICATION = Publication(
     repo_id="quantized/Tiny-awq", sha="ab" * 20, tag="t", url="http://x", private=False, new=True, duration_s=1.5
+)
+FAILED = job_result(
+    job(), stage="quantize", status=Status.FAILED, error=QuantizationError("layer 3: «NaN»", hint="h")
 )
 RECORDS = [
     job(),
@@ -39,17 +51,13 @@ RECORDS = [
     report(kl_p99=math.inf),
     Card(files=(published_file("README.md"),)),
     PUBLICATION,
-    Failure(stage="quantize", exit_code=5, message="layer 3: «NaN»", hint=""),
+    FAILED,
 ]
 
 
 @pytest.fixture
 def jobdir(tmp_path: Path) -> JobDir:
     return JobDir(tmp_path / "work" / job().job_id)
-
-
-def hidden(folder: Path) -> list[str]:
-    return [path.name for path in folder.iterdir() if path.name.startswith(".")]
 
 
 # --- records ------------------------------------------------------------------------------------------------
@@ -71,31 +79,15 @@ def test_a_record_holds_for_the_inputs_it_was_made_from_and_no_others(jobdir: Jo
 @pytest.mark.parametrize(
     "content",
     [
-        b"",
-        b"{",
-        b"\xff\xfe\x00",
-        b"null",
-        b"[]",
-        b'"text"',
-        b"{}",
-        b'{"record": null}',
+        *(b"", b"{", b"\xff\xfe\x00", b"null", b"[]", b'"text"', b"{}", b'{"record": null}'),
         b'{"inputs": "x", "record": {"perplexity_source": "many"}}',
-        b'{"inputs": "x", "record": {"perplexity_source": 1.0}}',
+        b'{"inputs": "x", "record": {"perplexity_source": 1.0}}',  # of a version without the other fields
     ],
 )
-def test_a_record_that_is_not_whole_counts_as_not_there(jobdir: JobDir, content: bytes) -> None:
+def test_a_damaged_record_counts_as_missing(jobdir: JobDir, content: bytes) -> None:
     jobdir.path.mkdir(parents=True)
     (jobdir.path / "report.json").write_bytes(content)
     assert jobdir.load(Report) is None
-
-
-def test_a_record_of_another_version_without_a_field_counts_as_not_there(jobdir: JobDir) -> None:
-    jobdir.store(weights(), inputs=1)
-    path = jobdir.path / "weights.json"
-    content: dict[str, Any] = json.loads(path.read_text())
-    del content["record"]["sha"]
-    path.write_text(json.dumps(content))
-    assert jobdir.load(Weights, inputs=1) is None
 
 
 def test_a_folder_without_a_job_is_named(jobdir: JobDir) -> None:
@@ -104,7 +96,7 @@ def test_a_folder_without_a_job_is_named(jobdir: JobDir) -> None:
     assert "--work" in caught.value.hint
 
 
-def test_a_file_where_a_folder_should_be_holds_no_job_and_takes_none(tmp_path: Path) -> None:
+def test_a_file_in_place_of_a_folder_has_no_job_and_takes_none(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("text")
     jobdir = JobDir(tmp_path / "README.md")
     with pytest.raises(WatchlistError, match=r"no job\.json"):
@@ -115,23 +107,23 @@ def test_a_file_where_a_folder_should_be_holds_no_job_and_takes_none(tmp_path: P
         pass
 
 
-def test_a_record_that_cannot_be_read_is_told_apart_from_one_that_is_not_there(jobdir: JobDir) -> None:
+def test_a_record_that_cannot_be_read_is_an_error_unlike_a_missing_one(jobdir: JobDir) -> None:
     (jobdir.path / "report.json").mkdir(parents=True)
     with pytest.raises(EnvironmentProblem, match=r"report\.json: cannot be read"):
         jobdir.load(Report)
 
 
-def test_forgetting_what_is_not_there_is_fine(jobdir: JobDir) -> None:
-    jobdir.forget(Failure)
-    jobdir.store(Failure(stage="quantize", exit_code=5, message="x", hint=""))
-    jobdir.forget(Failure)
-    assert jobdir.load(Failure) is None
+def test_a_missing_record_can_be_forgotten(jobdir: JobDir) -> None:
+    jobdir.forget(JobResult)
+    jobdir.store(FAILED)
+    jobdir.forget(JobResult)
+    assert jobdir.load(JobResult) is None
 
 
 # --- writing ------------------------------------------------------------------------------------------------
 
 
-def test_a_write_that_fails_leaves_the_old_record_and_nothing_else(
+def test_a_write_that_fails_or_is_interrupted_leaves_the_old_record_alone(
     jobdir: JobDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jobdir.store(report())
@@ -139,31 +131,22 @@ def test_a_write_that_fails_leaves_the_old_record_and_nothing_else(
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(EnvironmentProblem, match="No space left on device") as caught:
-        jobdir.store(report(kl_mean=9.0))
-    assert "space" in caught.value.hint
-    monkeypatch.undo()
-    assert jobdir.load(Report) == report()
-    assert [path.name for path in jobdir.path.iterdir()] == ["report.json"]
-
-
-def test_an_interruption_between_writing_and_renaming_leaves_nothing_behind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    target = tmp_path / "record.json"
-    target.write_bytes(b"old")
-
-    def interrupted(self: Path, other: Path) -> None:
-        assert self.read_bytes() == b"new"
-        assert self.parent == other.parent
+    def interrupted(path: Path, other: Path) -> None:
+        assert path.parent == other.parent
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Path, "replace", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        write_atomic(target, b"new")
-    assert target.read_bytes() == b"old"
-    assert hidden(tmp_path) == []
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(EnvironmentProblem, match="No space left on device") as caught:
+            jobdir.store(report(kl_mean=9.0))
+        assert "space" in caught.value.hint
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            jobdir.store(report(kl_mean=9.0))
+    assert jobdir.load(Report) == report()
+    assert [path.name for path in jobdir.path.iterdir()] == ["report.json"]
+    assert (jobdir.path / "report.json").stat().st_mode & 0o777 == 0o644
 
 
 def test_a_killed_writer_leaves_the_old_record_whole(jobdir: JobDir) -> None:
@@ -178,11 +161,6 @@ def test_a_killed_writer_leaves_the_old_record_whole(jobdir: JobDir) -> None:
     command = [sys.executable, "-c", textwrap.dedent(script), str(jobdir.path / "report.json")]
     assert subprocess.run(command, check=False, timeout=200).returncode == -9
     assert jobdir.load(Report) == report()
-
-
-def test_a_record_can_be_read_by_others_than_its_writer(jobdir: JobDir) -> None:
-    jobdir.store(report())
-    assert (jobdir.path / "report.json").stat().st_mode & 0o777 == 0o644
 
 
 # --- the lock -----------------------------------------------------------------------------------------------
@@ -228,33 +206,17 @@ def test_a_second_process_waits_until_the_first_is_done(
 # --- space --------------------------------------------------------------------------------------------------
 
 
-def test_clearing_gives_the_space_back_and_keeps_what_was_found_out(jobdir: JobDir) -> None:
+def test_clearing_frees_the_space_and_keeps_the_results(jobdir: JobDir) -> None:
     for record in RECORDS:
         jobdir.store(record)
-    for folder in (
-        jobdir.source,
-        jobdir.calibration,
-        jobdir.layers,
-        jobdir.quantized,
-        jobdir.card,
-        jobdir.hf_home,
-    ):
+    large = (jobdir.source, jobdir.calibration, jobdir.layers, jobdir.quantized, jobdir.card, jobdir.hf_home)
+    for folder in large:
         folder.mkdir()
         (folder / "large").write_bytes(b"x")
     jobdir.clear()
     jobdir.clear()
-    assert {path.name for path in jobdir.path.iterdir()} == {
-        "card",
-        "card.json",
-        "failure.json",
-        "job.json",
-        "publication.json",
-        "report.json",
-    }
-    # What the space was given back from must not count as done.
-    assert jobdir.load(Weights) is None
-    assert jobdir.load(QuantizedModel) is None
-    assert jobdir.load(Job) == job()
+    kept = {"card", "card.json", "job.json", "publication.json", "report.json", "result.json"}
+    assert {path.name for path in jobdir.path.iterdir()} == kept
 
 
 # --- inputs -------------------------------------------------------------------------------------------------
@@ -279,7 +241,7 @@ def stored(jobdir: JobDir, record: object, before: object, after: object) -> boo
         (job(weight_files=("a.safetensors",)), False),
     ],
 )
-def test_pulling_is_done_again_when_the_files_are_others(jobdir: JobDir, changed: Job, holds: bool) -> None:
+def test_pull_is_repeated_when_the_files_change(jobdir: JobDir, changed: Job, holds: bool) -> None:
     assert stored(jobdir, weights(), pull_inputs(job()), pull_inputs(changed)) == holds
 
 
@@ -295,14 +257,14 @@ def test_pulling_is_done_again_when_the_files_are_others(jobdir: JobDir, changed
         (entry(), weights(files=(published_file("model.safetensors", 7),)), False),
     ],
 )
-def test_quantizing_is_done_again_when_recipe_or_source_are_others(
+def test_quantize_is_repeated_when_recipe_or_source_change(
     jobdir: JobDir, asked: Any, pulled: Weights, holds: bool
 ) -> None:
     before = quantize_inputs(job(), weights())
     assert stored(jobdir, quantized(), before, quantize_inputs(job(asked), pulled)) == holds
 
 
-def test_later_stages_are_done_again_when_the_artifact_is_another(jobdir: JobDir) -> None:
+def test_later_stages_are_repeated_when_the_artifact_changes(jobdir: JobDir) -> None:
     other = quantized(files=(published_file("model.safetensors", 7),))
     assert stored(jobdir, report(), evaluate_inputs(quantized()), evaluate_inputs(quantized(duration_s=1.0)))
     assert not stored(jobdir, report(), evaluate_inputs(quantized()), evaluate_inputs(other))
@@ -314,7 +276,7 @@ def test_later_stages_are_done_again_when_the_artifact_is_another(jobdir: JobDir
     assert not stored(jobdir, card, first, card_inputs(job(tag="another"), quantized(), report()))
 
 
-def test_numbers_are_bound_to_the_versions_that_made_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_records_are_valid_for_the_tool_versions_that_made_them(monkeypatch: pytest.MonkeyPatch) -> None:
     installed = tool_versions()
     assert {"torch", "transformers", "autoawq"} <= set(installed)
     before = quantize_inputs(job(), weights()), evaluate_inputs(quantized())

@@ -101,7 +101,7 @@ def _left_behind(sandbox: Sandbox) -> list[str]:
         ("publish", "publication.json"),
     ],
 )
-def test_killed_at_the_end_of_a_stage_it_goes_on_from_there(
+def test_a_run_killed_after_a_stage_resumes_there(
     before: Callable[[str], Sandbox], expected: Tree, stage: str, record: str
 ) -> None:
     sandbox = before(stage)
@@ -118,7 +118,7 @@ def test_killed_at_the_end_of_a_stage_it_goes_on_from_there(
     _finish(sandbox, expected)
 
 
-def test_killed_inside_pull_it_fetches_the_rest(before: Callable[[str], Sandbox], small_sandbox: Sandbox) -> None:
+def test_a_killed_pull_fetches_the_rest(before: Callable[[str], Sandbox], small_sandbox: Sandbox) -> None:
     sandbox = before("pull")
     sandbox.hub.faults.add(Fault(path=r"/objects/.*/model", delay_s=60))
     sandbox.stop_when(
@@ -130,7 +130,7 @@ def test_killed_inside_pull_it_fetches_the_rest(before: Callable[[str], Sandbox]
     assert _tree(sandbox.jobs[0] / "source") == _tree(small_sandbox.jobs[0] / "source")
 
 
-def test_killed_inside_quantize_it_loses_at_most_a_layer_and_makes_the_same_bytes(
+def test_a_killed_quantize_loses_at_most_a_layer_and_makes_the_same_bytes(
     trained: Sandbox, quantized: Quantized
 ) -> None:
     trained.stop_when(lambda: any(trained.root.glob("work/*/layers/*.safetensors")), signal.SIGKILL, "run")
@@ -156,7 +156,7 @@ def test_killed_inside_quantize_it_loses_at_most_a_layer_and_makes_the_same_byte
     ],
     ids=["create", "upload", "commit", "read back", "settings", "tag"],
 )
-def test_killed_inside_publish_nothing_unfinished_is_public(
+def test_a_killed_publish_leaves_nothing_unfinished_in_public(
     before: Callable[[str], Sandbox], expected: Tree, method: str, path: str
 ) -> None:
     sandbox = before("publish")
@@ -205,7 +205,7 @@ def test_ctrl_c_while_evaluating_ends_both_and_the_next_run_goes_on(
     _finish(sandbox, expected)
 
 
-def test_ctrl_c_while_modules_are_loaded_ends_in_silence(before: Callable[[str], Sandbox]) -> None:
+def test_ctrl_c_while_modules_are_loaded_prints_nothing(before: Callable[[str], Sandbox]) -> None:
     with before("evaluate").start("evaluate", "--source", "none", "--quantized", "none") as process:
         maps = Path(f"/proc/{process.pid}/maps")
         wait_for(lambda: "libtorch" in maps.read_text())

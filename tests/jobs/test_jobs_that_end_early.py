@@ -1,4 +1,4 @@
-"""Jobs that are done already, were overtaken, or could not be published: seen before anything is downloaded."""
+"""Jobs that are done, overtaken or cannot be published end before anything is downloaded."""
 
 from __future__ import annotations
 
@@ -26,11 +26,13 @@ from tests.support.repos import (
 )
 
 
-def bench(hub: LocalHub, folder: Path) -> JobContext:
+def context(hub: LocalHub, folder: Path) -> JobContext:
     return JobContext(hub=as_bot(hub), work=folder / "work", files=folder, progress=no_progress)
 
 
-def test_a_target_that_became_private_is_asked_who_sees_it(hub: LocalHub, tmp_path: Path) -> None:
+def test_a_public_target_of_a_private_entry_is_refused_until_it_is_made_private(
+    hub: LocalHub, tmp_path: Path
+) -> None:
     hub.seed(SOURCE, source_files())
     job = release_job(hub)
     publish(as_bot(hub), job, make_artifact(tmp_path / "job", job), no_progress)
@@ -52,10 +54,10 @@ def test_a_job_that_was_overtaken_ends_before_anything_is_pulled(hub: LocalHub, 
     newer = release_job(hub)
     publish(as_bot(hub), newer, make_artifact(tmp_path / "newer", newer), no_progress)
     forget_requests(hub)
-    outcome = pipeline.run_job(bench(hub, tmp_path), older)
-    assert outcome.error is not None
-    assert outcome.error.exit_code == 7
-    assert "another run published there meanwhile" in outcome.error.message
+    result = pipeline.run_job(context(hub, tmp_path), older)
+    assert result.error is not None
+    assert result.error.exit_code == 7
+    assert "somebody else published there meanwhile" in result.error.message
     assert requests(hub, "HEAD", SOURCE) == []
 
 
@@ -63,32 +65,32 @@ def test_a_job_that_may_not_be_published_ends_before_anything_is_pulled(hub: Loc
     hub.seed(SOURCE, source_files())
     job = release_job(hub)
     forget_requests(hub)
-    for_nothing = {
+    problems = {
         Hub(hub.endpoint): "no token to publish with",
         Hub(hub.endpoint, None, hub.token("bot", role="read")): "the token can only read",
         Hub(hub.endpoint, None, hub.add_token("newcomer")): "newcomer does not belong to quantized",
     }
-    for caller, problem in for_nothing.items():
-        outcome = pipeline.run_job(replace(bench(hub, tmp_path), hub=caller), job)
-        assert outcome.error is not None
-        assert outcome.error.exit_code == 7
-        assert problem in outcome.error.message
+    for caller, problem in problems.items():
+        result = pipeline.run_job(replace(context(hub, tmp_path), hub=caller), job)
+        assert result.error is not None
+        assert result.error.exit_code == 7
+        assert problem in result.error.message
     assert requests(hub, "HEAD", SOURCE) == []
 
 
-def test_publishing_once_more_needs_nothing_of_the_jobs_folder(hub: LocalHub, tmp_path: Path) -> None:
+def test_publishing_again_needs_nothing_from_the_jobs_folder(hub: LocalHub, tmp_path: Path) -> None:
     hub.seed(SOURCE, source_files())
     job = release_job(hub)
     made = publish(as_bot(hub), job, make_artifact(tmp_path / "job", job), no_progress)
     jobdir = JobDir(tmp_path / "work" / job.job_id)
     jobdir.store(job)
-    again = stages.publish(bench(hub, tmp_path), jobdir)
+    again = stages.publish(context(hub, tmp_path), jobdir)
     assert (again.sha, again.tag, again.new) == (made.sha, made.tag, False)
     jobdir.store(again)
     assert stages.to_be_published(jobdir) == ()
 
 
-def test_a_job_that_was_prepared_pulls_nothing_when_it_is_prepared_again(hub: LocalHub, tmp_path: Path) -> None:
+def test_preparing_a_job_again_pulls_nothing(hub: LocalHub, tmp_path: Path) -> None:
     hub.seed(SOURCE, source_files())
     job = release_job(hub)
     jobdir = JobDir(tmp_path / "work" / job.job_id)
@@ -98,7 +100,7 @@ def test_a_job_that_was_prepared_pulls_nothing_when_it_is_prepared_again(hub: Lo
     jobdir.store(quantized, inputs=quantize_inputs(job, weights))
     jobdir.store(report, inputs=evaluate_inputs(quantized))
     forget_requests(hub)
-    assert pipeline.prepare_job(bench(hub, tmp_path), job).error is None
+    assert pipeline.prepare_job(context(hub, tmp_path), job).error is None
     assert requests(hub, "HEAD", SOURCE) == []
     assert not jobdir.source.exists()
     # What was made of other files has to be made again.
@@ -106,6 +108,6 @@ def test_a_job_that_was_prepared_pulls_nothing_when_it_is_prepared_again(hub: Lo
     newer = release_job(hub)
     jobdir.path.rename(tmp_path / "work" / newer.job_id)
     hub.disable(SOURCE)
-    error = pipeline.prepare_job(bench(hub, tmp_path), newer).error
+    error = pipeline.prepare_job(context(hub, tmp_path), newer).error
     assert error is not None
     assert error.exit_code == 3

@@ -1,4 +1,4 @@
-"""`card` and `publish` on a job's folder, as a person types them after looking at what was made."""
+"""`card` and `publish` on a job's folder, as a person runs them after a look at the artifact."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ LOG_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} \d+ (INFO|DEBUG) \S
 
 @pytest.fixture
 def sandbox(small_sandbox: Sandbox, tmp_path: Path) -> Iterator[Sandbox]:
-    """Done but for publishing; its Hub is up."""
+    """All stages but publishing are done; its Hub is up."""
     sandbox = small_sandbox.copy_to(tmp_path / "sandbox")
     with sandbox.hub:
         yield sandbox
 
 
-def test_card_is_written_anew_as_it_was(sandbox: Sandbox) -> None:
+def test_a_deleted_card_is_written_again_byte_for_byte(sandbox: Sandbox) -> None:
     [job] = sandbox.jobs
     card = job / "card" / "README.md"
     before = card.read_bytes()

@@ -59,7 +59,7 @@ def test_the_card_shows_what_was_measured_and_pins_the_release(sandbox: Sandbox)
     assert files["assets/error-by-layer.png"].startswith(b"\x89PNG")
 
 
-def test_the_cards_of_both_models_read_as_they_should(sandbox: Sandbox) -> None:
+def test_the_cards_of_both_models_are_the_golden_files(sandbox: Sandbox) -> None:
     """After a wanted change: GOLDEN=write pytest tests/jobs/test_pipeline.py, then read the diff."""
     for name in MODELS:
         text = sandbox.hub.files(f"quantized/{name}-awq")["README.md"].decode()
@@ -131,7 +131,7 @@ def test_a_refresh_that_breaks_the_tokenizer_is_not_published(sandbox: Sandbox) 
     assert sandbox.hub.refs("quantized/qwen3-tiny-awq") == before
 
 
-def test_anybody_can_verify_what_was_published(sandbox: Sandbox) -> None:
+def test_a_reader_can_verify_what_was_published(sandbox: Sandbox) -> None:
     result = sandbox.call(
         "verify", "quantized/llama-tiny-awq", "--json", token=sandbox.hub.token("reader", role="read")
     )
@@ -141,12 +141,9 @@ def test_anybody_can_verify_what_was_published(sandbox: Sandbox) -> None:
     assert any(check["name"].startswith("source lab/llama-tiny@") for check in checks)
 
 
-def test_verify_names_the_file_that_somebody_changed(sandbox: Sandbox) -> None:
+def test_verify_names_changed_files(sandbox: Sandbox) -> None:
     sandbox.hub.seed("quantized/llama-tiny-awq", {"generation_config.json": b"{}", "extra.bin": b"x"})
     result = sandbox.call("verify", "quantized/llama-tiny-awq")
     assert result.returncode == 7
     assert "generation_config.json" in result.stdout
     assert "extra.bin" in result.stdout
-
-
-# --- without models ----------------------------------------------------------------------------------------

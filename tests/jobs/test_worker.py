@@ -1,4 +1,4 @@
-"""Child processes: what they may see, and how their end is told."""
+"""Child processes: what they may see, and how their failures are reported."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ import pytest
 from bot.errors import QuantizationError, WatchlistError
 from bot.jobs.folder import JobDir
 from bot.jobs.worker import child_environment, run_child
+from bot.records import JobResult
+from tests.support import factories
 
 SECRETS = {
     "HF_TOKEN": "hf_read",
@@ -40,17 +42,27 @@ def test_a_child_sees_no_secret_and_no_network_of_the_hub(tmp_path: Path, monkey
 
 
 def test_the_error_of_a_child_is_raised_with_its_hint(tmp_path: Path) -> None:
-    with pytest.raises(WatchlistError, match=r"no job\.json") as caught:
+    jobdir = JobDir(tmp_path)
+    jobdir.store(factories.job())
+    with pytest.raises(WatchlistError, match="nothing pulled yet") as caught:
+        run_child("quantize", jobdir)
+    assert "awq-bot pull" in caught.value.hint
+    recorded = jobdir.load(JobResult)
+    assert recorded is not None
+    assert (recorded.stage, recorded.status, recorded.exit_code) == ("quantize", "failed", 2)
+
+
+def test_a_child_that_records_no_error_is_named_with_its_code(tmp_path: Path) -> None:
+    with pytest.raises(QuantizationError, match="quantize ended with code 2"):
         run_child("quantize", JobDir(tmp_path))
-    assert "awq-bot run" in caught.value.hint
 
 
-def test_a_child_that_is_killed_is_told_by_its_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_child_is_reported_with_its_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = tmp_path / "python"
     script.write_text("#!/bin/sh\nkill -9 $$\n")
     script.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(script))
-    with pytest.raises(QuantizationError, match="ended by SIGKILL") as caught:
+    with pytest.raises(QuantizationError, match="killed by SIGKILL") as caught:
         run_child("quantize", JobDir(tmp_path))
     assert "memory" in caught.value.hint
 
@@ -94,7 +106,7 @@ print("secret" in seen.read_text())
 
 
 @pytest.fixture
-def nobodys() -> Iterator[Path]:
+def open_folder() -> Iterator[Path]:
     """A folder that a process without rights may write to, wherever pytest keeps its own."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -105,13 +117,13 @@ def nobodys() -> Iterator[Path]:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is Linux's")
-def test_a_child_cannot_read_what_its_parent_was_started_with(nobodys: Path) -> None:
-    # Root may read everything, so parent and child are nobody's where the tests run as root. By `setpriv`, for a
-    # process that changes its own account may not be dumped anyway.
+def test_a_child_cannot_read_what_its_parent_was_started_with(open_folder: Path) -> None:
+    # Root may read everything, so both run as `nobody` where the tests run as root. By `setpriv`: a process
+    # that changes its own account is not dumpable anyway.
     as_nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] if os.geteuid() == 0 else []
-    environment = {"PATH": os.environ["PATH"], "TMPDIR": str(nobodys), "HF_WRITE_TOKEN": "secret"}
+    environment = {"PATH": os.environ["PATH"], "TMPDIR": str(open_folder), "HF_WRITE_TOKEN": "secret"}
     done = subprocess.run(
-        [*as_nobody, sys.executable, "-B", "-c", PARENT, str(nobodys)],
+        [*as_nobody, sys.executable, "-B", "-c", PARENT, str(open_folder)],
         env=environment,
         cwd=Path(__file__).parents[2],
         capture_output=True,
@@ -119,7 +131,7 @@ def test_a_child_cannot_read_what_its_parent_was_started_with(nobodys: Path) -> 
         check=False,
     )
     assert (done.stdout.split(), done.stderr) == (["True", "False"], "")
-    assert "Permission denied" in (nobodys / "refused").read_text()
+    assert "Permission denied" in (open_folder / "refused").read_text()
 
 
 def _is_gone(pid: int) -> bool:

@@ -28,12 +28,12 @@ def trusting(hub: LocalHub, api: HfApi) -> LocalHub:
     return hub
 
 
-def exchange(hub: LocalHub, id_token: str, resource_: str = TARGET, **changed: Any) -> httpx2.Response:
+def exchange(hub: LocalHub, id_token: str, resource: str = TARGET, **changed: Any) -> httpx2.Response:
     body = {
         "grant_type": "urn:ietf:params:oauth:grant-type:token-exchange",
         "subject_token_type": "urn:ietf:params:oauth:token-type:id_token",
         "subject_token": id_token,
-        "resource": resource_,
+        "resource": resource,
     }
     with httpx2.Client() as client:
         return client.post(f"{hub.endpoint}/oauth/token", json=body | changed)
@@ -72,11 +72,9 @@ def test_the_response_is_as_documented(trusting: LocalHub) -> None:
 )
 def test_claims_that_differ_are_refused_without_saying_which(trusting: LocalHub, claims: dict[str, Any]) -> None:
     answer = exchange(trusting, sign(trusting.endpoint, CLAIMS | claims))
+    description = "No trusted publisher of the resource matches the id token"
+    assert answer.json() == {"error": "invalid_grant", "error_description": description}
     assert answer.status_code == 400
-    assert answer.json() == {
-        "error": "invalid_grant",
-        "error_description": "No trusted publisher of the resource matches the id token",
-    }
 
 
 def test_claims_may_be_named_as_github_names_them(trusting: LocalHub) -> None:
@@ -88,27 +86,23 @@ def test_claims_may_be_named_as_github_names_them(trusting: LocalHub) -> None:
 
 def test_tokens_of_another_key_audience_or_time_are_refused(trusting: LocalHub) -> None:
     unsigned = f"{sign(trusting.endpoint).rpartition('.')[0]}."
-    for id_token in (
-        sign(trusting.endpoint, key="another"),
-        sign("https://github.com/someone"),
-        sign(trusting.endpoint, age_s=LIFETIME_S + 1),
-        unsigned,
-        "no.jwt",
-    ):
+    other_key, other_audience = sign(trusting.endpoint, key="another"), sign("https://github.com/someone")
+    expired = sign(trusting.endpoint, age_s=LIFETIME_S + 1)
+    for id_token in (other_key, other_audience, expired, unsigned, "no.jwt"):
         answer = exchange(trusting, id_token)
         assert (answer.status_code, answer.json()["error"]) == (400, "invalid_grant")
 
 
 def test_resources_without_a_publisher_are_refused_alike(trusting: LocalHub, api: HfApi) -> None:
     api.create_repo("quantized/Other-awq")
-    for resource in (
+    for resource in [
         "quantized/Other-awq",
         "quantized/missing",
         "datasets/quantized/x",
         "bot",
         "missing",
         "a/b/c",
-    ):
+    ]:
         assert exchange(trusting, sign(trusting.endpoint), resource).json()["error"] == "invalid_grant"
     trusting.trust.remove_publishers(TARGET)
     assert exchange(trusting, sign(trusting.endpoint)).json()["error"] == "invalid_grant"

@@ -138,7 +138,7 @@ def test_card_of_a_revision(hub: LocalHub, sha: str) -> None:
 HOSTILE = r"""---
 license: "<script>alert(1)</script>"
 tags: ["\"><img src=x onerror=alert(1)>"]
-base_model: "javascript:alert(1)"
+base_model: ["javascript:alert(1)", "/evil.example", "//evil.example", '\evil.example']
 ---
 <script>alert(1)</script><iframe src="/x"></iframe><b onclick="x">bold</b><style>*{display:none}</style>
 <meta http-equiv="refresh" content="0;url=https://evil.example">

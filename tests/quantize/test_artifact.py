@@ -200,7 +200,7 @@ def test_clipped_share_is_counted_where_weights_are_clipped(made: QuantizedLinea
         assert (0 < module.clipped_share < 0.2) != kept
 
 
-def test_our_search_tells_how_it_scaled_and_needed_no_fallback(made: QuantizedLinear) -> None:
+def test_compensation_reports_its_ratio_and_needed_no_fallback(made: QuantizedLinear) -> None:
     ours = made.record.recipe.method == "awq+gptq"
     scalable = {"mlp.down_proj", "self_attn.q_proj"}
     for module in made.record.modules:
@@ -322,7 +322,7 @@ def test_bfloat16_is_kept_only_where_the_activations_need_it(
 
 
 def test_what_the_model_does_not_read_is_copied_whatever_it_holds(small: Path, tmp_path: Path) -> None:
-    """Older checkpoints hold masks that float16 cannot, and angles; nobody reads them any more."""
+    """Older checkpoints have masks that float16 cannot hold, and rotary frequencies, which are no longer read."""
 
     def store(tensors: dict[str, Tensor]) -> None:
         tensors["model.layers.0.self_attn.masked_bias"] = torch.tensor(-1e9)
@@ -345,7 +345,7 @@ def test_layers_of_the_same_tokens_in_other_blocks_are_made_again(small: Path, t
 
 
 def test_a_model_that_is_quantized_already_is_refused(made: QuantizedLinear, tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedModelError, match="quantized already"):
+    with pytest.raises(UnsupportedModelError, match="already quantized"):
         run(made.out, tmp_path)
 
 
@@ -403,7 +403,7 @@ def test_a_gpu_makes_as_good_an_artifact(small: Path, tmp_path: Path) -> None:
     assert all(module.relative_error < module.relative_error_rounding for module in record.modules)
 
 
-def test_code_of_strangers_is_not_run(small: Path, tmp_path: Path) -> None:
+def test_untrusted_code_is_not_run(small: Path, tmp_path: Path) -> None:
     source = shutil.copytree(small, tmp_path / "source")
     config = json.loads((source / "config.json").read_text())
     config |= {"model_type": "strange", "auto_map": {"AutoConfig": "code.C", "AutoModelForCausalLM": "code.M"}}

@@ -1,4 +1,4 @@
-"""AutoAWQ's search under our hands: what of it is cured, and how it is told that a model does not fit."""
+"""AutoAWQ's search as we use it: the bug that is fixed, and the errors for models that do not fit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from bot.checkpoint.reader import Checkpoint
 from bot.checkpoint.skeleton import Skeleton, open_skeleton
 from bot.errors import QuantizationError, UnsupportedModelError
-from bot.quantize import search as search_room
+from bot.quantize import search as search_module
 from bot.quantize.architectures import linears_inside
 from bot.quantize.artifact import METHODS
 from bot.quantize.autoawq import LayerwiseQuantizer, check_known, quantize_layers
@@ -135,12 +135,12 @@ def test_a_search_that_finds_nothing_names_its_layer(tmp_path: Path, monkeypatch
 
 
 def test_our_search_names_its_layer_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search_room, "output_energy", lambda *args: float("nan"))
+    monkeypatch.setattr(search_module, "output_energy", lambda *args: float("nan"))
     with pytest.raises(QuantizationError, match="layer 0: the search found no finite scales"):
         quantized("llama", tmp_path, method="awq+gptq")
 
 
-def test_the_scaling_is_taken_back_from_rows_and_columns() -> None:
+def test_scaling_is_undone_in_rows_and_columns() -> None:
     up, down = torch.randn(6, 4), torch.randn(5, 3)
     by = torch.tensor([0.5, 2.0, 3.0])
     scaled_up, scaled_down = up.clone(), down * by

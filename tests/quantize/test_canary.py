@@ -1,4 +1,4 @@
-"""Tiny models of the families that AutoAWQ knows, quantized for real and held against the committed table."""
+"""Tiny models of the families that AutoAWQ knows, quantized for real and compared with the committed table."""
 
 from __future__ import annotations
 

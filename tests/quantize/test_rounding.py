@@ -170,7 +170,7 @@ def test_factoring_holds_two_matrices_beside_the_one_it_is_given() -> None:
 
 
 @pytest.mark.parametrize("block", [1, 7, 128])
-def test_settling_takes_the_best_of_sixteen_for_each_integer_in_turn(
+def test_refining_takes_the_best_of_sixteen_for_each_integer_in_turn(
     block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rounding, "BLOCK", block)
@@ -228,7 +228,7 @@ def test_inputs_that_never_vary_need_no_fallback_as_damping_makes_up_for_it() ->
     )
 
 
-def test_more_damping_where_less_does_not_do() -> None:
+def test_damping_grows_until_the_matrix_can_be_factored() -> None:
     """A matrix that is none of inputs: its smallest eigenvalue is below zero, by 5 % of its diagonal."""
     axes = torch.linalg.qr(numbers(COLUMNS, COLUMNS)).Q
     values = torch.linspace(1, 2, COLUMNS, dtype=torch.float64)
@@ -241,7 +241,7 @@ def test_more_damping_where_less_does_not_do() -> None:
     assert torch.isfinite(steps).all()
 
 
-def test_what_cannot_be_factored_is_plainly_rounded_and_told() -> None:
+def test_what_cannot_be_factored_is_rounded_to_nearest_and_reported() -> None:
     weight = numbers(8, COLUMNS).float()
     levels = levels_of(weight)
     (steps,), fallback = compensated([weight], [levels], -torch.eye(COLUMNS))

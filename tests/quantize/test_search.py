@@ -22,7 +22,7 @@ from bot.quantize.search import (
     output_energy,
     relative_errors,
     rounded_under,
-    watched,
+    summed_inputs,
     whole,
 )
 from tests.support.tiny_models import rounded
@@ -53,7 +53,7 @@ def test_gram_does_not_depend_on_how_tokens_are_cut() -> None:
     assert torch.allclose(gram(inputs.half().float(), device=CPU).double(), expected, rtol=1e-3, atol=5)
 
 
-def test_nothing_to_lose_is_no_error() -> None:
+def test_error_of_zero_outputs_is_zero() -> None:
     assert relative_errors(torch.zeros(4, 4), [torch.ones(4, 4)], torch.zeros(4, 4)) == [0]
 
 
@@ -104,7 +104,7 @@ def outliers(*shape: int, seed: int = 0) -> Tensor:
     return numbers(*shape, seed=seed) * channels
 
 
-def test_half_a_gram_matrix_says_it_all() -> None:
+def test_gram_matrix_follows_from_its_upper_half() -> None:
     inputs = numbers(70, 600)
     upper = torch.zeros(600, 600)
     for part in torch.split(inputs, 32):
@@ -152,7 +152,7 @@ def test_loss_of_a_scaling_is_that_of_the_outputs() -> None:
     assert lost == pytest.approx(lost_outputs(weight, plainly_rounded(weight, by, 32), inputs), rel=0.05)
 
 
-def test_a_dead_channel_has_no_say_in_the_scaling() -> None:
+def test_dead_channel_is_not_scaled() -> None:
     inputs, weight = outliers(40, 64), numbers(8, 64, seed=1)
     inputs[:, 5] = 0
     found = best_scaling([weight], gram(inputs, device=CPU), inputs.abs().mean(dim=0), group_size=32)
@@ -162,7 +162,7 @@ def test_a_dead_channel_has_no_say_in_the_scaling() -> None:
     assert torch.equal(nothing.by, torch.ones(64))
 
 
-def test_inputs_that_are_not_finite_are_told() -> None:
+def test_inputs_that_are_not_finite_are_an_error() -> None:
     with pytest.raises(QuantizationError, match="no finite scales"):
         best_scaling([numbers(8, 32)], torch.full((32, 32), torch.nan), torch.ones(32), group_size=32)
 
@@ -196,13 +196,13 @@ def test_constant_and_empty_groups_have_levels() -> None:
     assert torch.allclose(restored, weight, rtol=1e-3)
 
 
-def test_watched_inputs_are_what_reached_the_linears() -> None:
+def test_summed_inputs_are_those_of_the_linears() -> None:
     linears = {"a": nn.Linear(12, 4), "b": nn.Linear(12, 6), "never": nn.Linear(3, 3)}
     inputs = outliers(5, 7, 12)
-    with torch.no_grad(), watched(linears, (("a", "b"), ("never",))) as found:
+    with torch.no_grad(), summed_inputs(linears, (("a", "b"), ("never",))) as found:
         for part in torch.split(inputs, 2):
             linears["a"](part)
-    linears["a"](inputs)  # is not looked at any more
+    linears["a"](inputs)  # is no longer counted
     tokens = inputs.view(35, 12).double()
     assert set(found) == {"a", "b"}
     assert torch.allclose(found["b"].gram.double(), tokens.t() @ tokens / 35, rtol=1e-4, atol=1e-4)

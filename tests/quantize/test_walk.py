@@ -1,4 +1,4 @@
-"""A walk that is broken off loses one layer at most, and ends in the same bytes."""
+"""An interrupted run loses one layer at most, and ends in the same bytes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class KilledError(Exception):
 
 
 def run(source: Path, folder: Path, *, kill_before: int = LAYERS, samples: int = 4) -> Bytes:
-    """The shards, or KilledError when this layer's turn has come."""
+    """The shards, or KilledError before this layer."""
 
     def watch(what: str, done: int, total: int, unit: str) -> None:
         if (what, done) == ("quantizing", kill_before) and done < total:
@@ -56,7 +56,7 @@ def expected(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Bytes:
 
 
 @pytest.fixture
-def turns(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The layers that all calibration tokens went through."""
     seen: list[int] = []
     through: Callable[..., object] = LayerRun.forward
@@ -70,27 +70,27 @@ def turns(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.parametrize("killed", [1, 2, 3])
-def test_it_goes_on_with_the_layer_after_the_last_whole_one(
-    killed: int, source: Path, expected: Bytes, turns: list[int], tmp_path: Path
+def test_it_resumes_after_the_last_complete_layer(
+    killed: int, source: Path, expected: Bytes, runs: list[int], tmp_path: Path
 ) -> None:
     with pytest.raises(KilledError):
         run(source, tmp_path, kill_before=killed)
     assert hidden_path(tmp_path / "layers", killed).is_file()
-    turns.clear()
+    runs.clear()
     assert run(source, tmp_path) == expected
-    assert turns == list(range(killed, LAYERS))
+    assert runs == list(range(killed, LAYERS))
 
 
-def test_lost_activations_are_computed_anew(
-    source: Path, expected: Bytes, turns: list[int], tmp_path: Path
+def test_lost_activations_are_computed_again(
+    source: Path, expected: Bytes, runs: list[int], tmp_path: Path
 ) -> None:
     with pytest.raises(KilledError):
         run(source, tmp_path, kill_before=2)
     hidden_path(tmp_path / "layers", 2).unlink()
     kept = layer_path(tmp_path / "layers", 1).stat().st_mtime_ns
-    turns.clear()
+    runs.clear()
     assert run(source, tmp_path) == expected
-    assert turns == [0, 1, 2, 3]
+    assert runs == [0, 1, 2, 3]
     assert layer_path(tmp_path / "layers", 1).stat().st_mtime_ns == kept
 
 
@@ -103,11 +103,11 @@ def test_a_damaged_layer_is_made_again(source: Path, expected: Bytes, tmp_path: 
     assert run(source, tmp_path) == expected
 
 
-def test_a_finished_walk_runs_nothing(source: Path, expected: Bytes, turns: list[int], tmp_path: Path) -> None:
+def test_finished_run_runs_no_layer(source: Path, expected: Bytes, runs: list[int], tmp_path: Path) -> None:
     run(source, tmp_path)
-    turns.clear()
+    runs.clear()
     assert run(source, tmp_path) == expected
-    assert turns == []
+    assert runs == []
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])

@@ -1,6 +1,6 @@
 """Quantizes a tiny model of each family and writes bot/watch/support_table.json: what works, or why not.
 
-    python -m tests.support.canary              all types, each in a process of its own (some minutes)
+    python -m tests.support.canary              all types, each in a separate process (some minutes)
     python -m tests.support.canary --only qwen3 one type, as JSON on stdout
 
 To be run on purpose when a version changes; the table is committed.
@@ -27,13 +27,13 @@ from bot.quantize.artifact import quantize
 from bot.records import Recipe, no_progress
 from tests.support import tiny_models
 
-with warnings.catch_warnings(record=True):  # AutoAWQ says goodbye when it is imported
+with warnings.catch_warnings(record=True):  # a DeprecationWarning on import
     from awq.models.auto import AWQ_CAUSAL_LM_MODEL_MAP
     from awq.models.base import TRANSFORMERS_AUTO_MAPPING_DICT
 
 TABLE = Path(__file__).parents[2] / "bot" / "watch" / "support_table.json"
 GROUP_SIZE = 128
-# A right artifact loses less than plain rounding does; one with a wrong scaling loses a multiple of it.
+# A correct artifact loses less than plain rounding; one with a wrong scaling loses a multiple of it.
 TOLERATED = 1.1
 
 
@@ -106,7 +106,7 @@ def main() -> None:
 
 
 def _tried(model_type: str, settings: dict[str, object]) -> str | None:
-    """In a process of its own: one type cannot leave anything behind for the next, and may crash."""
+    """In a separate process, so that a type may crash and leaves nothing behind for the next."""
     command = [sys.executable, "-m", "tests.support.canary", "--only", model_type, "--with", json.dumps(settings)]
     done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
     reason: str | None = (done.stderr.strip().splitlines() or ["it crashed"])[-1]

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bot.github.attempts import tried_content
 from bot.localhub import LocalHub
 from bot.records import Job, JobResult, Plan, from_json, to_json
 from tests.support.factories import layer_tensors
@@ -52,12 +51,12 @@ class Workspace:
         return from_json(Plan, (self.root / "plan" / "plan.json").read_bytes()).jobs
 
     def leave(self, job: Job, **fields: Any) -> Path:
-        """A result as a job writes it; by default a failed `quantize`."""
+        """A result as a job writes it; by default quantizing failed."""
         standard: dict[str, Any] = {
             "job_id": job.job_id,
             "target": job.entry.target,
             "repo_id": job.entry.repo_id,
-            "content": tried_content(job),
+            "content": job.attempt_digest,
             "stage": "quantize",
             "status": "failed",
             "exit_code": 5,

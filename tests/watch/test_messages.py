@@ -213,6 +213,8 @@ def model(keys: str) -> str:
         ('publish_to: "me\nmodels:\n  - a/b\n', 1, 'the quote " is not closed on its line', "Close it."),
         ('publish_to: "me\nmodels:\n  - "a/b"\n', 1, 'the quote " is not closed on its line', "Close it."),
         (TOP + "  - 'a/b\n  - c/d\n", 3, "the quote ' is not closed on its line", "Close it."),
+        (model('hold: "waiting\n  for v2"') + "\n  - a/c: d: e", 5, "not YAML", "Check indentation"),
+        (model("licenses: {\n  allow: [mit]}") + "\n  - a/c: d: e", 5, "not YAML", "Check indentation"),
         ("models: []\n---\nmodels: []", 2, "a second document begins", "one document"),
         ("models: []\n? [a]\n: b", 2, "a key must be a plain word", ""),
         ("models: []\npublish_to: m\x07", 2, "not YAML: unacceptable character", ""),

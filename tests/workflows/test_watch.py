@@ -69,7 +69,7 @@ def test_the_read_token_is_seen_by_the_steps_that_read_the_hub(first: Watched) -
         *(
             (job, step)
             for job in (QUANTIZE_ONE, QUANTIZE_TWO)
-            for step in ("Look at this machine", "Quantize / Work it off")
+            for step in ("Check this machine", "Quantize / Run the job")
         ),
         *((job, "Publish / Publish") for job in (PUBLISH_ONE, PUBLISH_TWO)),
     }
@@ -141,7 +141,7 @@ def test_changed_small_files_are_republished_without_a_gpu(first: Watched) -> No
     assert run.results == {"plan": "success", f"refresh {ONE}": "success", "report": "success"}
     assert run.job(f"refresh {ONE}").labels == ("ubuntu-latest",)
     assert steps_with_value(run.steps, first.deployment.write_token) == {
-        (f"refresh {ONE}", "Refresh / Work it off")
+        (f"refresh {ONE}", "Refresh / Run the job")
     }
     after = first.deployment.hub.files(ONE)
     changed = {path for path in before if before[path] != after[path]}

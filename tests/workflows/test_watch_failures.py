@@ -92,7 +92,7 @@ def test_a_failed_quality_gate_publishes_nothing_and_names_the_metric(deploy: De
 
 def test_a_lost_runner_is_reported(deploy: Deploy) -> None:
     deployment = deploy("one", prepared=False)
-    deployment.act_before(quantize_job("one"), "Quantize / Work it off", lose_runner)
+    deployment.act_before(quantize_job("one"), "Quantize / Run the job", lose_runner)
     run = deployment.watch()
     assert run.results == {"plan": "success", quantize_job("one"): "failure", "report": "success"}
     assert [name for name in run.artifacts.names() if name.startswith("result")] == []
@@ -105,7 +105,7 @@ def test_a_runner_without_a_gpu_fails_before_anything_is_pulled(deploy: Deploy) 
     deployment = deploy("one", prepared=False)
     deployment.repository.gpu_machine["PATH"] = deployment.repository.machine["PATH"]
     run = deployment.watch()
-    assert [step.name for step in run.job(quantize_job("one")).steps] == ["Look at this machine"]
+    assert [step.name for step in run.job(quantize_job("one")).steps] == ["Check this machine"]
     assert "Install the NVIDIA driver" in run.job(quantize_job("one")).steps[0].log
     assert failed(run) == [quantize_job("one")]
     assert not deployment.volume.exists()
@@ -135,7 +135,7 @@ def forget_results(run: Run) -> None:
 def test_a_target_that_another_run_works_on_is_skipped(deploy: Deploy) -> None:
     deployment = deploy("one")
     others: list[Run] = []
-    deployment.act_before(quantize_job("one"), "Quantize / Work it off", lambda: others.append(deployment.watch()))
+    deployment.act_before(quantize_job("one"), "Quantize / Run the job", lambda: others.append(deployment.watch()))
     run = deployment.watch()
     assert others[0].results == PLAN_ALONE
     assert "lab/one" in others[0].job("plan").summary
@@ -166,7 +166,7 @@ def test_a_model_that_was_changed_after_quantizing_is_not_published(deploy: Depl
         [tokenizer] = deployment.volume.glob("*/quantized/tokenizer.json")
         tokenizer.write_text("{}")
 
-    deployment.act_before(quantize_job("one"), "Quantize / Hand on the quantized model", change)
+    deployment.act_before(quantize_job("one"), "Quantize / Upload the quantized model", change)
     run = deployment.watch()
     assert failed(run) == [publish_job("one")]
     assert not deployment.is_published("one")
@@ -186,7 +186,7 @@ def test_a_runner_that_replaces_the_plan_publishes_nothing(deploy: Deploy) -> No
             path.write_text(path.read_text().replace(target("one"), "quantized/stolen-awq"))
         runs[0].artifacts.upload("plan", plan, overwrite=True)
 
-    deployment.act_before(quantize_job("one"), "Quantize / Hand on the result", tamper)
+    deployment.act_before(quantize_job("one"), "Quantize / Upload the result", tamper)
     run = deployment.watch()
     assert publish_job("one") in failed(run)
     assert not deployment.is_published("one")
@@ -203,7 +203,7 @@ def test_a_forged_result_is_reported_and_ignored(deploy: Deploy) -> None:
         [result] = deployment.repository.root.glob("run-*/*/work/results/*/*.json")
         result.write_text(result.read_text().replace('"failed"', '"published"'))
 
-    deployment.act_before(quantize_job("one"), "Quantize / Hand on the result", tamper)
+    deployment.act_before(quantize_job("one"), "Quantize / Upload the result", tamper)
     run = deployment.watch()
     assert any("not believed" in text for text in run.job("report").annotations)
     assert not deployment.is_published("one")

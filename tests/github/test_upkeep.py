@@ -1,4 +1,4 @@
-"""`keepalive`, `deadman` and `comment`: what keeps the watch running, and what a pull request hears of it."""
+"""`actions keepalive`, `deadman` and `comment`."""
 
 from __future__ import annotations
 
@@ -15,25 +15,21 @@ from tests.support.workspace import Workspace
 # --- keepalive ----------------------------------------------------------------------------------------------
 
 
-def test_keepalive_enables_the_workflow_again(workspace: Workspace) -> None:
-    assert workspace.verb("keepalive").code == 0
-    assert workspace.verb("keepalive", "--workflow", "other.yml").code == 0
-    assert workspace.api.enabled == ["watch.yml", "other.yml"]
-
-
-def test_keepalive_wakes_what_github_put_to_sleep(workspace: Workspace) -> None:
+def test_keepalive_enables_a_workflow_again_also_after_github_disabled_it(workspace: Workspace) -> None:
     workspace.api.states["watch.yml"] = "disabled_inactivity"
-    ended = workspace.verb("keepalive")
-    assert (ended.annotations, workspace.api.enabled, workspace.api.states) == ([], ["watch.yml"], {})
+    for words in ((), ("--workflow", "other.yml")):
+        ended = workspace.verb("keepalive", *words)
+        assert (ended.code, ended.annotations) == (0, [])
+    assert (workspace.api.enabled, workspace.api.states) == (["watch.yml", "other.yml"], {})
 
 
 @pytest.mark.parametrize("state", ["disabled_manually", "disabled_fork"])
-def test_keepalive_leaves_alone_what_a_person_switched_off(workspace: Workspace, state: str) -> None:
+def test_keepalive_leaves_a_workflow_alone_that_a_person_disabled(workspace: Workspace, state: str) -> None:
     workspace.api.states["watch.yml"] = state
     ended = workspace.verb("keepalive")
     assert (ended.code, workspace.api.enabled) == (0, [])
     [(_, _, message)] = ended.annotations
-    assert message == f"watch.yml was switched off by somebody ({state}), and is left so."
+    assert message == f"watch.yml was disabled by a person ({state}), and stays disabled."
     assert "stays enabled" not in ended.out
 
 
@@ -60,7 +56,7 @@ def a_run(workspace: Workspace, number: int, hours_ago: float, conclusion: str) 
     workspace.api.add_run(number, Job(name="plan", conclusion=conclusion, completed_at=at), created_at=at)
 
 
-def test_a_watch_that_made_a_plan_lately_is_well(workspace: Workspace) -> None:
+def test_a_watch_with_a_recent_plan_is_well(workspace: Workspace) -> None:
     a_run(workspace, 1, 9, "success")
     a_run(workspace, 2, 5, "success")
     a_run(workspace, 3, 1, "failure")
@@ -69,7 +65,7 @@ def test_a_watch_that_made_a_plan_lately_is_well(workspace: Workspace) -> None:
     assert "watch.yml is well" in ended.out
 
 
-def test_a_dead_watch_is_one_issue_until_it_is_well_again(workspace: Workspace) -> None:
+def test_an_overdue_plan_is_one_issue_until_the_next_good_plan(workspace: Workspace) -> None:
     a_run(workspace, 1, 9, "success")
     for number in (2, 3):
         a_run(workspace, number, 5 - number, "failure")
@@ -78,21 +74,21 @@ def test_a_dead_watch_is_one_issue_until_it_is_well_again(workspace: Workspace) 
         assert "9 hours ago" in ended.annotations[0][2]
     [issue] = workspace.api.open_issues()
     assert "watch.yml" in issue.title
-    assert "is it switched on" in issue.body
+    assert "is it enabled" in issue.body
     a_run(workspace, 4, 0, "success")
     assert "is well" in workspace.verb("deadman", "--hours", "6").out
     assert issue.state == "closed"
     assert len(workspace.api.issues) == 1
 
 
-def test_a_watch_that_only_ever_failed_is_dead_and_one_that_never_began_is_not(workspace: Workspace) -> None:
+def test_a_watch_that_only_failed_is_overdue_and_one_that_never_ran_is_not(workspace: Workspace) -> None:
     assert "is well" in workspace.verb("deadman").out
     a_run(workspace, 1, 30, "failure")
     assert "no plan since at least" in workspace.verb("deadman").out
     assert len(workspace.api.open_issues()) == 1
 
 
-def test_a_watch_that_is_paused_is_not_dead(workspace: Workspace) -> None:
+def test_a_paused_watch_is_not_overdue(workspace: Workspace) -> None:
     a_run(workspace, 1, 30, "success")
     ended = workspace.verb("deadman", AWQ_BOT_PAUSED="true")
     assert "paused" in ended.out
@@ -101,13 +97,13 @@ def test_a_watch_that_is_paused_is_not_dead(workspace: Workspace) -> None:
     assert len(workspace.api.open_issues()) == 1
 
 
-def test_a_pause_that_the_watch_would_not_see_is_refused(workspace: Workspace) -> None:
+def test_a_pause_that_the_workflows_would_not_see_is_refused(workspace: Workspace) -> None:
     ended = workspace.verb("deadman", AWQ_BOT_PAUSED="yes")
     assert ended.code == 2
-    assert ended.annotations[0][2] == "AWQ_BOT_PAUSED is 'yes'%0AIt is `true` or `false`, or not set."
+    assert ended.annotations[0][2] == "AWQ_BOT_PAUSED is 'yes'%0ASet it to `true` or `false`, or delete it."
 
 
-def test_when_github_does_not_answer_nobody_is_declared_dead(workspace: Workspace) -> None:
+def test_when_github_does_not_answer_no_issue_is_opened(workspace: Workspace) -> None:
     workspace.api.fail("/actions/", status=500)
     ended = workspace.verb("deadman")
     assert ended.code == 0
@@ -142,18 +138,14 @@ def test_a_pull_request_gets_one_comment_that_is_kept_up_to_date(workspace: Work
     assert "lab/Tiny" in text
     assert "disk" in text
     assert ended.summary.strip() in text
+    workspace.api.requests.clear()
+    on_pull_request(workspace, pull)  # the same comment is not written again
+    assert {asked.method for asked in workspace.api.requests if asked.path != "/graphql"} == {"GET"}
     workspace.watch("lab/Tiny", "lab/missing")
     on_pull_request(workspace, pull)
     [text] = workspace.api.comments_on(pull)
     assert "**1 to quantize**, 1 refused" in text
     assert "missing: no such repo" in text
-
-
-def test_the_same_comment_is_not_written_again(workspace: Workspace, pull: int) -> None:
-    on_pull_request(workspace, pull)
-    workspace.api.requests.clear()
-    on_pull_request(workspace, pull)
-    assert {asked.method for asked in workspace.api.requests if asked.path != "/graphql"} == {"GET"}
 
 
 def test_a_comment_that_only_looks_like_ours_is_left_alone(workspace: Workspace, pull: int) -> None:
@@ -164,7 +156,7 @@ def test_a_comment_that_only_looks_like_ours_is_left_alone(workspace: Workspace,
     assert len(workspace.api.comments_on(pull)) == 3
 
 
-def test_mistakes_are_annotated_on_their_lines_and_said_in_the_comment(workspace: Workspace, pull: int) -> None:
+def test_mistakes_are_annotated_on_their_lines_and_listed_in_the_comment(workspace: Workspace, pull: int) -> None:
     with (workspace.root / "watchlist.yaml").open("a") as file:
         file.write("  - repo_id: a/b\n    gatee: {}\n")
     ended = on_pull_request(workspace, pull)
@@ -186,7 +178,7 @@ def test_a_forks_pull_request_gets_the_page_and_no_comment(workspace: Workspace,
     assert workspace.api.requests == []
 
 
-def test_a_comment_that_may_not_be_written_is_a_warning(workspace: Workspace, pull: int) -> None:
+def test_a_comment_that_cannot_be_written_is_a_warning(workspace: Workspace, pull: int) -> None:
     ended = on_pull_request(workspace, pull, token=workspace.api.token(may_write=False))
     assert ended.code == 0
     assert "The comment could not be written." in ended.annotations[0][2]

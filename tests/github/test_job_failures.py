@@ -1,4 +1,4 @@
-"""How a leg ends badly: its result, its annotation and its page all say the same, whatever went wrong."""
+"""Jobs that fail: result, annotation and summary say the same, whatever went wrong."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def result_of(workspace: Workspace, job: Job) -> JobResult:
     return from_json(JobResult, path.read_bytes())
 
 
-def test_an_upstream_that_went_away_is_said_everywhere(workspace: Workspace, planned: Job) -> None:
+def test_a_missing_upstream_is_reported_everywhere(workspace: Workspace, planned: Job) -> None:
     workspace.hub.disable("lab/Tiny")
     ended = quantize(workspace, planned)
     result = result_of(workspace, planned)
@@ -46,7 +46,7 @@ def test_an_upstream_that_went_away_is_said_everywhere(workspace: Workspace, pla
 
 
 def test_an_expired_token_is_named_and_not_shown(workspace: Workspace, planned: Job) -> None:
-    token = workspace.hub.add_token("somebody", role="read")
+    token = workspace.hub.add_token("reader-2", role="read")
     workspace.hub.revoke_token(token)
     ended = quantize(workspace, planned, HF_TOKEN=token)
     assert ended.code == result_of(workspace, planned).exit_code == 8
@@ -54,13 +54,13 @@ def test_an_expired_token_is_named_and_not_shown(workspace: Workspace, planned: 
     assert token not in ended.everything
 
 
-def test_a_setting_that_makes_no_sense_leaves_a_result_too(workspace: Workspace, planned: Job) -> None:
+def test_an_invalid_setting_leaves_a_result_too(workspace: Workspace, planned: Job) -> None:
     ended = quantize(workspace, planned, HF_ENDPOINT="not an address")
     assert ended.code == result_of(workspace, planned).exit_code == 8
-    assert "HF_ENDPOINT is not a URL" in ended.annotations[0][2]
+    assert "HF_ENDPOINT is no web address" in ended.annotations[0][2]
 
 
-def test_a_write_token_that_expired_fails_the_publish_leg_alone(workspace: Workspace, planned: Job) -> None:
+def test_an_expired_write_token_fails_publish_only(workspace: Workspace, planned: Job) -> None:
     (workspace.root / "artifact").mkdir()
     (workspace.root / "artifact" / "job.json").write_text("{}")
     words = ("--job-id", planned.job_id, "--artifact", "artifact")
@@ -70,12 +70,10 @@ def test_a_write_token_that_expired_fails_the_publish_leg_alone(workspace: Works
     assert "hf_expired_token" not in ended.everything
 
 
-def test_a_fault_of_the_bot_leaves_a_result_and_its_trace_commands_nothing(
-    workspace: Workspace, planned: Job
-) -> None:
+def test_a_bug_leaves_a_result_and_its_trace_is_not_read_as_commands(workspace: Workspace, planned: Job) -> None:
     token = workspace.hub.token("reader", role="read")
-    fault = RuntimeError(f"boom {token}\n::set-output name=publish::true")
-    with patch("bot.jobs.pipeline.prepare_job", side_effect=fault):
+    bug = RuntimeError(f"boom {token}\n::set-output name=publish::true")
+    with patch("bot.jobs.pipeline.prepare_job", side_effect=bug):
         ended = quantize(workspace, planned)
     result = result_of(workspace, planned)
     assert ended.code == result.exit_code == 1
@@ -94,15 +92,17 @@ def test_a_plan_of_another_version_is_named(workspace: Workspace, planned: Job) 
 
 
 @pytest.mark.parametrize("job_id", ["../plan/plan", "a/b", "", "$(touch pwned)", "x" * 300, "-rf"])
-def test_what_is_no_jobs_name_is_refused(workspace: Workspace, planned: Job, job_id: str) -> None:
+def test_an_invalid_job_id_is_refused(workspace: Workspace, planned: Job, job_id: str) -> None:
     ended = workspace.runner.step_here("actions", "quantize", f"--job-id={job_id}")
     assert ended.code == 2
     assert not (workspace.root / "results").exists()
 
 
-def test_the_help_of_every_verb_teaches_by_an_example(workspace: Workspace) -> None:
+def test_the_help_of_every_command_has_an_example(workspace: Workspace) -> None:
     for verb in ("plan", "quantize", "publish", "refresh", "report", "keepalive", "deadman", "comment"):
         ended = workspace.runner.step_here("actions", verb, "--help")
         assert ended.code == 0
         assert f"awq-bot actions {verb}" in " ".join(ended.out.split()), verb
-    assert "GITHUB_TOKEN" in workspace.runner.step_here("actions", "--help").out
+    for words in (("actions", "--help"), ("actions",)):
+        ended = workspace.runner.step_here(*words)
+        assert (ended.code, "GITHUB_TOKEN" in ended.out) == (0, True)

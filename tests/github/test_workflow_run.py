@@ -1,4 +1,4 @@
-"""A whole run of the watch by hand: each leg a process of its own, a real model, the local Hub."""
+"""A whole run of the watch by hand, a process for each job: a real model, the local Hub, tampered artifacts."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from huggingface_hub import HfApi
@@ -16,19 +17,21 @@ from bot.files import describe_file
 from bot.github.matrix import timeout_minutes
 from bot.jobs import stages
 from bot.jobs.folder import JobDir
-from bot.jobs.handover import accepted
+from bot.jobs.handover import checked_artifact
 from bot.localhub import HubError
-from bot.records import Card, Job, JobResult, PublishedFile, QuantizedModel, Recipe, from_json
+from bot.records import Card, Job, JobResult, QuantizedModel, Recipe, from_json
 from tests.support.sandbox import Quantized, Sandbox, build_sandbox
 from tests.support.tampering import change_report, render_card_again, replace_file
 from tests.support.workflow_steps import Runner, StepResult
+
+Record = TypeVar("Record")
 
 MODEL, TARGET = "lab/llama-tiny", "quantized/llama-tiny-awq"
 
 
 @dataclass(frozen=True)
 class Watch:
-    """A run whose quantize leg has ended well, and whose publish leg has not begun."""
+    """A run whose `quantize` has succeeded, and whose `publish` has not started."""
 
     sandbox: Sandbox
     runner: Runner
@@ -70,7 +73,7 @@ def watch(tmp_path_factory: pytest.TempPathFactory, quantized: Quantized) -> Ite
 
 @pytest.fixture
 def copy(watch: Watch, tmp_path: Path) -> Path:
-    """The artifact, for a test to spoil."""
+    """The artifact, for a test to tamper with."""
     return Path(shutil.copytree(watch.artifact, tmp_path / "artifact"))
 
 
@@ -90,17 +93,17 @@ def test_the_plan_is_a_matrix_row_per_job_and_a_file_per_job(watch: Watch) -> No
     assert "1 to quantize" in watch.planned.summary
 
 
-def test_the_quantize_leg_hands_over_the_model_and_nothing_of_the_source(watch: Watch) -> None:
+def test_quantize_passes_on_the_model_and_nothing_of_the_source(watch: Watch) -> None:
     assert watch.quantized.outputs["publish"] == "true"
     there = {path.name for path in watch.artifact.iterdir()} - {".lock"}
     records = {"job.json", "weights.json", "quantized.json", "report.json", "card.json"}
     assert there == records | {"quantized", "card"}
     result = watch.result("results")
-    assert (result.status, result.stage, result.target) == ("quantized", "quantize", TARGET)
+    assert (result.status, result.stage, result.target) == ("ready", "quantize", TARGET)
     assert result.report is not None
 
 
-def test_the_quantize_legs_page_has_the_figures_and_the_card(watch: Watch) -> None:
+def test_the_summary_of_quantize_has_the_figures_and_the_card(watch: Watch) -> None:
     report = watch.result("results").report
     assert report is not None
     page = watch.quantized.summary
@@ -109,26 +112,6 @@ def test_the_quantize_legs_page_has_the_figures_and_the_card(watch: Watch) -> No
     assert f"vllm serve {TARGET}" in page
     assert "](/" not in page
     assert "![" not in page
-
-
-SPOILED: list[tuple[str, Callable[[Path], object], str]] = [
-    ("another model's file", lambda path: (path / "quantized" / "model.bin").write_bytes(b"x"), "not recorded"),
-    ("a changed file", lambda path: (path / "quantized" / "tokenizer.json").write_text("{}"), "was recorded"),
-    ("a missing file", lambda path: (path / "quantized" / "config.json").unlink(), "not there"),
-    ("a link", lambda path: (path / "card" / "key").symlink_to("/etc/hostname"), "neither a file nor a folder"),
-    ("a linked folder", lambda path: (path / "more").symlink_to("/etc"), "neither a file nor a folder"),
-    ("something beside it", lambda path: (path / "run.sh").write_text("true"), "does not belong there"),
-    ("a damaged record", lambda path: (path / "report.json").write_text("{}"), "missing or damaged"),
-    ("no job", lambda path: (path / "job.json").unlink(), "another job"),
-]
-
-
-@pytest.mark.parametrize(("spoil", "said"), [item[1:] for item in SPOILED], ids=[item[0] for item in SPOILED])
-def test_an_artifact_that_was_tampered_with_is_not_published(
-    watch: Watch, copy: Path, spoil: Callable[[Path], object], said: str
-) -> None:
-    spoil(copy)
-    refused(watch, copy, said)
 
 
 def refused(watch: Watch, artifact: Path, said: str) -> None:
@@ -141,100 +124,127 @@ def refused(watch: Watch, artifact: Path, said: str) -> None:
         watch.sandbox.hub.repo(TARGET)
 
 
-def test_code_of_a_stranger_is_refused_even_when_it_is_on_record(watch: Watch, copy: Path) -> None:
-    replace_file(copy, "modeling_evil.py", b"import os")
-    refused(watch, copy, "'modeling_evil.py' is not what upstream has")
+def loaded(folder: Path, kind: type[Record]) -> Record:
+    record = JobDir(folder).load(kind)
+    assert record is not None
+    return record
 
 
-def test_another_tokenizer_than_upstreams_is_refused_even_when_it_is_on_record(watch: Watch, copy: Path) -> None:
-    replace_file(copy, "tokenizer.json", b"{}")
-    refused(watch, copy, "'tokenizer.json' is not what upstream has")
-
-
-@pytest.mark.parametrize("path", ["config.json", "tokenizer_config.json"])
-def test_an_edited_file_is_only_edited_as_the_bot_does_it(watch: Watch, copy: Path, path: str) -> None:
-    config = json.loads((copy / "quantized" / path).read_bytes())
+def with_auto_map(folder: Path, path: str) -> None:
+    config = json.loads((folder / "quantized" / path).read_bytes())
     config["auto_map"] = {"AutoModelForCausalLM": "evil/repo--modeling.Evil"}
-    replace_file(copy, path, json.dumps(config).encode())
-    refused(watch, copy, f"'{path}' is not what upstream has")
+    replace_file(folder, path, json.dumps(config).encode())
 
 
-@pytest.mark.parametrize("path", ["LICENSE", "tokenizer.json", "tokenizer_config.json", "generation_config.json"])
-def test_what_upstream_has_beside_its_weights_cannot_be_left_out(watch: Watch, copy: Path, path: str) -> None:
-    jobdir = JobDir(copy)
-    made = jobdir.load(Card)
-    assert made is not None
-    (jobdir.quantized / path).unlink()
-    jobdir.store(Card(files=tuple(file for file in made.files if file.path != path)))
-    refused(watch, copy, f"upstream's '{path}' is missing")
+def without(folder: Path, path: str) -> None:
+    next(one / path for one in (folder / "card", folder / "quantized") if (one / path).exists()).unlink()
+    files = loaded(folder, Card).files
+    JobDir(folder).store(Card(files=tuple(file for file in files if file.path != path)))
+
+
+def with_picture(folder: Path, path: str) -> None:
+    render_card_again(change_report(folder, pictures=("assets/error-by-layer.png", path)))
+    assert path in (folder / "card" / "README.md").read_text()
+
+
+def with_quantized(folder: Path, **fields: Any) -> JobDir:
+    JobDir(folder).store(replace(loaded(folder, QuantizedModel), **fields))
+    return JobDir(folder)
+
+
+def with_calibration(folder: Path, **fields: Any) -> None:
+    """Its card and its provenance say so, too."""
+    used = replace(loaded(folder, QuantizedModel).calibration, **fields)
+    render_card_again(with_quantized(folder, calibration=used))
+
+
+def with_other_tag(folder: Path) -> None:
+    path = folder / "card" / "provenance.json"
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | {"tag": "upstream-ffffffff-ffffffff"}))
+    described = describe_file(folder / "card", path.name)
+    files = tuple(described if file.path == path.name else file for file in loaded(folder, Card).files)
+    JobDir(folder).store(Card(files=files))
 
 
 ADVERTISEMENT = "x.png)\n\n# Buy [this](https://evil.example)\n\n![y](assets/error-by-layer.png"
+TAMPERING: list[tuple[str, Callable[[Path], object], str]] = [
+    ("another model's file", lambda path: (path / "quantized" / "model.bin").write_bytes(b"x"), "not recorded"),
+    ("a changed file", lambda path: (path / "quantized" / "tokenizer.json").write_text("{}"), "was recorded"),
+    ("a missing file", lambda path: (path / "quantized" / "config.json").unlink(), "not there"),
+    ("a link", lambda path: (path / "card" / "key").symlink_to("/etc/hostname"), "neither a file nor a folder"),
+    ("a linked folder", lambda path: (path / "more").symlink_to("/etc"), "neither a file nor a folder"),
+    ("something beside it", lambda path: (path / "run.sh").write_text("true"), "does not belong there"),
+    ("a damaged record", lambda path: (path / "report.json").write_text("{}"), "missing or damaged"),
+    ("no job", lambda path: (path / "job.json").unlink(), "a different job"),
+    # From here on the records are brought up to date, too.
+    ("code", lambda path: replace_file(path, "evil.py", b"import os"), "'evil.py' is not what upstream has"),
+    (
+        "tokenizer",
+        lambda path: replace_file(path, "tokenizer.json", b"{}"),
+        "'tokenizer.json' is not what upstream has",
+    ),
+    *(
+        (f"code named in {name}", partial(with_auto_map, path=name), f"'{name}' is not what upstream has")
+        for name in ("config.json", "tokenizer_config.json")
+    ),
+    *(
+        (f"no {name}", partial(without, path=name), f"'{name}' is missing")
+        for name in ("README.md", "config.json", "provenance.json")
+    ),
+    ("other samples", partial(with_calibration, samples=7), "its calibration is not the planned one"),
+    ("other length", partial(with_calibration, seq_len=7), "its calibration is not the planned one"),
+    ("other seed", partial(with_calibration, seed=7), "its calibration is not the planned one"),
+    *(
+        (f"{name} left out", partial(without, path=name), f"upstream's '{name}' is missing")
+        for name in ("LICENSE", "tokenizer.json", "tokenizer_config.json", "generation_config.json")
+    ),
+    *(
+        (f"picture {number}", partial(with_picture, path=path), "is not one of its pictures")
+        for number, path in enumerate((ADVERTISEMENT, "https://evil.example/x.png", "assets/other.png"))
+    ),
+    *(
+        (
+            f"hash {number}",
+            partial(with_calibration, sha256=text),
+            "the sha256 of its calibration is not a sha256",
+        )
+        for number, text in enumerate(("`\n\n# Buy [this](https://evil.example)\n\n`", "5E" * 32, "5e" * 31, ""))
+    ),
+    (
+        "hash of the text",
+        lambda path: render_card_again(change_report(path, text_sha256="any words")),
+        "the sha256 of its text is not a sha256",
+    ),
+    ("other figures", lambda path: change_report(path, kl_mean=9.0), "its card does not follow from its records"),
+    (
+        "figures that miss the gate",
+        lambda path: stages.card(change_report(path, kl_mean=9.0)),
+        "mean KL divergence 9 nats is above max_kl 0.3",
+    ),
+    (
+        "another recipe",
+        lambda path: with_quantized(path, recipe=Recipe(group_size=64)),
+        "its recipe is not the planned one",
+    ),
+    ("another tag", with_other_tag, "its provenance does not follow"),
+]
 
 
-@pytest.mark.parametrize("pictures", [(ADVERTISEMENT,), ("https://evil.example/x.png",), ("assets/other.png",)])
-def test_a_picture_cannot_bring_words_of_its_own_onto_the_card(
-    watch: Watch, copy: Path, pictures: tuple[str, ...]
+@pytest.mark.parametrize(("tamper", "said"), [item[1:] for item in TAMPERING], ids=[item[0] for item in TAMPERING])
+def test_an_artifact_that_was_tampered_with_is_not_published(
+    watch: Watch, copy: Path, tamper: Callable[[Path], object], said: str
 ) -> None:
-    forged = render_card_again(change_report(copy, pictures=("assets/error-by-layer.png", *pictures)))
-    assert pictures[0] in (forged / "card" / "README.md").read_text()
-    refused(watch, forged, "is no picture that it holds")
+    tamper(copy)
+    refused(watch, copy, said)
 
 
-@pytest.mark.parametrize("said", ["`\n\n# Buy [this](https://evil.example)\n\n`", "5E" * 32, "5e" * 31, ""])
-def test_a_hash_cannot_bring_words_of_its_own_onto_the_card(watch: Watch, copy: Path, said: str) -> None:
-    jobdir = JobDir(copy)
-    quantized = jobdir.load(QuantizedModel)
-    assert quantized is not None
-    jobdir.store(replace(quantized, calibration=replace(quantized.calibration, sha256=said)))
-    refused(watch, render_card_again(jobdir), "the sha256 of its calibration is none")
-
-
-def test_a_hash_cannot_bring_words_of_its_own_into_the_provenance(watch: Watch, copy: Path) -> None:
-    refused(
-        watch, render_card_again(change_report(copy, text_sha256="any words")), "the sha256 of its text is none"
-    )
-
-
-def test_a_forger_who_forges_nothing_is_believed(watch: Watch, copy: Path) -> None:
+def test_an_artifact_that_is_only_rendered_again_is_accepted(watch: Watch, copy: Path) -> None:
     originals = watch.runner.root / "plan" / "originals" / watch.job.job_id
     forged = render_card_again(JobDir(copy))
-    assert accepted(watch.job, forged, originals).path == forged
+    assert checked_artifact(watch.job, forged, originals).path == forged
 
 
-def test_a_card_with_other_figures_than_the_records_is_refused(watch: Watch, copy: Path) -> None:
-    change_report(copy, kl_mean=9.0)
-    refused(watch, copy, "its card does not follow from its records")
-
-
-def test_the_gate_is_judged_again_where_it_is_published(watch: Watch, copy: Path) -> None:
-    stages.card(change_report(copy, kl_mean=9.0))
-    refused(watch, copy, "mean KL divergence 9 nats is above max_kl 0.3")
-
-
-def test_a_recipe_that_nobody_asked_for_is_refused(watch: Watch, copy: Path) -> None:
-    jobdir = JobDir(copy)
-    quantized = jobdir.load(QuantizedModel)
-    assert quantized is not None
-    jobdir.store(replace(quantized, recipe=Recipe(group_size=64)))
-    refused(watch, copy, "its recipe is not the one")
-
-
-def test_provenance_that_names_something_else_is_refused(watch: Watch, copy: Path) -> None:
-    path = copy / "card" / "provenance.json"
-    content: dict[str, Any] = json.loads(path.read_bytes())
-    content["tag"] = "upstream-ffffffff-ffffffff"
-    path.write_text(json.dumps(content))
-    jobdir = JobDir(copy)
-    made = jobdir.load(Card)
-    assert made is not None
-    described: PublishedFile = describe_file(jobdir.card, "provenance.json")
-    files = tuple(described if file.path == described.path else file for file in made.files)
-    jobdir.store(Card(files=files))
-    refused(watch, copy, "its provenance does not follow")
-
-
-def test_what_upstream_has_is_taken_from_the_plan_and_from_nowhere_else(watch: Watch, tmp_path: Path) -> None:
+def test_upstreams_files_are_compared_with_those_of_the_plan(watch: Watch, tmp_path: Path) -> None:
     plan = shutil.copytree(watch.runner.root / "plan", tmp_path / "plan")
     originals = plan / "originals" / watch.job.job_id
     assert {path.name for path in originals.iterdir()} == {"config.json", "tokenizer_config.json"}
@@ -247,7 +257,7 @@ def test_what_upstream_has_is_taken_from_the_plan_and_from_nowhere_else(watch: W
     assert watch.publish(watch.artifact, plan=str(plan)).code == 7
 
 
-def test_a_leg_without_an_artifact_ends_well_and_says_nothing(watch: Watch, tmp_path: Path) -> None:
+def test_publish_without_an_artifact_succeeds_and_leaves_no_result(watch: Watch, tmp_path: Path) -> None:
     ended = watch.publish(tmp_path / "nothing", results="results-of-nothing")
     assert ended.code == 0
     assert "nothing to publish" in ended.out
@@ -261,7 +271,7 @@ def test_a_job_that_was_not_planned_is_refused(watch: Watch) -> None:
         assert ended.outputs == {}
 
 
-def test_then_it_is_published_once_and_the_next_plan_is_empty(watch: Watch) -> None:
+def test_the_artifact_is_published_once_and_the_next_plan_is_empty(watch: Watch) -> None:
     hub = watch.sandbox.hub
     first = watch.publish(watch.artifact, results="results-of-publish")
     assert first.code == 0, first.err
@@ -291,7 +301,7 @@ def test_then_it_is_published_once_and_the_next_plan_is_empty(watch: Watch) -> N
     assert sum("/resolve/" not in path for path in asked) <= 2
 
 
-def test_what_needs_no_gpu_is_one_leg(watch: Watch) -> None:
+def test_what_needs_no_gpu_is_one_job(watch: Watch) -> None:
     """A changed small file upstream, then a publication that lost its tag."""
     hub, runner = watch.sandbox.hub, watch.runner
     write = {"HF_WRITE_TOKEN": hub.token()}
