@@ -86,7 +86,7 @@ def quantized(shared: Path) -> Quantized:
 
 @pytest.fixture(scope="session")
 def small_sandbox(shared: Path) -> Sandbox:
-    """A small model's sandbox, done but for publishing; to be copied. Its Hub is at rest."""
+    """A small model's sandbox, done except for publishing; to be copied. Its Hub is not running."""
     from tests.support.small_sandbox import prepare_once  # noqa: PLC0415 - there is no numpy where only planning is tested
 
     with FileLock(shared / "small.lock"):

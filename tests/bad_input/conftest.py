@@ -4,15 +4,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 from bot.localhub import LocalHub
 from tests.support.sandbox import Sandbox
 from tests.support.small_sandbox import (
     SandboxBefore,
-    build_mixed_sandbox,
     copies_before,
-    prepare_once,
     write_watchlist,
 )
 from tests.support.watch import BUILTIN_TEXT
@@ -26,14 +23,7 @@ def sandbox(hub: LocalHub, tmp_path: Path) -> Sandbox:
     return sandbox
 
 
-@pytest.fixture(scope="session")
-def ready(shared: Path) -> Sandbox:
-    """Done except for publishing; to be copied. Its Hub is not running."""
-    with FileLock(shared / "mixed.lock"):
-        return prepare_once(shared / "mixed", build_mixed_sandbox)
-
-
 @pytest.fixture
-def sandbox_before(ready: Sandbox, tmp_path: Path) -> Iterator[SandboxBefore]:
-    with copies_before(ready, tmp_path) as make:
+def sandbox_before(small_sandbox: Sandbox, tmp_path: Path) -> Iterator[SandboxBefore]:
+    with copies_before(small_sandbox, tmp_path) as make:
         yield make

@@ -47,7 +47,7 @@ def test_a_disk_that_fills_up_while_pulling_keeps_complete_files(sandbox_before:
 
 
 def test_a_disk_that_fills_up_while_quantizing_is_reported_with_the_file_and_leaves_no_partial_file(
-    sandbox_before: SandboxBefore, ready: Sandbox
+    sandbox_before: SandboxBefore, small_sandbox: Sandbox
 ) -> None:
     sandbox = sandbox_before("quantize")
     assert_failed(_with_small_files_only(sandbox, "run"), 8, "layers/hidden-00000.bin: cannot be written")
@@ -58,7 +58,7 @@ def test_a_disk_that_fills_up_while_quantizing_is_reported_with_the_file_and_lea
     result = sandbox.call("quantize", "--job", str(job))
     assert result.returncode == 0, result.stderr
     made = json.loads((job / "quantized.json").read_text())["record"]
-    assert made["files"] == json.loads((ready.jobs[0] / "quantized.json").read_text())["record"]["files"]
+    assert made["files"] == json.loads((small_sandbox.jobs[0] / "quantized.json").read_text())["record"]["files"]
     assert_published(sandbox, sandbox.call("run"))
 
 

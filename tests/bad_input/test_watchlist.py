@@ -58,8 +58,8 @@ def _mistake(sandbox: Sandbox, place: str, word: str) -> None:
     assert hint.startswith("  help: ")
 
 
-def test_a_mix_of_sources_is_counted_by_source(ready: Sandbox) -> None:
-    record = json.loads((ready.jobs[0] / "quantized.json").read_text())["record"]["calibration"]
+def test_a_mix_of_sources_is_counted_by_source(small_sandbox: Sandbox) -> None:
+    record = json.loads((small_sandbox.jobs[0] / "quantized.json").read_text())["record"]["calibration"]
     counts = {source["label"].partition("@")[0]: source for source in record["sources"]}
     assert {label: source["tokens"] for label, source in counts.items()} == {
         "builtin:stdlib": 2 * 64,

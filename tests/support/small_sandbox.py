@@ -40,17 +40,9 @@ CONFIG: dict[str, Any] = factories.CONFIG | {
     "torch_dtype": "float16",
     "max_position_embeddings": 4096,
 }
-# How much random weights lose is not known, so the gate accepts everything.
-WATCHLIST = """\
-publish_to: quantized
-defaults:
-  calibration: {samples: 16, seq_len: 64, sources: [{builtin: stdlib}]}
-  gate: {max_kl: 100, min_top1: 0, max_perplexity_ratio: 100}
-models:
-  - lab/small
-"""
 # One calibration source of each kind; chats and texts are data sets on the same Hub.
-MIXED_WATCHLIST = """\
+# The gate accepts everything, as how much random weights lose is not known.
+WATCHLIST = """\
 publish_to: quantized
 defaults:
   calibration:
@@ -101,32 +93,25 @@ def small_weights(config: dict[str, Any] = CONFIG) -> dict[str, np.ndarray[Any, 
 
 
 def build_small_sandbox(root: Path) -> Sandbox:
-    """Calibrated on the built-in text alone."""
-    root.mkdir(parents=True, exist_ok=True)
+    """Calibrated on every kind of source."""
+    root.mkdir(parents=True)
     sandbox = Sandbox(LocalHub(root / "hub"), root)
     sandbox.hub.seed(SOURCE, small_model())
-    write_watchlist(sandbox, WATCHLIST)
-    return sandbox
-
-
-def build_mixed_sandbox(root: Path) -> Sandbox:
-    """Calibrated on every kind of source."""
-    sandbox = build_small_sandbox(root)
     chats = sandbox.hub.seed(
         "lab/chats", {"data/train_sft-00000-of-00001.jsonl": _conversations()}, repo_type="dataset"
     )
     texts = sandbox.hub.seed("lab/texts", {"en/train/0000.parquet": _texts()}, repo_type="dataset")
     (root / "notes.txt").write_text("\n".join(_sentence(number) for number in range(60)))
-    write_watchlist(sandbox, MIXED_WATCHLIST.format(chats=chats, texts=texts))
+    write_watchlist(sandbox, WATCHLIST.format(chats=chats, texts=texts))
     return sandbox
 
 
-def prepare_once(root: Path, build: Callable[[Path], Sandbox] = build_small_sandbox) -> Sandbox:
+def prepare_once(root: Path) -> Sandbox:
     """A sandbox whose job is done except for publishing. The first caller makes it."""
     done = root / "done"
     if done.exists():
         return Sandbox(LocalHub(root / "sandbox" / "hub"), root / "sandbox")
-    sandbox = build(root / "sandbox")
+    sandbox = build_small_sandbox(root / "sandbox")
     with sandbox.hub:
         result = sandbox.call("run", "--dry-run")
     assert result.returncode == 0, result.stderr
