@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from bot.cli import terminal
-from bot.cli.console import job_context
+from bot.cli.console import help_without_verb, job_context
 from bot.cli.steps import Step, err, out, run_stage
 from bot.cli.upkeep import WatchlistOption, comment, deadman, keepalive
 from bot.errors import WatchlistError
@@ -54,9 +54,7 @@ def commands(context: typer.Context) -> None:
     To go through a watch by hand, run [bold]awq-bot actions plan --out plan[/], then
     [bold]quantize[/] and [bold]publish[/] with [bold]--plan plan --job-id ID[/], then [bold]report[/].
     """
-    if context.invoked_subcommand is None:
-        out.print(context.get_help(), markup=False)
-        raise typer.Exit
+    help_without_verb(context)
 
 
 # --- the jobs of watch.yml -----------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from typer.exceptions import TyperException
 
 import bot
 from bot.cli import actions, setup, stages, terminal, tools, watch
-from bot.cli.console import Panel, child_options, err, log, out, problem_of
+from bot.cli.console import Panel, child_options, err, help_without_verb, log, out, problem_of
 from bot.errors import BotError, WatchlistError
 from bot.watch.watchlist import InvalidWatchlistError
 
@@ -105,13 +105,6 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-@actions.app.callback(invoke_without_command=True)
-def _help_without_verb(context: typer.Context) -> None:
-    if context.invoked_subcommand is None:
-        out.print(context.get_help(), markup=False)
-        raise typer.Exit
-
-
 @app.callback()
 def options(
     context: typer.Context,
@@ -130,7 +123,7 @@ def options(
     uses HF_OIDC_RESOURCE, and HF_CREATE_TOKEN for [bold]create-target[/].
     """
     context.obj = child_options
-    _help_without_verb(context)
+    help_without_verb(context)
     log.setLevel(logging.DEBUG if verbose else logging.INFO)
     log.propagate = False
     for handler in tuple(log.handlers):  # of an earlier call in this process

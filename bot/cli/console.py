@@ -72,3 +72,10 @@ def needs_extra(extra: str) -> None:
 
 def print_raw(text: str) -> None:
     sys.stdout.write(text.rstrip("\n") + "\n")
+
+
+def help_without_verb(context: typer.Context) -> None:
+    """For the callback of a group of verbs: the group alone prints its help and ends with 0."""
+    if context.invoked_subcommand is None:
+        out.print(context.get_help(), markup=False)
+        raise typer.Exit

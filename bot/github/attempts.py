@@ -20,7 +20,9 @@ CAP_WITHOUT_ATTEMPTS = 4
 
 _REFUSAL = "refused:"
 # Reasons in a plan that pass without a person: an upload in progress, or a Hub that is busy or down.
-_PASSES = re.compile(r"^upload incomplete|\banswers 5\d\d\b|\bthe Hub( at \S+)? (limits|cannot be reached)")
+_PASSES = re.compile(
+    r"^upload incomplete|\banswers 5\d\d\b|\bthe Hub( at \S+)? (limits|cannot be reached|refuses the connection)"
+)
 
 
 def after_failure(before: Attempts | None, *, target: str, content: str, now: datetime, run: str = "") -> Attempts:

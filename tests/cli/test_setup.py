@@ -173,7 +173,7 @@ def test_a_hub_that_does_not_answer_leaves_the_file_unchanged_unless_forced(
     assert run("add", "lab/small")[0] == 8
     assert watchlist.read_text() == WATCHLIST
     code, _, err = run("add", "lab/small", "--force")
-    assert (code, "cannot be reached" in err) == (0, True)
+    assert (code, "refuses the connection" in err) == (0, True)
     assert "lab/small" in watchlist.read_text()
 
 

@@ -57,7 +57,7 @@ def test_an_expired_token_is_named_and_not_shown(workspace: Workspace, planned: 
 def test_an_invalid_setting_leaves_a_result_too(workspace: Workspace, planned: Job) -> None:
     ended = quantize(workspace, planned, HF_ENDPOINT="not an address")
     assert ended.code == result_of(workspace, planned).exit_code == 8
-    assert "HF_ENDPOINT is no web address" in ended.annotations[0][2]
+    assert "HF_ENDPOINT is not a URL" in ended.annotations[0][2]
 
 
 def test_an_expired_write_token_fails_publish_only(workspace: Workspace, planned: Job) -> None:
