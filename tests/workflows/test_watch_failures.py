@@ -9,7 +9,7 @@ import pytest
 from bot.localhub import Fault
 from tests.support.github_api.server import ACTIONS, Issue
 from tests.workflows.deployment import Deploy, Deployment, publish_job, quantize_job, target
-from tests.workflows.interpreter.jobs import RunnerLostError
+from tests.workflows.interpreter.repository import RunnerLostError
 from tests.workflows.interpreter.runs import Run
 
 PLAN_ALONE = {"plan": "success"}
@@ -184,7 +184,7 @@ def test_a_runner_that_replaces_the_plan_publishes_nothing(deploy: Deploy) -> No
         plan = runs[0].artifacts.named("plan").folder
         for path in plan.glob("*.json"):
             path.write_text(path.read_text().replace(target("one"), "quantized/stolen-awq"))
-        runs[0].artifacts.upload("plan", plan, overwrite=True)
+        runs[0].artifacts.upload("plan", plan)
 
     deployment.act_before(quantize_job("one"), "Quantize / Upload the result", tamper)
     run = deployment.watch()

@@ -12,7 +12,6 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from functools import cache
-from types import TracebackType
 from typing import Any
 
 import jwt
@@ -111,9 +110,7 @@ class IdTokens:
         self._url = self._stack.enter_context(served(app))
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *ended: object) -> None:
         self._stack.close()
 
     def _claims_of_now(self) -> dict[str, Any]:

@@ -12,8 +12,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from types import TracebackType
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlencode
 
 from starlette.applications import Starlette
@@ -161,13 +160,11 @@ class GitHubApi:
 
     # -- running
 
-    def __enter__(self) -> GitHubApi:
+    def __enter__(self) -> Self:
         self.url = self._stack.enter_context(served(_Door(self, self._app())))
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *ended: object) -> None:
         self._stack.close()
 
     def _app(self) -> Starlette:

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from tests.workflows.interpreter.actions import Artifacts
 from tests.workflows.interpreter.documents import SELF, Job, load_workflow
-from tests.workflows.interpreter.jobs import StepRecord
+from tests.workflows.interpreter.jobs import check_inputs, launch
 from tests.workflows.interpreter.parser import WorkflowError, as_text, truthy
-from tests.workflows.interpreter.repository import NAME, SHA, JobRecord, Level, Repository, RunContext, launch
+from tests.workflows.interpreter.repository import NAME, JobRecord, Level, Repository, RunContext, StepRecord
 
-_KINDS: dict[str, type | tuple[type, ...]] = {"string": str, "number": (int, float), "boolean": bool}
 _MATRIX_LIMIT = 256
 
 
@@ -39,19 +38,19 @@ class Run:
     def __init__(self, repository: Repository, file: str, event: str, payload: dict[str, Any]) -> None:
         self._here = repository
         self._payload = payload
-        self._root = repository.root / f"run-{next(repository.folders)}"
-        self._root.mkdir(parents=True)
-        (self._root / "event.json").write_text(json.dumps(payload))
+        root = repository.root / f"run-{next(repository.folders)}"
+        root.mkdir(parents=True)
+        (root / "event.json").write_text(json.dumps(payload))
         self._workflow = load_workflow(repository.parser, file, source=repository.source)
         if event not in self._workflow.events:
             raise WorkflowError(f"{file} does not start on {event}")
-        self.id = repository.api.start_run(file, event)
-        self.artifacts = Artifacts(self._root / "artifacts")
+        self.id = repository.api.start_run(file)
+        self.artifacts = Artifacts(root / "artifacts")
         self.jobs: list[JobRecord] = []
         self._around = RunContext(
             repository=repository,
             run_id=self.id,
-            root=self._root,
+            root=root,
             artifacts=self.artifacts,
             event=event,
             file=file,
@@ -64,11 +63,7 @@ class Run:
         # What a fork's pull request starts gets no secrets.
         secrets = {} if self._around.fork else dict(self._here.secrets)
         self._run_level(Level(workflow=self._workflow, inputs=self._inputs(), secrets=secrets))
-        self._here.api.finish_run(self.id, self.result)
-
-    @property
-    def result(self) -> str:
-        return combined_result([job.result for job in self.jobs])
+        self._here.api.runs[self.id].status = "completed"
 
     def job(self, name: str) -> JobRecord:
         return next(job for job in self.jobs if job.name == name)
@@ -93,22 +88,22 @@ class Run:
 
     def _run_level(self, level: Level) -> str:
         """Returns its result, as `needs` shows it."""
-        jobs = level.workflow.jobs
         done: dict[str, dict[str, Any]] = {}
-        for job in in_order(jobs):
-            contexts = self._contexts(level) | {"needs": {need: done[need] for need in job.needs}}
-            status = status_before(job, {each.id: each for each in jobs}, done)
+        for job in in_order(level.workflow.jobs):
+            contexts = self._contexts(level) | {"needs": {need: done[need] for need in job.needed}}
+            # What success() goes by.
+            status = "success" if all(done[need]["result"] == "success" for need in job.needed) else "skipped"
             if truthy(self._evaluate(job.condition, contexts, status=status)):
                 done[job.id] = self._run_matrix(level, job, contexts)
             else:
                 done[job.id] = {"result": "skipped", "outputs": {}}
                 # A matrix that was not evaluated has no jobs with names.
-                name = self._name(job, contexts) if job.matrix is None else job.id
-                self._record(JobRecord(name=level.name(name), result="skipped"))
+                name = self._name(job, contexts) if "matrix" not in job.strategy else job.id
+                self._record(JobRecord(name=level.name(name)))
         return combined_result([job["result"] for job in done.values()])
 
     def _run_matrix(self, level: Level, job: Job, contexts: dict[str, Any]) -> dict[str, Any]:
-        matrices = matrix_jobs(job, self._evaluate(job.matrix, contexts))
+        matrices = matrix_jobs(job, self._evaluate(job.strategy.get("matrix"), contexts))
         results: list[str] = []
         outputs: dict[str, str] = {}
         for matrix in matrices:
@@ -164,12 +159,10 @@ class Run:
             "event": self._payload,
             "repository": NAME,
             "ref": "refs/heads/main",
-            "sha": SHA,
             "run_id": str(self.id),
             "workflow": self._workflow.name,
         }
-        nothing: dict[str, Any] = {name: {} for name in ("env", "needs", "matrix")}
-        return nothing | {"github": github, "vars": self._here.variables, "inputs": level.inputs}
+        return {"github": github, "vars": self._here.variables, "inputs": level.inputs, "needs": {}, "matrix": {}}
 
     def _name(self, job: Job, contexts: dict[str, Any]) -> str:
         return as_text(self._evaluate(job.name, contexts))
@@ -190,25 +183,10 @@ def in_order(jobs: tuple[Job, ...]) -> Iterator[Job]:
     """Every job after those that it needs, otherwise as written."""
     waiting, done = list(jobs), set[str]()
     while waiting:
-        job = next(each for each in waiting if done.issuperset(each.needs))
+        job = next(each for each in waiting if done.issuperset(each.needed))
         waiting.remove(job)
         done.add(job.id)
         yield job
-
-
-def status_before(job: Job, jobs: Mapping[str, Job], done: Mapping[str, Mapping[str, Any]]) -> str:
-    """What success() and failure() go by before a job: a skipped need makes both false."""
-    results = {done[name]["result"] for name in _ancestors(job, jobs)}
-    if "failure" in results:
-        return "failure"
-    return "success" if all(done[need]["result"] == "success" for need in job.needs) else "skipped"
-
-
-def _ancestors(job: Job, jobs: Mapping[str, Job]) -> set[str]:
-    found = set(job.needs)
-    for need in job.needs:
-        found |= _ancestors(jobs[need], jobs)
-    return found
 
 
 def combined_result(results: list[str]) -> str:
@@ -229,13 +207,3 @@ def matrix_jobs(job: Job, matrix: Any) -> list[dict[str, Any]]:
     if not 0 < len(found) <= _MATRIX_LIMIT:
         raise WorkflowError(f"{job.id}: a matrix of {len(found)} jobs")
     return found
-
-
-def check_inputs(file: str, declared: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    if unknown := given.keys() - declared.keys():
-        raise WorkflowError(f"{file} has no inputs {sorted(unknown)}")
-    for name, each in declared.items():
-        if each.get("required") and name not in given:
-            raise WorkflowError(f"{file} needs {name}")
-        if name in given and not isinstance(given[name], _KINDS[each["type"]]):
-            raise WorkflowError(f"{file}: {name} is no {each['type']}: {given[name]!r}")
