@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from starlette.applications import Starlette
 
-from tests.support.github_api.jit_runners import JitRunners, jit_config
+from tests.runner.jit_runners import JitRunners, jit_config
 from tests.support.github_api.serving import served
 
 SCRIPT = Path(__file__).parents[2] / ".github" / "runner" / "jit-runner.sh"

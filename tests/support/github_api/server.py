@@ -18,7 +18,7 @@ from urllib.parse import urlencode
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bot.localhub.middleware import Fault, Faults
@@ -95,7 +95,7 @@ class GitHubApi:
     states: of workflows, by file; `active` if nothing else is said.
     """
 
-    def __init__(self, routes: Sequence[BaseRoute] = ()) -> None:
+    def __init__(self) -> None:
         self.issues: dict[int, Issue] = {}
         self.comments: dict[int, Comment] = {}
         self.runs: dict[int, Run] = {}
@@ -103,10 +103,8 @@ class GitHubApi:
         self.states: dict[str, str] = {}
         self.faults = Faults()
         self.requests: list[Asked] = []
-        self.page_size = 100
         self._accounts: dict[str, Account] = {}
         self._numbers = itertools.count(1)
-        self._more = routes
         self._stack = contextlib.ExitStack()
         self.url = ""
 
@@ -182,7 +180,6 @@ class GitHubApi:
                 Route(f"{_REPO}/actions/workflows/{{file}}/enable", self._enable, methods=["PUT"]),
                 Route(f"{_REPO}/actions/runs/{{number:int}}", self._run),
                 Route(f"{_REPO}/actions/runs/{{number:int}}/jobs", self._jobs),
-                *self._more,
             ]
         )
 
@@ -317,7 +314,7 @@ class GitHubApi:
 
     def _page(self, request: Request, items: list[dict[str, Any]], *, key: str = "") -> Response:
         asked = request.query_params
-        size = min(int(asked.get("per_page", 30)), self.page_size)
+        size = min(int(asked.get("per_page", 30)), 100)
         page = int(asked.get("page", 1))
         headers = {}
         if page * size < len(items):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Self
 
 from starlette.requests import Request
-from starlette.routing import BaseRoute
 
 from tests.support.github_api.id_token import IdTokens
 from tests.support.github_api.server import Account, GitHubApi, Job
@@ -17,8 +16,8 @@ from tests.support.github_api.server import Account, GitHubApi, Job
 class RunsApi(GitHubApi):
     """Use as a context manager. identities: what jobs with `id-token: write` can prove."""
 
-    def __init__(self, routes: Sequence[BaseRoute] = ()) -> None:
-        super().__init__(routes)
+    def __init__(self) -> None:
+        super().__init__()
         self.identities = IdTokens()
         self._permissions: dict[str, Mapping[str, str]] = {}
 
