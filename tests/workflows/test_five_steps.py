@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import venv
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -83,7 +84,7 @@ def test_five_steps_lead_from_the_template_to_the_first_published_model(deploy: 
     labels = set(re.findall(r"`([\w-]+)`", STEPS[2]))
 
     # 4.
-    shown = {"repository": {"private": True}}
+    shown: dict[str, Any] = {"repository": {"private": True}}
     dry = deployment.watch("workflow_dispatch", inputs={"dry_run": True}, **shown)
     assert dry.results == {"plan": "success"}
     assert "**1 to quantize**" in dry.job("plan").summary

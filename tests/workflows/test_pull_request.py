@@ -9,16 +9,9 @@ from tests.workflows.interpreter.runs import Run, start
 
 
 def propose(deployment: Deployment, number: int, *, repository: str = NAME) -> Run:
-    head = {"repo": {"full_name": repository}}
-    pull = {"number": number, "head": head}
-    return start(
-        deployment.repository,
-        "pull-request.yml",
-        "pull_request",
-        action="synchronize",
-        number=number,
-        pull_request=pull,
-    )
+    pull = {"number": number, "head": {"repo": {"full_name": repository}}}
+    payload = {"action": "synchronize", "number": number, "pull_request": pull}
+    return start(deployment.repository, "pull-request.yml", "pull_request", **payload)
 
 
 def open_pull_request(deployment: Deployment) -> int:
