@@ -80,11 +80,3 @@ def test_publishing_on_the_runner_shows_the_write_credential_to_the_last_step_on
     assert steps_with_value(run.steps, deployment.write_token) == {(quantize, "Publish / Publish")}
     assert not [name for name in run.artifacts.names() if name.startswith("quantized")]
     assert "1 published" in run.job("report").summary
-
-
-def test_publishing_on_the_runner_with_an_identity_is_refused(deploy: Deploy) -> None:
-    deployment = deploy("one", prepared=False)
-    deployment.repository.variables |= {"AWQ_BOT_PUBLISH_ON": "runner", "AWQ_BOT_OIDC": "true"}
-    run = deployment.watch()
-    assert run.results == {"plan": "failure"}
-    assert "Trusted Publishers" in run.job("plan").annotations[0]
