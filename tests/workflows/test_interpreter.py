@@ -15,7 +15,7 @@ import pytest
 
 from tests.workflows.interpreter.api import RunsApi
 from tests.workflows.interpreter.parser import WorkflowError, WorkflowParser
-from tests.workflows.interpreter.repository import NAME, Repository, RunnerLostError
+from tests.workflows.interpreter.repository import NAME, Repository
 from tests.workflows.interpreter.runs import Run, start
 
 
@@ -63,28 +63,6 @@ def step(script: str, *more: str) -> str:
 def log(run: Run, name: str) -> str:
     """What a job printed, as words."""
     return " ".join(" ".join(step.log for step in run.job(name).steps).split())
-
-
-def test_steps_and_jobs_after_a_failure_run_only_when_their_condition_says_so(trial: Trial) -> None:
-    run = trial.run(
-        job("a", step("exit 3"), step("echo 1"), step("echo 2", "if: always()"), step("echo 3", "if: failure()")),
-        job("b", step("echo"), more="needs: a"),
-        job("c", step("echo"), more="needs: b"),
-        job("d", step("echo ${{ needs.b.result }} # d"), more="needs: [a, b]\nif: always()"),
-    )
-    assert run.results == {"a": "failure", "d": "success"}
-    assert (log(run, "a"), log(run, "d")) == ("2 3", "skipped")
-
-
-def test_a_lost_machine_runs_no_further_step(trial: Trial) -> None:
-    def lose(job: str, step: str) -> None:
-        if step == "two":
-            raise RunnerLostError
-
-    trial.repository.before_step = lose
-    run = trial.run(job("a", step("echo one"), step("echo two"), step("echo three", "if: always()")))
-    assert run.results == {"a": "failure"}
-    assert log(run, "a") == "one"
 
 
 def test_a_log_hides_masked_values_and_obeys_no_command_while_commands_are_stopped(trial: Trial) -> None:

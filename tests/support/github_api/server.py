@@ -19,7 +19,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from bot.localhub.middleware import Fault, Faults
 from tests.support.github_api.serving import served
@@ -107,6 +107,22 @@ class GitHubApi:
         self._numbers = itertools.count(1)
         self._stack = contextlib.ExitStack()
         self.url = ""
+        self._app = Starlette(
+            routes=[
+                Route("/graphql", self._graphql, methods=["POST"]),
+                Route("/user", self._user),
+                Route(f"{_REPO}/issues", self._issues, methods=["GET"]),
+                Route(f"{_REPO}/issues", self._create_issue, methods=["POST"]),
+                Route(f"{_REPO}/issues/comments/{{number:int}}", self._edit_comment, methods=["PATCH"]),
+                Route(f"{_REPO}/issues/{{number:int}}", self._issue, methods=["GET", "PATCH"]),
+                Route(f"{_REPO}/issues/{{number:int}}/comments", self._comments, methods=["GET", "POST"]),
+                Route(f"{_REPO}/actions/workflows/{{file}}", self._workflow),
+                Route(f"{_REPO}/actions/workflows/{{file}}/runs", self._runs),
+                Route(f"{_REPO}/actions/workflows/{{file}}/enable", self._enable, methods=["PUT"]),
+                Route(f"{_REPO}/actions/runs/{{number:int}}", self._run),
+                Route(f"{_REPO}/actions/runs/{{number:int}}/jobs", self._jobs),
+            ]
+        )
 
     def token(self, login: str = ACTIONS, *, may_write: bool = True) -> str:
         token = f"ghs_{secrets.token_hex(18)}"
@@ -159,29 +175,11 @@ class GitHubApi:
     # -- running
 
     def __enter__(self) -> Self:
-        self.url = self._stack.enter_context(served(_Door(self, self._app())))
+        self.url = self._stack.enter_context(served(self))
         return self
 
     def __exit__(self, *ended: object) -> None:
         self._stack.close()
-
-    def _app(self) -> Starlette:
-        return Starlette(
-            routes=[
-                Route("/graphql", self._graphql, methods=["POST"]),
-                Route("/user", self._user),
-                Route(f"{_REPO}/issues", self._issues, methods=["GET"]),
-                Route(f"{_REPO}/issues", self._create_issue, methods=["POST"]),
-                Route(f"{_REPO}/issues/comments/{{number:int}}", self._edit_comment, methods=["PATCH"]),
-                Route(f"{_REPO}/issues/{{number:int}}", self._issue, methods=["GET", "PATCH"]),
-                Route(f"{_REPO}/issues/{{number:int}}/comments", self._comments, methods=["GET", "POST"]),
-                Route(f"{_REPO}/actions/workflows/{{file}}", self._workflow),
-                Route(f"{_REPO}/actions/workflows/{{file}}/runs", self._runs),
-                Route(f"{_REPO}/actions/workflows/{{file}}/enable", self._enable, methods=["PUT"]),
-                Route(f"{_REPO}/actions/runs/{{number:int}}", self._run),
-                Route(f"{_REPO}/actions/runs/{{number:int}}/jobs", self._jobs),
-            ]
-        )
 
     def account(self, request: Request) -> Account | None:
         word, _, token = request.headers.get("authorization", "").partition(" ")
@@ -324,28 +322,22 @@ class GitHubApi:
         content = {"total_count": len(items), key: shown} if key else shown
         return JSONResponse(content, headers=headers)
 
-
-class _Door:
-    """In front of every route: the log, failures on request, and who may do what."""
-
-    def __init__(self, api: GitHubApi, app: ASGIApp) -> None:
-        self._api, self._app = api, app
+    # -- in front of every route: the log, failures on request, and who may do what
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
-        account = self._api.account(request)
-        response = self._refused(request, account)
+        account = self.account(request)
 
         async def sending(message: Any) -> None:
             if message["type"] == "http.response.start":
                 login = account.login if account is not None else ""
-                self._api.requests.append(Asked(request.method, request.url.path, login, message["status"]))
+                self.requests.append(Asked(request.method, request.url.path, login, message["status"]))
             await send(message)
 
-        await (response or self._app)(scope, receive, sending)
+        await (self._refused(request, account) or self._app)(scope, receive, sending)
 
     def _refused(self, request: Request, account: Account | None) -> Response | None:
-        fault = self._api.faults.take(request.method, request.url.path)
+        fault = self.faults.take(request.method, request.url.path)
         if fault is not None and fault.status is not None:
             return refusal(fault.status, fault.body or "Server Error", dict(fault.headers))
         if not request.url.path.startswith(("/repos/", "/graphql", "/user")):

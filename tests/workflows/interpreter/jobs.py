@@ -55,7 +55,7 @@ def launch(run: RunContext, level: Level, job: Job, contexts: dict[str, Any], *,
     env |= {key: as_text(value) for key, value in evaluate(level.workflow.env, seen).items()}
     record = JobRecord(name=name, labels=labels, environment=environment, permissions=permissions)
     context = ActionContext(workspace=folder / "work", artifacts=run.artifacts, checkout=repository.checkout)
-    repository.api.set_job(run.run_id, name, "in_progress", None)
+    repository.api.set_job(run.id, name, "in_progress", None)
     for path in (folder / "work", folder / "temp"):
         path.mkdir(parents=True)
     machine = _Machine(repository=repository, record=record, contexts=seen, env=env, context=context)
@@ -105,10 +105,10 @@ def _defaults(run: RunContext, folder: Path) -> dict[str, str]:
         "GITHUB_SERVER_URL": "https://github.com",
         "GITHUB_REPOSITORY": NAME,
         "GITHUB_REPOSITORY_OWNER": NAME.split("/", maxsplit=1)[0],
-        "GITHUB_RUN_ID": str(run.run_id),
+        "GITHUB_RUN_ID": str(run.id),
         "GITHUB_RUN_ATTEMPT": "1",
-        "GITHUB_WORKFLOW": run.workflow_name,
-        "GITHUB_WORKFLOW_REF": f"{NAME}/.github/workflows/{run.file}@refs/heads/main",
+        "GITHUB_WORKFLOW": run.workflow.name,
+        "GITHUB_WORKFLOW_REF": f"{NAME}/.github/workflows/{run.workflow.file}@refs/heads/main",
         "GITHUB_REF": "refs/heads/main",
         "GITHUB_SHA": SHA,
         "GITHUB_EVENT_NAME": run.event,

@@ -45,18 +45,21 @@ class Repository:
     folders: Iterator[int] = field(default_factory=itertools.count)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class RunContext:
     """What all jobs of a run share. fork: the change comes from another repository."""
 
     repository: Repository
-    run_id: int
+    id: int
     root: Path
-    artifacts: Artifacts
+    workflow: Workflow
     event: str
-    file: str
-    workflow_name: str
-    fork: bool
+    payload: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        self.artifacts = Artifacts(self.root / "artifacts")
+        pull_request = self.payload.get("pull_request")
+        self.fork = pull_request is not None and pull_request["head"]["repo"]["full_name"] != NAME
 
 
 @dataclass(frozen=True, kw_only=True)

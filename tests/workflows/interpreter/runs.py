@@ -9,9 +9,9 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
-from tests.workflows.interpreter.actions import Artifacts
 from tests.workflows.interpreter.documents import SELF, Job, load_workflow
 from tests.workflows.interpreter.jobs import check_inputs, launch
 from tests.workflows.interpreter.parser import WorkflowError, as_text, truthy
@@ -22,7 +22,14 @@ _MATRIX_LIMIT = 256
 
 def start(repository: Repository, file: str, event: str, /, **payload: Any) -> Run:
     """The run that an event starts, to its end. payload: of the event, as webhooks carry it."""
-    run = Run(repository, file, event, payload)
+    root = repository.root / f"run-{next(repository.folders)}"
+    root.mkdir(parents=True)
+    (root / "event.json").write_text(json.dumps(payload))
+    workflow = load_workflow(repository.parser, file, source=repository.source)
+    if event not in workflow.events:
+        raise WorkflowError(f"{file} does not start on {event}")
+    number = repository.api.start_run(file)
+    run = Run(repository=repository, id=number, root=root, workflow=workflow, event=event, payload=payload)
     run.go()
     return run
 
@@ -32,38 +39,18 @@ def steps_with_value(steps: list[StepRecord], value: str) -> set[tuple[str, str]
     return {(step.job, step.name) for step in steps if any(value in text for text in step.env.values())}
 
 
-class Run:
+@dataclass(kw_only=True)
+class Run(RunContext):
     """jobs: those that ended so far, in that order."""
 
-    def __init__(self, repository: Repository, file: str, event: str, payload: dict[str, Any]) -> None:
-        self._here = repository
-        self._payload = payload
-        root = repository.root / f"run-{next(repository.folders)}"
-        root.mkdir(parents=True)
-        (root / "event.json").write_text(json.dumps(payload))
-        self._workflow = load_workflow(repository.parser, file, source=repository.source)
-        if event not in self._workflow.events:
-            raise WorkflowError(f"{file} does not start on {event}")
-        self.id = repository.api.start_run(file)
-        self.artifacts = Artifacts(root / "artifacts")
-        self.jobs: list[JobRecord] = []
-        self._around = RunContext(
-            repository=repository,
-            run_id=self.id,
-            root=root,
-            artifacts=self.artifacts,
-            event=event,
-            file=file,
-            workflow_name=self._workflow.name,
-            fork=_is_from_fork(payload),
-        )
+    jobs: list[JobRecord] = field(default_factory=list)
 
     def go(self) -> None:
-        self._here.started(self)
+        self.repository.started(self)
         # What a fork's pull request starts gets no secrets.
-        secrets = {} if self._around.fork else dict(self._here.secrets)
-        self._run_level(Level(workflow=self._workflow, inputs=self._inputs(), secrets=secrets))
-        self._here.api.runs[self.id].status = "completed"
+        secrets = {} if self.fork else dict(self.repository.secrets)
+        self._run_level(Level(workflow=self.workflow, inputs=self._inputs(), secrets=secrets))
+        self.repository.api.runs[self.id].status = "completed"
 
     def job(self, name: str) -> JobRecord:
         return next(job for job in self.jobs if job.name == name)
@@ -79,11 +66,11 @@ class Run:
 
     def _inputs(self) -> dict[str, Any]:
         """Of workflow_dispatch, with their defaults; nothing on any other event."""
-        if self._around.event != "workflow_dispatch":
+        if self.event != "workflow_dispatch":
             return {}
-        declared = self._workflow.events["workflow_dispatch"].get("inputs", {})
-        given = self._payload.get("inputs", {})
-        check_inputs(self._workflow.file, declared, given)
+        declared = self.workflow.events["workflow_dispatch"].get("inputs", {})
+        given = self.payload.get("inputs", {})
+        check_inputs(self.workflow.file, declared, given)
         return {name: given.get(name, each.get("default", "")) for name, each in declared.items()}
 
     def _run_level(self, level: Level) -> str:
@@ -115,23 +102,23 @@ class Run:
 
     def _run_job(self, level: Level, job: Job, contexts: dict[str, Any]) -> tuple[str, dict[str, str]]:
         name = level.name(self._name(job, contexts))
-        self._here.before_step(name, "")
+        self.repository.before_step(name, "")
         concurrency = self._evaluate(job.concurrency, contexts)
         group = concurrency["group"] if concurrency else f"{self.id}/{name}"
-        if group in self._here.held_groups:
+        if group in self.repository.held_groups:
             raise WorkflowError(f"{name} would wait for another job that holds {group}")
-        self._here.held_groups.add(group)
+        self.repository.held_groups.add(group)
         try:
             if job.uses is not None:
                 return self._call(level, job, contexts, name=name), {}
-            record = self._record(launch(self._around, level, job, contexts, name=name))
+            record = self._record(launch(self, level, job, contexts, name=name))
             return record.result, record.outputs
         finally:
-            self._here.held_groups.discard(group)
+            self.repository.held_groups.discard(group)
 
     def _call(self, level: Level, job: Job, contexts: dict[str, Any], *, name: str) -> str:
         file = str(job.uses).removeprefix(f"{SELF}.github/workflows/")
-        called = load_workflow(self._here.parser, file, source=self._here.source)
+        called = load_workflow(self.repository.parser, file, source=self.repository.source)
         declared = called.events["workflow_call"]
         inputs = self._evaluate(job.inputs, contexts)
         secrets = self._evaluate(job.secrets, contexts | {"secrets": level.secrets})
@@ -150,30 +137,26 @@ class Run:
 
     def _record(self, record: JobRecord) -> JobRecord:
         self.jobs.append(record)
-        self._here.api.set_job(self.id, record.name, "completed", record.result)
+        self.repository.api.set_job(self.id, record.name, "completed", record.result)
         return record
 
     def _contexts(self, level: Level) -> dict[str, Any]:
         github = {
-            "event_name": self._around.event,
-            "event": self._payload,
+            "event_name": self.event,
+            "event": self.payload,
             "repository": NAME,
             "ref": "refs/heads/main",
             "run_id": str(self.id),
-            "workflow": self._workflow.name,
+            "workflow": self.workflow.name,
         }
-        return {"github": github, "vars": self._here.variables, "inputs": level.inputs, "needs": {}, "matrix": {}}
+        known = {"github": github, "vars": self.repository.variables, "inputs": level.inputs}
+        return known | {"needs": {}, "matrix": {}}
 
     def _name(self, job: Job, contexts: dict[str, Any]) -> str:
         return as_text(self._evaluate(job.name, contexts))
 
     def _evaluate(self, tree: Any, contexts: dict[str, Any], *, status: str = "success") -> Any:
-        return self._here.parser.evaluate(tree, contexts, status=status)
-
-
-def _is_from_fork(payload: dict[str, Any]) -> bool:
-    pull_request = payload.get("pull_request")
-    return pull_request is not None and pull_request["head"]["repo"]["full_name"] != NAME
+        return self.repository.parser.evaluate(tree, contexts, status=status)
 
 
 # --- rules of GitHub Actions --------------------------------------------------------------------------------
