@@ -13,7 +13,8 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
 from bot.localhub import Limits, LocalHub
 from tests.support.commits import push, refused
-from tests.support.github_api.id_token import CLAIMS, ISSUER, LIFETIME_S, REPOSITORY, public_key, sign
+from tests.support.github_api.id_token import CLAIMS, ISSUER, LIFETIME_S, public_key, sign
+from tests.support.github_api.server import REPOSITORY
 
 TARGET = "quantized/Tiny-awq"
 PUBLISHER = {"repository": REPOSITORY, "branch": "main", "workflow": "watch.yml"}
