@@ -14,11 +14,13 @@ from huggingface_hub import HfApi
 from huggingface_hub.utils import _auth
 
 from bot.errors import EnvironmentProblem, PublishError
-from bot.hub import client, upload, verify
+from bot.hub import upload, verify
+from bot.hub.access import allowed
 from bot.hub.fetch import remote_sha256
 from bot.hub.publish import opening_note
 from bot.hub.session import Hub
-from bot.hub.target import allowed
+from bot.hub.sources import read_sources
+from bot.hub.targets import read_targets
 from bot.jobs import pipeline
 from bot.localhub import Fault, Limits, LocalHub
 from tests.support.github_api.id_token import CLAIMS, IdTokens
@@ -262,7 +264,7 @@ def test_identity_reads_the_private_target(hub: LocalHub, ours: Release, monkeyp
     ours.publish()
     monkeypatch.delenv("HF_TOKEN")
     alone = ours.by(Hub.from_environment())
-    assert client.published(alone.caller, [ours.job.entry])[0].complete
+    assert read_targets(alone.caller, [ours.job.entry])[0].complete
     assert not alone.publish().new
     hub.trust.remove_publishers(TARGET)
     monkeypatch.setattr(_auth, "_OIDC_TOKEN_CACHE", None)
@@ -276,7 +278,7 @@ def test_account_as_resource_reads_gated_models_and_publishes_nothing(
     monkeypatch.delenv("HF_TOKEN")
     trust(hub, "bot")
     release = Release.of(hub, tmp_path, caller=Hub.from_environment())
-    assert client.upstream(release.caller, [release.job.entry])[0].problem is None
+    assert read_sources(release.caller, [release.job.entry])[0].problem is None
     assert [item.user for item in requests(hub, "GET", f"/models/{SOURCE}")][-1] == "bot"
     assert workflow.asked == 1
     release.fails("no token to publish with")

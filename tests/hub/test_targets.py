@@ -11,9 +11,10 @@ import stamina
 from huggingface_hub import HfApi
 
 from bot.errors import EnvironmentProblem, PublishError
-from bot.hub import client, fetch
+from bot.hub import fetch
 from bot.hub.session import Hub
 from bot.hub.settings import PreparedTarget
+from bot.hub.targets import read_targets
 from bot.jobs import pipeline
 from bot.localhub import Fault, LocalHub
 from bot.records import Published, TargetState, to_json
@@ -23,7 +24,7 @@ from tests.support.repos import SOURCE, TARGET, all_requests, as_bot, forget_req
 
 
 def state(hub: LocalHub) -> Published:
-    return client.published(as_bot(hub), [factories.entry()])[0]
+    return read_targets(as_bot(hub), [factories.entry()])[0]
 
 
 def test_unchanged_target_takes_one_api_call_and_one_resolver_call(hub: LocalHub, api: HfApi) -> None:
@@ -82,7 +83,7 @@ def test_target_that_fails_stops_no_other_entry(hub: LocalHub) -> None:
     hub.seed("lab/Gated", {"provenance.json": "{}"}, gated="auto")
     asked = [factories.entry(target=name) for name in (TARGET, "quantized/Broken", "lab/Gated", "quantized/New")]
     with stamina.set_testing(True, attempts=2):
-        banned, broken, gated, absent = client.published(as_bot(hub), asked)
+        banned, broken, gated, absent = read_targets(as_bot(hub), asked)
     assert ("403" in str(banned.problem), "503" in str(broken.problem)) == (True, True)
     assert (gated.state, gated.problem) == (TargetState.UNREADABLE, "the target's provenance answers 403")
     assert (absent.state, absent.problem) == (TargetState.ABSENT, None)
@@ -107,7 +108,7 @@ def test_missing_target_is_created_private_and_once(hub: LocalHub, tmp_path: Pat
     assert (created.done, created.private) == (("created, private",), True)
     assert created.url == f"{hub.endpoint}/{TARGET}"
     assert f"{hub.endpoint}/{TARGET}/settings" in created.note
-    assert client.published(as_bot(hub), [ENTRY])[0].state is TargetState.EMPTY
+    assert read_targets(as_bot(hub), [ENTRY])[0].state is TargetState.EMPTY
     forget_requests(hub)
     assert create(hub).done == ()
     assert writes(hub) == []
