@@ -103,7 +103,7 @@ def test_files_of_other_formats_are_left_out(hub: LocalHub, pull: Pull) -> None:
     assert set(unnamed.found) == RELEASED - {"model.safetensors"}
 
 
-def test_downloading_and_checking_report_every_byte(pull: Pull) -> None:
+def test_every_byte_is_reported_and_a_second_pull_only_checks(hub: LocalHub, pull: Pull) -> None:
     seen: list[tuple[str, int, int, str]] = []
     weights = pull(lambda *report: seen.append(report))
     total = sum(file.size_bytes for file in weights.files)
@@ -111,15 +111,10 @@ def test_downloading_and_checking_report_every_byte(pull: Pull) -> None:
         done = [report[1] for report in seen if report[0] == what]
         assert (what, done[-1], done) == (what, total, sorted(set(done)))
     assert {report[2:] for report in seen} == {(total, "B")}
-
-
-def test_second_pull_checks_what_is_on_disk_and_requests_nothing(hub: LocalHub, pull: Pull) -> None:
-    first = pull()
     forget_requests(hub)
-    seen: list[tuple[str, int, int, str]] = []
-    assert pull(lambda *report: seen.append(report)).files == first.files
+    seen.clear()
+    assert pull(lambda *report: seen.append(report)).files == weights.files
     assert hub.requests == ()
-    total = sum(file.size_bytes for file in first.files)
     assert {what for what, *_ in seen} == {f"check {SOURCE}"}
     assert seen[-1][1:] == (total, total, "B")
 

@@ -197,7 +197,7 @@ def test_only_addresses_of_this_machine_are_loopback() -> None:
     assert not any(map(is_loopback, ("https://huggingface.co", "https://127.0.0.1.example.com", "")))
 
 
-# --- transfers: huggingface_hub and hf_xet raise errors of many kinds, awq-bot raises its own -----------------
+# --- transfers: huggingface_hub and hf_xet raise errors of many kinds, awq-bot raises its own ---------------
 
 # As hf_xet 1.8 words them; the local Hub does not speak its protocol.
 WORDS = [
@@ -225,9 +225,6 @@ def failing(monkeypatch: pytest.MonkeyPatch, module: str, name: str, errors: lis
         return real(*args, **kwargs)
 
     monkeypatch.setattr(f"{module}.{name}", transfer)
-
-
-# --- uploads ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("impatient")
@@ -258,9 +255,6 @@ def test_full_disk_while_sending_is_named(release: Release, monkeypatch: pytest.
     """hf_xet writes notes about what it sends."""
     failing(monkeypatch, "huggingface_hub._commit_api", "_upload_lfs_files", [RuntimeError(FULL)])
     assert "disk" in release.fails("No space left on device", EnvironmentProblem).hint
-
-
-# --- downloads -----------------------------------------------------------------------------------------------
 
 
 def pull(hub: LocalHub, folder: Path) -> Path:

@@ -17,6 +17,8 @@ from bot.localhub import Limits, LocalHub
 from bot.localhub.store import Content
 from tests.support.commits import push, refused
 from tests.support.github_api.id_token import CLAIMS, ISSUER, LIFETIME_S, REPOSITORY, public_key, sign
+from tests.support.repos import TARGET
+from tests.support.workflow_identity import trust
 
 GATED = "upstream/gated"
 FILES: dict[str, Content] = {"config.json": "{}", "model.safetensors": b"\0" * 20}
@@ -115,10 +117,7 @@ def test_deleted_repo_is_gone_and_can_be_made_again(hub: LocalHub, api: HfApi) -
     assert list(hub.files("quantized/x")) == [".gitattributes"]
 
 
-# --- trusted publishing -------------------------------------------------------------------------------------
-
-TARGET = "quantized/Tiny-awq"
-PUBLISHER = {"repository": REPOSITORY, "branch": "main", "workflow": "watch.yml"}
+# --- trusted publishing: which workflows get a token --------------------------------------------------------
 
 
 @pytest.fixture
@@ -126,7 +125,7 @@ def trusting(hub: LocalHub, api: HfApi) -> LocalHub:
     """A Hub that knows the issuer, with one private repo that trusts one workflow."""
     hub.trust_issuer(ISSUER, public_key())
     api.create_repo(TARGET, private=True)
-    hub.trust_publisher(TARGET, issuer=ISSUER, claims=PUBLISHER)
+    trust(hub)
     return hub
 
 
@@ -145,9 +144,6 @@ def workflow(hub: LocalHub, resource: str = TARGET) -> HfApi:
     answer = exchange(hub, sign(hub.endpoint), resource)
     assert answer.status_code == 200, answer.text
     return HfApi(endpoint=hub.endpoint, token=answer.json()["access_token"])
-
-
-# --- which workflows get one --------------------------------------------------------------------------------
 
 
 def test_the_response_is_as_documented_and_no_token_is_in_the_log(trusting: LocalHub) -> None:
@@ -213,7 +209,7 @@ def test_malformed_requests_get_distinct_errors(trusting: LocalHub) -> None:
         assert client.post(f"{trusting.endpoint}/oauth/token", content=b"{").status_code == 400
 
 
-# --- what it allows -----------------------------------------------------------------------------------------
+# --- trusted publishing: what it allows ---------------------------------------------------------------------
 
 
 def test_it_writes_content_to_its_repo_and_nothing_else(trusting: LocalHub, api: HfApi) -> None:
@@ -268,7 +264,7 @@ def test_it_expires(tmp_path: Path) -> None:
     with LocalHub(tmp_path / "hub", limits=Limits(exchanged_token_s=1)) as short:
         short.trust_issuer(ISSUER, public_key())
         short.seed(TARGET, {"a": "1"})
-        short.trust_publisher(TARGET, issuer=ISSUER, claims=PUBLISHER)
+        trust(short)
         client = workflow(short)
         assert client.model_info(TARGET).id == TARGET
         time.sleep(1.1)

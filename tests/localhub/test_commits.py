@@ -52,7 +52,7 @@ def test_commit_of_small_and_large_files(hub: LocalHub, api: HfApi, repo: str, t
     path, weights = tmp_path / "model.safetensors", os.urandom(300_000)
     path.write_bytes(weights)
     png = b"\x89PNG\r\n\x1a\n\0" + bytes(50)
-    files = {"README.md": CARD, "assets/plot.png": png, "empty.bin": b"", path.name: path}
+    files: dict[str, bytes | Path] = {"README.md": CARD, "assets/plot.png": png, "empty.bin": b"", path.name: path}
     info = push(api, REPO, files, commit_message="Publish", commit_description="All at once.")
     content = hub.files(REPO)
     assert {name: content[name] for name in files} == files | {path.name: weights}
