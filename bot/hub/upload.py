@@ -12,7 +12,7 @@ from huggingface_hub import CommitOperationAdd, HfApi
 
 from bot.errors import EnvironmentProblem
 from bot.files import file_sha256
-from bot.hub.target import allowed
+from bot.hub.access import allowed
 from bot.records import OnBytes, Progress, byte_counter, ignore_bytes
 
 

@@ -11,7 +11,7 @@ import json
 import pytest
 from safetensors.numpy import save
 
-from bot.hub import client
+from bot.hub.sources import read_sources
 from bot.localhub.store import Content
 from bot.records import to_json
 from bot.watch import watchlist as watchlists
@@ -136,7 +136,7 @@ def test_a_thousand_entries_are_answered_in_two_requests_each(sandbox: Sandbox) 
     few: dict[str, Content] = {"README.md": CARD, "config.json": json.dumps(CONFIG), WEIGHTS: b"weights"}
     for entry in there:
         sandbox.hub.seed(entry.repo_id, few)
-    for entry, source in zip(there, client.upstream(as_bot(sandbox.hub), there), strict=True):
+    for entry, source in zip(there, read_sources(as_bot(sandbox.hub), there), strict=True):
         made = factories.provenance(entry, source)
         sha = sandbox.hub.seed(entry.target, {"provenance.json": to_json(made)})
         sandbox.hub.repo(entry.target).create_ref(f"refs/tags/{made.tag}", sha)
