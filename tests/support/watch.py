@@ -17,6 +17,19 @@ TOP = "publish_to: me\nmodels:\n"  # so that the first model is on line 3
 BUILTIN_TEXT = "defaults: {calibration: {sources: [{builtin: stdlib}]}}\n"
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
 
+QWEN3_4B = {
+    "architectures": ["Qwen3ForCausalLM"],
+    "model_type": "qwen3",
+    "hidden_size": 2560,
+    "intermediate_size": 9728,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "vocab_size": 151_936,
+    "tie_word_embeddings": True,
+}
+
 
 def loaded(folder: Path, text: str | bytes) -> tuple[WatchEntry, ...]:
     path = folder / "watchlist.yaml"

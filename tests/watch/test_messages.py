@@ -85,6 +85,7 @@ def test_a_mistake_in_the_keys_of_a_model_is_named(tmp_path: Path, keys: str, me
             "",
         ),
         ("sources: [{weight: 2}]", "a source is one of", ""),
+        ("sources: [{datset: a/b}]", "unknown key 'datset'", "Did you mean 'dataset'?"),
         ("sources: [{builtin: stdlb}]", "builtin: stdlb is not possible", "Did you mean 'stdlib'?"),
         ("sources: [{dataset: a/b}]", "a data set needs `revision`, the full commit sha", "revision: <full sha>"),
         ("sources: [{dataset: a/b, revision: main}]", "revision: main is not valid", "the full 40-character sha"),
@@ -107,7 +108,6 @@ UNPINNED = "a/b: trust_remote_code without a pinned revision"
         # Keys, each on its line.
         ("  - repo_id: a/b\n    targt: a/c", 4, "unknown key 'targt'", "Did you mean 'target'?"),
         ("  - repo_id: a/b\n    recipe:\n      groupsize: 64", 5, "unknown key 'groupsize'", "'group_size'?"),
-        ("  - repo_id: a/b\n    calibration:\n      sources:\n        - datset: a", 6, "'datset'", "'dataset'?"),
         ("  - repo_id: a/b\n    bits: 4", 4, "unknown key 'bits'", "It belongs under `recipe`."),
         ("  - target: a/b", 3, "key 'repo_id' is missing", "`- owner/name`"),
         ("", 2, "models: has no value", "Give it one, or remove the line."),

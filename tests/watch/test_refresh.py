@@ -19,7 +19,6 @@ from tests.support.factories import (
 )
 from tests.support.watch import job, skip
 
-
 COMPANIONS = ("tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json", "LICENSE", "NOTICE.txt")
 TAG = provenance().tag
 
