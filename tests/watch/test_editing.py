@@ -70,6 +70,7 @@ def test_a_revision_is_written_so_that_yaml_reads_it_as_text(revision: str, show
         ("https://huggingface.co/lab/Tiny/blob/v1/config.json#L3", Reference("lab/Tiny", "v1")),
         ("https://huggingface.co/lab/Tiny/discussions", TINY),
         ("https://huggingface.co/datasets/lab/Tiny", TINY),
+        ("https://hub.example/lab/Tiny/", TINY),
         ("hf.co/lab/Tiny?library=vllm", TINY),
         ("http://127.0.0.1:8765/lab/Tiny", TINY),
         ("Tiny", None),
