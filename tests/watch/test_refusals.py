@@ -49,6 +49,7 @@ def test_an_entry_on_hold_says_why() -> None:
     assert (found.reason, found.blocked, found.exit_code) == ("on hold: waiting for v2", True, 0)
 
 
+FOREIGN = absent(state=TargetState.FOREIGN)
 FORBIDDEN = absent(state=TargetState.UNREADABLE, problem="the target answers 403")
 OTHERS = published(provenance(entry(), upstream(repo_id="lab/Other")))
 
@@ -59,7 +60,7 @@ OTHERS = published(provenance(entry(), upstream(repo_id="lab/Other")))
         (upstream(problem="missing: no such repo"), absent(), "missing: no such repo", UpstreamError),
         (upstream(problem="gated: our token has no access"), published(), "gated", UpstreamError),
         (upstream(), FORBIDDEN, "the target answers 403", PublishError),
-        (upstream(), absent(state=TargetState.FOREIGN), "quantized/Tiny-awq is someone else's", PublishError),
+        (upstream(), FOREIGN, "quantized/Tiny-awq was not published by awq-bot", PublishError),
         (upstream(), OTHERS, "quantized/Tiny-awq was made from lab/Other, not from lab/Tiny", PublishError),
     ],
 )
