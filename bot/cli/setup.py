@@ -41,7 +41,7 @@ def init(
     """
     if watchlist.exists() or watchlist.is_symlink():
         raise WatchlistError(
-            f"{watchlist} is there already", hint="Add a model with `awq-bot add`, or name another --watchlist."
+            f"{watchlist} already exists", hint="Add a model with `awq-bot add`, or name another --watchlist."
         )
     if publish_to is None and sys.stdin.isatty():
         publish_to = typer.prompt("User or organisation on the Hub to publish to", default=EXAMPLE_NAMESPACE)
@@ -71,7 +71,7 @@ def add(
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan; change no file.")] = False,
 ) -> None:
-    """Add a model to the watchlist, after a look at what would be done with it.
+    """Add a model to the watchlist, after showing what would be done with it.
 
     Comments, order and layout of the file stay as they are. A model that the plan refuses is not added.
 
@@ -91,7 +91,7 @@ def add(
     after = _added(before, model, watchlist, entries)
     code = _look(watchlists.parse(after.removeprefix("\ufeff"), watchlist)[-1], force=force)
     if code and not force:
-        err.print(f"{watchlist} is unchanged; --force adds the model all the same", markup=False)
+        err.print(f"{watchlist} is unchanged; --force adds the model anyway", markup=False)
         raise typer.Exit(code)
     if dry_run:
         out.print(f"{watchlist} would get the line `- {item_of(model)}` (dry run)", markup=False)

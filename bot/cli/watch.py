@@ -14,6 +14,7 @@ from bot.cli.console import (
     Panel,
     WatchlistOption,
     WorkOption,
+    bug,
     err,
     job_context,
     log,
@@ -79,7 +80,7 @@ def run(
     made = _plan(watchlist, only=only)
     err.print(terminal.plan_table(made))
     if any(job.kind is not JobKind.FINISH for job in made.jobs):
-        # Not only after gigabytes were pulled for it.
+        # Before gigabytes of weights are pulled for it.
         needs_extra("quantize")
     if notice := jobs_on_cpu(made.jobs, allowed=cpu):
         err.print(notice)
@@ -110,9 +111,7 @@ def _run_job(context: JobContext, job: Job, *, dry_run: bool) -> JobResult:
         raise
     except Exception as error:
         log.exception("%s: unexpected %s", job.entry.repo_id, type(error).__name__)
-        text = f"{job.entry.repo_id}: unexpected {type(error).__name__}: {error}"
-        bug = BotError(text, hint="This is a bug in awq-bot: please report it, with the log.")
-        return job_result(job, stage="run", status=Status.FAILED, error=bug)
+        return job_result(job, stage="run", status=Status.FAILED, error=bug(error, job))
 
 
 def _first_failure(made: Plan, results: list[JobResult]) -> int:

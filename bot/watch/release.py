@@ -15,6 +15,7 @@ from bot.errors import UnsupportedModelError
 from bot.records import (
     Details,
     Digests,
+    Estimate,
     HubFile,
     Job,
     JobKind,
@@ -29,13 +30,13 @@ from bot.records import (
     sha256_of,
 )
 from bot.watch.refusals import (
-    exposed,
     license_refusal,
     missing_target,
     refusal_of_names,
     refuse,
-    refused_at_sight,
+    repo_refusal,
     unsupported_reason,
+    visibility_refusal,
     weights_refusal,
 )
 from bot.watch.sizing import RUNNER_VRAM_GB, estimate, gpu_class, legal_tensor_parallel
@@ -125,7 +126,7 @@ def triage(
 
     must_exist: the publisher cannot create the target.
     """
-    if refusal := refused_at_sight(entry, upstream, published):
+    if refusal := repo_refusal(entry, upstream, published):
         return refusal
     found = _look(entry, upstream, published)
     if isinstance(found, Skip):
@@ -154,7 +155,7 @@ def _look(entry: WatchEntry, upstream: Upstream, published: Published) -> Skip |
         return refusal_of_names(entry, refresh_files(upstream)) or _refresh_job(
             entry, upstream, provenance, taken=taken
         )
-    if refusal := exposed(entry, upstream, published):
+    if refusal := visibility_refusal(entry, upstream, published):
         return refusal
     if not published.complete:
         reason = f"main of {entry.target} was changed by hand after {provenance.tag}"
@@ -181,11 +182,7 @@ def decide(candidate: Candidate, details: Details) -> Skip | Job:
     download_bytes = sum(file.size_bytes for file in (*sources, *companions))
     needs = estimate(details, entry, download_bytes=download_bytes)
     if gpu_class(needs) is None:
-        size, largest = needs.vram_bytes / 1e9, RUNNER_VRAM_GB[-1]
-        reason = f"too large for any runner: needs about {size:.0f} GB of GPU memory, the largest has {largest}"
-        lower = "Lower calibration.samples or seq_len, or take `method: awq+gptq`."
-        hint = lower if entry.recipe.method == "awq" else "Put it on `hold:` to silence this."
-        return refuse(entry, reason, UnsupportedModelError, hint)
+        return _too_large(entry, needs)
     quantizer = QUANTIZER_VERSION if candidate.outdated else None
     digests = Digests(
         source=files_digest(sources),
@@ -208,6 +205,14 @@ def decide(candidate: Candidate, details: Details) -> Skip | Job:
         warnings=details.warnings,
         replaces=candidate.replaces,
     )
+
+
+def _too_large(entry: WatchEntry, needs: Estimate) -> Skip:
+    size, largest = needs.vram_bytes / 1e9, RUNNER_VRAM_GB[-1]
+    reason = f"too large for any runner: needs about {size:.0f} GB of GPU memory, the largest has {largest}"
+    lower = "Lower calibration.samples or seq_len, or take `method: awq+gptq`."
+    hint = lower if entry.recipe.method == "awq" else "Put it on `hold:` to silence this."
+    return refuse(entry, reason, UnsupportedModelError, hint)
 
 
 # --- what changed --------------------------------------------------------------------------------------------

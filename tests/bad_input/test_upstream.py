@@ -115,7 +115,7 @@ def test_a_repo_without_a_licence_is_refused(sandbox: Sandbox) -> None:
 def test_a_denied_licence_is_not_published(sandbox: Sandbox) -> None:
     sandbox.hub.seed(SOURCE, small_model())
     was = edit_watchlist(sandbox, "defaults: {", "defaults: {licenses: {deny: [mit]}, ")
-    assert_refused(sandbox, 3, "licence refused: mit is denied", "Take it off `licenses: deny`")
+    assert_refused(sandbox, 3, "licence refused: mit is denied", "Remove it from `licenses: deny`")
     write_watchlist(sandbox, was)
     assert_planned(sandbox)
 
@@ -123,7 +123,7 @@ def test_a_denied_licence_is_not_published(sandbox: Sandbox) -> None:
 def test_a_target_with_other_content_is_refused(sandbox: Sandbox) -> None:
     sandbox.hub.seed(SOURCE, small_model())
     theirs = sandbox.hub.seed(TARGET, {"README.md": "mine", "weights.bin": b"mine"}, private=True)
-    assert_refused(sandbox, 7, f"{TARGET} is someone else's", "Choose another `target`")
+    assert_refused(sandbox, 7, f"{TARGET} was not published by awq-bot", "Choose another `target`")
     assert sandbox.hub.refs(TARGET)["refs/heads/main"] == theirs
     edit_watchlist(sandbox, "- lab/small", "- {repo_id: lab/small, target: quantized/other-awq}")
     assert_planned(sandbox)
