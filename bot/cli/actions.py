@@ -117,7 +117,7 @@ def plan(
             tracker,
             now=_now(),
             force=force,
-            by_identity=oidc,
+            trusted_publishing=oidc,
             publish_on=where,
             most_releases=most_jobs,
         )

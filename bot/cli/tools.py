@@ -1,4 +1,4 @@
-"""Beside a run: targets for Trusted Publishing, verify, doctor, clean, the local Hub."""
+"""Beside a run: targets for Trusted Publishers, verify, doctor, clean, the local Hub."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ def create_target(
     watchlist: WatchlistOption = Path("watchlist.yaml"),
     as_json: JsonOption = False,
 ) -> None:
-    """Prepare target repos for Trusted Publishing: create them, or open them after a release.
+    """Prepare target repos for Trusted Publishers: create them, or make them public after a release.
 
-    A workflow's identity can write to a repo, but neither create it nor make it public. Run this before the first
+    A Trusted Publisher can write to a repo, but neither create it nor make it public. Run this before the first
     release, which creates the repo, private, and once after it, which sets visibility and gating. What is done
     already is left alone. Reads HF_CREATE_TOKEN, or HF_WRITE_TOKEN, or HF_TOKEN.
 

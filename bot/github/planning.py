@@ -51,17 +51,17 @@ def plan_run(
     *,
     now: datetime,
     force: bool = False,
-    by_identity: bool = False,
+    trusted_publishing: bool = False,
     publish_on: str = "hosted",
     most_releases: int = MOST_RELEASES,
 ) -> Plan:
     """What is new and can be done now.
 
-    by_identity: publishing uses the workflow's identity, which cannot create targets. most_releases: in progress
+    trusted_publishing: publishing uses Trusted Publishers, which cannot create targets. most_releases: in progress
     at once.
     """
     attempts, running = tracker.attempts(), tracker.other_runs()
-    listed = pipeline.plan(hub, entries, by_identity=by_identity)
+    listed = pipeline.plan(hub, entries, trusted_publishing=trusted_publishing)
     found = publishable(listed, hosted=publish_on == "hosted", public=tracker.actions.is_public is True)
     return hold_back(found, attempts=attempts, running=running, now=now, force=force, most_releases=most_releases)
 

@@ -3,7 +3,7 @@
 Private repo, blobs, one commit with its provenance, everything read back, gating, visibility, tag. The tag makes
 it complete. Each step reads the state of the repo first, so running it again after any interruption resumes.
 
-With a workflow's identity instead of a token, settings can only be checked (`settings.py`).
+Trusted Publishers cannot change settings, so these are only checked then (`settings.py`).
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def publish(hub: Hub, job: Job, artifact: Artifact, progress: Progress) -> Publi
     if not is_this(before, job):
         check_not_superseded(before, job)
         check_tag(before, job)
-        if hub.by_identity:
+        if hub.trusted_publishing:
             check_settings(api, job, before.provenance, filling=before.state is TargetState.EMPTY)
         else:
             _prepare_repo(api, before, job)
@@ -82,7 +82,7 @@ def keeps_private(job: Job) -> bool:
 
 
 def opening_note(job: Job, publication: Publication) -> str:
-    """What a person has to do after a workflow's identity published; empty when nothing."""
+    """What a person has to do after publishing with Trusted Publishers; empty when nothing."""
     if not publication.private or keeps_private(job):
         return ""
     return f"private until `awq-bot create-target {publication.repo_id}` makes it public"
@@ -99,7 +99,7 @@ def _complete(hub: Hub, api: HfApi, job: Job, progress: Progress, started: float
     if new:
         check_tag(state, job)
         _read_back_or_restore(api, state, state.provenance, progress)
-        if hub.by_identity:
+        if hub.trusted_publishing:
             check_settings(api, job, None, filling=False)
         else:
             set_gating(api, target, job.upstream, None, otherwise="It stays private.")
@@ -110,7 +110,7 @@ def _complete(hub: Hub, api: HfApi, job: Job, progress: Progress, started: float
         sha=state.head,
         tag=job.tag,
         url=f"{api.endpoint}/{target}",
-        private=bool(settings_of(api, target).private) if hub.by_identity else keeps_private(job),
+        private=bool(settings_of(api, target).private) if hub.trusted_publishing else keeps_private(job),
         new=new,
         duration_s=time.monotonic() - started,
     )

@@ -1,7 +1,7 @@
-"""A target's visibility and gating, and creating targets for publishing with a workflow's identity.
+"""A target's visibility and gating, and creating targets for Trusted Publishers.
 
-That identity can neither create a repo nor change its settings. So an account's token creates the target, private;
-after the first complete release it sets the gating of upstream and then the configured visibility.
+A Trusted Publisher can neither create a repo nor change its settings. So an account's token creates the target,
+private; after the first complete release it sets the gating of upstream and then the configured visibility.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def check_settings(api: HfApi, job: Job, before: Provenance | None, *, filling: 
 
 def _needs_account(target: str, what: str) -> PublishError:
     return PublishError(
-        f"{target}: {what}, and a workflow's identity cannot change settings",
+        f"{target}: {what}, and Trusted Publishers cannot change settings",
         hint=f"Run `awq-bot create-target {target}`, then run this again.",
     )
 
@@ -158,7 +158,7 @@ def check_token(hub: Hub) -> None:
 def _prepare(api: HfApi, entry: WatchEntry, source: Upstream, blocked: str) -> tuple[tuple[str, ...], str]:
     """What was changed, and what comes next."""
     state = target_state(api, entry.target)
-    publisher = f"to publish with the workflow's identity: {api.endpoint}/{entry.target}/settings"
+    publisher = f"next: add a Trusted Publisher at {api.endpoint}/{entry.target}/settings"
     if state.state is TargetState.ABSENT:
         if source.problem:
             raise PublishError(

@@ -39,16 +39,16 @@ from bot.watch.release import make_plan
 # --- watch --------------------------------------------------------------------------------------------------
 
 
-def plan(hub: Hub, entries: Sequence[WatchEntry], *, by_identity: bool = False) -> Plan:
+def plan(hub: Hub, entries: Sequence[WatchEntry], *, trusted_publishing: bool = False) -> Plan:
     """What there is to do, from one listing per repo; only new releases are looked into.
 
-    by_identity: publishing uses the workflow's identity, which cannot create targets.
+    trusted_publishing: publishing uses Trusted Publishers, which cannot create targets.
     """
     active = [entry for entry in entries if not entry.hold]
     sources = client.upstream(hub, active)
     targets = with_visibility(hub, active, sources, client.published(hub, active))
     looks = [
-        release.triage(entry, source, target, must_exist=by_identity)
+        release.triage(entry, source, target, must_exist=trusted_publishing)
         for entry, source, target in zip(active, sources, targets, strict=True)
     ]
     candidates = [item for item in looks if isinstance(item, release.Candidate)]
@@ -83,7 +83,7 @@ def _dataset_refusal(job: Job, listings: Mapping[tuple[str, str], DatasetListing
 
 
 def create_targets(hub: Hub, entries: Sequence[WatchEntry]) -> tuple[PreparedTarget, ...]:
-    """Create targets for a workflow's identity to publish to, and open those whose release is complete.
+    """Create targets for Trusted Publishers, and make public those whose release is complete.
 
     One after another; one that is refused does not stop the others.
     """

@@ -139,8 +139,8 @@ def exposed(entry: WatchEntry, upstream: Upstream, published: Published) -> Skip
 
 
 def missing_target(entry: WatchEntry) -> Skip:
-    """With Trusted Publishing, which cannot create a repo: refused before hours of GPU are spent."""
-    reason = f"{entry.target} is not there, or HF_TOKEN may not see it; a workflow's identity cannot create it"
+    """Trusted Publishers cannot create a repo: refused before hours of GPU are spent."""
+    reason = f"{entry.target} does not exist, or HF_TOKEN cannot read it; Trusted Publishers cannot create it"
     return refuse(entry, reason, PublishError, f"Run `awq-bot create-target {entry.target}` first.")
 
 

@@ -102,7 +102,7 @@ def test_a_variable_is_true_as_the_workflows_read_it(workspace: Workspace, said:
     ended = workspace.plan(AWQ_BOT_PAUSED=said)
     assert (ended.code, ended.outputs) == (0, {})
     assert "paused" in ended.out
-    assert "workflow's identity cannot create it" in workspace.plan(AWQ_BOT_OIDC=said).summary
+    assert "Trusted Publishers cannot create it" in workspace.plan(AWQ_BOT_OIDC=said).summary
     assert workspace.plan(AWQ_BOT_PAUSED="false", AWQ_BOT_OIDC="False").outputs["quantize_count"] == "1"
 
 

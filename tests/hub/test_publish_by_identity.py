@@ -1,4 +1,4 @@
-"""Publishing with a workflow's identity: it writes content only, and what is incomplete stays private."""
+"""Publishing with Trusted Publishers: it writes content only, and what is incomplete stays private."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_first_release_is_complete_and_stays_private(hub: LocalHub, ours: Releas
 
 def test_write_token_is_ignored(hub: LocalHub, ours: Release, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_WRITE_TOKEN", hub.token("bot"))
-    assert ours.caller.by_identity
+    assert ours.caller.trusted_publishing
     forget_requests(hub)
     ours.by(Hub.from_environment()).publish()
     assert {item.user for item in all_requests(hub) if item.host == "hub" and item.authenticated} == {"[OIDC]"}

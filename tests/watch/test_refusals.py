@@ -212,7 +212,7 @@ def test_a_model_that_no_runner_can_hold_is_refused_with_what_it_needs() -> None
 def test_a_target_that_cannot_be_created_is_refused_before_a_gpu_is_needed() -> None:
     refusal = skip(triage(entry(), upstream(), absent(), must_exist=True))
     assert refusal.exit_code == PublishError.exit_code
-    assert "HF_TOKEN may not see it" in refusal.reason
+    assert "HF_TOKEN cannot read it" in refusal.reason
     assert refusal.hint == "Run `awq-bot create-target quantized/Tiny-awq` first."
     assert isinstance(triage(entry(), upstream(), absent()), Candidate)
     empty = absent(state=TargetState.EMPTY)
