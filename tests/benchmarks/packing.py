@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from bot.checkpoint.gemm import pack
-from bot.quantize.rounding import LEVELS
+from bot.quantize.rounding import MAX_INT4
 from tests.benchmarks.peer import pack_with_autoawq
 
 SIZE, GROUP = 4096, 128
@@ -18,8 +18,8 @@ SIZE, GROUP = 4096, 128
 def packing_speedup() -> float:
     """How many times as long AutoAWQ takes, the best of several tries each; both make the same bits."""
     torch.manual_seed(0)
-    q = torch.randint(0, LEVELS + 1, (SIZE, SIZE), dtype=torch.uint8)
-    zeros = torch.randint(0, LEVELS + 1, (SIZE, SIZE // GROUP), dtype=torch.uint8)
+    q = torch.randint(0, MAX_INT4 + 1, (SIZE, SIZE), dtype=torch.uint8)
+    zeros = torch.randint(0, MAX_INT4 + 1, (SIZE, SIZE // GROUP), dtype=torch.uint8)
     scales = (torch.rand(SIZE, SIZE // GROUP) / 100 + 0.001).half()
     linear = nn.Linear(SIZE, SIZE, bias=False)
     steps = q.view(SIZE, -1, GROUP).float() - zeros.unsqueeze(-1).float()

@@ -13,9 +13,9 @@ from transformers import AutoTokenizer
 
 from bot.calibration import blocks, stdlib
 from bot.calibration.blocks import (
-    RUN_CHARACTERS,
+    SHINGLE_CHARACTERS,
     SKETCH_SIZE,
-    build,
+    build_calibration_set,
     distinct_token_share,
     evaluation_tokens,
     is_duplicate,
@@ -40,7 +40,7 @@ def write_jsonl(path: Path, rows: list[dict[str, object]]) -> TextSource:
 
 def built(folder: Path, *sources: TextSource, **changes: int) -> tuple[torch.Tensor, CalibrationSet]:
     calibration = Calibration(sources=sources, **{"samples": 16, "seq_len": 64, **changes})
-    return build(calibration, tokenizer_folder=QWEN, folder=folder, trust_remote_code=False)
+    return build_calibration_set(calibration, tokenizer_folder=QWEN, folder=folder, trust_remote_code=False)
 
 
 def refused(folder: Path, *sources: TextSource, **changes: int) -> QuantizationError:
@@ -250,9 +250,9 @@ def slow_sketch(text: str) -> frozenset[int]:
     """The same by its definition, one run after the other, in Python's own integers."""
     normalised = " ".join(text.casefold().split())
     hashes = set()
-    for start in range(max(1, len(normalised) - RUN_CHARACTERS + 1)):
+    for start in range(max(1, len(normalised) - SHINGLE_CHARACTERS + 1)):
         value = 0
-        for character in normalised[start : start + RUN_CHARACTERS]:
+        for character in normalised[start : start + SHINGLE_CHARACTERS]:
             value = (value * 0x100000001B3 + ord(character)) & MASK
         value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & MASK
         value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & MASK
