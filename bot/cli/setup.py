@@ -89,7 +89,7 @@ def add(
         return
     before = watchlist.read_bytes()
     after = _added(before, model, watchlist, entries)
-    code = _look(watchlists.parse(after.removeprefix("\ufeff"), watchlist)[-1], force=force)
+    code = _show_plan(watchlists.parse(after.removeprefix("\ufeff"), watchlist)[-1], force=force)
     if code and not force:
         err.print(f"{watchlist} is unchanged; --force adds the model all the same", markup=False)
         raise typer.Exit(code)
@@ -118,7 +118,7 @@ def _added(before: bytes, model: Reference, watchlist: Path, entries: tuple[Watc
     return after
 
 
-def _look(entry: WatchEntry, *, force: bool) -> int:
+def _show_plan(entry: WatchEntry, *, force: bool) -> int:
     """Show what would be done with the model; the exit code is that of its refusal, or of the Hub's failure."""
     try:
         plan = pipeline.plan(Hub.from_environment(), [entry])

@@ -27,7 +27,7 @@ from bot.cli.console import (
 from bot.cli.doctor import CpuOption, folder_on_cpu, jobs_on_cpu
 from bot.cli.interrupts import ended_by_ctrl_c
 from bot.errors import BotError, WatchlistError
-from bot.hub.publish import opening_note
+from bot.hub.publish import make_public_note
 from bot.jobs import stages
 from bot.jobs.folder import JobDir
 from bot.jobs.worker import PARENT, end_with_parent
@@ -164,7 +164,7 @@ def publish(job: JobOption, dry_run: DryRunOption = False) -> None:
             return
         publication = stages.publish(context, JobDir(job))
     out.print(_published_line(publication), markup=False)
-    if note := opening_note(JobDir(job).job, publication):
+    if note := make_public_note(JobDir(job).job, publication):
         err.print(note, markup=False)
 
 

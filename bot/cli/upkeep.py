@@ -51,7 +51,7 @@ def deadman(
         if paused or switched_on("AWQ_BOT_PAUSED"):
             out.print("paused: no plan is expected")
             return
-        problem = tracker.overdue(workflow, now=datetime.now(UTC), limit=timedelta(hours=hours))
+        problem = tracker.report_overdue(workflow, now=datetime.now(UTC), limit=timedelta(hours=hours))
         for note in tracker.notes:
             step.annotate("warning", note)
         if problem:
@@ -73,11 +73,11 @@ def comment(watchlist: WatchlistOption = Path("watchlist.yaml")) -> None:
         try:
             entries = watchlists.load(watchlist)
         except InvalidWatchlistError as error:
-            tracker.keep_comment(error_page("This watchlist has mistakes", causes(error)))
+            tracker.create_or_update_comment(error_page("This watchlist has mistakes", causes(error)))
             raise
         found = pipeline.plan(hub, entries)
         page = plan_page(found, endpoint=hub.endpoint, title="This watchlist", heading="After merging")
-        tracker.keep_comment(page)
+        tracker.create_or_update_comment(page)
         step.page(page)
         for note in tracker.notes:
             step.annotate("warning", note)

@@ -123,7 +123,7 @@ class Issues:
         return found
 
 
-def keep_comment(client: GitHubClient, number: int, text: str) -> None:
+def create_or_update_comment(client: GitHubClient, number: int, text: str) -> None:
     """Raises GitHubFailsError."""
     body = body_of(text, COMMENT_MARK)
     own = client.login()

@@ -51,13 +51,13 @@ def _is_contradicted(result: JobResult, running: Sequence[RunningJob] | None) ->
         return False
     # Publishing never starts after quantizing failed; on the GPU runner it is a step of the same job.
     stages = ("quantize", "publish") if result.stage == "publish" else (result.stage,)
-    seen = [_seen(result.target, stage, running) for stage in stages]
+    seen = [_find_job(result.target, stage, running) for stage in stages]
     return any(item is not None and item.status == "completed" and item.conclusion != "success" for item in seen)
 
 
 def _final_result(job: Job, results: Results, running: Sequence[RunningJob] | None) -> JobResult:
     stage = _last_stage(job, results, running)
-    result, seen = results.get((job.job_id, stage)), _seen(job.entry.target, stage, running)
+    result, seen = results.get((job.job_id, stage)), _find_job(job.entry.target, stage, running)
     # A model that was quantized and then neither published nor refused was lost in between.
     if result is None or result.status is Status.READY:
         return _result_from_api(job, stage, seen, known=running is not None)
@@ -71,16 +71,16 @@ def _last_stage(job: Job, results: Results, running: Sequence[RunningJob] | None
         return "refresh"
     if (job.job_id, "publish") in results:
         return "publish"
-    quantized, sent = results.get((job.job_id, "quantize")), _seen(job.entry.target, "publish", running)
-    began = sent is not None and sent.conclusion != "skipped"
+    quantized, publish_job = results.get((job.job_id, "quantize")), _find_job(job.entry.target, "publish", running)
+    began = publish_job is not None and publish_job.conclusion != "skipped"
     if quantized is None:
         return "publish" if began else "quantize"
-    made, by = quantized.status is Status.READY, _seen(job.entry.target, "quantize", running)
-    lost = by is not None and by.conclusion not in (None, "success") and not began
-    return "publish" if made and not lost else "quantize"
+    is_ready, quantize_job = quantized.status is Status.READY, _find_job(job.entry.target, "quantize", running)
+    failed = quantize_job is not None and quantize_job.conclusion not in (None, "success") and not began
+    return "publish" if is_ready and not failed else "quantize"
 
 
-def _seen(target: str, stage: str, running: Sequence[RunningJob] | None) -> RunningJob | None:
+def _find_job(target: str, stage: str, running: Sequence[RunningJob] | None) -> RunningJob | None:
     mine = [item for item in running or () if (item.stage, item.target) == (stage, target)]
     return mine[-1] if mine else None
 
@@ -139,8 +139,8 @@ Record = TypeVar("Record")
 
 PLAN = "plan.json"
 _JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,250}")  # valid as the name of an artifact and of a file
-_MOST_RESULT_BYTES = 1_000_000
-_MOST_RESULTS = 5_000
+_MAX_RESULT_BYTES = 1_000_000
+_MAX_RESULTS = 5_000
 
 
 def store_plan(folder: Path, plan: Plan) -> None:
@@ -186,7 +186,7 @@ def read_results(folder: Path, plan: Plan) -> tuple[tuple[JobResult, ...], tuple
     jobs = {job.job_id: job for job in plan.jobs}
     results: list[JobResult] = []
     rejected: list[str] = []
-    for path in sorted(folder.glob("result-*/**/*.json"))[:_MOST_RESULTS]:
+    for path in sorted(folder.glob("result-*/**/*.json"))[:_MAX_RESULTS]:
         result = _result(path)
         name = path.relative_to(folder)
         if result is None:
@@ -206,7 +206,7 @@ def _artifact_name(result: JobResult) -> str:
 
 
 def _result(path: Path) -> JobResult | None:
-    if path.is_symlink() or not path.is_file() or path.stat().st_size > _MOST_RESULT_BYTES:
+    if path.is_symlink() or not path.is_file() or path.stat().st_size > _MAX_RESULT_BYTES:
         return None
     try:
         return from_json(JobResult, redacted(path.read_text(encoding="utf-8")))

@@ -18,10 +18,10 @@ from huggingface_hub.hf_api import ModelInfo
 from bot.errors import PublishError
 from bot.hub.client import side_by_side
 from bot.hub.session import Hub, HubFailsError, call, status_of
-from bot.hub.target import allowed, target_state
+from bot.hub.target import request_or_raise, target_state
 from bot.records import Job, Provenance, Published, TargetState, Upstream, WatchEntry
 
-Gate = Literal["auto", "manual", False]
+Gating = Literal["auto", "manual", False]
 
 
 def stays_private(entry: WatchEntry, upstream: Upstream) -> bool:
@@ -47,7 +47,7 @@ def with_visibility(
 
 
 def settings_of(api: HfApi, target: str) -> ModelInfo:
-    return allowed(
+    return request_or_raise(
         target, "read its settings", partial(api.model_info, target, expand=["private", "gated", "sha"])
     )
 
@@ -58,11 +58,11 @@ def set_visibility(api: HfApi, target: str, *, private: bool, only_at: str | Non
     if info.private == private or only_at not in (None, info.sha):
         return False
     what = "make it private" if private else "make it public"
-    allowed(target, what, partial(api.update_repo_settings, target, private=private))
+    request_or_raise(target, what, partial(api.update_repo_settings, target, private=private))
     return True
 
 
-def wanted_gating(upstream: Upstream, before: Provenance | None) -> Gate | None:
+def wanted_gating(upstream: Upstream, before: Provenance | None) -> Gating | None:
     """The gating of upstream, or None to leave the target's gating alone: a person may have set it.
 
     before: the published release, whose upstream may have been gated. See
@@ -88,16 +88,17 @@ def set_gating(api: HfApi, target: str, upstream: Upstream, before: Provenance |
     return True
 
 
-def check_settings(api: HfApi, job: Job, before: Provenance | None, *, filling: bool) -> bool:
+def check_settings(api: HfApi, job: Job, before: Provenance | None, *, is_empty: bool) -> bool:
     """Returns whether the target is private, for a token that cannot change that.
 
-    filling: nothing is published there yet. Raises PublishError when the target is more visible than it should be.
+    is_empty: nothing is published to it yet. Raises PublishError when the target is more visible than it should
+    be.
     """
     target, info = job.entry.target, settings_of(api, job.entry.target)
     if info.private:
         return True
-    if filling:
-        raise _needs_account(target, "it is public before anything is published there")
+    if is_empty:
+        raise _needs_account(target, "it is public before anything is published to it")
     if stays_private(job.entry, job.upstream):
         raise _needs_account(target, "it is public, and should be private")
     gated = wanted_gating(job.upstream, before)
@@ -175,11 +176,11 @@ def _prepare(api: HfApi, entry: WatchEntry, source: Upstream, blocked: str) -> t
         return (), "unchanged: no complete release on its head"
     if blocked:
         return (), f"unchanged: {blocked}"
-    return _open(api, entry, source, state), ""
+    return _apply_settings(api, entry, source, state), ""
 
 
 def _create(api: HfApi, target: str) -> None:
-    allowed(target, "create the repo", partial(api.create_repo, target, private=True, exist_ok=True))
+    request_or_raise(target, "create the repo", partial(api.create_repo, target, private=True, exist_ok=True))
     if target_state(api, target).state is TargetState.ABSENT:
         raise PublishError(f"{target}: it exists, and the token may not read it", hint="Use another `target`.")
 
@@ -192,11 +193,11 @@ def _check_origin(state: Published, entry: WatchEntry) -> None:
         )
 
 
-def _open(api: HfApi, entry: WatchEntry, source: Upstream, state: Published) -> tuple[str, ...]:
-    """The gating first, so that a gated model is never public in between."""
+def _apply_settings(api: HfApi, entry: WatchEntry, source: Upstream, state: Published) -> tuple[str, ...]:
+    """Set gating and visibility. Gating comes first, so that a gated model is never public in between."""
     private = stays_private(entry, source)
-    gate = set_gating(api, entry.target, source, state.provenance, otherwise="Nothing was changed.")
-    visibility = set_visibility(api, entry.target, private=private)
+    gating_changed = set_gating(api, entry.target, source, state.provenance, otherwise="Nothing was changed.")
+    visibility_changed = set_visibility(api, entry.target, private=private)
     gating = f"gated as upstream ({source.gated})" if source.gated else "gating removed, as upstream"
-    done = ((gate, gating), (visibility, "made private" if private else "made public"))
+    done = ((gating_changed, gating), (visibility_changed, "made private" if private else "made public"))
     return tuple(what for changed, what in done if changed)

@@ -30,7 +30,7 @@ def target_state(api: HfApi, target: str) -> Published:
     return state
 
 
-def is_this(state: Published, job: Job) -> bool:
+def has_release_of(state: Published, job: Job) -> bool:
     return state.provenance is not None and state.provenance.tag == job.tag
 
 
@@ -39,7 +39,7 @@ def check_not_superseded(state: Published, job: Job) -> None:
 
     A job may take days, and may end after a job that was planned later: it would replace the newer release.
     """
-    if state.provenance is None or is_this(state, job):
+    if state.provenance is None or has_release_of(state, job):
         return
     seen, found = job.replaces, state.provenance.tag
     # After a failed update, restore_previous published the planned state again with another tag.
@@ -50,7 +50,7 @@ def check_not_superseded(state: Published, job: Job) -> None:
 def check_tag(state: Published, job: Job) -> None:
     """A tag is never moved, so a release whose tag is on another commit could never be completed."""
     taken = next((tag.sha for tag in state.tags if tag.name == job.tag), None)
-    if taken is not None and not (is_this(state, job) and taken == state.head):
+    if taken is not None and not (has_release_of(state, job) and taken == state.head):
         raise PublishError(
             f"{state.repo_id}: the tag {job.tag} is already on {taken[:8]}: this release was published before",
             hint="Delete that tag on the Hub, then run it again.",
@@ -66,21 +66,21 @@ def set_tag(api: HfApi, job: Job, sha: str) -> None:
         if Tag(name=job.tag, sha=sha) in state.tags:
             return
         check_tag(state, job)
-        raise no_permission(job.entry.target, f"create the tag {job.tag}", error) from None
+        raise request_error(job.entry.target, f"create the tag {job.tag}", error) from None
 
 
 def superseded(target: str) -> PublishError:
     return PublishError(f"{target}: another run published there meanwhile", hint="Run it again.")
 
 
-def allowed(target: str, what: str, request: Callable[[], Result]) -> Result:
+def request_or_raise(target: str, what: str, request: Callable[[], Result]) -> Result:
     try:
         return call(request)
     except HfHubHTTPError as error:
-        raise no_permission(target, what, error) from None
+        raise request_error(target, what, error) from None
 
 
-def no_permission(target: str, what: str, error: HfHubHTTPError) -> PublishError:
+def request_error(target: str, what: str, error: HfHubHTTPError) -> PublishError:
     status = status_of(error)
     if is_exchange(error) and status == 400:
         return not_trusted(target, "its settings")

@@ -10,13 +10,13 @@ from bot.calibration.sources import split_files
 from bot.errors import BotError, QualityGateError, UpstreamError, WatchlistError
 from bot.hub import client
 from bot.hub.access import check_may_publish, exchange
-from bot.hub.publish import opening_note
+from bot.hub.publish import make_public_note
 from bot.hub.pull import Pinned, pull_files
 from bot.hub.session import Hub
 from bot.hub.settings import PreparedTarget, check_token, create_target, with_visibility
 from bot.jobs import stages
 from bot.jobs.folder import JobDir
-from bot.jobs.handover import checked_artifact, edited_files
+from bot.jobs.handover import check_job_dir, edited_files
 from bot.jobs.stages import JobContext
 from bot.records import (
     DatasetListing,
@@ -47,19 +47,19 @@ def plan(hub: Hub, entries: Sequence[WatchEntry], *, trusted_publishing: bool = 
     active = [entry for entry in entries if not entry.hold]
     sources = client.upstream(hub, active)
     targets = with_visibility(hub, active, sources, client.published(hub, active))
-    looks = [
+    triaged = [
         release.triage(entry, source, target, must_exist=trusted_publishing)
         for entry, source, target in zip(active, sources, targets, strict=True)
     ]
-    candidates = [item for item in looks if isinstance(item, release.Candidate)]
+    candidates = [item for item in triaged if isinstance(item, release.Candidate)]
     details = client.details(hub, [item.upstream for item in candidates])
     decided = [release.decide(item, detail) for item, detail in zip(candidates, details, strict=True)]
-    settled = [item for item in looks if not isinstance(item, release.Candidate)]
-    held = [release.on_hold(entry) for entry in entries if entry.hold]
-    return make_plan([*settled, *_with_datasets(hub, decided), *held])
+    settled = [item for item in triaged if not isinstance(item, release.Candidate)]
+    held = [release.hold_skip(entry) for entry in entries if entry.hold]
+    return make_plan([*settled, *_refuse_unreadable_datasets(hub, decided), *held])
 
 
-def _with_datasets(hub: Hub, decided: Sequence[Job | Skip]) -> list[Job | Skip]:
+def _refuse_unreadable_datasets(hub: Hub, decided: Sequence[Job | Skip]) -> list[Job | Skip]:
     """The release jobs whose calibration data sets can be read, and a refusal in place of each of the others."""
     jobs = [item for item in decided if isinstance(item, Job)]
     found = client.datasets(hub, [source for job in jobs for source in job.entry.calibration.sources])
@@ -99,13 +99,13 @@ def create_targets(hub: Hub, entries: Sequence[WatchEntry]) -> tuple[PreparedTar
 # --- one job, from decision to publication ------------------------------------------------------------------
 
 
-def run_job(context: JobContext, job: Job, *, stage: str = "run", dry_run: bool = False) -> JobResult:
+def run_job(context: JobContext, job: Job, *, reported_stage: str = "run", dry_run: bool = False) -> JobResult:
     """All stages of one job; dry_run: all but publishing.
 
     Errors that a person can act on are part of the result; others are raised.
     """
     jobdir = JobDir(context.work / job.job_id)
-    return _result(job, stage, jobdir, lambda: _run_stages(context, jobdir, job, dry_run=dry_run))
+    return _run_locked(job, reported_stage, jobdir, lambda: _run_stages(context, jobdir, job, dry_run=dry_run))
 
 
 def prepare_job(context: JobContext, job: Job) -> JobResult:
@@ -113,7 +113,7 @@ def prepare_job(context: JobContext, job: Job) -> JobResult:
 
     The result has a publication when another run has published it meanwhile.
     """
-    result = run_job(context, job, stage="quantize", dry_run=True)
+    result = run_job(context, job, reported_stage="quantize", dry_run=True)
     if result.error is None:
         JobDir(context.work / job.job_id).clear_inputs()
     return result
@@ -124,12 +124,12 @@ def publish_job(context: JobContext, job: Job, folder: Path, *, originals: Path)
 
     originals: as `pull_originals` put them there when the plan was made.
     """
-    return _result(job, "publish", JobDir(folder), lambda: _publish_checked(context, job, folder, originals))
+    return _run_locked(job, "publish", JobDir(folder), lambda: _publish_checked(context, job, folder, originals))
 
 
 def _publish_checked(context: JobContext, job: Job, folder: Path, originals: Path) -> Publication:
     exchange(context.hub, job.entry.target)
-    return stages.publish(context, checked_artifact(job, folder, originals))
+    return stages.publish(context, check_job_dir(job, folder, originals))
 
 
 def pull_originals(hub: Hub, job: Job, folder: Path) -> None:
@@ -138,7 +138,7 @@ def pull_originals(hub: Hub, job: Job, folder: Path) -> None:
     pull_files(hub, upstream, edited_files(job), folder, no_progress)
 
 
-def _result(job: Job, stage: str, jobdir: JobDir, work: Callable[[], Publication | None]) -> JobResult:
+def _run_locked(job: Job, stage: str, jobdir: JobDir, work: Callable[[], Publication | None]) -> JobResult:
     started = time.monotonic()
     try:
         with jobdir.locked():
@@ -152,7 +152,7 @@ def _result(job: Job, stage: str, jobdir: JobDir, work: Callable[[], Publication
         job,
         stage=stage,
         status=_status(publication),
-        hint=opening_note(job, publication) if publication is not None else "",
+        hint=make_public_note(job, publication) if publication is not None else "",
         report=jobdir.load(Report),
         publication=publication,
         duration_s=time.monotonic() - started,
@@ -172,7 +172,7 @@ def _run_stages(context: JobContext, jobdir: JobDir, job: Job, *, dry_run: bool)
         jobdir.store(job)
     publication = stages.already_published(context.hub, job)
     if publication is None and job.kind is JobKind.RELEASE:
-        if not stages.is_measured(jobdir):
+        if not stages.is_evaluated(jobdir):
             stages.pull(context, jobdir)
         stages.quantize(context, jobdir)
         stages.evaluate(context, jobdir)

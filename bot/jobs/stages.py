@@ -21,7 +21,8 @@ from bot.hub import client
 from bot.hub import publish as hub_publish
 from bot.hub.pull import Pinned, dataset_files, pull_files, pull_source
 from bot.hub.session import Hub
-from bot.hub.target import check_not_superseded, is_this
+from bot.hub.settings import stays_private
+from bot.hub.target import check_not_superseded, has_release_of
 from bot.jobs.folder import (
     JobDir,
     card_inputs,
@@ -69,20 +70,20 @@ def already_published(hub: Hub, job: Job) -> Publication | None:
     """
     state = client.published_one(hub, job.entry)
     check_not_superseded(state, job)
-    if not (is_this(state, job) and state.complete):
+    if not (has_release_of(state, job) and state.complete):
         return None
     return Publication(
         repo_id=job.entry.target,
         sha=state.head,
         tag=job.tag,
         url=f"{hub.endpoint}/{job.entry.target}",
-        private=hub_publish.keeps_private(job),
+        private=stays_private(job.entry, job.upstream),
         new=False,
         duration_s=0.0,
     )
 
 
-def is_measured(jobdir: JobDir) -> bool:
+def is_evaluated(jobdir: JobDir) -> bool:
     """Whether the stages that need the source are done; `prepare_job` deletes it then."""
     job = jobdir.job
     weights = jobdir.load(Weights, inputs=pull_inputs(job))

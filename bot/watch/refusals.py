@@ -115,7 +115,7 @@ def refuse(entry: WatchEntry, reason: str, error: type[BotError], hint: str = ""
     return Skip(entry=entry, reason=reason, hint=hint, blocked=True, exit_code=error.exit_code)
 
 
-def refused_at_sight(entry: WatchEntry, upstream: Upstream, published: Published) -> Skip | None:
+def early_refusal(entry: WatchEntry, upstream: Upstream, published: Published) -> Skip | None:
     if upstream.problem:
         return refuse(entry, upstream.problem, UpstreamError, f"Look at {entry.repo_id} on the Hub.")
     if published.problem:
@@ -130,7 +130,7 @@ def refused_at_sight(entry: WatchEntry, upstream: Upstream, published: Published
     return None
 
 
-def exposed(entry: WatchEntry, upstream: Upstream, published: Published) -> Skip | None:
+def exposure_refusal(entry: WatchEntry, upstream: Upstream, published: Published) -> Skip | None:
     """A public target whose entry or upstream has become private since."""
     if published.private is not False or not (entry.private or upstream.private):
         return None
@@ -138,7 +138,7 @@ def exposed(entry: WatchEntry, upstream: Upstream, published: Published) -> Skip
     return refuse(entry, f"{entry.target} is public, and should be private", PublishError, hint)
 
 
-def missing_target(entry: WatchEntry) -> Skip:
+def missing_target_refusal(entry: WatchEntry) -> Skip:
     """Trusted Publishers cannot create a repo: refused before hours of GPU are spent."""
     reason = f"{entry.target} does not exist, or HF_TOKEN cannot read it; Trusted Publishers cannot create it"
     return refuse(entry, reason, PublishError, f"Run `awq-bot create-target {entry.target}` first.")

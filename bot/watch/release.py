@@ -29,12 +29,12 @@ from bot.records import (
     sha256_of,
 )
 from bot.watch.refusals import (
-    exposed,
+    early_refusal,
+    exposure_refusal,
     license_refusal,
-    missing_target,
+    missing_target_refusal,
     refusal_of_names,
     refuse,
-    refused_at_sight,
     unsupported_reason,
     weights_refusal,
 )
@@ -86,11 +86,11 @@ def _digested(recipe: Recipe) -> dict[str, object]:
     return words | {"search": "gram" if method == "awq+gptq" else method}
 
 
-def tag_name(upstream: Upstream, digests: Digests, *, taken: tuple[str, ...] = ()) -> str:
+def tag_name(upstream: Upstream, digests: Digests, *, existing_tags: tuple[str, ...] = ()) -> str:
     """A name that the target does not have yet: a recipe may change and change back, and tags never move."""
     name = f"upstream-{upstream.sha[:8]}-{digests.content[:8]}"
     names = chain([name], (f"{name}-{number}" for number in count(2)))
-    return next(item for item in names if item not in taken)
+    return next(item for item in names if item not in existing_tags)
 
 
 def job_id(entry: WatchEntry, upstream: Upstream, digests: Digests) -> str:
@@ -107,14 +107,14 @@ UP_TO_DATE = "up to date"
 class Candidate:
     """A new release as the listing shows it. It becomes a job, or is refused, when its details have been read.
 
-    taken: the tags of the target, which never move. replaces: as in the job.
+    existing_tags: the tags of the target, which never move. replaces: as in the job.
     """
 
     entry: WatchEntry
     upstream: Upstream
     reason: str
-    outdated: bool = False
-    taken: tuple[str, ...] = ()
+    quantizer_outdated: bool = False
+    existing_tags: tuple[str, ...] = ()
     replaces: str | None = None
 
 
@@ -125,36 +125,38 @@ def triage(
 
     must_exist: the publisher cannot create the target.
     """
-    if refusal := refused_at_sight(entry, upstream, published):
+    if refusal := early_refusal(entry, upstream, published):
         return refusal
-    found = _look(entry, upstream, published)
+    found = _compare(entry, upstream, published)
     if isinstance(found, Skip):
         return found
     # Every kind of job publishes, so the licence must allow that now.
     if refusal := license_refusal(entry, upstream):
         return refusal
-    return missing_target(entry) if must_exist and published.state is TargetState.ABSENT else found
+    return missing_target_refusal(entry) if must_exist and published.state is TargetState.ABSENT else found
 
 
-def _look(entry: WatchEntry, upstream: Upstream, published: Published) -> Skip | Job | Candidate:
-    taken = tuple(tag.name for tag in published.tags)
+def _compare(entry: WatchEntry, upstream: Upstream, published: Published) -> Skip | Job | Candidate:
+    existing_tags = tuple(tag.name for tag in published.tags)
     provenance = published.provenance
     if provenance is None:
-        return Candidate(entry=entry, upstream=upstream, reason="first release", taken=taken)
-    new_release = partial(Candidate, entry=entry, upstream=upstream, taken=taken, replaces=provenance.tag)
+        return Candidate(entry=entry, upstream=upstream, reason="first release", existing_tags=existing_tags)
+    new_release = partial(
+        Candidate, entry=entry, upstream=upstream, existing_tags=existing_tags, replaces=provenance.tag
+    )
     change = _change(entry, upstream, provenance)
     if change is not None:
         return new_release(reason=change)
     if entry.requantize == "outdated" and provenance.quantizer < QUANTIZER_VERSION:
         reason = f"made by quantizer {provenance.quantizer}, now {QUANTIZER_VERSION} (requantize: outdated)"
-        return new_release(reason=reason, outdated=True)
-    if provenance.tag not in taken:
+        return new_release(reason=reason, quantizer_outdated=True)
+    if provenance.tag not in existing_tags:
         return _finish_job(entry, upstream, provenance)
     if provenance.source.refresh_digest != refresh_digest(upstream):
         return refusal_of_names(entry, refresh_files(upstream)) or _refresh_job(
-            entry, upstream, provenance, taken=taken
+            entry, upstream, provenance, existing_tags=existing_tags
         )
-    if refusal := exposed(entry, upstream, published):
+    if refusal := exposure_refusal(entry, upstream, published):
         return refusal
     if not published.complete:
         reason = f"main of {entry.target} was changed by hand after {provenance.tag}"
@@ -163,7 +165,7 @@ def _look(entry: WatchEntry, upstream: Upstream, published: Published) -> Skip |
     return Skip(entry=entry, reason=UP_TO_DATE)
 
 
-def on_hold(entry: WatchEntry) -> Skip:
+def hold_skip(entry: WatchEntry) -> Skip:
     return Skip(entry=entry, reason=f"on hold: {entry.hold}", blocked=True)
 
 
@@ -186,7 +188,7 @@ def decide(candidate: Candidate, details: Details) -> Skip | Job:
         lower = "Lower calibration.samples or seq_len, or take `method: awq+gptq`."
         hint = lower if entry.recipe.method == "awq" else "Put it on `hold:` to silence this."
         return refuse(entry, reason, UnsupportedModelError, hint)
-    quantizer = QUANTIZER_VERSION if candidate.outdated else None
+    quantizer = QUANTIZER_VERSION if candidate.quantizer_outdated else None
     digests = Digests(
         source=files_digest(sources),
         refresh=refresh_digest(upstream),
@@ -199,7 +201,7 @@ def decide(candidate: Candidate, details: Details) -> Skip | Job:
         entry=entry,
         upstream=upstream,
         digests=digests,
-        tag=tag_name(upstream, digests, taken=candidate.taken),
+        tag=tag_name(upstream, digests, existing_tags=candidate.existing_tags),
         source_files=sources,
         refresh_files=companions,
         weight_files=details.weight_files,
@@ -261,7 +263,9 @@ def _finish_job(entry: WatchEntry, upstream: Upstream, provenance: Provenance) -
     )
 
 
-def _refresh_job(entry: WatchEntry, upstream: Upstream, provenance: Provenance, *, taken: tuple[str, ...]) -> Job:
+def _refresh_job(
+    entry: WatchEntry, upstream: Upstream, provenance: Provenance, *, existing_tags: tuple[str, ...]
+) -> Job:
     companions = refresh_files(upstream)
     digests = Digests(
         source=provenance.source.source_digest,
@@ -276,7 +280,7 @@ def _refresh_job(entry: WatchEntry, upstream: Upstream, provenance: Provenance, 
         entry=entry,
         upstream=upstream,
         digests=digests,
-        tag=tag_name(upstream, digests, taken=taken),
+        tag=tag_name(upstream, digests, existing_tags=existing_tags),
         source_files=provenance.source.source_files,
         refresh_files=companions,
         replaces=provenance.tag,

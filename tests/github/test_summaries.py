@@ -9,7 +9,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from bot.errors import QualityGateError
-from bot.github.attempts import hold_back
+from bot.github.attempts import apply_retry_limits
 from bot.github.environment import MOST_SUMMARY_BYTES
 from bot.github.results import final_results
 from bot.github.summaries import (
@@ -120,7 +120,7 @@ def test_a_hint_keeps_its_code_and_its_text() -> None:
 
 
 def test_a_full_matrix_says_what_is_left_for_the_next_run() -> None:
-    plan = hold_back(make_plan(many(300)), attempts=(), now=NOW)
+    plan = apply_retry_limits(make_plan(many(300)), attempts=(), now=NOW)
     text = plan_page(plan, endpoint=HUB)
     assert "**256 to quantize**, 44 waiting." in text
     assert text.count("beyond the number of jobs at once") == 20

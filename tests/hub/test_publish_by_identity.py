@@ -16,9 +16,9 @@ from huggingface_hub.utils import _auth
 from bot.errors import EnvironmentProblem, PublishError
 from bot.hub import client, upload, verify
 from bot.hub.fetch import remote_sha256
-from bot.hub.publish import opening_note
+from bot.hub.publish import make_public_note
 from bot.hub.session import Hub
-from bot.hub.target import allowed
+from bot.hub.target import request_or_raise
 from bot.jobs import pipeline
 from bot.localhub import Fault, Limits, LocalHub
 from tests.support.github_api.id_token import CLAIMS, IdTokens
@@ -71,7 +71,7 @@ def test_first_release_is_complete_and_stays_private(hub: LocalHub, ours: Releas
     publication = ours.publish()
     assert (ours.complete, ours.private) == (True, True)
     assert (publication.new, publication.private) == (True, True)
-    assert f"create-target {TARGET}` makes it public" in opening_note(ours.job, publication)
+    assert f"create-target {TARGET}` makes it public" in make_public_note(ours.job, publication)
     assert hub.history(TARGET)[0].author == "[OIDC]"
     assert not [line for line in writes(hub)[1:] if "/settings" in line or "/repos/create" in line]
 
@@ -90,7 +90,7 @@ def test_create_target_makes_it_public_once(hub: LocalHub, ours: Release) -> Non
     assert not ours.private
     assert ours.open_target() == ()
     assert writes(hub) == []
-    assert opening_note(ours.job, ours.publish()) == ""
+    assert make_public_note(ours.job, ours.publish()) == ""
 
 
 def test_interrupted_publication_is_finished_and_never_public(hub: LocalHub, ours: Release) -> None:
@@ -111,7 +111,7 @@ def test_release_that_is_not_read_back_stays_private(hub: LocalHub, ours: Releas
 
 def test_private_entry_needs_no_further_step(hub: LocalHub, ours: Release, tmp_path: Path) -> None:
     secret = Release.of(hub, tmp_path, caller=ours.caller, private=True)
-    assert opening_note(secret.job, secret.publish()) == ""
+    assert make_public_note(secret.job, secret.publish()) == ""
     assert secret.open_target() == ()
     assert secret.private
 
@@ -210,7 +210,7 @@ def test_token_that_expires_between_files_is_exchanged_again(
 
         return send
 
-    monkeypatch.setattr(upload, "allowed", after_all_tokens_ended(allowed))
+    monkeypatch.setattr(upload, "request_or_raise", after_all_tokens_ended(request_or_raise))
     monkeypatch.setattr(verify, "remote_sha256", after_all_tokens_ended(remote_sha256))
     assert release.publish().new
     assert len(ended) == 2 * len(release.artifact.files) - 1

@@ -97,9 +97,9 @@ def test_names_are_made_of_the_commit_and_of_all_three_digests() -> None:
 def test_a_tag_that_is_taken_is_not_given_again() -> None:
     digests = Digests(source="a", refresh="b", recipe="c")
     name = tag_name(upstream(), digests)
-    assert tag_name(upstream(), digests, taken=("v1",)) == name
-    assert tag_name(upstream(), digests, taken=(name,)) == f"{name}-2"
-    assert tag_name(upstream(), digests, taken=(f"{name}-2", name, f"{name}-3")) == f"{name}-4"
+    assert tag_name(upstream(), digests, existing_tags=("v1",)) == name
+    assert tag_name(upstream(), digests, existing_tags=(name,)) == f"{name}-2"
+    assert tag_name(upstream(), digests, existing_tags=(f"{name}-2", name, f"{name}-3")) == f"{name}-4"
 
 
 def test_companions_come_sorted() -> None:

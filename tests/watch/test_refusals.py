@@ -6,7 +6,7 @@ import pytest
 
 from bot.errors import PublishError, UnsupportedModelError, UpstreamError
 from bot.records import Calibration, Details, Job, Licenses, Published, Recipe, TargetState, Upstream, WatchEntry
-from bot.watch.release import Candidate, decide, on_hold, triage
+from bot.watch.release import Candidate, decide, hold_skip, triage
 from tests.support.factories import (
     CONFIG,
     absent,
@@ -34,7 +34,7 @@ def sharded() -> Upstream:
 
 
 def test_an_entry_on_hold_says_why() -> None:
-    found = on_hold(entry(hold="waiting for v2"))
+    found = hold_skip(entry(hold="waiting for v2"))
     assert (found.reason, found.blocked, found.exit_code) == ("on hold: waiting for v2", True, 0)
 
 
