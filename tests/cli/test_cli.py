@@ -215,7 +215,7 @@ def test_create_target_takes_sources_and_targets_and_prints_what_it_did(
     code, out, _ = run("create-target", "lab/small")
     assert code == 0
     assert "quantized/small-awq" in out
-    assert "us alone" in out
+    assert "owner only" in out
     assert not with_hub.store.exists("quantized/other-awq")
     code, out, _ = run("create-target", "quantized/other-awq", "--json")
     assert [item["done"] for item in json.loads(out)] == [["created, private"]]
@@ -345,7 +345,7 @@ def test_no_colours_without_a_terminal(tmp_path: Path) -> None:
 
 def test_the_readme_installs_every_extra_before_it_types_a_command() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    steps = (ROOT / "README.md").read_text().partition("## By hand")[2]
+    steps = (ROOT / "README.md").read_text().partition("## From the command line")[2]
     installed, extras = steps.partition("$ pip install -c constraints.txt '.[")[::2]
     assert "$ awq-bot" not in installed
     assert set(extras.partition("]")[0].split(",")) == set(project["optional-dependencies"])

@@ -35,8 +35,8 @@ from tests.workflows.operator import GpuMachine, Pages
 STEPS = (
     "Choose *Use this template*, create a **private** repository, and list your models and `publish_to` in"
     " `watchlist.yaml`.",
-    "Under *Settings*, add a secret `HF_TOKEN` (read access), and an environment `publish` for `main` only with"
-    " `HF_WRITE_TOKEN`.",
+    "Under *Settings*, add a secret `HF_TOKEN` (read access), and an environment `publish`, restricted to branch"
+    " `main`, with the secret `HF_WRITE_TOKEN`.",
     "Register a GPU machine as a [self-hosted runner](.github/runner/README.md), labelled `self-hosted`, `gpu`,"
     " `gpu-16gb`, `gpu-24gb`.",
     "Open *Actions* → *watch* → *Run workflow* and tick *dry run*: the run's summary shows what would be done, and"
