@@ -144,7 +144,7 @@ def test_the_recipe_and_the_calibration_are_on_it() -> None:
     facts = dict(made)
     assert facts["method"] == "AWQ scaling and clipping, then GPTQ-style error-compensated rounding"
     assert facts["format"] == "4 bits, group size 128, asymmetric (zero points), gemm"
-    assert facts["distinct tokens"] == "25.0 % of the most that 4,096 tokens can contain"
+    assert facts["distinct tokens"] == "25.0 % of the maximum possible for 4,096 tokens"
     kept = "bfloat16: embeddings, norms and the output head; model.layers.0.mlp.gate, "
     assert facts["not quantized"].startswith(kept)
     assert facts["not quantized"].endswith("model.layers.3.mlp.gate and 2 more")
@@ -159,8 +159,8 @@ def test_the_recipe_and_the_calibration_are_on_it() -> None:
 @pytest.mark.parametrize(
     ("ways", "sentence"),
     [
-        ((1, 2, 4), "\ntensor parallel size: 1, 2 or 4 (`--tensor-parallel-size`)\n"),
-        ((1, 2), "\ntensor parallel size: 1 or 2 (`--tensor-parallel-size`)\n"),
+        ((1, 2, 4), "\nSupported tensor parallel sizes: 1, 2 or 4 (`--tensor-parallel-size`)\n"),
+        ((1, 2), "\nSupported tensor parallel sizes: 1 or 2 (`--tensor-parallel-size`)\n"),
         ((1,), "\ntensor parallel size: 1\n"),
     ],
 )
