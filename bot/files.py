@@ -75,7 +75,7 @@ def atomic_file(path: Path, *, mode: int = 0o644, concurrent: bool = False) -> I
 
 
 def write_atomic(path: Path, content: bytes, *, mode: int = 0o644, concurrent: bool = False) -> None:
-    """As atomic_file, and the folder is made if it is not there."""
+    """As atomic_file, and the folder is created if it does not exist."""
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path, mode=mode, concurrent=concurrent) as file:

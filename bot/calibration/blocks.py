@@ -120,7 +120,7 @@ def evaluation_tokens(
         builtin = TextSource(builtin="stdlib")
         label, documents = f"{builtin.label} (test split)", read(builtin, Path(), split="test")
     elif not text.is_file():
-        raise QuantizationError(f"evaluation text {text} is not there", hint="Check the path given as --text.")
+        raise QuantizationError(f"evaluation text {text} does not exist", hint="Check the path given as --text.")
     else:
         on_bytes = byte_counter(progress, f"reading {text.name}", text.stat().st_size)
         label, documents = text.name, read_file(text, label=text.name, on_bytes=on_bytes)
@@ -140,7 +140,7 @@ def evaluation_tokens(
 
 
 def tokens_sha256(tokens: Tensor) -> str:
-    """Over the token ids as int64 little-endian, row after row."""
+    """SHA-256 of the token ids as int64 little-endian, row after row."""
     return hashlib.sha256(tokens.cpu().numpy().astype("<i8").tobytes()).hexdigest()
 
 
@@ -183,7 +183,7 @@ def _draw(
 
 
 def _sort_key(seed: int, number: int) -> bytes:
-    """A document's place in the draw: a hash, because random.shuffle may change between versions of Python."""
+    """A document's position in the draw: a hash, because random.shuffle may change between versions of Python."""
     return hashlib.sha256(f"{seed}/{number}".encode()).digest()
 
 
@@ -234,7 +234,8 @@ def _quotas(calibration: Calibration) -> list[int]:
     for source, quota in zip(calibration.sources, quotas, strict=True):
         if quota == 0:
             raise QuantizationError(
-                f"{source.label}: weight {source.weight:g} gives none of the {calibration.samples} samples",
+                f"{source.label}: weight {source.weight:g} is too small for one of "
+                f"the {calibration.samples} samples",
                 hint="Raise its weight or the number of samples, or leave the source out.",
             )
     return quotas
@@ -255,7 +256,7 @@ def _check(calibration: Calibration) -> None:
     low, high = SAMPLES_RANGE
     if not low <= calibration.samples <= high:
         raise QuantizationError(
-            f"{calibration.samples} calibration samples; between {low} and {high} are possible",
+            f"{calibration.samples} calibration samples; must be between {low} and {high}",
             hint="128 samples of 512 tokens are a good start.",
         )
     if calibration.seq_len < MIN_SEQ_LEN:
@@ -265,7 +266,7 @@ def _check(calibration: Calibration) -> None:
     if not calibration.sources or any(not source.weight > 0 for source in calibration.sources):
         raise QuantizationError(
             "calibration needs at least one source, each with a weight above 0",
-            hint="`builtin: stdlib` is always there.",
+            hint="`builtin: stdlib` is always available.",
         )
 
 

@@ -1,4 +1,4 @@
-"""Before a run and after many: a first watchlist, a model added to it, old job folders deleted."""
+"""Commands `init`, `add` and `clean`."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def init(
     """
     if watchlist.exists() or watchlist.is_symlink():
         raise WatchlistError(
-            f"{watchlist} is there already", hint="Add a model with `awq-bot add`, or name another --watchlist."
+            f"{watchlist} already exists", hint="Add a model with `awq-bot add`, or name another --watchlist."
         )
     if publish_to is None and sys.stdin.isatty():
         publish_to = typer.prompt("User or organisation on the Hub to publish to", default=EXAMPLE_NAMESPACE)
@@ -91,13 +91,13 @@ def add(
     after = _added(before, model, watchlist, entries)
     code = _show_plan(watchlists.parse(after.removeprefix("\ufeff"), watchlist)[-1], force=force)
     if code and not force:
-        err.print(f"{watchlist} is unchanged; --force adds the model all the same", markup=False)
+        err.print(f"{watchlist} is unchanged; --force adds it anyway", markup=False)
         raise typer.Exit(code)
     if dry_run:
         out.print(f"{watchlist} would get the line `- {item_of(model)}` (dry run)", markup=False)
         return
     if watchlist.read_bytes() != before:
-        raise WatchlistError(f"{watchlist} was changed by something else meanwhile", hint="Run it again.")
+        raise WatchlistError(f"{watchlist} was changed while this command ran", hint="Run it again.")
     write_atomic(watchlist.resolve(), after.encode(), mode=watchlist.stat().st_mode & 0o777)
     out.print(f"added to {watchlist}: - {item_of(model)}", markup=False)
 
@@ -112,7 +112,7 @@ def _added(before: bytes, model: Reference, watchlist: Path, entries: tuple[Watc
         raise error from None
     if len(kept) != len(entries) or new.repo_id != model.repo_id:
         raise WatchlistError(
-            f"{watchlist}: cannot be edited as it is written",
+            f"{watchlist}: its layout cannot be edited automatically",
             hint=f"Add this line under `models:` by hand: - {item_of(model)}",
         )
     return after
@@ -138,13 +138,13 @@ def clean(
     work: WorkOption = Path("work"),
     older_than: Annotated[
         float | None,
-        typer.Option(metavar="DAYS", min=0, help="Those unchanged for so long, unfinished ones too."),
+        typer.Option(metavar="DAYS", min=0, help="Folders unchanged for DAYS days, including unfinished ones."),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Delete them.")] = False,
 ) -> None:
     """Show old job folders and how large they are; delete them with --yes.
 
-    Without --older-than these are the published ones. What a process works on is never deleted.
+    Without --older-than these are the published ones. Folders in use by a running process are never deleted.
 
     Example: [bold]awq-bot clean --work /mnt/big-disk --older-than 30 --yes[/]
     """

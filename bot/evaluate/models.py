@@ -73,12 +73,12 @@ def _group_size(config: dict[str, Any], path: Path) -> int:
     """As readers take it from config.json to unpack the tensors, which are checked against it."""
     written = config.get("quantization_config")
     if not isinstance(written, dict):
-        raise QuantizationError(f"artifact: {path}: no quantization_config", hint="This is no AWQ checkpoint.")
+        raise QuantizationError(f"artifact: {path}: no quantization_config", hint="This is not an AWQ checkpoint.")
     for key, wanted in {"quant_method": "awq", "bits": BITS, "version": "gemm"}.items():
         if written.get(key) != wanted:
             raise QuantizationError(
                 f"artifact: {path}: quantization_config.{key} is {written.get(key)!r}, not {wanted!r}",
-                hint="This is no AWQ GEMM checkpoint.",
+                hint="This is not an AWQ GEMM checkpoint.",
             )
     group_size = written.get("group_size")
     if type(group_size) is not int or group_size <= 0:

@@ -142,14 +142,14 @@ def _busy(job: Job, busy: frozenset[str]) -> Skip | None:
     if job.entry.target not in busy:
         return None
     hint = "It is checked again after that run has ended."
-    return Skip(entry=job.entry, reason="another run works on it", hint=hint, blocked=True)
+    return Skip(entry=job.entry, reason="another run is working on it", hint=hint, blocked=True)
 
 
 def _wait(job: Job, tried: Attempts | None, now: datetime) -> Skip | None:
     if tried is None or tried.content != job.attempt_digest:
         return None
     if tried.waits_for_person:
-        reason = f"failed {tried.count} times, waits for a person"
+        reason = f"failed {tried.count} times, no more automatic retries"
         return Skip(entry=job.entry, reason=reason, hint="Close the issue to retry.", blocked=True)
     if tried.next_try is not None and now < datetime.fromisoformat(tried.next_try):
         reason = f"failed {_times(tried.count)}, next attempt not before {format_utc(tried.next_try)}"

@@ -1,4 +1,4 @@
-"""How the jobs of a run ended: what each job wrote down, checked, completed with what the jobs API reports."""
+"""How the jobs of a run ended: each job's result file, validated; missing results come from GitHub's jobs API."""
 
 from __future__ import annotations
 
@@ -46,7 +46,10 @@ def final_results(
 
 
 def _is_contradicted(result: JobResult, running: Sequence[RunningJob] | None) -> bool:
-    """Whether GitHub saw the job fail that claims success: any job can upload an artifact under another's name."""
+    """Whether the result claims success but GitHub reports a failed job.
+
+    Any job can upload an artifact under another job's name.
+    """
     if result.status not in (Status.PUBLISHED, Status.UNCHANGED):
         return False
     # Publishing never starts after quantizing failed; on the GPU runner it is a step of the same job.
@@ -88,7 +91,7 @@ def _find_job(target: str, stage: str, running: Sequence[RunningJob] | None) -> 
 def _result_from_api(job: Job, stage: str, seen: RunningJob | None, *, known: bool) -> JobResult:
     """The result of a job that left none."""
     if not known:
-        message = "it left no result, and GitHub does not answer"
+        message = "it left no result, and its state on GitHub is unknown"
         return job_result(job, stage=stage, status=Status.UNKNOWN, message=message)
     if seen is None or seen.status != "completed":
         return job_result(job, stage=stage, status=Status.STOPPED, message="it was not started")
@@ -172,10 +175,10 @@ def read_job(folder: Path, job_id: str) -> Job:
 
 
 def store_result(folder: Path, result: JobResult) -> JobResult:
-    """In the folder of its artifact, without any token of this process. Returns it as it was stored."""
-    shown = replace(result, message=redacted(result.message), hint=redacted(result.hint))
-    write_atomic(_file_of(folder / _artifact_name(result), result.job_id), to_json(shown).encode())
-    return shown
+    """Write the result to its artifact folder, with tokens redacted. Returns what was written."""
+    written = replace(result, message=redacted(result.message), hint=redacted(result.hint))
+    write_atomic(_file_of(folder / _artifact_name(result), result.job_id), to_json(written).encode())
+    return written
 
 
 def read_results(folder: Path, plan: Plan) -> tuple[tuple[JobResult, ...], tuple[str, ...]]:

@@ -231,7 +231,7 @@ class IssueTracker:
         then = (
             f"next attempt not before {format_utc(attempts.next_try)}"
             if attempts.next_try
-            else "waits for a person"
+            else "no more automatic retries"
         )
         return f"**attempt** {attempts.count}, {then}: {link}"
 

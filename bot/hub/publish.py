@@ -88,7 +88,7 @@ def _complete(hub: Hub, api: HfApi, job: Job, progress: Progress, started: float
     target = job.entry.target
     state = target_state(api, target)
     if state.provenance is None:
-        raise PublishError(f"{target}: the interrupted publication is no longer there", hint="Plan again.")
+        raise PublishError(f"{target}: the interrupted publication no longer exists", hint="Plan again.")
     if not has_release_of(state, job):
         raise superseded(target)
     new, private = not state.complete, stays_private(job.entry, job.upstream)
@@ -122,7 +122,7 @@ def _write_api(hub: Hub, job: Job) -> HfApi:
 
 
 def _prepare_repo(api: HfApi, state: Published, job: Job) -> None:
-    """Create the repo, private until everything was read back, whatever the entry says."""
+    """Create the repo, always private at first; visibility is set after the files are read back."""
     if state.state is TargetState.ABSENT:
         create = partial(api.create_repo, state.repo_id, private=True, exist_ok=True)
         request_or_raise(state.repo_id, "create the repo", create)
@@ -144,7 +144,7 @@ def _commit(api: HfApi, job: Job, artifact: Artifact, state: Published, progress
     if has_release_of(state, job):
         return
     if state.state is TargetState.ABSENT:
-        raise PublishError(f"{target}: it exists, and the token may not read it", hint=write_hint(target))
+        raise PublishError(f"{target}: it exists, but the token cannot read it", hint=write_hint(target))
     wanted = {file.path for file in artifact.files}
     uploads = uploads_of(artifact.folders, wanted, f"hash {target}", progress)
     listed = request_or_raise(target, "list its files", partial(files_at, api, target, revision=state.head))

@@ -161,7 +161,7 @@ def call(request: Callable[[], Result], *, attempts: int | None = None) -> Resul
         ) from None
     except OIDCError:
         raise EnvironmentProblem(
-            "HF_OIDC_RESOURCE is set, and this job may not request an id-token",
+            "HF_OIDC_RESOURCE is set, and this job is not permitted to request an id-token",
             hint="Give the job `permissions: id-token: write` on GitHub Actions, or unset HF_OIDC_RESOURCE.",
         ) from None
     except httpx2.RequestError as error:

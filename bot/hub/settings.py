@@ -151,7 +151,7 @@ def create_target(hub: Hub, entry: WatchEntry, source: Upstream, *, blocked: str
 def check_token(hub: Hub) -> None:
     if not (hub.create_token or hub.write_token):
         raise PublishError(
-            "no token to create repos with",
+            "no token that can create repos",
             hint="Set HF_CREATE_TOKEN to one that can create repos and change their settings.",
         )
 
@@ -182,7 +182,7 @@ def _prepare(api: HfApi, entry: WatchEntry, source: Upstream, blocked: str) -> t
 def _create(api: HfApi, target: str) -> None:
     request_or_raise(target, "create the repo", partial(api.create_repo, target, private=True, exist_ok=True))
     if target_state(api, target).state is TargetState.ABSENT:
-        raise PublishError(f"{target}: it exists, and the token may not read it", hint="Use another `target`.")
+        raise PublishError(f"{target}: it exists, but the token cannot read it", hint="Use another `target`.")
 
 
 def _check_origin(state: Published, entry: WatchEntry) -> None:

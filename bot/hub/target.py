@@ -1,4 +1,4 @@
-"""The target repo: its state, its tags, and requests that the token may not make."""
+"""The target repo: its state, its tags, and requests that the token is not permitted to make."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def set_tag(api: HfApi, job: Job, sha: str) -> None:
 
 
 def superseded(target: str) -> PublishError:
-    return PublishError(f"{target}: another run published there meanwhile", hint="Run it again.")
+    return PublishError(f"{target}: another run has published to it since the plan was made", hint="Run it again.")
 
 
 def request_or_raise(target: str, what: str, request: Callable[[], Result]) -> Result:
@@ -87,7 +87,7 @@ def request_error(target: str, what: str, error: HfHubHTTPError) -> PublishError
     said = " ".join((error.server_message or "").split())
     answer = f"{status}: {said}" if said else f"{status}"
     if status in (401, 403, 404):
-        return PublishError(f"{target}: the token may not {what} ({answer})", hint=write_hint(target))
+        return PublishError(f"{target}: the token is not permitted to {what} ({answer})", hint=write_hint(target))
     return PublishError(f"{target}: cannot {what} ({answer})", hint="Run it again: it resumes.")
 
 

@@ -1,4 +1,4 @@
-"""The check of an artifact that another machine made, before it is published.
+"""Check an artifact built on another machine, before it is published.
 
 Untrusted files were loaded where it was made. So target, source and recipe come from the plan, and everything in
 the folder must follow from the plan and from its own records, byte for byte.
@@ -133,11 +133,11 @@ def _check_files(handover: _Handover, on_disk: dict[str, Path]) -> None:
     """Exactly the files that the record lists, each as it was recorded."""
     recorded = {file.path: file for file in handover.card.files}
     if off := sorted(recorded.keys() ^ on_disk.keys()):
-        where = "recorded and not there" if off[0] in recorded else "there and not recorded"
-        raise _refused(handover.job, f"{off[0]!r} is {where}")
+        where = "is listed in card.json but missing" if off[0] in recorded else "is not listed in card.json"
+        raise _refused(handover.job, f"{off[0]!r} {where}")
     for path, file in recorded.items():
-        there = on_disk[path]
-        if describe_file(there.parent, there.name) != replace(file, path=there.name):
+        found = on_disk[path]
+        if describe_file(found.parent, found.name) != replace(file, path=found.name):
             raise _refused(handover.job, f"{path!r} is not the file that was recorded")
     if absent := {PROVENANCE, CARD, CONFIG} - recorded.keys():
         raise _refused(handover.job, f"{min(absent)!r} is missing")
@@ -229,6 +229,6 @@ def _provenance(handover: _Handover, files: tuple[PublishedFile, ...]) -> Proven
 
 def _refused(job: Job, what: str) -> PublishError:
     return PublishError(
-        f"{job.entry.target}: the quantized artifact is refused: {what}",
+        f"{job.entry.target}: the quantized artifact is rejected: {what}",
         hint="Nothing was published. Check the runner that made it, then run the workflow again.",
     )

@@ -1,4 +1,4 @@
-"""What there is to do, and one job from decision to publication: the order of the stages."""
+"""Plan the watchlist, and run one job: the order of its stages."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from bot.watch.release import make_plan
 
 
 def plan(hub: Hub, entries: Sequence[WatchEntry], *, trusted_publishing: bool = False) -> Plan:
-    """What there is to do, from one listing per repo; only new releases are looked into.
+    """Decide what to do for every entry, from one listing per repo; details are fetched only for new releases.
 
     trusted_publishing: publishing uses Trusted Publishers, which cannot create targets.
     """
@@ -100,7 +100,7 @@ def create_targets(hub: Hub, entries: Sequence[WatchEntry]) -> tuple[PreparedTar
 
 
 def run_job(context: JobContext, job: Job, *, reported_stage: str = "run", dry_run: bool = False) -> JobResult:
-    """All stages of one job; dry_run: all but publishing.
+    """Run all stages of one job. dry_run: all but publishing. reported_stage: for the result.
 
     Errors that a person can act on are part of the result; others are raised.
     """
@@ -111,7 +111,7 @@ def run_job(context: JobContext, job: Job, *, reported_stage: str = "run", dry_r
 def prepare_job(context: JobContext, job: Job) -> JobResult:
     """All but publishing. Only what publishing needs is left in the job's folder.
 
-    The result has a publication when another run has published it meanwhile.
+    The result has a publication when another run has published it since the plan was made.
     """
     result = run_job(context, job, reported_stage="quantize", dry_run=True)
     if result.error is None:
@@ -144,7 +144,7 @@ def _run_locked(job: Job, stage: str, jobdir: JobDir, work: Callable[[], Publica
         with jobdir.locked():
             publication = work()
     except BotError as error:
-        # What missed the gate is worth a look at its figures.
+        # Keep the figures of a model that missed the gate.
         report = jobdir.load(Report) if isinstance(error, QualityGateError) else None
         took_s = time.monotonic() - started
         return job_result(job, stage=stage, status=Status.FAILED, error=error, report=report, duration_s=took_s)

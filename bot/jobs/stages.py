@@ -66,7 +66,7 @@ class JobContext:
 def already_published(hub: Hub, job: Job) -> Publication | None:
     """The publication of exactly this content, if another run made it after the plan.
 
-    Raises PublishError when different content was published meanwhile, which this job must not replace.
+    Raises PublishError when different content was published since then, which this job must not replace.
     """
     state = client.published_one(hub, job.entry)
     check_not_superseded(state, job)
@@ -104,7 +104,7 @@ def pull(context: JobContext, jobdir: JobDir) -> Weights:
 
 
 def _is_pulled(jobdir: JobDir, weights: Weights) -> bool:
-    """By names and sizes alone: files may have been deleted to free space."""
+    """Compares names and sizes only: files may have been deleted to free space."""
     texts = [path for source in jobdir.job.entry.calibration.sources if (path := local_path(source))]
     sizes = {jobdir.source / file.path: file.size_bytes for file in weights.files}
     return all((jobdir.calibration / path).exists() for path in texts) and all(
@@ -191,7 +191,7 @@ def card(jobdir: JobDir) -> Card:
 
 
 def _write_card(jobdir: JobDir, provenance: Provenance) -> Card:
-    """Into card/: the card, then the provenance with its hash. The record lists all files to publish."""
+    """Write to card/: the card, then the provenance with its hash. The record lists all files to publish."""
     text = render_card(jobdir.job, provenance, chat=has_chat_template(jobdir.quantized))
     write_atomic(jobdir.card / CARD, text.encode())
     provenance = with_file(provenance, describe_file(jobdir.card, CARD))
@@ -217,13 +217,13 @@ def refresh(context: JobContext, jobdir: JobDir) -> Card:
 def publish(context: JobContext, jobdir: JobDir) -> Publication:
     """Upload the artifact and its card; for a finish job, complete what is on the Hub.
 
-    What is published already needs nothing from the job's folder, which was cleared after that.
+    An already published job needs no folder; it was cleared after publishing.
     """
     job = jobdir.job
     if job.kind is JobKind.FINISH:
         return hub_publish.finish(context.hub, job, context.progress)
-    if (there := already_published(context.hub, job)) is not None:
-        return there
+    if (published := already_published(context.hub, job)) is not None:
+        return published
     return hub_publish.publish(context.hub, job, artifact_of(jobdir), context.progress)
 
 
@@ -237,7 +237,7 @@ def artifact_of(jobdir: JobDir) -> hub_publish.Artifact:
     """What will be published, every file checked against its record. Raises PublishError."""
     job, made = jobdir.job, _needed(jobdir, Card, "card")
     for file in made.files:
-        folder = next((one for one in (jobdir.card, jobdir.quantized) if (one / file.path).is_file()), None)
+        folder = next((path for path in (jobdir.card, jobdir.quantized) if (path / file.path).is_file()), None)
         if folder is None and job.kind is JobKind.REFRESH:
             continue  # stays as it is on the Hub
         if folder is None or describe_file(folder, file.path) != file:

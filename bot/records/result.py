@@ -19,7 +19,7 @@ class Status(StrEnum):
     UNCHANGED = "unchanged"  # it was published already
     FAILED = "failed"
     STOPPED = "stopped"  # cancelled by a person, skipped, or not started
-    UNKNOWN = "unknown"  # no result, and GitHub does not answer
+    UNKNOWN = "unknown"  # no result, and its state on GitHub is unknown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -63,7 +63,7 @@ def files_digest(files: tuple[HubFile, ...]) -> str:
 
 
 def refresh_digest(upstream: Upstream) -> str:
-    """Over the small files, and licence and gating as the repo's metadata states them."""
+    """SHA-256 of the small files, and of licence and gating as the repo's metadata states them."""
     pairs: list[tuple[str, str | None]] = [(file.path, file.content_hash) for file in refresh_files(upstream)]
     metadata = {
         "license": upstream.license,
@@ -75,15 +75,16 @@ def refresh_digest(upstream: Upstream) -> str:
 
 
 def recipe_digest(entry: WatchEntry, *, quantizer: int | None = None) -> str:
-    """Over what the watchlist asks for. quantizer: where `requantize: outdated` asked for a newer one."""
-    return sha256_of({"recipe": _digested(entry.recipe), "calibration": entry.calibration, "quantizer": quantizer})
+    """SHA-256 of what the watchlist asks for. quantizer: where `requantize: outdated` asked for a newer one."""
+    recipe = _recipe_for_digest(entry.recipe)
+    return sha256_of({"recipe": recipe, "calibration": entry.calibration, "quantizer": quantizer})
 
 
-def _digested(recipe: Recipe) -> dict[str, object]:
-    """The recipe in the words of version 0.1, which the digests of published repos are made of."""
-    words = asdict(recipe)
-    method = words.pop("method")
-    return words | {"search": "gram" if method == "awq+gptq" else method}
+def _recipe_for_digest(recipe: Recipe) -> dict[str, object]:
+    """The recipe with version 0.1's field names: published digests were computed from those."""
+    named = asdict(recipe)
+    method = named.pop("method")
+    return named | {"search": "gram" if method == "awq+gptq" else method}
 
 
 def tag_name(upstream: Upstream, digests: Digests, *, existing_tags: tuple[str, ...] = ()) -> str:
@@ -97,7 +98,7 @@ def job_id(entry: WatchEntry, upstream: Upstream, digests: Digests) -> str:
     return f"{entry.target.replace('/', '--')}-{upstream.sha[:8]}-{digests.content[:8]}"
 
 
-# Raised when the same recipe gives better weights than before: `requantize: outdated` then quantizes again.
+# Increment this when the same recipe gives better weights: `requantize: outdated` then quantizes again.
 QUANTIZER_VERSION = 1
 
 UP_TO_DATE = "up to date"

@@ -104,7 +104,7 @@ def _long_form(path: Path, raw: Any) -> dict[str, Any]:
     if not isinstance(raw, dict):
         found = "nothing" if raw is None else "a list" if isinstance(raw, list) else "text without keys"
         hint = "A watchlist has the keys `publish_to:`, `defaults:` and `models:`, and no others."
-        raise _invalid(path, 1, f"expected keys and values, found {found}", hint)
+        raise _invalid(path, 1, f"expected a mapping, found {found}", hint)
     models = raw.get("models")
     if not isinstance(models, list):
         return raw

@@ -161,7 +161,7 @@ def test_shares_add_up_and_none_is_off_by_a_block(weights: list[float]) -> None:
 
 def test_a_weight_too_small_for_one_block_is_an_error(tmp_path: Path) -> None:
     tiny = TextSource(builtin="stdlib", weight=0.001)
-    assert "gives none of the 16 samples" in refused(tmp_path, TextSource(builtin="stdlib"), tiny).message
+    assert "too small for one of the 16 samples" in refused(tmp_path, TextSource(builtin="stdlib"), tiny).message
 
 
 def test_too_little_text_is_an_error(tmp_path: Path) -> None:
@@ -238,7 +238,7 @@ def test_an_evaluation_text_that_is_too_short_or_not_there_is_an_error(tmp_path:
     path.write_text("import os\n", encoding="utf-8")
     with pytest.raises(QuantizationError, match="too few to measure on"):
         evaluation_tokens(tokenizer_folder=QWEN, trust_remote_code=False, text=path)
-    with pytest.raises(QuantizationError, match="is not there"):
+    with pytest.raises(QuantizationError, match="does not exist"):
         evaluation_tokens(tokenizer_folder=QWEN, trust_remote_code=False, text=tmp_path / "none.txt")
 
 

@@ -75,7 +75,7 @@ def test_init_never_overwrites(run: Run, tmp_path: Path, kind: str) -> None:
     else:
         path.symlink_to("nowhere")
     code, _, err = run("init", "--publish-to", "acme")
-    assert (code, "is there already" in err) == (2, True)
+    assert (code, "already exists" in err) == (2, True)
     assert path.is_symlink() or path.read_text() == "mine"
     assert not (tmp_path / "nowhere").exists()
 

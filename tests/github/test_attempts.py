@@ -201,7 +201,7 @@ def test_a_plan_is_overdue_when_the_last_good_one_is_too_old(times: PlanTimes, s
         ("the Hub limits our requests, after 6 tries", False),
         ("the Hub at huggingface.co cannot be reached: timed out", False),
         ("lab/Tiny at 01234567: config.json answers 502", False),
-        ("upload incomplete: model-00002-of-00002.safetensors is named in the index and not there", False),
+        ("upload incomplete: model-00002-of-00002.safetensors is listed in the index but missing", False),
     ],
 )
 def test_a_reason_that_passes_needs_no_person(reason: str, needed: bool) -> None:

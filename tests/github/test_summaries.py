@@ -123,7 +123,7 @@ def test_a_full_matrix_says_what_is_left_for_the_next_run() -> None:
     plan = apply_retry_limits(make_plan(many(300)), attempts=(), now=NOW)
     text = plan_page(plan, endpoint=HUB)
     assert "**256 to quantize**, 44 waiting." in text
-    assert text.count("beyond the number of jobs at once") == 20
+    assert text.count("over the limit of concurrent jobs") == 20
     assert "and 24 more for later runs" in text
     assert len(text.encode()) < MOST_SUMMARY_BYTES
 

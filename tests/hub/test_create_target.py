@@ -78,7 +78,7 @@ def test_create_token_is_the_one_that_is_used(hub: LocalHub, monkeypatch: pytest
 
 def test_without_a_token_nothing_is_requested(hub: LocalHub) -> None:
     forget_requests(hub)
-    with pytest.raises(PublishError, match="no token to create") as caught:
+    with pytest.raises(PublishError, match="no token that can create") as caught:
         pipeline.create_targets(Hub(hub.endpoint), [ENTRY])
     assert "HF_CREATE_TOKEN" in caught.value.hint
     assert all_requests(hub) == ()
@@ -118,4 +118,4 @@ def test_entry_on_hold_is_skipped(hub: LocalHub) -> None:
 def test_repo_that_the_token_cannot_read_is_named(hub: LocalHub, api: HfApi) -> None:
     headers = {"X-Error-Code": "RepoNotFound"}
     hub.faults.add(Fault(path=f"/models/{TARGET}/refs", status=404, headers=headers, times=None))
-    assert "it exists, and the token may not read it" in create(hub).problem
+    assert "it exists, but the token cannot read it" in create(hub).problem

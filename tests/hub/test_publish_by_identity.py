@@ -132,7 +132,7 @@ def test_release_whose_licence_is_refused_by_now_stays_private(hub: LocalHub, ou
     hub.seed(SOURCE, {"README.md": "No licence any more."})
     target = pipeline.create_targets(as_bot(hub), [ours.job.entry])[0]
     assert (target.done, target.private) == ((), True)
-    assert "licence absent" in target.note
+    assert "no licence: the repo" in target.note
 
 
 def test_update_is_one_commit_into_the_public_repo(hub: LocalHub, ours: Release, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def test_read_token_is_refused_with_what_it_lacks(hub: LocalHub, release: Releas
 
 def test_namespace_of_another_account_is_refused(hub: LocalHub, tmp_path: Path) -> None:
     release = Release.of(hub, tmp_path, target="lab/Tiny-awq")
-    assert "'lab'" in release.fails("lab/Tiny-awq: the token may not create the repo").hint
+    assert "'lab'" in release.fails("lab/Tiny-awq: the token is not permitted to create the repo").hint
 
 
 def test_revoked_token_is_an_environment_problem(hub: LocalHub, release: Release) -> None:
@@ -79,7 +79,7 @@ def test_commit_by_another_run_is_not_overwritten(
     if update:
         release.publish()
         release = release.next(tmp_path)
-    words = "another run published there meanwhile" if update else "content that awq-bot did not publish"
+    words = "another run has published to it" if update else "content that awq-bot did not publish"
     assert release.fails(words, progress=commit_by_hand).exit_code == 7
     assert hub.history(TARGET)[0].title == "by hand"
     assert (len(hub.history(TARGET)), release.private) == (3 if update else 2, not update)

@@ -93,14 +93,14 @@ def test_late_release_does_not_replace_a_newer_one(
     newest = old.next(tmp_path, NEW, '{"model_type": "llama"}')
     newest.publish()
     forget_requests(hub)
-    assert "again" in new.fails("another run published there meanwhile").hint
+    assert "again" in new.fails("another run has published to it since the plan was made").hint
     assert writes(hub) == []
     assert newest.complete
 
 
 def test_first_release_does_not_replace_an_earlier_one(old: Release, new: Release) -> None:
     first = dataclasses.replace(new, job=dataclasses.replace(new.job, replaces=None))
-    first.fails("another run published there meanwhile")
+    first.fails("another run has published to it since the plan was made")
     assert old.complete
 
 

@@ -43,7 +43,7 @@ def model(keys: str) -> str:
         ),
         (model("recipe: {search: gram}"), 3, "unknown key 'search'", "Did you mean `method: awq+gptq`?"),
         (model("recipe: {search: awq}"), 3, "unknown key 'search'", "Did you mean `method: awq`?"),
-        (model("gate: {kl: 1}"), 3, "unknown key 'kl'", "Known here: max_kl, min_top1"),
+        (model("gate: {kl: 1}"), 3, "unknown key 'kl'", "Allowed keys: max_kl, min_top1"),
         (model("licenses: {alow: [mit]}"), 3, "unknown key 'alow'", "Did you mean 'allow'?"),
         # Known keys in the wrong place.
         (TOP + "  - repo_id: a/b\n    bits: 4", 4, "unknown key 'bits'", "It belongs under `recipe`."),
@@ -96,22 +96,22 @@ def model(keys: str) -> str:
         # What YAML makes of words and numbers.
         (TOP + "  - repo_id: no", 3, "repo_id: YAML reads no as false, not as text", "quotes: 'no'"),
         ("publish_to: yes\nmodels: []", 1, "YAML reads yes as true", "quotes: 'yes'"),
-        (TOP + "  - no", 3, "models: expected keys and values or `owner/name`, found no", ""),
+        (TOP + "  - no", 3, "models: expected a mapping or `owner/name`, found no", ""),
         (model("revision: 1.10"), 3, "YAML reads 1.10 as a number", "quotes: '1.10'"),
         (TOP + f"  - {{repo_id: a/b, revision: {'1' * 40}}}", 3, f"YAML reads {'1' * 40} as a number", "quotes"),
         (model("revision: 2026-01-31"), 3, "YAML reads 2026-01-31 as a date", "quotes"),
         (model("revision: 2026-02-30"), 3, "cannot read '2026-02-30'", "quotes"),
         (model("revision: a b"), 3, "revision: a b is not valid", "a branch, a tag or a commit"),
         # The recipe.
-        (model("recipe: {bits: 8}"), 3, "bits: 8 is not possible, only 4", "4-bit"),
+        (model("recipe: {bits: 8}"), 3, "bits: 8 is not allowed; expected 4", "4-bit"),
         (
             model("recipe: {group_size: 100}"),
             3,
-            "group_size: 100 is not possible, only 32, 64 or 128",
-            "Servers read",
+            "group_size: 100 is not allowed; expected 32, 64 or 128",
+            "Inference servers support",
         ),
-        (model("recipe: {zero_point: no}"), 3, "zero_point: no is not possible, only true", "zero points"),
-        (model("recipe: awq"), 3, "recipe: expected keys and values, found awq", ""),
+        (model("recipe: {zero_point: no}"), 3, "zero_point: no is not allowed; expected true", "zero points"),
+        (model("recipe: awq"), 3, "recipe: expected a mapping, found awq", ""),
         (
             model("recipe: {modules_to_not_convert: [gate]}"),
             3,
@@ -134,7 +134,7 @@ def model(keys: str) -> str:
         (
             model("calibration: {sources: [{builtin: stdlb}]}"),
             3,
-            "builtin: stdlb is not possible",
+            "builtin: stdlb is not allowed",
             "Did you mean 'stdlib'?",
         ),
         (
@@ -172,7 +172,7 @@ def model(keys: str) -> str:
         (model("licenses: {allow: [MIT]}"), 3, "allow: MIT is not valid", "lower case"),
         (model("priority: high"), 3, "priority: should be a valid integer, not high", ""),
         (model("private: maybe"), 3, "private: should be a valid boolean", "true or false"),
-        (model("requantize: outdate"), 3, "outdate is not possible", "Did you mean 'outdated'?"),
+        (model("requantize: outdate"), 3, "outdate is not allowed", "Did you mean 'outdated'?"),
         (model("hold: ''"), 3, "hold: should have at least 1 character", ""),
         (model("hold: false"), 3, "hold: false is not a reason", "To go on, remove the line."),
         (model("hold: yes"), 3, "hold: yes is not a reason", "`hold: waiting for v2`"),
@@ -189,10 +189,10 @@ def model(keys: str) -> str:
         (TOP + "  - lab/A\n  - {repo_id: ME/a-AWQ, target: me/x}", 3, "me/A-awq is itself on the watchlist", ""),
         (TOP + "  - {repo_id: lab/A, target: lab/a}", 3, "the target lab/a is itself on the watchlist", ""),
         # YAML.
-        ("- a/b\n- c/d", 1, "expected keys and values, found a list", "`publish_to:`, `defaults:` and `models:`"),
-        ("", 1, "expected keys and values, found nothing", "`models:`"),
-        ("# only a comment\n", 1, "expected keys and values, found nothing", "`models:`"),
-        ("hello", 1, "expected keys and values, found text without keys", "`models:`"),
+        ("- a/b\n- c/d", 1, "expected a mapping, found a list", "`publish_to:`, `defaults:` and `models:`"),
+        ("", 1, "expected a mapping, found nothing", "`models:`"),
+        ("# only a comment\n", 1, "expected a mapping, found nothing", "`models:`"),
+        ("hello", 1, "expected a mapping, found text without keys", "`models:`"),
         (
             "models: []\npublish_to: a\nmodels: [a/b]",
             3,

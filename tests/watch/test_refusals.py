@@ -49,7 +49,7 @@ def test_an_entry_on_hold_says_why() -> None:
             "the target answers 403",
             PublishError,
         ),
-        (upstream(), absent(state=TargetState.FOREIGN), "quantized/Tiny-awq is someone else's", PublishError),
+        (upstream(), absent(state=TargetState.FOREIGN), "Tiny-awq was not published by awq-bot", PublishError),
         (
             upstream(),
             published(provenance(entry(), upstream(repo_id="lab/Other"))),
@@ -73,9 +73,9 @@ def test_a_repo_that_cannot_be_read_or_is_not_ours_is_refused(
     [
         ({"license": "apache-2.0"}, Licenses(), None),
         ({"license": "other", "license_name": "qwen"}, Licenses(), None),
-        ({"license": None}, Licenses(), "licence absent: the repo states none"),
-        ({"license": "unknown"}, Licenses(), "licence absent: the repo states none"),
-        ({"license": None}, Licenses(allow=("mit",)), "licence absent: the repo states none"),
+        ({"license": None}, Licenses(), "no licence: the repo does not state one"),
+        ({"license": "unknown"}, Licenses(), "no licence: the repo does not state one"),
+        ({"license": None}, Licenses(allow=("mit",)), "no licence: the repo does not state one"),
         ({"license": None}, Licenses(allow=("unknown",)), None),
         ({"license": "unknown"}, Licenses(allow=("mit", "unknown")), None),
         ({"license": "mit"}, Licenses(allow=("unknown",)), "licence refused: mit is not allowed"),
@@ -153,7 +153,7 @@ def test_a_release_closes_a_target_itself() -> None:
         (
             without_file(sharded(), SHARDS[1]),
             details(weight_files=SHARDS),
-            f"upload incomplete: {SHARDS[1]} is named in the index and not there",
+            f"upload incomplete: {SHARDS[1]} is listed in the index but missing",
         ),
         (without_file(upstream(), "model.safetensors"), details(weight_files=()), "no weights upstream"),
         (without_file(upstream(), "tokenizer.json"), details(), "upload incomplete: no tokenizer"),
@@ -221,4 +221,4 @@ def test_a_target_that_cannot_be_created_is_refused_before_a_gpu_is_needed() -> 
 
 def test_other_refusals_come_before_a_missing_target() -> None:
     unlicensed = upstream(license=None)
-    assert "licence absent" in skip(triage(entry(), unlicensed, absent(), must_exist=True)).reason
+    assert "no licence: the repo" in skip(triage(entry(), unlicensed, absent(), must_exist=True)).reason

@@ -43,12 +43,12 @@ def test_a_model_that_can_be_quantized_has_no_reason() -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"model_type": None}, "config.json names no model_type"),
-        ({"model_type": ["qwen3"]}, "config.json names no model_type"),
+        ({"model_type": None}, "config.json has no model_type"),
+        ({"model_type": ["qwen3"]}, "config.json has no model_type"),
         ({"model_type": "gpt2"}, "model_type 'gpt2': AutoAWQ 0.2.9 does not know it"),
         ({"model_type": "noway"}, "model_type 'noway': AutoAWQ 0.2.9 does not know it, nor does transformers"),
         ({"model_type": "llava"}, "model_type 'llava': it is not a causal language model of text alone"),
-        ({"architectures": ["Qwen3ForSequenceClassification"]}, "Qwen3ForSequenceClassification is no causal"),
+        ({"architectures": ["Qwen3ForSequenceClassification"]}, "Qwen3ForSequenceClassification is not a causal"),
         ({"quantization_config": {"quant_method": "gptq"}}, "it is quantized already (gptq)"),
         ({"quantization_config": "odd"}, "it is quantized already (quantization_config)"),
         ({"model_type": "opt", "do_layer_norm_before": False}, "model_type 'opt' with do_layer_norm_before false"),
@@ -63,11 +63,11 @@ def test_config_is_refused_in_words(change: dict[str, Any], reason: str) -> None
     [
         (
             linear("mlp.down_proj", 2560, 9700),
-            "model.layers.0.mlp.down_proj.weight [2560, 9700]: 9700 input channels are no multiple of",
+            "model.layers.0.mlp.down_proj.weight [2560, 9700]: 9700 input channels are not a multiple of",
         ),
         (
             linear("self_attn.v_proj", 100, 2560),
-            "model.layers.0.self_attn.v_proj.weight [100, 2560]: 100 output channels are no multiple of 8",
+            "model.layers.0.self_attn.v_proj.weight [100, 2560]: 100 output channels are not a multiple of 8",
         ),
         (
             linear("self_attn.v_proj", 128, 2560, "F8_E4M3"),
@@ -99,7 +99,7 @@ def test_a_config_without_architectures_goes_by_its_type() -> None:
 @pytest.mark.parametrize(
     ("change", "group_size", "sizes"),
     [
-        ({}, 128, (1, 2, 4)),  # 9728 / 8 = 1216 is no multiple of 128
+        ({}, 128, (1, 2, 4)),  # 9728 / 8 = 1216 is not a multiple of 128
         ({}, 64, (1, 2, 4, 8)),
         ({"intermediate_size": 8192}, 128, (1, 2, 4, 8, 16)),
         ({"intermediate_size": 8192, "num_attention_heads": 12}, 128, (1, 2, 4)),
