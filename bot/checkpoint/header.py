@@ -60,7 +60,7 @@ class Header:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightHeaders:
-    """Of a model folder. headers: by file name; files: for each tensor the name of the file that holds it."""
+    """A model folder's headers by file name. files: for each tensor the name of the file that holds it."""
 
     headers: dict[str, Header]
     files: dict[str, str]

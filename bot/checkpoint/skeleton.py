@@ -163,7 +163,7 @@ def unused_tensors(model: Any, tensors: Mapping[str, TensorInfo]) -> frozenset[s
 def _stored_names(model: Any, tensors: Mapping[str, TensorInfo]) -> dict[str, str]:
     """The model's name of each tensor that has a place in it -> the source's."""
     state = model.state_dict()
-    renamings = [one for one in get_model_conversion_mapping(model) if isinstance(one, WeightRenaming)]
+    renamings = [item for item in get_model_conversion_mapping(model) if isinstance(item, WeightRenaming)]
     names: dict[str, str] = {}
     for name in tensors:
         key, _ = rename_source_key(name, renamings, [], model.base_model_prefix, state)

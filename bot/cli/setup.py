@@ -84,8 +84,10 @@ def add(
         )
     entries = watchlists.load(watchlist)
     if listed := next((item for item in entries if item.repo_id.lower() == model.repo_id.lower()), None):
-        at = f"{watchlist}:{listed.line}"
-        out.print(f"{at}: {listed.repo_id} at {listed.revision} is listed already; nothing changed", markup=False)
+        line = f"{watchlist}:{listed.line}"
+        out.print(
+            f"{line}: {listed.repo_id} at {listed.revision} is listed already; nothing changed", markup=False
+        )
         return
     before = watchlist.read_bytes()
     after = _added(before, model, watchlist, entries)

@@ -86,11 +86,11 @@ def quantize(
             from bot.jobs import tasks
         with terminal.Bars(err) as bars:
             if job is not None:
-                made = tasks.quantize_job(JobDir(job), bars)
+                quantized = tasks.quantize_job(JobDir(job), bars)
             else:
                 assert source is not None
                 assert destination is not None
-                made = tasks.quantize_folder(
+                quantized = tasks.quantize_folder(
                     source,
                     destination,
                     recipe=recipe,
@@ -100,9 +100,12 @@ def quantize(
                     progress=bars,
                 )
     if as_json:
-        print_raw(to_json(made))
+        print_raw(to_json(quantized))
     else:
-        out.print(f"{made.quantized_parameters:,} weights at {made.bits_per_weight:.2f} bits each", markup=False)
+        out.print(
+            f"{quantized.quantized_parameters:,} weights at {quantized.bits_per_weight:.2f} bits each",
+            markup=False,
+        )
 
 
 @app.command()

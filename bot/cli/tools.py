@@ -109,13 +109,13 @@ def doctor(
     here = Hub.from_environment()
     endpoint = check_endpoint(here)
     checks = [endpoint]
-    made = None
+    planned = None
     if endpoint.status == "ok":
         entries = watchlists.load(watchlist) if watchlist.exists() else ()
         namespaces = sorted({entry.target.split("/")[0] for entry in entries})
         checks += check_access(here, tuple(namespaces), runner=runner)
-        made = pipeline.plan(here, entries) if all(check.status != "failed" for check in checks) else None
-    checks += check_machine(made, work, runner=runner)
+        planned = pipeline.plan(here, entries) if all(check.status != "failed" for check in checks) else None
+    checks += check_machine(planned, work, runner=runner)
     checks += check_isolation() if runner else ()
     checks += check_exposure(Actions.from_environment(), runner=runner)
     _show_checks(tuple(checks), as_json=as_json, bad_code=EnvironmentProblem.exit_code)

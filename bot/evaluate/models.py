@@ -56,7 +56,7 @@ def read_dequantized(artifact: Checkpoint, name: str) -> Tensor:
 
 
 def size_bytes(checkpoint: Checkpoint) -> int:
-    """Of the weight files on disk, headers included."""
+    """The size of the weight files on disk, headers included."""
     return sum((checkpoint.folder / name).stat().st_size for name in checkpoint.weight_files)
 
 
@@ -70,7 +70,7 @@ def _artifact_dtype(config: dict[str, Any], path: Path) -> str:
 
 
 def _group_size(config: dict[str, Any], path: Path) -> int:
-    """As readers take it from config.json to unpack the tensors, which are checked against it."""
+    """The group size that loaders read from config.json to unpack the tensors, which are checked against it."""
     written = config.get("quantization_config")
     if not isinstance(written, dict):
         raise QuantizationError(f"artifact: {path}: no quantization_config", hint="This is not an AWQ checkpoint.")

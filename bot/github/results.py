@@ -106,7 +106,7 @@ def _result_from_api(job: Job, stage: str, seen: RunningJob | None, *, known: bo
 
 
 def _conclusion(job: Job, stage: str, seen: RunningJob) -> str:
-    """As GitHub reports it, except that it also reports `cancelled` for jobs that no person cancelled."""
+    """GitHub's conclusion, but `not_taken` or `timed_out` for a `cancelled` job that no person cancelled."""
     if seen.conclusion != "cancelled" or seen.completed is None:
         return seen.conclusion or ""
     if not seen.runner:

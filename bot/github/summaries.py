@@ -163,7 +163,7 @@ def failure_text(job: Job, result: JobResult, attempts: Attempts, *, endpoint: s
         job=job,
         result=result,
         attempts=attempts,
-        most=MAX_ATTEMPTS,
+        max_attempts=MAX_ATTEMPTS,
         next_try=format_utc(attempts.next_try) if attempts.next_try else "",
         endpoint=endpoint,
         run_url=run_url,

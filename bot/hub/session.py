@@ -71,7 +71,7 @@ class Hub:
 
     @classmethod
     def from_environment(cls) -> Hub:
-        """From the variables HF_*; the write token is HF_WRITE_TOKEN or HF_TOKEN. Raises EnvironmentProblem."""
+        """Reads the variables HF_*; the write token is HF_WRITE_TOKEN or HF_TOKEN. Raises EnvironmentProblem."""
         read = _token("HF_TOKEN")
         write, create = _token("HF_WRITE_TOKEN") or read, _token("HF_CREATE_TOKEN")
         return cls(_endpoint(), read, write, create, _oidc_resource())
@@ -89,7 +89,7 @@ class Hub:
 
     @property
     def token_reader(self) -> HfApi:
-        """As `reader`, but never with the workflow's OIDC identity."""
+        """Like `reader`, but never with the workflow's OIDC identity."""
         return HfApi(endpoint=self.endpoint, token=self.read_token or False)
 
     @property

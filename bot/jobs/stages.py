@@ -13,7 +13,7 @@ from typing import TypeVar
 from bot.calibration.sources import local_path, split_files
 from bot.card.model_card import render_card
 from bot.card.provenance import make_provenance, refreshed, with_file
-from bot.checkpoint.repo_files import CARD, PROVENANCE, is_companion
+from bot.checkpoint.repo_files import CARD, PROVENANCE, is_small_file
 from bot.errors import PublishError, QualityGateError, WatchlistError
 from bot.evaluate.gate import judge
 from bot.files import describe_file, write_atomic
@@ -171,11 +171,11 @@ def card(jobdir: JobDir) -> Card:
     job = jobdir.job
     quantized, report = _needed(jobdir, QuantizedModel, "quantize"), _needed(jobdir, Report, "evaluate")
     inputs = card_inputs(job, quantized, report)
-    made = jobdir.load(Card, inputs=inputs)
-    if made is not None:
-        return made
+    record = jobdir.load(Card, inputs=inputs)
+    if record is not None:
+        return record
     pictures = [describe_file(jobdir.card, path) for path in report.pictures]
-    made = _write_card(
+    record = _write_card(
         jobdir,
         make_provenance(
             job,
@@ -186,8 +186,8 @@ def card(jobdir: JobDir) -> Card:
             files=(*quantized.files, *pictures),
         ),
     )
-    jobdir.store(made, inputs=inputs)
-    return made
+    jobdir.store(record, inputs=inputs)
+    return record
 
 
 def _write_card(jobdir: JobDir, provenance: Provenance) -> Card:
@@ -208,10 +208,10 @@ def refresh(context: JobContext, jobdir: JobDir) -> Card:
     run_child("refresh", jobdir, options=context.child_options)
     small = _needed(jobdir, SmallFiles, "refresh").files
     fresh = {CARD, *(file.path for file in small)}
-    kept = [file for file in before.files if not is_companion(file.path) and file.path not in fresh]
-    made = _write_card(jobdir, refreshed(before, job, tool=TOOL, files=(*kept, *small)))
-    jobdir.store(made)
-    return made
+    kept = [file for file in before.files if not is_small_file(file.path) and file.path not in fresh]
+    record = _write_card(jobdir, refreshed(before, job, tool=TOOL, files=(*kept, *small)))
+    jobdir.store(record)
+    return record
 
 
 def publish(context: JobContext, jobdir: JobDir) -> Publication:
@@ -235,8 +235,8 @@ def to_be_published(jobdir: JobDir) -> tuple[PublishedFile, ...]:
 
 def artifact_of(jobdir: JobDir) -> hub_publish.Artifact:
     """What will be published, every file checked against its record. Raises PublishError."""
-    job, made = jobdir.job, _needed(jobdir, Card, "card")
-    for file in made.files:
+    job, record = jobdir.job, _needed(jobdir, Card, "card")
+    for file in record.files:
         folder = next((path for path in (jobdir.card, jobdir.quantized) if (path / file.path).is_file()), None)
         if folder is None and job.kind is JobKind.REFRESH:
             continue  # stays as it is on the Hub
@@ -247,7 +247,7 @@ def artifact_of(jobdir: JobDir) -> hub_publish.Artifact:
             )
     return hub_publish.Artifact(
         folders=(jobdir.quantized, jobdir.card),
-        files=made.files,
+        files=record.files,
         summary=f"AWQ INT4 of {job.entry.repo_id} at {job.upstream.sha[:8]}",
     )
 

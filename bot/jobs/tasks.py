@@ -73,7 +73,7 @@ def quantize_folder(
         progress=progress,
     )
     parts = layers or out.with_name(f".{out.name}.layers")
-    made = make_artifact(
+    quantized = make_artifact(
         source,
         out,
         layers=parts,
@@ -86,7 +86,7 @@ def quantize_folder(
     )
     if own:
         shutil.rmtree(parts)
-    return made
+    return quantized
 
 
 PICTURE = "assets/error-by-layer.png"

@@ -1,4 +1,4 @@
-"""From a source folder to a complete AWQ folder: open, quantize the layers, assemble, check."""
+"""Make a complete AWQ folder from a source folder: open, quantize the layers, assemble, check."""
 
 from __future__ import annotations
 
@@ -281,16 +281,16 @@ def artifact_parts(
 
     unused: tensors that the model does not read; their bytes are copied, as their values may not fit dtype.
     """
-    made: dict[str, TensorFile] = {name: layer.file for layer in layers for name in layer.file.tensors}
+    layer_files: dict[str, TensorFile] = {name: layer.file for layer in layers for name in layer.file.tensors}
     for name in source.tensors:
         stem = name.removesuffix(".weight")
         if name in unused:
             yield copy_of(source, name)
-        elif name in made:
-            yield part_of(made[name], name, dtype=dtype)
-        elif stem != name and f"{stem}.qweight" in made:
+        elif name in layer_files:
+            yield part_of(layer_files[name], name, dtype=dtype)
+        elif stem != name and f"{stem}.qweight" in layer_files:
             for part in ("qweight", "qzeros", "scales"):
-                yield part_of(made[f"{stem}.{part}"], f"{stem}.{part}")
+                yield part_of(layer_files[f"{stem}.{part}"], f"{stem}.{part}")
         else:
             yield part_of(source, name, dtype=dtype)
 

@@ -131,10 +131,10 @@ class LayerwiseQuantizer(AwqQuantizer):  # type: ignore[misc]  # awq has no type
         scales = self._search_scales(index, layer, chosen, inputs)
         self._apply_scales(index, layer, run.first_block(), scales, inputs)
         clipped = self._clip(layer, chosen, inputs)
-        made = round_linears(index, chosen, clipped, group_size=self.group_size)
+        quantized = round_linears(index, chosen, clipped, group_size=self.group_size)
         return QuantizedLayer(
-            tensors=layer_tensors(layer, inside, made, self._context.skeleton.names),
-            modules=measure(index, before, made, scales, group_size=self.group_size),
+            tensors=layer_tensors(layer, inside, quantized, self._context.skeleton.names),
+            modules=measure(index, before, quantized, scales, group_size=self.group_size),
             source_outputs=outputs,
             max_activation=max(outputs.peak, *(largest(seen) for seen in inputs.values())),
         )
@@ -289,10 +289,10 @@ class CompensatedQuantizer(LayerwiseQuantizer):
         scales = self._search_scales(index, layer, chosen, inputs)
         self._apply_scales(index, layer, run.first_block(), scales)
         scaled = scaled_inputs(inputs, scales)
-        made = self._fit(index, chosen, scaled)
+        quantized = self._fit(index, chosen, scaled)
         return QuantizedLayer(
-            tensors=layer_tensors(layer, inside, made, self._context.skeleton.names),
-            modules=measure(index, before, made, scales, group_size=self.group_size),
+            tensors=layer_tensors(layer, inside, quantized, self._context.skeleton.names),
+            modules=measure(index, before, quantized, scales, group_size=self.group_size),
             source_outputs=outputs,
             max_activation=max(outputs.peak, *(largest(seen.peak) for seen in scaled.values())),
         )
@@ -312,16 +312,16 @@ class CompensatedQuantizer(LayerwiseQuantizer):
         together: dict[int, list[str]] = {}
         for name in chosen:
             together.setdefault(id(inputs[name]), []).append(name)
-        made: dict[str, QuantizedLinear] = {}
+        quantized: dict[str, QuantizedLinear] = {}
         for names in together.values():
-            made |= fit_linears(
+            quantized |= fit_linears(
                 index,
                 {name: chosen[name] for name in names},
                 inputs[names[0]].gram,
                 group_size=self.group_size,
                 ratios=self._ratios,
             )
-        return {name: made[name] for name in chosen}
+        return {name: quantized[name] for name in chosen}
 
 
 @contextlib.contextmanager

@@ -205,4 +205,4 @@ def name_of(layer: nn.Module, module: nn.Module | None) -> str:
     for name, candidate in layer.named_modules():
         if candidate is module:
             return str(name)
-    raise AttributeError("AutoAWQ's table names a module that this layer does not have")
+    raise AttributeError("its table names a module that this layer does not have")

@@ -161,7 +161,7 @@ def _loss(weight: Tensor, levels: Levels, grams: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputStats:
-    """Over all tokens, in float32: gram, H = X^T X / tokens, [in, in]; mean and peak of |x|, [in] each."""
+    """Statistics of all tokens, float32: gram, H = X^T X / tokens, [in, in]; mean and peak of |x|, [in] each."""
 
     gram: Tensor
     mean: Tensor

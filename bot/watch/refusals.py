@@ -167,7 +167,7 @@ def license_refusal(entry: WatchEntry, upstream: Upstream) -> Skip | None:
 
 
 def _allowing(license_id: str) -> str:
-    """To this entry: under `defaults` the list would refuse every other licence for all models."""
+    """A hint to change this entry: under `defaults` the list would refuse every other licence for all models."""
     return f"add `licenses: {{allow: [{license_id}]}}` to this entry, not to `defaults`."
 
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from functools import partial
 from itertools import chain, count
 
-from bot.checkpoint.repo_files import CONFIG, SINGLE_WEIGHTS, WEIGHT_INDEX, is_code, is_companion, is_vocabulary
+from bot.checkpoint.repo_files import CONFIG, SINGLE_WEIGHTS, WEIGHT_INDEX, is_code, is_small_file, is_vocabulary
 from bot.errors import UnsupportedModelError
 from bot.records import (
     Details,
@@ -55,7 +55,7 @@ def source_files(entry: WatchEntry, upstream: Upstream, weight_files: tuple[str,
 
 
 def refresh_files(upstream: Upstream) -> tuple[HubFile, ...]:
-    return tuple(file for file in sorted(upstream.files, key=lambda file: file.path) if is_companion(file.path))
+    return tuple(file for file in sorted(upstream.files, key=lambda file: file.path) if is_small_file(file.path))
 
 
 def files_digest(files: tuple[HubFile, ...]) -> str:
@@ -178,10 +178,10 @@ def decide(candidate: Candidate, details: Details) -> Skip | Job:
     if reason := unsupported_reason(details.config, details.tensors, entry.recipe):
         return refuse(entry, f"unsupported: {reason}", UnsupportedModelError, "Put it on `hold:` to silence this.")
     sources = source_files(entry, upstream, details.weight_files)
-    companions = refresh_files(upstream)
-    if refusal := refusal_of_names(entry, (*sources, *companions)):
+    small_files = refresh_files(upstream)
+    if refusal := refusal_of_names(entry, (*sources, *small_files)):
         return refusal
-    download_bytes = sum(file.size_bytes for file in (*sources, *companions))
+    download_bytes = sum(file.size_bytes for file in (*sources, *small_files))
     needs = estimate(details, entry, download_bytes=download_bytes)
     if gpu_class(needs) is None:
         size, largest = needs.vram_bytes / 1e9, RUNNER_VRAM_GB[-1]
@@ -204,7 +204,7 @@ def decide(candidate: Candidate, details: Details) -> Skip | Job:
         digests=digests,
         tag=tag_name(upstream, digests, existing_tags=candidate.existing_tags),
         source_files=sources,
-        refresh_files=companions,
+        refresh_files=small_files,
         weight_files=details.weight_files,
         estimate=needs,
         tensor_parallel=legal_tensor_parallel(details.config, entry.recipe),
@@ -267,13 +267,13 @@ def _finish_job(entry: WatchEntry, upstream: Upstream, provenance: Provenance) -
 def _refresh_job(
     entry: WatchEntry, upstream: Upstream, provenance: Provenance, *, existing_tags: tuple[str, ...]
 ) -> Job:
-    companions = refresh_files(upstream)
+    small_files = refresh_files(upstream)
     digests = Digests(
         source=provenance.source.source_digest,
         refresh=refresh_digest(upstream),
         recipe=provenance.recipe_digest,
     )
-    names = _difference(provenance.source.refresh_files, companions)
+    names = _difference(provenance.source.refresh_files, small_files)
     return Job(
         job_id=f"{job_id(entry, upstream, digests)}-{JobKind.REFRESH.value}",
         kind=JobKind.REFRESH,
@@ -283,7 +283,7 @@ def _refresh_job(
         digests=digests,
         tag=tag_name(upstream, digests, existing_tags=existing_tags),
         source_files=provenance.source.source_files,
-        refresh_files=companions,
+        refresh_files=small_files,
         replaces=provenance.tag,
     )
 

@@ -10,7 +10,7 @@ from markdown_it import MarkdownIt
 
 from bot.errors import QualityGateError
 from bot.github.attempts import apply_retry_limits
-from bot.github.environment import MOST_SUMMARY_BYTES
+from bot.github.environment import MAX_SUMMARY_BYTES
 from bot.github.results import final_results
 from bot.github.summaries import (
     card_preview,
@@ -125,7 +125,7 @@ def test_a_full_matrix_says_what_is_left_for_the_next_run() -> None:
     assert "**256 to quantize**, 44 waiting." in text
     assert text.count("over the limit of concurrent jobs") == 20
     assert "and 24 more for later runs" in text
-    assert len(text.encode()) < MOST_SUMMARY_BYTES
+    assert len(text.encode()) < MAX_SUMMARY_BYTES
 
 
 def test_the_headline_adds_up_what_is_needed() -> None:
