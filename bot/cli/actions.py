@@ -90,7 +90,7 @@ def plan(
         ),
     ] = MAX_RELEASES,
     heartbeat_url: Annotated[
-        str, typer.Option(envvar="AWQ_BOT_HEARTBEAT_URL", help="URL to request after a good plan.")
+        str, typer.Option(envvar="AWQ_BOT_HEARTBEAT_URL", help="URL to request after a successful plan.")
     ] = "",
 ) -> None:
     """Plan a run: write OUT/plan.json and OUT/JOB_ID.json for each job, and set the matrices of the jobs to start.

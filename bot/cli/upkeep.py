@@ -38,12 +38,12 @@ def keepalive(workflow: WorkflowOption = "watch.yml") -> None:
 
 def deadman(
     workflow: WorkflowOption = "watch.yml",
-    hours: Annotated[float, typer.Option(min=0.1, help="Largest age of the last good plan.")] = 6.0,
+    hours: Annotated[float, typer.Option(min=0.1, help="Largest age of the last successful plan.")] = 6.0,
     paused: Annotated[
         bool, typer.Option("--paused", help="The watch is paused on purpose. Same as AWQ_BOT_PAUSED=true.")
     ] = False,
 ) -> None:
-    """Open an issue while the last good plan is too old. To be run by another workflow than the watch.
+    """Open an issue while the last successful plan is too old. To be run by another workflow than the watch.
 
     Example: [bold]awq-bot actions deadman --workflow watch.yml --hours 6[/]
     """

@@ -124,18 +124,17 @@ def busy_targets(jobs: Sequence[RunningJob]) -> frozenset[str]:
 
 
 def overdue(times: PlanTimes, *, now: datetime, limit: timedelta) -> str | None:
-    """What is wrong if the last good plan is older than `limit`; None if all is well or nothing ever ran."""
-    if times.last_good is not None:
-        return _since(times.last_good, now) if now - times.last_good > limit else None
+    """What is wrong if the last successful plan is older than `limit`; None if all is well or nothing ever ran."""
+    if times.last_success is not None:
+        return _since(times.last_success, now) if now - times.last_success > limit else None
     if times.oldest_run is not None and now - times.oldest_run > limit:
         return f"no plan since at least {format_utc(iso(times.oldest_run))}"
     return None
 
 
 def _since(time: datetime, now: datetime) -> str:
-    return (
-        f"the last good plan was made {format_utc(iso(time))}, {(now - time) / timedelta(hours=1):.0f} hours ago"
-    )
+    hours = (now - time) / timedelta(hours=1)
+    return f"the last successful plan was made {format_utc(iso(time))}, {hours:.0f} hours ago"
 
 
 def _busy(job: Job, busy: frozenset[str]) -> Skip | None:

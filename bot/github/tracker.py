@@ -193,7 +193,7 @@ class IssueTracker:
                 self._write(issues, refusal, title=title, exit_code=skip.exit_code, text=text)
 
     def report_watchlist(self, mistakes: Sequence[Mistake]) -> None:
-        """One issue while the watchlist has mistakes, however many; the next good plan closes it."""
+        """One issue while the watchlist has mistakes, however many; the next successful plan closes it."""
         headline = f"Nothing is watched while the watchlist cannot be read: {_count(len(mistakes), 'mistake')}."
         title = title_of(mistakes[0].file, mistakes[0].message)
         self._update_trouble(WATCHLIST, title, headline, [(str(item), item.hint) for item in mistakes])

@@ -122,5 +122,5 @@ class RunningJob:
 class PlanTimes:
     """When the watch workflow last made a plan. oldest_run: of the runs looked at, if none of them made one."""
 
-    last_good: datetime | None = None
+    last_success: datetime | None = None
     oldest_run: datetime | None = None
