@@ -30,7 +30,7 @@ class UpstreamError(BotError):
 
 
 class UnsupportedModelError(BotError):
-    """A model that AWQ, or the readers of AWQ, cannot take."""
+    """A model that AWQ or inference servers do not support."""
 
     exit_code = 4
 

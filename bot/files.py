@@ -75,7 +75,7 @@ def atomic_file(path: Path, *, mode: int = 0o644, concurrent: bool = False) -> I
 
 
 def write_atomic(path: Path, content: bytes, *, mode: int = 0o644, concurrent: bool = False) -> None:
-    """As atomic_file, and the folder is made if it is not there."""
+    """Like atomic_file, and creates the folder if it does not exist."""
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path, mode=mode, concurrent=concurrent) as file:
@@ -142,13 +142,13 @@ def unlocked(path: Path) -> Iterator[bool]:
 
 def chunks(file: BinaryIO, limit: int | None = None) -> Iterator[bytes]:
     """The content from here on, at most `limit` bytes of it."""
-    left = limit
-    while left is None or left > 0:
-        chunk = file.read(CHUNK_BYTES if left is None else min(CHUNK_BYTES, left))
+    remaining = limit
+    while remaining is None or remaining > 0:
+        chunk = file.read(CHUNK_BYTES if remaining is None else min(CHUNK_BYTES, remaining))
         if not chunk:
             return
-        if left is not None:
-            left -= len(chunk)
+        if remaining is not None:
+            remaining -= len(chunk)
         yield chunk
 
 

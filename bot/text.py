@@ -65,12 +65,12 @@ def escape_markdown(text: object, max_chars: int = _MAX_CHARS) -> str:
 
 
 def escape_github(text: object, max_chars: int = 1000) -> str:
-    """As escape_markdown, and on GitHub it mentions no account and links to no issue."""
+    """Like escape_markdown, and on GitHub it mentions no account and links to no issue."""
     return _escape_references(one_line(text, max_chars))
 
 
 def escape_github_hint(text: object) -> str:
-    """As escape_github, but `code` stays code, as in the hints of our own errors."""
+    """Like escape_github, but `code` stays code, as in the hints of our own errors."""
     parts = _CODE.split(one_line(text, 1000))
     return "".join(f"`{part}`" if number % 2 else _escape_references(part) for number, part in enumerate(parts))
 

@@ -86,7 +86,7 @@ register() { # prints the configuration of a just-in-time runner
         201) [[ -n $config ]] || fail 1 "GitHub's answer contains no runner configuration" ;;
         401) fail "$EX_CONFIG" "GitHub refuses the token (401): it has expired, or was revoked" ;;
         403 | 404 | 422)
-            fail "$EX_CONFIG" "the token may not register a runner at $RUNNER_SCOPE, or its group or labels are wrong ($status)"
+            fail "$EX_CONFIG" "the token is not permitted to register a runner at $RUNNER_SCOPE, or its group or labels are wrong ($status)"
             ;;
         *) fail 1 "GitHub answers $status" ;;
     esac

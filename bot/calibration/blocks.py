@@ -26,12 +26,12 @@ from bot.checkpoint.constants import EVALUATION_BLOCKS, EVALUATION_SEQ_LEN
 from bot.errors import QuantizationError
 from bot.records import Calibration, CalibrationSet, Progress, SourceCount, TextSource, byte_counter, no_progress
 
-SAMPLES: Final = (16, 4096)
+SAMPLES_RANGE: Final = (16, 4096)
 MIN_SEQ_LEN: Final = 16
 # Ordinary text lies above 0.1; a tenth of that is the same few sentences over and over.
 MIN_DISTINCT_TOKEN_SHARE: Final = 0.01
 MIN_EVALUATION_BLOCKS: Final = 8
-RUN_CHARACTERS: Final = 24
+SHINGLE_CHARACTERS: Final = 24
 SKETCH_SIZE: Final = 64
 DUPLICATE_SHARE: Final = 0.8
 _FIRST_DRAW: Final = 2048
@@ -51,7 +51,7 @@ class _Drawn:
     seen: frozenset[int]
 
 
-def build(
+def build_calibration_set(
     calibration: Calibration,
     *,
     tokenizer_folder: Path,
@@ -120,13 +120,13 @@ def evaluation_tokens(
         builtin = TextSource(builtin="stdlib")
         label, documents = f"{builtin.label} (test split)", read(builtin, Path(), split="test")
     elif not text.is_file():
-        raise QuantizationError(f"evaluation text {text} is not there", hint="Check the path given as --text.")
+        raise QuantizationError(f"evaluation text {text} does not exist", hint="Check the path given as --text.")
     else:
         on_bytes = byte_counter(progress, f"reading {text.name}", text.stat().st_size)
         label, documents = text.name, read_file(text, label=text.name, on_bytes=on_bytes)
     ids = [token for document in documents for token in encoder.encode(document, special=False)]
-    opening = encoder.opening
-    length = seq_len - len(opening)
+    bos_ids = encoder.bos_ids
+    length = seq_len - len(bos_ids)
     whole = len(ids) // length
     if whole < min(blocks, MIN_EVALUATION_BLOCKS):
         needed = min(blocks, MIN_EVALUATION_BLOCKS) * length
@@ -136,11 +136,11 @@ def evaluation_tokens(
         )
     count = min(blocks, whole)
     starts = [index * whole // count * length for index in range(count)]
-    return torch.tensor([opening + ids[start : start + length] for start in starts], dtype=torch.int64), label
+    return torch.tensor([bos_ids + ids[start : start + length] for start in starts], dtype=torch.int64), label
 
 
 def tokens_sha256(tokens: Tensor) -> str:
-    """Over the token ids as int64 little-endian, row after row."""
+    """SHA-256 of the token ids as int64 little-endian, row after row."""
     return hashlib.sha256(tokens.cpu().numpy().astype("<i8").tobytes()).hexdigest()
 
 
@@ -172,18 +172,18 @@ def _draw(
     limit = _FIRST_DRAW
     while True:
         numbered = enumerate(read(source, folder, progress=progress))
-        listed = heapq.nsmallest(limit, numbered, key=lambda item: _place(seed, item[0]))
-        most = max(seq_len, PASSAGE_CHARACTERS)
+        listed = heapq.nsmallest(limit, numbered, key=lambda item: _sort_key(seed, item[0]))
+        max_tokens = max(seq_len, PASSAGE_CHARACTERS)
         count = partial(progress, f"tokenizing {source.label}")
         documents = (document for _, document in listed)
-        drawn = _take(documents, encoder, needed=needed, most=most, seen=seen, count=count)
+        drawn = _take(documents, encoder, needed=needed, max_tokens=max_tokens, seen=seen, count=count)
         if len(drawn.ids) >= needed or len(listed) < limit:
             return drawn
         limit *= 8
 
 
-def _place(seed: int, number: int) -> bytes:
-    """A document's place in the draw: a hash, because random.shuffle may change between versions of Python."""
+def _sort_key(seed: int, number: int) -> bytes:
+    """A document's position in the draw: a hash, because random.shuffle may change between versions of Python."""
     return hashlib.sha256(f"{seed}/{number}".encode()).digest()
 
 
@@ -192,11 +192,11 @@ def _take(
     encoder: Encoder,
     *,
     needed: int,
-    most: int,
+    max_tokens: int,
     seen: frozenset[int],
     count: Callable[[int, int, str], None],
 ) -> _Drawn:
-    """most: tokens of one document, because one very long conversation could fill a whole calibration."""
+    """max_tokens: tokens of one document, because one very long conversation could fill a whole calibration."""
     ids: list[int] = []
     known = set(seen)
     languages: set[str] = set()
@@ -209,7 +209,7 @@ def _take(
             duplicates += 1
             continue
         known |= sketch
-        ids += encoder.encode(document)[:most]
+        ids += encoder.encode(document)[:max_tokens]
         count(min(len(ids), needed), needed, "tokens")
         taken += 1
         if document.language:
@@ -234,7 +234,8 @@ def _quotas(calibration: Calibration) -> list[int]:
     for source, quota in zip(calibration.sources, quotas, strict=True):
         if quota == 0:
             raise QuantizationError(
-                f"{source.label}: weight {source.weight:g} gives none of the {calibration.samples} samples",
+                f"{source.label}: weight {source.weight:g} is too small for one of "
+                f"the {calibration.samples} samples",
                 hint="Raise its weight or the number of samples, or leave the source out.",
             )
     return quotas
@@ -252,10 +253,10 @@ def _count(source: TextSource, drawn: _Drawn, tokens: int, calibration: Calibrat
 
 
 def _check(calibration: Calibration) -> None:
-    low, high = SAMPLES
+    low, high = SAMPLES_RANGE
     if not low <= calibration.samples <= high:
         raise QuantizationError(
-            f"{calibration.samples} calibration samples; between {low} and {high} are possible",
+            f"{calibration.samples} calibration samples; must be between {low} and {high}",
             hint="128 samples of 512 tokens are a good start.",
         )
     if calibration.seq_len < MIN_SEQ_LEN:
@@ -265,7 +266,7 @@ def _check(calibration: Calibration) -> None:
     if not calibration.sources or any(not source.weight > 0 for source in calibration.sources):
         raise QuantizationError(
             "calibration needs at least one source, each with a weight above 0",
-            hint="`builtin: stdlib` is always there.",
+            hint="`builtin: stdlib` is always available.",
         )
 
 
@@ -310,9 +311,9 @@ def _run_hashes(
     characters: np.ndarray[tuple[int], np.dtype[np.uint64]],
 ) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
     """A polynomial hash modulo 2^64 of each run, by Horner's rule over all runs at once."""
-    runs = max(1, len(characters) - RUN_CHARACTERS + 1)
+    runs = max(1, len(characters) - SHINGLE_CHARACTERS + 1)
     hashes = np.zeros(runs, dtype=np.uint64)
-    for offset in range(min(RUN_CHARACTERS, len(characters))):
+    for offset in range(min(SHINGLE_CHARACTERS, len(characters))):
         hashes = hashes * np.uint64(0x100000001B3) + characters[offset : offset + runs]
     return hashes
 

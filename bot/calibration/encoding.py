@@ -27,7 +27,7 @@ class Encoder:
         return len(self.tokenizer)
 
     @property
-    def opening(self) -> list[int]:
+    def bos_ids(self) -> list[int]:
         """The beginning-of-text token, if the tokenizer puts one before every text."""
         return [token for token in self._ids("", special=True)[:1] if token == self.tokenizer.bos_token_id]
 

@@ -1,6 +1,6 @@
 """Where the files of a text source are, and which files of a data set hold a split. Names only, and no torch.
 
-`pull` writes the files there, and `build` reads them.
+`pull` writes the files there, and `build_calibration_set` reads them.
 """
 
 from __future__ import annotations

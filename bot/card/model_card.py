@@ -93,6 +93,6 @@ def _facts(job: Job, provenance: Provenance) -> dict[str, Any]:
 
 
 def _license(upstream: Upstream) -> str:
-    """With license_name, because `other` alone says nothing."""
+    """The licence id with license_name, because `other` alone says nothing."""
     stated = [text for text in (upstream.license, upstream.license_name) if text]
     return f"{stated[0]} ({stated[1]})" if len(stated) == 2 else "".join(stated) or "not stated"

@@ -48,7 +48,7 @@ def refreshed(before: Provenance, job: Job, *, tool: str, files: tuple[Published
 
 
 def with_file(provenance: Provenance, file: PublishedFile) -> Provenance:
-    """With the card added, which is rendered from the rest of the provenance."""
+    """The provenance with the card added, which is rendered from the rest of it."""
     files = sorted((*provenance.files, file), key=lambda file: file.path)
     return replace(provenance, files=tuple(files))
 

@@ -40,7 +40,7 @@ def artifact_config(upstream: bytes, *, recipe: Recipe, artifact_dtype: str, whe
 
 
 def quantization_config(recipe: Recipe) -> dict[str, object]:
-    """As vLLM, SGLang and transformers read it, with the keys that AutoAWQ 0.2.9 writes."""
+    """The keys that AutoAWQ 0.2.9 writes and that vLLM, SGLang and transformers read."""
     return {
         "quant_method": "awq",
         "bits": recipe.bits,

@@ -39,7 +39,7 @@ class Unpacked(NamedTuple):
 def pack(q: Tensor, scales: Tensor, zeros: Tensor) -> Packed:
     """q: integers 0..15 [out, in]; scales: [out, in/g]; zeros: integers 0..15 [out, in/g].
 
-    Raises QuantizationError when out is no multiple of 8 or an integer needs more than 4 bits.
+    Raises QuantizationError when out is not a multiple of 8 or an integer needs more than 4 bits.
     """
     for name, integers in (("weights", q), ("zeros", zeros)):
         low, high = (int(bound) for bound in torch.aminmax(integers)) if integers.numel() else (0, 0)
@@ -79,7 +79,7 @@ def _packed(integers: Tensor) -> Tensor:
     """[out, columns] -> int32 [columns, out/8]."""
     out, columns = integers.shape
     if out % PER_INT32:
-        raise QuantizationError(f"{out} output channels are no multiple of {PER_INT32}")
+        raise QuantizationError(f"{out} output channels are not a multiple of {PER_INT32}")
     eights = integers.to(torch.uint8).reshape(out // PER_INT32, PER_INT32, columns)
     # Nibbles to bytes, bytes to int32, and transposed last: each step moves less data than the one before. The
     # highest byte overflows into the sign bit, as intended.

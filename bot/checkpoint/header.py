@@ -60,7 +60,7 @@ class Header:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightHeaders:
-    """Of a model folder. headers: by file name; files: for each tensor the name of the file that holds it."""
+    """A model folder's headers by file name. files: for each tensor the name of the file that holds it."""
 
     headers: dict[str, Header]
     files: dict[str, str]
@@ -92,7 +92,7 @@ def read_weight_headers(folder: Path) -> WeightHeaders:
     for tensor, name in weight_map.items():
         if tensor not in headers[name].spans:
             raise UpstreamError(
-                f"{folder / name}: tensor {tensor!r} is not there, though {WEIGHT_INDEX} says so",
+                f"{folder / name}: tensor {tensor!r} is missing, but {WEIGHT_INDEX} lists it",
                 hint="The upload is not complete, or its index is out of date.",
             )
     return WeightHeaders(headers=headers, files=files | weight_map)
@@ -117,7 +117,7 @@ def header_length(first: bytes, *, file_bytes: int, where: str) -> int:
     Raises UpstreamError when the file is too short to hold that much.
     """
     if len(first) < LENGTH_BYTES:
-        raise _damaged(where, f"{len(first)} bytes are no safetensors file")
+        raise _damaged(where, f"{len(first)} bytes are not a safetensors file")
     length: int = struct.unpack("<Q", first[:LENGTH_BYTES])[0]
     if length > MAX_HEADER_BYTES or length > file_bytes - LENGTH_BYTES:
         raise _damaged(where, f"the header claims {length} bytes, the file has {file_bytes}")
@@ -132,12 +132,12 @@ def parse_header(text: bytes, *, file_bytes: int, where: str) -> Header:
     try:
         entries = json.loads(text, object_pairs_hook=_no_duplicates)
     except (ValueError, RecursionError) as error:
-        raise _damaged(where, f"the header is no JSON: {error}") from None
+        raise _damaged(where, f"the header is not JSON: {error}") from None
     if not isinstance(entries, dict):
-        raise _damaged(where, "the header is no JSON object")
+        raise _damaged(where, "the header is not a JSON object")
     metadata = entries.pop("__metadata__", None) or {}
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise _damaged(where, "__metadata__ is no map of texts")
+        raise _damaged(where, "__metadata__ is not a map of strings")
     base = LENGTH_BYTES + len(text)
     spans = {name: _span(name, entry, base, where) for name, entry in entries.items()}
     _check_coverage(spans, base, file_bytes, where)
@@ -179,7 +179,7 @@ def _span(name: str, entry: Any, base: int, where: str) -> Span:
     numbers = [*shape, start, end] if isinstance(shape, list) else [None]
     # bool is a subclass of int in Python.
     if not all(type(number) is int and number >= 0 for number in numbers):
-        raise _damaged(where, f"tensor {name!r} has a shape or offsets that are no sizes")
+        raise _damaged(where, f"tensor {name!r} has an invalid shape or offsets")
     if end - start != prod(shape) * ITEM_BYTES[dtype]:
         raise _damaged(where, f"tensor {name!r} of {dtype} {shape} does not fill bytes {start} to {end}")
     return Span(info=TensorInfo(name=name, dtype=dtype, shape=tuple(shape)), start=base + start, end=base + end)

@@ -22,18 +22,18 @@ def check_inventory(
     artifact_dtype: str,
     group_size: int,
     quantized: Collection[str] | None = None,
-    unread: Collection[str] = frozenset(),
+    unused: Collection[str] = frozenset(),
 ) -> None:
     """Compare names, shapes and dtypes of two checkpoints.
 
     artifact_dtype: F16 or BF16, of the floats that are not packed. quantized: exactly the linears that must be
-    packed, such as `model.layers.0.mlp.up_proj`; None: not checked. unread: tensors that the model does not read,
+    packed, such as `model.layers.0.mlp.up_proj`; None: not checked. unused: tensors that the model does not read,
     which stay as they are. A tied lm_head is in the artifact exactly if it is in the source. Raises
     QuantizationError that lists the differences.
     """
     packed = {name.removesuffix(".qweight") for name in artifact if name.endswith(".qweight")}
     expected = dict(_expected(source, packed, artifact_dtype, group_size)) | {
-        name: source[name] for name in unread
+        name: source[name] for name in unused
     }
     problems = [f"{name} is missing" for name in expected if name not in artifact]
     problems += [f"{name} is extra" for name in artifact if name not in expected]

@@ -21,7 +21,7 @@ _CACHES = ("past_key_values", "past_key_value", "layer_past", "use_cache")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerInputs:
-    """hidden: [samples, seq_len, hidden]. arguments: for each layer, as for a batch of one block."""
+    """hidden: [samples, seq_len, hidden]. arguments: each layer's other arguments, captured with batch size 1."""
 
     hidden: Tensor
     arguments: tuple[dict[str, Any], ...]
@@ -32,7 +32,7 @@ class _Captured(Exception):
 
 
 def inputs_of_layers(skeleton: Skeleton, blocks: Tensor) -> LayerInputs:
-    """As capture_layer_inputs, with the weights that come before the layers loaded for the duration."""
+    """Like capture_layer_inputs, but loads the weights before the layers first and unloads them afterwards."""
     load_tensors(skeleton.model, skeleton.tensors_before(), device=torch.device("cpu"))
     captured = capture_layer_inputs(skeleton.model, skeleton.layers, blocks)
     unload(skeleton.model)
@@ -79,14 +79,16 @@ def run_layer(layer: nn.Module, states: Tensor, arguments: Mapping[str, Any], *,
     device = next(layer.parameters()).device
     # An ALiBi bias is made for one batch size; the other arguments broadcast from a batch of one.
     together = 1 if arguments.get("alibi") is not None else max(1, blocks)
-    return torch.cat([first(layer(part.to(device), **arguments)) for part in torch.split(states, together)])
+    return torch.cat(
+        [hidden_states_of(layer(part.to(device), **arguments)) for part in torch.split(states, together)]
+    )
 
 
 @torch.no_grad()
 def logits_after(model: Any, layers: nn.ModuleList, states: Tensor, outputs: int) -> Tensor:
     """The logits from the last layer's states: float [samples, seq_len, vocabulary].
 
-    outputs: how many values a layer returns, see outputs_of.
+    outputs: how many values a layer returns, see output_count.
     """
 
     def replacement(index: int, signature: inspect.Signature) -> Callable[..., Any]:
@@ -102,12 +104,12 @@ def logits_after(model: Any, layers: nn.ModuleList, states: Tensor, outputs: int
     return logits
 
 
-def outputs_of(output: Any) -> int:
+def output_count(output: Any) -> int:
     """How many values a layer returned as a tuple; 0 for a single tensor."""
     return len(output) if isinstance(output, tuple) else 0
 
 
-def first(output: Any) -> Tensor:
+def hidden_states_of(output: Any) -> Tensor:
     """The states among what a layer returned."""
     states: Tensor = output[0] if isinstance(output, tuple) else output
     return states

@@ -59,12 +59,12 @@ class TensorFile:
 
     def chunks(self, name: str, *, chunk_bytes: int = 1 << 24) -> Iterator[bytearray]:
         """The tensor's bytes in order, never more than chunk_bytes (a multiple of 8) at a time."""
-        left = self._header.spans[name].size_bytes
+        remaining = self._header.spans[name].size_bytes
         with self._open(name) as file:
-            while left:
-                content = bytearray(min(left, chunk_bytes))
+            while remaining:
+                content = bytearray(min(remaining, chunk_bytes))
                 _read_exactly(file, memoryview(content), self.path)
-                left -= len(content)
+                remaining -= len(content)
                 yield content
 
     def _open(self, name: str) -> BufferedReader:

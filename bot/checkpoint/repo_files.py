@@ -57,7 +57,7 @@ def is_vocabulary(path: str) -> bool:
     return _matches(path, VOCABULARY)
 
 
-def is_companion(path: str) -> bool:
+def is_small_file(path: str) -> bool:
     return _matches(path, COMPANIONS)
 
 
@@ -78,7 +78,7 @@ def is_safe_path(path: str) -> bool:
 
 def is_carried(path: str, *, trust_remote_code: bool) -> bool:
     """Whether an artifact carries over the file with this path. config.json is not among them: it is edited."""
-    return is_vocabulary(path) or is_companion(path) or (trust_remote_code and is_code(path))
+    return is_vocabulary(path) or is_small_file(path) or (trust_remote_code and is_code(path))
 
 
 def carry_small_files(source: Path, out: Path, *, trust_remote_code: bool) -> tuple[str, ...]:

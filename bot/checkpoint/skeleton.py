@@ -1,4 +1,4 @@
-"""A model without its weights, one part of which is loaded at a time: depth costs no memory.
+"""A model without its weights, loaded one part at a time, so memory does not grow with depth.
 
 The architecture is transformers' own, built on the meta device (https://docs.pytorch.org/docs/stable/meta.html).
 The tensors of a part are read from the checkpoint by offset, assigned, and unloaded when the part is done.
@@ -49,11 +49,11 @@ class Skeleton:
         return self._read(_sources(self.layers[index], f"{self.path}.{index}", self.names))
 
     def tensors_before(self) -> dict[str, Tensor]:
-        """Read everything outside the layers but an untied output embedding."""
+        """Read everything outside the layers except an untied output embedding."""
         return self._read(self._outside(self.model.get_input_embeddings(), self.model.get_output_embeddings()))
 
     def tensors_after(self) -> dict[str, Tensor]:
-        """Read everything outside the layers but an untied input embedding."""
+        """Read everything outside the layers except an untied input embedding."""
         return self._read(self._outside(self.model.get_output_embeddings(), self.model.get_input_embeddings()))
 
     def _outside(self, kept: nn.Module | None, skipped: nn.Module | None) -> dict[str, str]:
@@ -87,7 +87,7 @@ def open_skeleton(
 ) -> Skeleton:
     """The model of a source folder. tensors: the source's; read: reads one of them, or a substitute of that name.
 
-    Raises UnsupportedModelError or UpstreamError when config.json and the tensors do not belong together.
+    Raises UnsupportedModelError or UpstreamError when config.json and the tensors do not match.
     """
     model = empty_model(folder, dtype=dtype, trust_remote_code=trust_remote_code)
     names = source_names(model, tensors, where=folder)
@@ -114,7 +114,7 @@ def empty_model(folder: Path, *, dtype: torch.dtype, trust_remote_code: bool) ->
     except MemoryError as error:
         raise EnvironmentProblem(
             f"{folder}: the model does not fit into memory",
-            hint="Use a machine with more memory; `awq-bot plan` says how much.",
+            hint="Use a machine with more memory; `awq-bot plan` shows how much.",
         ) from error
     # The config, and with trust_remote_code the code, are untrusted: any exception is about them.
     except Exception as error:
@@ -155,15 +155,15 @@ def source_names(model: Any, tensors: Mapping[str, TensorInfo], *, where: Path) 
     return names
 
 
-def unread_tensors(model: Any, tensors: Mapping[str, TensorInfo]) -> frozenset[str]:
-    """The source's tensors that the model has no place for, such as the masks that older versions stored."""
+def unused_tensors(model: Any, tensors: Mapping[str, TensorInfo]) -> frozenset[str]:
+    """The source's tensors that the model does not use, such as the masks that older versions stored."""
     return frozenset(tensors) - frozenset(_stored_names(model, tensors).values())
 
 
 def _stored_names(model: Any, tensors: Mapping[str, TensorInfo]) -> dict[str, str]:
     """The model's name of each tensor that has a place in it -> the source's."""
     state = model.state_dict()
-    renamings = [one for one in get_model_conversion_mapping(model) if isinstance(one, WeightRenaming)]
+    renamings = [item for item in get_model_conversion_mapping(model) if isinstance(item, WeightRenaming)]
     names: dict[str, str] = {}
     for name in tensors:
         key, _ = rename_source_key(name, renamings, [], model.base_model_prefix, state)
@@ -227,7 +227,7 @@ def _check_complete(
             shown = json.dumps(sorted(keys)[:4])[1:-1]
             raise UpstreamError(
                 f"{where}: {len(keys)} {kind} keys: {shown}",
-                hint="The weights do not belong to this config.json, or the upload is not complete.",
+                hint="The weights do not match this config.json, or the upload is not complete.",
             )
 
 

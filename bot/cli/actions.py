@@ -19,7 +19,7 @@ from bot.cli.upkeep import comment, deadman, keepalive
 from bot.errors import WatchlistError
 from bot.github.attempts import all_refused
 from bot.github.planning import (
-    MOST_RELEASES,
+    MAX_RELEASES,
     beat,
     outputs,
     plan_run,
@@ -87,9 +87,9 @@ def plan(
         typer.Option(
             min=1, envvar="AWQ_BOT_MOST_JOBS", help="Releases in progress at once, including those of other runs."
         ),
-    ] = MOST_RELEASES,
+    ] = MAX_RELEASES,
     heartbeat_url: Annotated[
-        str, typer.Option(envvar="AWQ_BOT_HEARTBEAT_URL", help="URL to request after a good plan.")
+        str, typer.Option(envvar="AWQ_BOT_HEARTBEAT_URL", help="URL to request after a successful plan.")
     ] = "",
 ) -> None:
     """Plan a run: write OUT/plan.json and OUT/JOB_ID.json for each job, and set the matrices of the jobs to start.
@@ -116,15 +116,15 @@ def plan(
             tracker,
             now=_now(),
             force=force,
-            by_identity=oidc,
+            trusted_publishing=oidc,
             publish_on=where,
-            most_releases=most_jobs,
+            max_releases=most_jobs,
         )
         if not dry_run:
             planned = with_originals(hub, planned, folder)
         store_plan(folder, planned)
         step.outputs(outputs(replace(planned, jobs=()) if dry_run else planned))
-        tracker.close_resolved(planned, whole=not only)
+        tracker.close_resolved(planned, full_watchlist=not only)
         if not dry_run:
             tracker.report_refusals(planned, endpoint=hub.endpoint)
         page = plan_page(
@@ -132,7 +132,7 @@ def plan(
             endpoint=hub.endpoint,
             dry_run=dry_run,
             notes=tracker.notes,
-            attempts=tracker.known,
+            attempts=tracker.open_attempts,
             issues_url=step.actions.issues_url,
         )
         step.page(page)
@@ -211,7 +211,7 @@ def refresh(
         job = _job(folder, job_id, release=False)
 
         def whole() -> JobResult:
-            return pipeline.run_job(job_context(work, work, terminal.Bars(err)), job, stage="refresh")
+            return pipeline.run_job(job_context(work, work, terminal.Bars(err)), job, reported_stage="refresh")
 
         run_stage(step, "refresh", job, whole, results=results, folder=work / job_id)
 
@@ -236,7 +236,7 @@ def report(
         found, rejected = read_results(results, planned)
         endpoint = Hub.from_environment().endpoint
         with IssueTracker(step.actions) as tracker:
-            ended = final_results(planned.jobs, found, tracker.own_jobs() if planned.jobs else ())
+            ended = final_results(planned.jobs, found, tracker.jobs_of_this_run() if planned.jobs else ())
             lines = tracker.report_results(planned.jobs, ended, endpoint=endpoint, now=_now())
         for line in rejected:
             step.annotate("warning", line, title="A result was rejected")

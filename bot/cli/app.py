@@ -119,8 +119,8 @@ def options(
     Try it with [bold]awq-bot demo[/]. Then: [bold]awq-bot init[/], [bold]awq-bot add REPO_ID[/],
     [bold]awq-bot plan[/], [bold]awq-bot run[/].
 
-    Environment: HF_TOKEN reads and HF_WRITE_TOKEN publishes. HF_ENDPOINT names another Hub. Trusted Publishing
-    uses HF_OIDC_RESOURCE, and HF_CREATE_TOKEN for [bold]create-target[/].
+    Environment: HF_TOKEN reads and HF_WRITE_TOKEN publishes. HF_ENDPOINT names another Hub. Trusted Publishers
+    use HF_OIDC_RESOURCE, and HF_CREATE_TOKEN for [bold]create-target[/].
     """
     context.obj = child_options
     help_without_verb(context)

@@ -60,10 +60,10 @@ def nvidia_smi() -> list[str]:
 
 
 def _check_disk(needs: list[Estimate], work: Path) -> Check:
-    there = next(folder for folder in (work.resolve(), *work.resolve().parents) if folder.exists())
-    free, wanted = shutil.disk_usage(there).free, max((need.disk_bytes for need in needs), default=0)
+    existing = next(folder for folder in (work.resolve(), *work.resolve().parents) if folder.exists())
+    free, wanted = shutil.disk_usage(existing).free, max((need.disk_bytes for need in needs), default=0)
     fix = "Use a folder on a larger disk with --work, or remove finished jobs from it."
-    return _enough("disk", free, wanted, f"free in {there}", fix)
+    return _enough("disk", free, wanted, f"free in {existing}", fix)
 
 
 def _check_memory(needs: list[Estimate]) -> Check:
@@ -103,7 +103,7 @@ CpuOption = Annotated[
 
 
 def jobs_on_cpu(jobs: Sequence[Job], *, allowed: bool) -> str:
-    """As work_on_cpu, for the releases among planned jobs."""
+    """Like work_on_cpu, for the releases among planned jobs."""
     needs = [job.estimate for job in jobs if job.kind is JobKind.RELEASE and job.estimate is not None]
     if not needs:
         return ""
@@ -112,7 +112,7 @@ def jobs_on_cpu(jobs: Sequence[Job], *, allowed: bool) -> str:
 
 
 def folder_on_cpu(source: Path, recipe: Recipe, calibration: Calibration, *, allowed: bool) -> str:
-    """As work_on_cpu, for the model in a folder, by its safetensors headers. Empty where they cannot be read."""
+    """Like work_on_cpu, for the model in a folder, by its safetensors headers. Empty where they cannot be read."""
     try:
         tensors = tuple(read_weight_headers(source).tensors.values())
     except UpstreamError:  # reported by the stage itself
@@ -140,7 +140,7 @@ def work_on_cpu(parameters: int, operations: float, *, allowed: bool) -> str:
 
 
 def core_count() -> int:
-    """Of the cores those that this process may use."""
+    """The number of cores that this process can use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

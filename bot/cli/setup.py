@@ -1,4 +1,4 @@
-"""Before a run and after many: a first watchlist, a model added to it, old job folders deleted."""
+"""Commands `init`, `add` and `clean`."""
 
 from __future__ import annotations
 
@@ -84,12 +84,14 @@ def add(
         )
     entries = watchlists.load(watchlist)
     if listed := next((item for item in entries if item.repo_id.lower() == model.repo_id.lower()), None):
-        at = f"{watchlist}:{listed.line}"
-        out.print(f"{at}: {listed.repo_id} at {listed.revision} is listed already; nothing changed", markup=False)
+        line = f"{watchlist}:{listed.line}"
+        out.print(
+            f"{line}: {listed.repo_id} at {listed.revision} is listed already; nothing changed", markup=False
+        )
         return
     before = watchlist.read_bytes()
     after = _added(before, model, watchlist, entries)
-    code = _look(watchlists.parse(after.removeprefix("\ufeff"), watchlist)[-1], force=force)
+    code = _show_plan(watchlists.parse(after.removeprefix("\ufeff"), watchlist)[-1], force=force)
     if code and not force:
         err.print(f"{watchlist} is unchanged; --force adds the model anyway", markup=False)
         raise typer.Exit(code)
@@ -97,7 +99,7 @@ def add(
         out.print(f"{watchlist} would get the line `- {item_of(model)}` (dry run)", markup=False)
         return
     if watchlist.read_bytes() != before:
-        raise WatchlistError(f"{watchlist} was changed by something else meanwhile", hint="Run it again.")
+        raise WatchlistError(f"{watchlist} was changed while this command ran", hint="Run it again.")
     write_atomic(watchlist.resolve(), after.encode(), mode=watchlist.stat().st_mode & 0o777)
     out.print(f"added to {watchlist}: - {item_of(model)}", markup=False)
 
@@ -112,13 +114,13 @@ def _added(before: bytes, model: Reference, watchlist: Path, entries: tuple[Watc
         raise error from None
     if len(kept) != len(entries) or new.repo_id != model.repo_id:
         raise WatchlistError(
-            f"{watchlist}: cannot be edited as it is written",
+            f"{watchlist}: its layout cannot be edited automatically",
             hint=f"Add this line under `models:` by hand: - {item_of(model)}",
         )
     return after
 
 
-def _look(entry: WatchEntry, *, force: bool) -> int:
+def _show_plan(entry: WatchEntry, *, force: bool) -> int:
     """Show what would be done with the model; the exit code is that of its refusal, or of the Hub's failure."""
     try:
         plan = pipeline.plan(Hub.from_environment(), [entry])
@@ -138,13 +140,13 @@ def clean(
     work: WorkOption = Path("work"),
     older_than: Annotated[
         float | None,
-        typer.Option(metavar="DAYS", min=0, help="Those unchanged for so long, unfinished ones too."),
+        typer.Option(metavar="DAYS", min=0, help="Folders unchanged for DAYS days, including unfinished ones."),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Delete them.")] = False,
 ) -> None:
     """Show old job folders and how large they are; delete them with --yes.
 
-    Without --older-than these are the published ones. What a process works on is never deleted.
+    Without --older-than these are the published ones. Folders in use by a running process are never deleted.
 
     Example: [bold]awq-bot clean --work /mnt/big-disk --older-than 30 --yes[/]
     """

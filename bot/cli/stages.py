@@ -27,7 +27,7 @@ from bot.cli.console import (
 from bot.cli.doctor import CpuOption, folder_on_cpu, jobs_on_cpu
 from bot.cli.interrupts import ended_by_ctrl_c
 from bot.errors import BotError, WatchlistError
-from bot.hub.publish import opening_note
+from bot.hub.publish import make_public_note
 from bot.jobs import stages
 from bot.jobs.folder import JobDir
 from bot.jobs.worker import PARENT, end_with_parent
@@ -86,11 +86,11 @@ def quantize(
             from bot.jobs import tasks
         with terminal.Bars(err) as bars:
             if job is not None:
-                made = tasks.quantize_job(JobDir(job), bars)
+                quantized = tasks.quantize_job(JobDir(job), bars)
             else:
                 assert source is not None
                 assert destination is not None
-                made = tasks.quantize_folder(
+                quantized = tasks.quantize_folder(
                     source,
                     destination,
                     recipe=recipe,
@@ -100,9 +100,12 @@ def quantize(
                     progress=bars,
                 )
     if as_json:
-        print_raw(to_json(made))
+        print_raw(to_json(quantized))
     else:
-        out.print(f"{made.quantized_parameters:,} weights at {made.bits_per_weight:.2f} bits each", markup=False)
+        out.print(
+            f"{quantized.quantized_parameters:,} weights at {quantized.bits_per_weight:.2f} bits each",
+            markup=False,
+        )
 
 
 @app.command()
@@ -164,7 +167,7 @@ def publish(job: JobOption, dry_run: DryRunOption = False) -> None:
             return
         publication = stages.publish(context, JobDir(job))
     out.print(_published_line(publication), markup=False)
-    if note := opening_note(JobDir(job).job, publication):
+    if note := make_public_note(JobDir(job).job, publication):
         err.print(note, markup=False)
 
 

@@ -27,6 +27,7 @@ from bot.errors import BotError
 from bot.hub.settings import PreparedTarget
 from bot.records import Check, Estimate, Job, JobKind, JobResult, Plan, Report, Skip, Status
 from bot.text import duration, size
+from bot.watch.release import UP_TO_DATE
 from bot.watch.sizing import gpu_class
 
 _log = logging.getLogger("awq_bot")
@@ -82,7 +83,7 @@ class Bars:
 
 
 class LogLines(logging.Handler):
-    """Log records as lines of a console: above its bars, which a plain stream would write across."""
+    """Log records, printed above the progress bars; a plain stream would overwrite them."""
 
     def __init__(self, console: Console, level: int) -> None:
         super().__init__(level)
@@ -108,7 +109,7 @@ def amount(done: int, total: int, unit: str) -> str:
 
 
 def plan_table(plan: Plan) -> Table:
-    """Per entry what will be done, why, and what it takes; or why not, and what to do about it."""
+    """One row per entry: what will be done, why, and what it takes; or why not, and what to do about it."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("model", no_wrap=True)
     table.add_column("decision", no_wrap=True)
@@ -138,7 +139,9 @@ def _decision(job: Job) -> str:
 
 
 def _skip_word(skip: Skip) -> str:
-    return "[red]refused[/]" if skip.exit_code else "[yellow]hold[/]" if skip.blocked else "[dim]nothing[/]"
+    if skip.reason == UP_TO_DATE:
+        return "[dim]up to date[/]"
+    return "[red]refused[/]" if skip.exit_code else "[yellow]hold[/]" if skip.blocked else "[dim]none[/]"
 
 
 def _needs(job: Job, needs: Estimate) -> str:
@@ -148,7 +151,7 @@ def _needs(job: Job, needs: Estimate) -> str:
 
 
 def results_table(results: Sequence[JobResult]) -> Table:
-    """Per job how it ended, what was lost by quantizing, and how long it took."""
+    """One row per job: how it ended, what was lost by quantizing, and how long it took."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("model", no_wrap=True)
     table.add_column("result", overflow="fold")
@@ -247,7 +250,7 @@ def hub_text(endpoint: str, token: str, root: Path) -> str:
     """A shell script that uses a local Hub, from an upload to a verified repo. It can be pasted as it is."""
     return f"""\
 # A local Hub runs at {endpoint} and keeps its repos in {root}. Ctrl-C stops it.
-# In another terminal, send awq-bot and hf there. It has no Xet storage.
+# In another terminal, point awq-bot and hf at it. It has no Xet storage.
 export HF_ENDPOINT={endpoint}
 export HF_TOKEN={token}
 export HF_HUB_DISABLE_XET=1
@@ -257,7 +260,7 @@ export HF_HUB_DISABLE_XET=1
 hf upload bot/my-model ./my-model
 
 # Watch it. The default calibration data sets are not on this Hub, so calibrate on text that
-# comes with Python, and on little of it, to be done soon.
+# comes with Python, and use only a little, so that it finishes quickly.
 cat > rehearsal.yaml <<'END'
 publish_to: quantized
 defaults:

@@ -44,9 +44,9 @@ def create_target(
     watchlist: WatchlistOption = Path("watchlist.yaml"),
     as_json: JsonOption = False,
 ) -> None:
-    """Prepare target repos for Trusted Publishing: create them, or open them after a release.
+    """Prepare target repos for Trusted Publishers: create them, or make them public after a release.
 
-    A workflow's identity can write to a repo, but neither create it nor make it public. Run this before the first
+    A Trusted Publisher can write to a repo, but neither create it nor make it public. Run this before the first
     release, which creates the repo, private, and once after it, which sets visibility and gating. What is done
     already is left alone. Reads HF_CREATE_TOKEN, or HF_WRITE_TOKEN, or HF_TOKEN.
 
@@ -109,13 +109,13 @@ def doctor(
     here = Hub.from_environment()
     endpoint = check_endpoint(here)
     checks = [endpoint]
-    made = None
+    planned = None
     if endpoint.status == "ok":
         entries = watchlists.load(watchlist) if watchlist.exists() else ()
         namespaces = sorted({entry.target.split("/")[0] for entry in entries})
         checks += check_access(here, tuple(namespaces), runner=runner)
-        made = pipeline.plan(here, entries) if all(check.status != "failed" for check in checks) else None
-    checks += check_machine(made, work, runner=runner)
+        planned = pipeline.plan(here, entries) if all(check.status != "failed" for check in checks) else None
+    checks += check_machine(planned, work, runner=runner)
     checks += check_isolation() if runner else ()
     checks += check_exposure(Actions.from_environment(), runner=runner)
     _show_checks(tuple(checks), as_json=as_json, bad_code=EnvironmentProblem.exit_code)

@@ -38,12 +38,12 @@ def keepalive(workflow: WorkflowOption = "watch.yml") -> None:
 
 def deadman(
     workflow: WorkflowOption = "watch.yml",
-    hours: Annotated[float, typer.Option(min=0.1, help="Largest age of the last good plan.")] = 6.0,
+    hours: Annotated[float, typer.Option(min=0.1, help="Largest age of the last successful plan.")] = 6.0,
     paused: Annotated[
         bool, typer.Option("--paused", help="The watch is paused on purpose. Same as AWQ_BOT_PAUSED=true.")
     ] = False,
 ) -> None:
-    """Open an issue while the last good plan is too old. To be run by another workflow than the watch.
+    """Open an issue while the last successful plan is too old. To be run by another workflow than the watch.
 
     Example: [bold]awq-bot actions deadman --workflow watch.yml --hours 6[/]
     """
@@ -51,7 +51,7 @@ def deadman(
         if paused or switched_on("AWQ_BOT_PAUSED"):
             out.print("paused: no plan is expected")
             return
-        problem = tracker.overdue(workflow, now=datetime.now(UTC), limit=timedelta(hours=hours))
+        problem = tracker.report_overdue(workflow, now=datetime.now(UTC), limit=timedelta(hours=hours))
         for note in tracker.notes:
             step.annotate("warning", note)
         if problem:
@@ -73,11 +73,11 @@ def comment(watchlist: WatchlistOption = Path("watchlist.yaml")) -> None:
         try:
             entries = watchlists.load(watchlist)
         except InvalidWatchlistError as error:
-            tracker.keep_comment(error_page("This watchlist has mistakes", causes(error)))
+            tracker.create_or_update_comment(error_page("This watchlist has mistakes", causes(error)))
             raise
         found = pipeline.plan(hub, entries)
         page = plan_page(found, endpoint=hub.endpoint, title="This watchlist", heading="After merging")
-        tracker.keep_comment(page)
+        tracker.create_or_update_comment(page)
         step.page(page)
         for note in tracker.notes:
             step.annotate("warning", note)

@@ -1,4 +1,4 @@
-"""From the watchlist to published repos: check, plan, run."""
+"""Commands `check`, `plan` and `run`: from the watchlist to published repos."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ def plan(
 
     Example: [bold]awq-bot plan --json | jq '.jobs[].reason'[/]
     """
-    made = _plan(watchlist, only=only)
+    planned = _plan(watchlist, only=only)
     if as_json:
-        print_raw(to_json(made))
+        print_raw(to_json(planned))
     else:
-        out.print(terminal.plan_table(made))
+        out.print(terminal.plan_table(planned))
 
 
 @app.command(rich_help_panel=Panel.RUN)
@@ -77,22 +77,24 @@ def run(
 
     Example: [bold]awq-bot run --only Qwen/Qwen3-4B --dry-run[/]
     """
-    made = _plan(watchlist, only=only)
-    err.print(terminal.plan_table(made))
-    if any(job.kind is not JobKind.FINISH for job in made.jobs):
+    planned = _plan(watchlist, only=only)
+    err.print(terminal.plan_table(planned))
+    if any(job.kind is not JobKind.FINISH for job in planned.jobs):
         # Before gigabytes of weights are pulled for it.
         needs_extra("quantize")
-    if notice := jobs_on_cpu(made.jobs, allowed=cpu):
+    if notice := jobs_on_cpu(planned.jobs, allowed=cpu):
         err.print(notice)
     results = []
-    for number, job in enumerate(made.jobs, 1):
-        err.rule(f"[bold]{number} of {len(made.jobs)}[/]  {job.entry.repo_id} → {job.entry.target}", align="left")
+    for number, job in enumerate(planned.jobs, 1):
+        err.rule(
+            f"[bold]{number} of {len(planned.jobs)}[/]  {job.entry.repo_id} → {job.entry.target}", align="left"
+        )
         with terminal.Bars(err) as bars:
             result = _run_job(job_context(work, watchlist.parent, bars), job, dry_run=dry_run)
         results.append(result)
         if result.error is not None:
             err.print(terminal.error_text(result.error), soft_wrap=True)
-    for skip in made.skipped:
+    for skip in planned.skipped:
         if skip.exit_code:
             refusal = BotError(f"{skip.entry.repo_id}: {skip.reason}", hint=skip.hint)
             err.print(terminal.error_text(refusal), soft_wrap=True)
@@ -100,11 +102,11 @@ def run(
         out.print(terminal.results_table(results))
     else:
         out.print("nothing to do")
-    raise typer.Exit(_first_failure(made, results))
+    raise typer.Exit(_first_failure(planned, results))
 
 
 def _run_job(context: JobContext, job: Job, *, dry_run: bool) -> JobResult:
-    """As `pipeline.run_job`, but an unexpected error is a result, too, so that the other models are still done."""
+    """Like `pipeline.run_job`, but an unexpected error is a result, too, so that the other jobs still run."""
     try:
         return pipeline.run_job(context, job, dry_run=dry_run)
     except BrokenPipeError:
@@ -114,8 +116,8 @@ def _run_job(context: JobContext, job: Job, *, dry_run: bool) -> JobResult:
         return job_result(job, stage="run", status=Status.FAILED, error=bug(error, job))
 
 
-def _first_failure(made: Plan, results: list[JobResult]) -> int:
-    refused = [skip.exit_code for skip in made.skipped if skip.exit_code]
+def _first_failure(planned: Plan, results: list[JobResult]) -> int:
+    refused = [skip.exit_code for skip in planned.skipped if skip.exit_code]
     failed = [result.exit_code for result in results if result.status is Status.FAILED]
     return next(iter([*failed, *refused]), 0)
 

@@ -16,9 +16,9 @@ from torch import Tensor
 from bot.checkpoint.constants import LOGITS_AT_ONCE, tool_versions
 from bot.checkpoint.inventory import bits_per_weight, bits_per_weight_file, main_dtype
 from bot.checkpoint.reader import TORCH_DTYPES, Checkpoint
-from bot.checkpoint.skeleton import Skeleton, open_skeleton, unread_tensors
+from bot.checkpoint.skeleton import Skeleton, open_skeleton, unused_tensors
 from bot.errors import QuantizationError
-from bot.evaluate.models import FinalStates, open_artifact, restored, run_layers, size_bytes
+from bot.evaluate.models import FinalStates, open_artifact, read_dequantized, run_layers, size_bytes
 from bot.records import Progress, Report
 
 _MAX_BLOCKS_AT_A_TIME: Final = 8
@@ -59,9 +59,9 @@ def evaluate(
         open_skeleton, source, source_weights.tensors, dtype=dtype, trust_remote_code=trust_remote_code
     )
     source_skeleton = skeleton(read=source_weights.read)
-    unread = unread_tensors(source_skeleton.model, source_weights.tensors)
-    artifact = open_artifact(quantized, source_weights.tensors, unread=unread)
-    artifact_skeleton = skeleton(read=partial(restored, artifact))
+    unused = unused_tensors(source_skeleton.model, source_weights.tensors)
+    artifact = open_artifact(quantized, source_weights.tensors, unused=unused)
+    artifact_skeleton = skeleton(read=partial(read_dequantized, artifact))
     tied = frozenset(source_skeleton.model.all_tied_weights_keys)
     figures = compare(source_skeleton, artifact_skeleton, tokens, device=target, progress=progress)
     return Report(
@@ -71,7 +71,7 @@ def evaluate(
         kl_p99=percentile(figures.kl, 0.99),
         top1_agreement=float(figures.agrees.double().mean()),
         bits_per_weight=bits_per_weight(artifact.tensors),
-        bits_per_weight_file=bits_per_weight_file(source_weights.tensors, artifact.tensors, tied | unread),
+        bits_per_weight_file=bits_per_weight_file(source_weights.tensors, artifact.tensors, tied | unused),
         size_source_bytes=size_bytes(source_weights),
         size_quantized_bytes=size_bytes(artifact),
         tokens=tokens.numel(),

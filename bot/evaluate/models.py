@@ -15,7 +15,7 @@ from bot.checkpoint import gemm
 from bot.checkpoint.config import DTYPE_KEYS, parse_config
 from bot.checkpoint.constants import BITS, SAFETENSORS_NAMES, TOKENS_AT_ONCE
 from bot.checkpoint.inventory import Inventory, check_inventory
-from bot.checkpoint.layerwise import inputs_of_layers, logits_after, outputs_of, run_layer, to_device
+from bot.checkpoint.layerwise import inputs_of_layers, logits_after, output_count, run_layer, to_device
 from bot.checkpoint.reader import Checkpoint
 from bot.checkpoint.skeleton import Skeleton, load_tensors, read_ahead, unload
 from bot.errors import QuantizationError, UpstreamError
@@ -23,10 +23,10 @@ from bot.errors import QuantizationError, UpstreamError
 _CPU = torch.device("cpu")
 
 
-def open_artifact(folder: Path, source: Inventory, *, unread: Collection[str]) -> Checkpoint:
+def open_artifact(folder: Path, source: Inventory, *, unused: Collection[str]) -> Checkpoint:
     """The artifact's weights; their names, shapes, dtypes and group size match the source and config.json.
 
-    unread: the source's tensors that its model does not have. Raises QuantizationError, also for damaged files.
+    unused: the source's tensors that its model does not have. Raises QuantizationError, also for damaged files.
     """
     path = folder / "config.json"
     try:
@@ -42,12 +42,12 @@ def open_artifact(folder: Path, source: Inventory, *, unread: Collection[str]) -
         artifact.tensors,
         artifact_dtype=_artifact_dtype(config, path),
         group_size=_group_size(config, path),
-        unread=unread,
+        unused=unused,
     )
     return artifact
 
 
-def restored(artifact: Checkpoint, name: str) -> Tensor:
+def read_dequantized(artifact: Checkpoint, name: str) -> Tensor:
     """A tensor by the source's name: packed linears are dequantized to float32, others keep their dtype."""
     linear = name.removesuffix(".weight")
     if f"{linear}.qweight" not in artifact.tensors:
@@ -56,7 +56,7 @@ def restored(artifact: Checkpoint, name: str) -> Tensor:
 
 
 def size_bytes(checkpoint: Checkpoint) -> int:
-    """Of the weight files on disk, headers included."""
+    """The size of the weight files on disk, headers included."""
     return sum((checkpoint.folder / name).stat().st_size for name in checkpoint.weight_files)
 
 
@@ -70,15 +70,15 @@ def _artifact_dtype(config: dict[str, Any], path: Path) -> str:
 
 
 def _group_size(config: dict[str, Any], path: Path) -> int:
-    """As readers take it from config.json to unpack the tensors, which are checked against it."""
+    """The group size that loaders read from config.json to unpack the tensors, which are checked against it."""
     written = config.get("quantization_config")
     if not isinstance(written, dict):
-        raise QuantizationError(f"artifact: {path}: no quantization_config", hint="This is no AWQ checkpoint.")
+        raise QuantizationError(f"artifact: {path}: no quantization_config", hint="This is not an AWQ checkpoint.")
     for key, wanted in {"quant_method": "awq", "bits": BITS, "version": "gemm"}.items():
         if written.get(key) != wanted:
             raise QuantizationError(
                 f"artifact: {path}: quantization_config.{key} is {written.get(key)!r}, not {wanted!r}",
-                hint="This is no AWQ GEMM checkpoint.",
+                hint="This is not an AWQ GEMM checkpoint.",
             )
     group_size = written.get("group_size")
     if type(group_size) is not int or group_size <= 0:
@@ -92,13 +92,14 @@ def _group_size(config: dict[str, Any], path: Path) -> int:
 class FinalStates:
     """A model whose layers have run on all tokens, so that logits can be computed.
 
-    states: the outputs of the last layer, [blocks, seq_len, hidden], on the CPU; outputs: see outputs_of.
+    states: the outputs of the last layer, [blocks, seq_len, hidden], on the CPU. outputs_per_layer: see
+    output_count.
     """
 
     skeleton: Skeleton
     device: torch.device
     states: Tensor
-    outputs: int
+    outputs_per_layer: int
 
     @property
     def vocabulary(self) -> int:
@@ -107,7 +108,7 @@ class FinalStates:
     def logits(self, blocks: slice) -> Tensor:
         """Float [blocks, seq_len, vocabulary], on the device."""
         states = self.states[blocks].to(self.device)
-        return logits_after(self.skeleton.model, self.skeleton.layers, states, self.outputs)
+        return logits_after(self.skeleton.model, self.skeleton.layers, states, self.outputs_per_layer)
 
 
 @torch.no_grad()
@@ -116,17 +117,17 @@ def run_layers(
 ) -> FinalStates:
     """Run all layers. tokens: int64 [blocks, seq_len]; step: called after each layer."""
     captured = inputs_of_layers(skeleton, tokens)
-    states, outputs = captured.hidden, 0
+    states, outputs_per_layer = captured.hidden, 0
     blocks = max(1, TOKENS_AT_ONCE // tokens.shape[1])
     reads = (partial(skeleton.layer_tensors, index) for index in range(len(skeleton.layers)))
     for index, tensors in enumerate(read_ahead(reads)):
         layer, arguments = skeleton.layers[index], to_device(captured.arguments[index], device=device)
         load_tensors(layer, tensors, device=device)
-        outputs = outputs_of(layer(states[:1].to(device), **arguments))
+        outputs_per_layer = output_count(layer(states[:1].to(device), **arguments))
         for start in range(0, len(states), blocks):
             part = slice(start, start + blocks)
             states[part] = run_layer(layer, states[part], arguments, blocks=blocks).to(_CPU)
         unload(layer)
         step()
     load_tensors(skeleton.model, skeleton.tensors_after(), device=device)
-    return FinalStates(skeleton=skeleton, device=device, states=states, outputs=outputs)
+    return FinalStates(skeleton=skeleton, device=device, states=states, outputs_per_layer=outputs_per_layer)

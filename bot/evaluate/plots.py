@@ -189,7 +189,7 @@ def _line(color: str) -> Any:
 
 
 def _save(canvas: Any, path: Path) -> None:
-    """As a palette of 64 colours, a third of the bytes, and without metadata such as the date."""
+    """Save with a palette of 64 colours, a third of the bytes, and without metadata such as the date."""
     from PIL import Image  # noqa: PLC0415
 
     picture = Image.frombytes("RGBA", canvas.get_width_height(), bytes(canvas.buffer_rgba())).convert("RGB")

@@ -13,7 +13,7 @@ from bot.watch.release import UP_TO_DATE, make_plan
 
 # After the first, second and third failure. After the fourth a person has to look.
 DELAYS = (timedelta(hours=1), timedelta(hours=6), timedelta(hours=24))
-MOST_ATTEMPTS = len(DELAYS) + 1
+MAX_ATTEMPTS = len(DELAYS) + 1
 
 # Jobs started when earlier failures are not known: enough to go on, too few to waste many GPU hours.
 CAP_WITHOUT_ATTEMPTS = 4
@@ -36,7 +36,7 @@ def after_failure(before: Attempts | None, *, target: str, content: str, now: da
     if same is not None and run and same.run == run:
         return same
     count = (same.count if same is not None else 0) + 1
-    waits = count >= MOST_ATTEMPTS
+    waits = count >= MAX_ATTEMPTS
     return Attempts(
         target=target,
         content=content,
@@ -48,19 +48,19 @@ def after_failure(before: Attempts | None, *, target: str, content: str, now: da
     )
 
 
-def hold_back(
+def apply_retry_limits(
     plan: Plan,
     *,
     attempts: Sequence[Attempts] | None,
     running: Sequence[RunningJob] = (),
     now: datetime,
     force: bool = False,
-    most_releases: int = MATRIX_LIMIT,
+    max_releases: int = MATRIX_LIMIT,
 ) -> Plan:
     """The plan without jobs that must wait, each with its reason.
 
     attempts: None if earlier failures are not known; then only a few jobs are started. force: retry failures now,
-    but not targets of other runs. most_releases: in progress at once, including those of other runs.
+    but not targets of other runs. max_releases: in progress at once, including those of other runs.
     """
     busy = busy_targets(running)
     known = {item.target: item for item in attempts or ()}
@@ -68,16 +68,16 @@ def hold_back(
     for job in (*plan.jobs, *plan.deferred):
         wait = _busy(job, busy) or (None if force else _wait(job, known.get(job.entry.target), now))
         decisions.append(wait or job)
-    elsewhere = busy_targets([item for item in running if item.stage != "refresh"])
+    in_progress = busy_targets([item for item in running if item.stage != "refresh"])
     without_gpu = sum(isinstance(item, Job) and item.kind is not JobKind.RELEASE for item in decisions)
     # Releases come last in a plan, so a cap on all jobs caps them.
-    for_gpus = without_gpu + max(0, most_releases - len(elsewhere))
+    job_limit = without_gpu + max(0, max_releases - len(in_progress))
     cap = CAP_WITHOUT_ATTEMPTS if attempts is None else MATRIX_LIMIT
-    made = make_plan(decisions, max_jobs=min(cap, for_gpus))
-    return replace(made, skipped=(*made.skipped, *plan.skipped))
+    limited = make_plan(decisions, max_jobs=min(cap, job_limit))
+    return replace(limited, skipped=(*limited.skipped, *plan.skipped))
 
 
-def refusal_of(target: str) -> str:
+def refusal_issue_key(target: str) -> str:
     """The name of the issue about a refusal, which counts no attempts. No target contains a colon."""
     return f"{_REFUSAL}{target}"
 
@@ -94,14 +94,17 @@ def all_refused(plan: Plan) -> bool:
     )
 
 
-def resolution(about: str, plan: Plan, *, whole: bool) -> str:
-    """Why the issue of this name can be closed; empty while it is open. whole: a plan of the whole watchlist."""
+def closing_comment(about: str, plan: Plan, *, full_watchlist: bool) -> str:
+    """The comment that closes the issue of this name; empty if it stays open.
+
+    full_watchlist: the plan is of the full watchlist, not of some of its models.
+    """
     target = about.removeprefix(_REFUSAL)
     skip = next((item for item in plan.skipped if item.entry.target == target), None)
     if "/" not in target:
         return ""  # about the watch workflow or the watchlist
     if skip is None and all(job.entry.target != target for job in (*plan.jobs, *plan.deferred)):
-        return "It is no longer on the watchlist." if whole else ""
+        return "It is no longer on the watchlist." if full_watchlist else ""
     if skip is not None and skip.entry.hold:
         return "It is on hold in the watchlist."
     if about != target:
@@ -115,39 +118,40 @@ def busy_targets(jobs: Sequence[RunningJob]) -> frozenset[str]:
     A run's publish jobs appear only when the jobs before them are done.
     """
     started = {job.target for job in jobs if job.status != "completed"}
-    made = {job.target for job in jobs if job.stage == "quantize" and job.conclusion == "success"}
+    quantized = {job.target for job in jobs if job.stage == "quantize" and job.conclusion == "success"}
     ended = {job.target for job in jobs if job.stage == "publish" and job.status == "completed"}
-    return frozenset(started | (made - ended))
+    return frozenset(started | (quantized - ended))
 
 
 def overdue(times: PlanTimes, *, now: datetime, limit: timedelta) -> str | None:
-    """What is wrong if the last good plan is older than `limit`; None if all is well or nothing ever ran."""
-    if times.last_good is not None:
-        return _since(times.last_good, now) if now - times.last_good > limit else None
+    """What is wrong if the last successful plan is older than `limit`; None if all is well or nothing ever ran."""
+    if times.last_success is not None:
+        return _since(times.last_success, now) if now - times.last_success > limit else None
     if times.oldest_run is not None and now - times.oldest_run > limit:
-        return f"no plan since at least {shown(iso(times.oldest_run))}"
+        return f"no plan since at least {format_utc(iso(times.oldest_run))}"
     return None
 
 
 def _since(time: datetime, now: datetime) -> str:
-    return f"the last good plan was made {shown(iso(time))}, {(now - time) / timedelta(hours=1):.0f} hours ago"
+    hours = (now - time) / timedelta(hours=1)
+    return f"the last successful plan was made {format_utc(iso(time))}, {hours:.0f} hours ago"
 
 
 def _busy(job: Job, busy: frozenset[str]) -> Skip | None:
     if job.entry.target not in busy:
         return None
     hint = "It is checked again after that run has ended."
-    return Skip(entry=job.entry, reason="another run works on it", hint=hint, blocked=True)
+    return Skip(entry=job.entry, reason="another run is working on it", hint=hint, blocked=True)
 
 
 def _wait(job: Job, tried: Attempts | None, now: datetime) -> Skip | None:
     if tried is None or tried.content != job.attempt_digest:
         return None
     if tried.waits_for_person:
-        reason = f"failed {tried.count} times, waits for a person"
+        reason = f"failed {tried.count} times, no more automatic retries"
         return Skip(entry=job.entry, reason=reason, hint="Close the issue to retry.", blocked=True)
     if tried.next_try is not None and now < datetime.fromisoformat(tried.next_try):
-        reason = f"failed {_times(tried.count)}, next attempt not before {shown(tried.next_try)}"
+        reason = f"failed {_times(tried.count)}, next attempt not before {format_utc(tried.next_try)}"
         return Skip(entry=job.entry, reason=reason, hint="Close the issue to retry now.", blocked=True)
     return None
 
@@ -160,6 +164,6 @@ def iso(time: datetime) -> str:
     return time.astimezone(UTC).replace(microsecond=0).isoformat().replace("+00:00", "Z")
 
 
-def shown(time: str) -> str:
+def format_utc(time: str) -> str:
     """`2026-11-22 04:30 UTC`."""
     return f"{datetime.fromisoformat(time).astimezone(UTC):%Y-%m-%d %H:%M} UTC"

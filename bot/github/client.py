@@ -156,7 +156,7 @@ def plan_times(client: GitHubClient, workflow: str) -> PlanTimes:
             oldest = run.created_at
             for job in run.jobs("latest"):
                 if _PLAN.fullmatch(job.name) and job.conclusion == "success" and job.completed_at:
-                    return PlanTimes(last_good=job.completed_at)
+                    return PlanTimes(last_success=job.completed_at)
     return PlanTimes(oldest_run=oldest)
 
 

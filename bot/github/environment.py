@@ -19,8 +19,8 @@ from bot.text import escape_markdown
 
 DEFAULT_API = "https://api.github.com"
 DEFAULT_SERVER = "https://github.com"
-MOST_OUTPUT_BYTES = 1_000_000  # GitHub's limit for the outputs of a job
-MOST_SUMMARY_BYTES = 2**20  # GitHub's limit for the summary of a step
+MAX_OUTPUT_BYTES = 1_000_000  # GitHub's limit for the outputs of a job
+MAX_SUMMARY_BYTES = 2**20  # GitHub's limit for the summary of a step
 _CUT = "\n\n*The rest is cut: a summary holds 1 MiB. All of it is in the log.*\n"
 _SHORTEST_SECRET = 8
 
@@ -111,9 +111,9 @@ class Actions:
         if self.output is None:
             return
         texts = {name: _output_text(value) for name, value in values.items()}
-        if sum(len(text.encode()) for text in texts.values()) > MOST_OUTPUT_BYTES:
+        if sum(len(text.encode()) for text in texts.values()) > MAX_OUTPUT_BYTES:
             raise EnvironmentProblem(
-                f"the outputs of this step are larger than {MOST_OUTPUT_BYTES:,} bytes",
+                f"the outputs of this step are larger than {MAX_OUTPUT_BYTES:,} bytes",
                 hint="Watch fewer models in one repository.",
             )
         _append(self.output, "".join(_heredoc(name, text) for name, text in texts.items()))
@@ -122,8 +122,8 @@ class Actions:
         """Append to the step's summary, cut at GitHub's limit, beyond which it would drop the whole summary."""
         if self.summary is None:
             return
-        there = self.summary.stat().st_size if self.summary.exists() else 0
-        _append(self.summary, _cut(redacted(markdown), MOST_SUMMARY_BYTES - there))
+        used_bytes = self.summary.stat().st_size if self.summary.exists() else 0
+        _append(self.summary, _cut(redacted(markdown), MAX_SUMMARY_BYTES - used_bytes))
 
 
 def known_secrets() -> tuple[str, ...]:

@@ -66,7 +66,7 @@ class Issues:
         self._problem: GitHubFailsError | None = None
 
     def attempts(self) -> tuple[Attempts, ...]:
-        """As recorded in the open issues, one per target. Raises GitHubFailsError."""
+        """The attempts that the open issues record, one per target. Raises GitHubFailsError."""
         return tuple(found[0][1] for found in self._found().values())
 
     def about(self, target: str) -> Attempts | None:
@@ -80,11 +80,11 @@ class Issues:
         """
         body = body_of(text, mark(attempts))
         labels = [LABEL, label_of(exit_code)]
-        there = self._found().get(attempts.target)
+        existing = self._found().get(attempts.target)
         with answered(f"the issue about {attempts.target}"):
-            if not there:
+            if not existing:
                 return self._client.repository.create_issue(redacted(title), body=body, labels=labels).number
-            issue, before = there[0]
+            issue, before = existing[0]
             kept = [item.name for item in issue.labels if not item.name.startswith(LABEL)]
             issue.edit(title=redacted(title), body=body, labels=[*kept, *labels])
             if attempts.waits_for_person and not before.waits_for_person:
@@ -94,7 +94,7 @@ class Issues:
             return issue.number
 
     def close(self, target: str, comment: str) -> None:
-        """As completed, with a comment that says why. Does nothing if none is open. Raises GitHubFailsError."""
+        """Close it as completed, with a comment that says why, if it is open. Raises GitHubFailsError."""
         for issue, _ in self._found().get(target, []):
             with answered(f"closing the issue about {target}"):
                 issue.create_comment(redacted(comment))
@@ -123,7 +123,7 @@ class Issues:
         return found
 
 
-def keep_comment(client: GitHubClient, number: int, text: str) -> None:
+def create_or_update_comment(client: GitHubClient, number: int, text: str) -> None:
     """Raises GitHubFailsError."""
     body = body_of(text, COMMENT_MARK)
     own = client.login()

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx2
 
 from bot.errors import BotError, WatchlistError
-from bot.github.attempts import hold_back
+from bot.github.attempts import apply_retry_limits
 from bot.github.matrix import matrices, publishable
 from bot.github.results import originals_of
 from bot.github.tracker import IssueTracker
@@ -32,7 +32,7 @@ def beat(url: str) -> bool:
 
 
 # GitHub cancels a job that waits for a runner for a day: start no more than a few machines finish in that time.
-MOST_RELEASES = 8
+MAX_RELEASES = 8
 
 
 def watched(watchlist: Path, tracker: IssueTracker) -> tuple[WatchEntry, ...]:
@@ -51,19 +51,21 @@ def plan_run(
     *,
     now: datetime,
     force: bool = False,
-    by_identity: bool = False,
+    trusted_publishing: bool = False,
     publish_on: str = "hosted",
-    most_releases: int = MOST_RELEASES,
+    max_releases: int = MAX_RELEASES,
 ) -> Plan:
     """What is new and can be done now.
 
-    by_identity: publishing uses the workflow's identity, which cannot create targets. most_releases: in progress
+    trusted_publishing: publishing uses Trusted Publishers, which cannot create targets. max_releases: in progress
     at once.
     """
-    attempts, running = tracker.attempts(), tracker.other_runs()
-    listed = pipeline.plan(hub, entries, by_identity=by_identity)
+    attempts, running = tracker.attempts(), tracker.jobs_of_other_runs()
+    listed = pipeline.plan(hub, entries, trusted_publishing=trusted_publishing)
     found = publishable(listed, hosted=publish_on == "hosted", public=tracker.actions.is_public is True)
-    return hold_back(found, attempts=attempts, running=running, now=now, force=force, most_releases=most_releases)
+    return apply_retry_limits(
+        found, attempts=attempts, running=running, now=now, force=force, max_releases=max_releases
+    )
 
 
 def with_originals(hub: Hub, plan: Plan, folder: Path) -> Plan:

@@ -1,4 +1,4 @@
-"""How the jobs of a run ended: what each job wrote down, checked, completed with what the jobs API reports."""
+"""How the jobs of a run ended: each job's result file, validated; missing results come from GitHub's jobs API."""
 
 from __future__ import annotations
 
@@ -46,18 +46,21 @@ def final_results(
 
 
 def _is_contradicted(result: JobResult, running: Sequence[RunningJob] | None) -> bool:
-    """Whether GitHub saw the job fail that claims success: any job can upload an artifact under another's name."""
+    """Whether the result claims success but GitHub reports a failed job.
+
+    Any job can upload an artifact under another job's name.
+    """
     if result.status not in (Status.PUBLISHED, Status.UNCHANGED):
         return False
     # Publishing never starts after quantizing failed; on the GPU runner it is a step of the same job.
     stages = ("quantize", "publish") if result.stage == "publish" else (result.stage,)
-    seen = [_seen(result.target, stage, running) for stage in stages]
+    seen = [_find_job(result.target, stage, running) for stage in stages]
     return any(item is not None and item.status == "completed" and item.conclusion != "success" for item in seen)
 
 
 def _final_result(job: Job, results: Results, running: Sequence[RunningJob] | None) -> JobResult:
     stage = _last_stage(job, results, running)
-    result, seen = results.get((job.job_id, stage)), _seen(job.entry.target, stage, running)
+    result, seen = results.get((job.job_id, stage)), _find_job(job.entry.target, stage, running)
     # A model that was quantized and then neither published nor refused was lost in between.
     if result is None or result.status is Status.READY:
         return _result_from_api(job, stage, seen, known=running is not None)
@@ -71,16 +74,16 @@ def _last_stage(job: Job, results: Results, running: Sequence[RunningJob] | None
         return "refresh"
     if (job.job_id, "publish") in results:
         return "publish"
-    quantized, sent = results.get((job.job_id, "quantize")), _seen(job.entry.target, "publish", running)
-    began = sent is not None and sent.conclusion != "skipped"
+    quantized, publish_job = results.get((job.job_id, "quantize")), _find_job(job.entry.target, "publish", running)
+    began = publish_job is not None and publish_job.conclusion != "skipped"
     if quantized is None:
         return "publish" if began else "quantize"
-    made, by = quantized.status is Status.READY, _seen(job.entry.target, "quantize", running)
-    lost = by is not None and by.conclusion not in (None, "success") and not began
-    return "publish" if made and not lost else "quantize"
+    is_ready, quantize_job = quantized.status is Status.READY, _find_job(job.entry.target, "quantize", running)
+    failed = quantize_job is not None and quantize_job.conclusion not in (None, "success") and not began
+    return "publish" if is_ready and not failed else "quantize"
 
 
-def _seen(target: str, stage: str, running: Sequence[RunningJob] | None) -> RunningJob | None:
+def _find_job(target: str, stage: str, running: Sequence[RunningJob] | None) -> RunningJob | None:
     mine = [item for item in running or () if (item.stage, item.target) == (stage, target)]
     return mine[-1] if mine else None
 
@@ -88,7 +91,7 @@ def _seen(target: str, stage: str, running: Sequence[RunningJob] | None) -> Runn
 def _result_from_api(job: Job, stage: str, seen: RunningJob | None, *, known: bool) -> JobResult:
     """The result of a job that left none."""
     if not known:
-        message = "it left no result, and GitHub does not answer"
+        message = "it left no result, and its state on GitHub is unknown"
         return job_result(job, stage=stage, status=Status.UNKNOWN, message=message)
     if seen is None or seen.status != "completed":
         return job_result(job, stage=stage, status=Status.STOPPED, message="it was not started")
@@ -103,7 +106,7 @@ def _result_from_api(job: Job, stage: str, seen: RunningJob | None, *, known: bo
 
 
 def _conclusion(job: Job, stage: str, seen: RunningJob) -> str:
-    """As GitHub reports it, except that it also reports `cancelled` for jobs that no person cancelled."""
+    """GitHub's conclusion, but `not_taken` or `timed_out` for a `cancelled` job that no person cancelled."""
     if seen.conclusion != "cancelled" or seen.completed is None:
         return seen.conclusion or ""
     if not seen.runner:
@@ -139,8 +142,8 @@ Record = TypeVar("Record")
 
 PLAN = "plan.json"
 _JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,250}")  # valid as the name of an artifact and of a file
-_MOST_RESULT_BYTES = 1_000_000
-_MOST_RESULTS = 5_000
+_MAX_RESULT_BYTES = 1_000_000
+_MAX_RESULTS = 5_000
 
 
 def store_plan(folder: Path, plan: Plan) -> None:
@@ -172,10 +175,10 @@ def read_job(folder: Path, job_id: str) -> Job:
 
 
 def store_result(folder: Path, result: JobResult) -> JobResult:
-    """In the folder of its artifact, without any token of this process. Returns it as it was stored."""
-    shown = replace(result, message=redacted(result.message), hint=redacted(result.hint))
-    write_atomic(_file_of(folder / _artifact_name(result), result.job_id), to_json(shown).encode())
-    return shown
+    """Write the result to its artifact folder, with tokens redacted. Returns what was written."""
+    written = replace(result, message=redacted(result.message), hint=redacted(result.hint))
+    write_atomic(_file_of(folder / _artifact_name(result), result.job_id), to_json(written).encode())
+    return written
 
 
 def read_results(folder: Path, plan: Plan) -> tuple[tuple[JobResult, ...], tuple[str, ...]]:
@@ -186,7 +189,7 @@ def read_results(folder: Path, plan: Plan) -> tuple[tuple[JobResult, ...], tuple
     jobs = {job.job_id: job for job in plan.jobs}
     results: list[JobResult] = []
     rejected: list[str] = []
-    for path in sorted(folder.glob("result-*/**/*.json"))[:_MOST_RESULTS]:
+    for path in sorted(folder.glob("result-*/**/*.json"))[:_MAX_RESULTS]:
         result = _result(path)
         name = path.relative_to(folder)
         if result is None:
@@ -206,7 +209,7 @@ def _artifact_name(result: JobResult) -> str:
 
 
 def _result(path: Path) -> JobResult | None:
-    if path.is_symlink() or not path.is_file() or path.stat().st_size > _MOST_RESULT_BYTES:
+    if path.is_symlink() or not path.is_file() or path.stat().st_size > _MAX_RESULT_BYTES:
         return None
     try:
         return from_json(JobResult, redacted(path.read_text(encoding="utf-8")))

@@ -15,7 +15,7 @@ from bot.errors import (
     UpstreamError,
     WatchlistError,
 )
-from bot.github.attempts import MOST_ATTEMPTS, shown
+from bot.github.attempts import MAX_ATTEMPTS, format_utc
 from bot.records import Attempts, Job, JobKind, JobResult, Plan, Skip, Status
 from bot.text import duration, one_line, render, size
 from bot.watch.release import UP_TO_DATE
@@ -163,8 +163,8 @@ def failure_text(job: Job, result: JobResult, attempts: Attempts, *, endpoint: s
         job=job,
         result=result,
         attempts=attempts,
-        most=MOST_ATTEMPTS,
-        next_try=shown(attempts.next_try) if attempts.next_try else "",
+        max_attempts=MAX_ATTEMPTS,
+        next_try=format_utc(attempts.next_try) if attempts.next_try else "",
         endpoint=endpoint,
         run_url=run_url,
     )

@@ -1,4 +1,4 @@
-"""What GitHub knows for the watch: earlier failures, kept as issues, and what other runs work on.
+"""The watch's state on GitHub: issues for earlier failures, and jobs of other runs.
 
 Nothing here stops a run. If GitHub does not answer, a note says so and the run goes on with less information.
 """
@@ -17,11 +17,11 @@ from bot.errors import EnvironmentProblem, WatchlistError
 from bot.github.attempts import (
     CAP_WITHOUT_ATTEMPTS,
     after_failure,
+    closing_comment,
+    format_utc,
     needs_person,
     overdue,
-    refusal_of,
-    resolution,
-    shown,
+    refusal_issue_key,
 )
 from bot.github.environment import Actions
 from bot.github.summaries import failure_text, refusal_text, title_of, trouble_text
@@ -42,7 +42,7 @@ WATCH = "watch"
 class IssueTracker:
     """GitHub, as far as this run has access to it. Use as a context manager.
 
-    notes: what could not be done or found out. known: the attempts that `attempts` returned.
+    notes: what could not be done or found out. open_attempts: what `attempts()` found, which must be called first.
     """
 
     def __init__(self, actions: Actions) -> None:
@@ -51,7 +51,7 @@ class IssueTracker:
         self._resources = ExitStack()
         self._client: GitHubClient | None = None
         self._issues: Issues | None = None
-        self.known: tuple[Attempts, ...] = ()
+        self.open_attempts: tuple[Attempts, ...] = ()
 
     def __enter__(self) -> IssueTracker:
         if self.actions.token and self.actions.repository:
@@ -79,10 +79,10 @@ class IssueTracker:
             self.notes.append(f"No GITHUB_TOKEN, so what failed before is not known: {_CAP}")
             return None
         found = self._try(issues.attempts, f"What failed before is not known: {_CAP}")
-        self.known = found or ()
+        self.open_attempts = found or ()
         return found
 
-    def other_runs(self) -> tuple[RunningJob, ...]:
+    def jobs_of_other_runs(self) -> tuple[RunningJob, ...]:
         if self._client is None:
             return ()
         from bot.github.client import jobs_of_other_runs
@@ -91,7 +91,7 @@ class IssueTracker:
         known = self._try(lambda: jobs_of_other_runs(client), "What other runs work on is not known.")
         return known or ()
 
-    def own_jobs(self) -> tuple[RunningJob, ...] | None:
+    def jobs_of_this_run(self) -> tuple[RunningJob, ...] | None:
         if self._client is None:
             return None
         from bot.github.client import jobs_of_this_run
@@ -99,8 +99,11 @@ class IssueTracker:
         client = self._client
         return self._try(lambda: jobs_of_this_run(client), "How jobs without a result ended is not known.")
 
-    def overdue(self, workflow: str, *, now: datetime, limit: timedelta) -> str | None:
-        """What is wrong when the last good plan is older than `limit`; an issue is open as long as it is."""
+    def report_overdue(self, workflow: str, *, now: datetime, limit: timedelta) -> str | None:
+        """Open an issue while the last successful plan is older than `limit`, else close it.
+
+        Returns the problem, or None.
+        """
         if self._client is None:
             self.notes.append("No GITHUB_TOKEN, so when the last plan was made is not known.")
             return None
@@ -132,15 +135,15 @@ class IssueTracker:
             self.notes.append(problem)
         return problem == ""
 
-    def keep_comment(self, text: str) -> None:
-        """On the pull request that started this run, if it is one of this repository."""
+    def create_or_update_comment(self, text: str) -> None:
+        """Create or update a comment on the pull request that started this run, if it is in this repository."""
         number = self.actions.own_pull_request()
         if self._client is None or number is None:
             return
-        from bot.github.issues import keep_comment
+        from bot.github.issues import create_or_update_comment
 
         client = self._client
-        self._try(lambda: keep_comment(client, number, text), "The comment could not be written.")
+        self._try(lambda: create_or_update_comment(client, number, text), "The comment could not be written.")
 
     def report_results(
         self, jobs: Sequence[Job], results: Sequence[JobResult], *, endpoint: str, now: datetime
@@ -161,18 +164,18 @@ class IssueTracker:
                 self._close(issues, job.entry.target, f"`{job.tag}` is published.")
         return lines
 
-    def close_resolved(self, plan: Plan, *, whole: bool) -> None:
+    def close_resolved(self, plan: Plan, *, full_watchlist: bool) -> None:
         """Close the issues that a new plan makes obsolete, first of all the one about a broken watchlist.
 
-        whole: the plan is of the whole watchlist.
+        full_watchlist: the plan is of the full watchlist, not of some of its models.
         """
         issues = self._issues
         if issues is None:
             return
-        for item in self.known:
+        for item in self.open_attempts:
             if item.target == WATCHLIST:
                 self._close(issues, WATCHLIST, "The watchlist has no mistakes.")
-            elif why := resolution(item.target, plan, whole=whole):
+            elif why := closing_comment(item.target, plan, full_watchlist=full_watchlist):
                 self._close(issues, item.target, why)
 
     def report_refusals(self, plan: Plan, *, endpoint: str) -> None:
@@ -180,9 +183,9 @@ class IssueTracker:
         issues = self._issues
         if issues is None:
             return
-        reported = {(item.target, item.content) for item in self.known}
+        reported = {(item.target, item.content) for item in self.open_attempts}
         for skip in plan.skipped:
-            name, content = refusal_of(skip.entry.target), sha256_of([skip.reason, skip.hint])
+            name, content = refusal_issue_key(skip.entry.target), sha256_of([skip.reason, skip.hint])
             if needs_person(skip) and (name, content) not in reported:
                 refusal = Attempts(target=name, content=content, waits_for_person=True)
                 title = title_of(skip.entry.target, skip.reason)
@@ -190,7 +193,7 @@ class IssueTracker:
                 self._write(issues, refusal, title=title, exit_code=skip.exit_code, text=text)
 
     def report_watchlist(self, mistakes: Sequence[Mistake]) -> None:
-        """One issue while the watchlist has mistakes, however many; the next good plan closes it."""
+        """One issue while the watchlist has mistakes, however many; the next successful plan closes it."""
         headline = f"Nothing is watched while the watchlist cannot be read: {_count(len(mistakes), 'mistake')}."
         title = title_of(mistakes[0].file, mistakes[0].message)
         self._update_trouble(WATCHLIST, title, headline, [(str(item), item.hint) for item in mistakes])
@@ -225,7 +228,11 @@ class IssueTracker:
             text=failure_text(job, result, attempts, endpoint=endpoint, run_url=actions.run_url),
         )
         link = f"[issue {number}]({actions.issues_url}/{number})"
-        then = f"next attempt not before {shown(attempts.next_try)}" if attempts.next_try else "waits for a person"
+        then = (
+            f"next attempt not before {format_utc(attempts.next_try)}"
+            if attempts.next_try
+            else "no more automatic retries"
+        )
         return f"**attempt** {attempts.count}, {then}: {link}"
 
     def _close(self, issues: Issues, target: str, what: str) -> None:

@@ -1,4 +1,4 @@
-"""What our tokens may do on a Hub, the errors when they may not, and a workflow's identity (Trusted Publishers)."""
+"""What our tokens may do on a Hub, errors when they may not, and the OIDC identities of workflows."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def check_access(hub: Hub, namespaces: tuple[str, ...], *, runner: bool = False)
     yield from _check_reading(hub, namespaces, runner=runner)
     if hub.create_token is not None:
         yield _check_token("create token", hub.creator)[0]
-    if hub.by_identity:
-        yield _check_identity(hub, str(hub.oidc_resource))
+    if hub.trusted_publishing:
+        yield _check_trusted_publisher(hub, str(hub.oidc_resource))
     elif runner and hub.write_token in (None, hub.read_token):
         yield Check(name="write token", status="ok", found="not set: another machine publishes")
     else:
@@ -109,7 +109,7 @@ def _check_writing(hub: Hub, namespaces: tuple[str, ...], *, runner: bool) -> It
         yield from (_check_namespace(account, namespace) for namespace in namespaces)
 
 
-def _check_identity(hub: Hub, target: str) -> Check:
+def _check_trusted_publisher(hub: Hub, target: str) -> Check:
     try:
         exchange(hub, target)
     except BotError as error:
@@ -163,7 +163,7 @@ def check_may_publish(hub: Hub, target: str) -> None:
     Raises PublishError when our credentials cannot write to the target, EnvironmentProblem when there are none.
     """
     exchange(hub, target)
-    if hub.by_identity:
+    if hub.trusted_publishing:
         return
     demand_write_token(hub)
     namespace = target.split("/", maxsplit=1)[0]
@@ -181,7 +181,7 @@ def check_may_publish(hub: Hub, target: str) -> None:
 
 
 def demand_write_token(hub: Hub) -> None:
-    if not (hub.by_identity or hub.write_token):
+    if not (hub.trusted_publishing or hub.write_token):
         raise PublishError("no token to publish with", hint="Set HF_WRITE_TOKEN, or HF_TOKEN with write access.")
 
 
@@ -200,21 +200,21 @@ def _join(name: str, namespace: str) -> str:
 # --- requests that a token may not make ---------------------------------------------------------------------
 
 
-def allowed(target: str, what: str, request: Callable[[], Result]) -> Result:
+def request_or_raise(target: str, what: str, request: Callable[[], Result]) -> Result:
     try:
         return call(request)
     except HfHubHTTPError as error:
-        raise no_permission(target, what, error) from None
+        raise request_error(target, what, error) from None
 
 
-def no_permission(target: str, what: str, error: HfHubHTTPError) -> PublishError:
+def request_error(target: str, what: str, error: HfHubHTTPError) -> PublishError:
     status = status_of(error)
     if is_exchange(error) and status == 400:
         return not_trusted(target, "its settings")
     said = " ".join((error.server_message or "").split())
     answer = f"{status}: {said}" if said else f"{status}"
     if status in (401, 403, 404):
-        return PublishError(f"{target}: the token may not {what} ({answer})", hint=write_hint(target))
+        return PublishError(f"{target}: the token is not permitted to {what} ({answer})", hint=write_hint(target))
     return PublishError(f"{target}: cannot {what} ({answer})", hint="Run it again: it resumes.")
 
 
@@ -226,11 +226,11 @@ def write_hint(target: str) -> str:
 
 
 def exchange(hub: Hub, target: str) -> None:
-    """Exchange the workflow's identity for a token. Does nothing when a stored token publishes.
+    """Exchange the workflow's OIDC identity for a token. Does nothing when a stored token publishes.
 
     Raises PublishError when this workflow may not publish the target, EnvironmentProblem when it has no identity.
     """
-    if not hub.by_identity:
+    if not hub.trusted_publishing:
         return
     # A token is for one repo, and HF_OIDC_RESOURCE names it.
     if hub.oidc_resource != target:
@@ -263,13 +263,13 @@ def _refused(hub: Hub, target: str, error: HfHubHTTPError) -> BotError:
         return _no_id_token(f"its issuer answers {status}")
     if status != 400:
         return PublishError(
-            f"{target}: the Hub answers {status} to the exchange of the workflow's identity",
+            f"{target}: the Hub answers {status} to the exchange of the workflow's OIDC identity",
             hint="Run it again later, or publish with HF_WRITE_TOKEN.",
         )
     # The Hub gives the same answer for a repo that does not exist.
     if published_state(hub.token_reader, target).state is TargetState.ABSENT:
         return PublishError(
-            f"{target}: it does not exist, or HF_TOKEN cannot read it; a workflow's identity cannot create it",
+            f"{target}: it does not exist, or HF_TOKEN cannot read it; Trusted Publishers cannot create it",
             hint=f"Run `awq-bot create-target {target}` first, then add the trusted publisher in its settings.",
         )
     return not_trusted(target, f"{hub.endpoint}/{target}/settings")

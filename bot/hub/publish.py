@@ -3,7 +3,7 @@
 Private repo, blobs, one commit with its provenance, everything read back, gating, visibility, tag. The tag makes
 it complete. Each step reads the state of the repo first, so running it again after any interruption resumes.
 
-With a workflow's identity instead of a token, settings can only be checked (`settings.py`).
+Trusted Publishers cannot change settings, so these are only checked then (`settings.py`).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from bot.checkpoint.repo_files import GITATTRIBUTES
 from bot.errors import EnvironmentProblem, PublishError
-from bot.hub.access import allowed, demand_write_token, exchange, no_permission, write_hint
+from bot.hub.access import demand_write_token, exchange, request_error, request_or_raise, write_hint
 from bot.hub.fetch import files_at
 from bot.hub.session import Hub, TransferError, call, status_of, unwrap_transfer_error, wait_before_retry
 from bot.hub.settings import check_settings, set_gating, set_visibility, settings_of, stays_private
-from bot.hub.targets import check_not_superseded, check_tag, is_this, superseded, target_state
+from bot.hub.targets import check_not_superseded, check_tag, has_release_of, superseded, target_state
 from bot.hub.upload import send, uploads_of
 from bot.hub.verify import read_back, restore_previous
 from bot.records import Job, Progress, Provenance, Publication, Published, PublishedFile, Tag, TargetState
@@ -49,13 +49,13 @@ def publish(hub: Hub, job: Job, artifact: Artifact, progress: Progress) -> Publi
     Raises PublishError: no permission, a repo that awq-bot did not make, or files that differ from what was sent.
     """
     started = time.monotonic()
-    api, target = _writer(hub, job), job.entry.target
+    api, target = _write_api(hub, job), job.entry.target
     before = target_state(api, target)
-    if not is_this(before, job):
+    if not has_release_of(before, job):
         check_not_superseded(before, job)
         check_tag(before, job)
-        if hub.by_identity:
-            check_settings(api, job, before.provenance, filling=before.state is TargetState.EMPTY)
+        if hub.trusted_publishing:
+            check_settings(api, job, before.provenance, is_empty=before.state is TargetState.EMPTY)
         else:
             _prepare_repo(api, before, job)
         _commit(api, job, artifact, target_state(api, target), progress)
@@ -64,16 +64,12 @@ def publish(hub: Hub, job: Job, artifact: Artifact, progress: Progress) -> Publi
 
 def finish(hub: Hub, job: Job, progress: Progress) -> Publication:
     """Complete an interrupted publication from what is on the Hub alone. Raises PublishError."""
-    return _complete(hub, _writer(hub, job), job, progress, time.monotonic())
+    return _complete(hub, _write_api(hub, job), job, progress, time.monotonic())
 
 
-def keeps_private(job: Job) -> bool:
-    return stays_private(job.entry, job.upstream)
-
-
-def opening_note(job: Job, publication: Publication) -> str:
-    """What a person has to do after a workflow's identity published; empty when nothing."""
-    if not publication.private or keeps_private(job):
+def make_public_note(job: Job, publication: Publication) -> str:
+    """What a person has to do after publishing with Trusted Publishers; empty when nothing."""
+    if not publication.private or stays_private(job.entry, job.upstream):
         return ""
     return f"private until `awq-bot create-target {publication.repo_id}` makes it public"
 
@@ -82,31 +78,31 @@ def _complete(hub: Hub, api: HfApi, job: Job, progress: Progress, started: float
     target = job.entry.target
     state = target_state(api, target)
     if state.provenance is None:
-        raise PublishError(f"{target}: the interrupted publication is no longer there", hint="Plan again.")
-    if not is_this(state, job):
+        raise PublishError(f"{target}: the interrupted publication no longer exists", hint="Plan again.")
+    if not has_release_of(state, job):
         raise superseded(target)
-    new = not state.complete
+    new, private = not state.complete, stays_private(job.entry, job.upstream)
     if new:
         check_tag(state, job)
         _read_back_or_restore(api, state, state.provenance, progress)
-        if hub.by_identity:
-            check_settings(api, job, None, filling=False)
+        if hub.trusted_publishing:
+            check_settings(api, job, None, is_empty=False)
         else:
             set_gating(api, target, job.upstream, None, otherwise="It stays private.")
-            set_visibility(api, target, private=keeps_private(job))
+            set_visibility(api, target, private=private)
         _set_tag(api, job, state.head)
     return Publication(
         repo_id=target,
         sha=state.head,
         tag=job.tag,
         url=f"{api.endpoint}/{target}",
-        private=bool(settings_of(api, target).private) if hub.by_identity else keeps_private(job),
+        private=bool(settings_of(api, target).private) if hub.trusted_publishing else private,
         new=new,
         duration_s=time.monotonic() - started,
     )
 
 
-def _writer(hub: Hub, job: Job) -> HfApi:
+def _write_api(hub: Hub, job: Job) -> HfApi:
     exchange(hub, job.entry.target)
     demand_write_token(hub)
     return hub.writer
@@ -116,17 +112,17 @@ def _writer(hub: Hub, job: Job) -> HfApi:
 
 
 def _prepare_repo(api: HfApi, state: Published, job: Job) -> None:
-    """Create the repo, private until everything was read back, whatever the entry says."""
+    """Create the repo, always private at first; visibility is set after the files are read back."""
     if state.state is TargetState.ABSENT:
         create = partial(api.create_repo, state.repo_id, private=True, exist_ok=True)
-        allowed(state.repo_id, "create the repo", create)
-    elif keeps_private(job):
+        request_or_raise(state.repo_id, "create the repo", create)
+    elif stays_private(job.entry, job.upstream):
         set_visibility(api, state.repo_id, private=True)
     elif state.state is TargetState.EMPTY:
         # Only while it is empty: another run may have just published there.
         set_visibility(api, state.repo_id, private=True, only_at=state.head)
     if state.provenance is not None:
-        # The commit of an update is public at once, so the gate comes first.
+        # The commit of an update is public at once, so gating is set first.
         set_gating(
             api, state.repo_id, job.upstream, state.provenance, otherwise="Nothing was changed in the repo."
         )
@@ -135,17 +131,17 @@ def _prepare_repo(api: HfApi, state: Published, job: Job) -> None:
 def _commit(api: HfApi, job: Job, artifact: Artifact, state: Published, progress: Progress) -> None:
     """The blobs, then one commit on top of `state`. When the answer to a commit was lost, look for it first."""
     target = job.entry.target
-    if is_this(state, job):
+    if has_release_of(state, job):
         return
     if state.state is TargetState.ABSENT:
-        raise PublishError(f"{target}: it exists, and the token may not read it", hint=write_hint(target))
+        raise PublishError(f"{target}: it exists, but the token cannot read it", hint=write_hint(target))
     wanted = {file.path for file in artifact.files}
     uploads = uploads_of(artifact.folders, wanted, f"hash {target}", progress)
-    listed = allowed(target, "list its files", partial(files_at, api, target, revision=state.head))
-    there = {file.path for file in listed}
-    _check_whole(artifact, {item.path_in_repo for item in uploads} | there, target)
+    listed = request_or_raise(target, "list its files", partial(files_at, api, target, revision=state.head))
+    on_hub = {file.path for file in listed}
+    _check_all_available(artifact, {item.path_in_repo for item in uploads} | on_hub, target)
     send(api, target, uploads, progress)
-    stale = sorted(there - wanted - {GITATTRIBUTES})
+    stale = sorted(on_hub - wanted - {GITATTRIBUTES})
     commit = partial(
         api.create_commit,
         target,
@@ -164,7 +160,7 @@ def _commit(api: HfApi, job: Job, artifact: Artifact, state: Published, progress
                 f"{target}: the commit was refused: {reason}", hint="Check its README.md."
             ) from None
         except (HfHubHTTPError, httpx2.RequestError, TransferError) as error:
-            if is_this(target_state(api, target), job):
+            if has_release_of(target_state(api, target), job):
                 return
             wait = wait_before_retry(error)
             if wait is False or attempt == _COMMIT_TRIES:
@@ -175,10 +171,10 @@ def _commit(api: HfApi, job: Job, artifact: Artifact, state: Published, progress
 def _commit_refused(target: str, error: Exception) -> PublishError:
     if not isinstance(error, HfHubHTTPError):
         return PublishError(f"{target}: the connection broke during the commit", hint="Run it again: it resumes.")
-    return superseded(target) if status_of(error) == 412 else no_permission(target, "commit", error)
+    return superseded(target) if status_of(error) == 412 else request_error(target, "commit", error)
 
 
-def _check_whole(artifact: Artifact, available: set[str], target: str) -> None:
+def _check_all_available(artifact: Artifact, available: set[str], target: str) -> None:
     if absent := [file.path for file in artifact.files if file.path not in available]:
         raise PublishError(
             f"{target}: {absent[0]} is neither in the job's folder nor on the Hub",
@@ -194,7 +190,7 @@ def _read_back_or_restore(api: HfApi, state: Published, provenance: Provenance, 
         read_back(api, state.repo_id, state.head, provenance.files, progress)
     except HfHubHTTPError as error:
         # A refused download says nothing about the file.
-        raise no_permission(state.repo_id, "read back what was sent", error) from None
+        raise request_error(state.repo_id, "read back what was sent", error) from None
     except PublishError as error:
         if restored := _restored(api, state, error):
             raise PublishError(
@@ -226,4 +222,4 @@ def _set_tag(api: HfApi, job: Job, sha: str) -> None:
         if Tag(name=job.tag, sha=sha) in state.tags:
             return
         check_tag(state, job)
-        raise no_permission(job.entry.target, f"create the tag {job.tag}", error) from None
+        raise request_error(job.entry.target, f"create the tag {job.tag}", error) from None

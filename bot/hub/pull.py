@@ -86,7 +86,7 @@ def pull_files(
     shutil.rmtree(folder / _CACHE, ignore_errors=True)
     present = [file for file in files if _size(folder / file.path) == file.size_bytes]
     count = _check_counter(progress, origin, present)
-    found = {file.path: made for file in present if (made := found_as_listed(folder, file, count))}
+    found = {file.path: checked for file in present if (checked := found_as_listed(folder, file, count))}
     missing = [file for file in files if file.path not in found]
     for file in missing:
         (folder / file.path).unlink(missing_ok=True)
@@ -184,7 +184,7 @@ def tqdm_class(on_bytes: OnBytes, stopped: Callable[[], bool]) -> type[Any]:
 
 
 def _check_space(folder: Path, job: Job, files: Sequence[HubFile]) -> None:
-    """By size alone: hashing takes minutes and comes next."""
+    """Check the disk by file sizes only: hashing takes minutes and comes next."""
     needed = sum(file.size_bytes for file in files if _size(folder / file.path) != file.size_bytes)
     if needed and job.estimate is not None:
         needed += max(0, job.estimate.disk_bytes - job.estimate.download_bytes)

@@ -59,8 +59,8 @@ class TransferError(Exception):
 class Hub:
     """A Hub and our credentials for it. Tokens are never printed.
 
-    oidc_resource: what the workflow's identity is exchanged for a token of: a repo to publish to, or an account
-    whose gated models may be read. See https://huggingface.co/docs/hub/trusted-publishers
+    oidc_resource: what the workflow's OIDC identity gets a token for: a repo to publish to, or an account whose
+    gated models can be read. See https://huggingface.co/docs/hub/trusted-publishers
     """
 
     endpoint: str
@@ -71,31 +71,31 @@ class Hub:
 
     @classmethod
     def from_environment(cls) -> Hub:
-        """From the variables HF_*; the write token is HF_WRITE_TOKEN or HF_TOKEN. Raises EnvironmentProblem."""
+        """Reads the variables HF_*; the write token is HF_WRITE_TOKEN or HF_TOKEN. Raises EnvironmentProblem."""
         read = _token("HF_TOKEN")
         write, create = _token("HF_WRITE_TOKEN") or read, _token("HF_CREATE_TOKEN")
         return cls(_endpoint(), read, write, create, _oidc_resource())
 
     @property
-    def by_identity(self) -> bool:
-        """Whether the workflow's identity publishes; a write token is ignored then."""
+    def trusted_publishing(self) -> bool:
+        """Whether Trusted Publishers are used to publish; a write token is ignored then."""
         return "/" in (self.oidc_resource or "")
 
     @property
     def reader(self) -> HfApi:
         # False, not None: None would use a token that `hf auth login` stored on this machine. True lets the
-        # workflow's identity read the target that it may write, or an account's gated models.
+        # workflow's OIDC identity read the target that it can write, or an account's gated models.
         return HfApi(endpoint=self.endpoint, token=self.read_token or self.oidc_resource is not None)
 
     @property
     def token_reader(self) -> HfApi:
-        """As `reader`, but never with the workflow's identity."""
+        """Like `reader`, but never with the workflow's OIDC identity."""
         return HfApi(endpoint=self.endpoint, token=self.read_token or False)
 
     @property
     def writer(self) -> HfApi:
-        # True: huggingface_hub looks for a token at each request, and exchanges the identity again in time.
-        return HfApi(endpoint=self.endpoint, token=True if self.by_identity else self.write_token or False)
+        # True: huggingface_hub looks for a token at each request, and exchanges the OIDC identity again in time.
+        return HfApi(endpoint=self.endpoint, token=True if self.trusted_publishing else self.write_token or False)
 
     @property
     def creator(self) -> HfApi:
@@ -161,7 +161,7 @@ def call(request: Callable[[], Result], *, attempts: int | None = None) -> Resul
         ) from None
     except OIDCError:
         raise EnvironmentProblem(
-            "HF_OIDC_RESOURCE is set, and this job may not request an id-token",
+            "HF_OIDC_RESOURCE is set, and this job is not permitted to request an id-token",
             hint="Give the job `permissions: id-token: write` on GitHub Actions, or unset HF_OIDC_RESOURCE.",
         ) from None
     except httpx2.RequestError as error:

@@ -1,7 +1,7 @@
-"""A target's visibility and gating, and creating targets for publishing with a workflow's identity.
+"""A target's visibility and gating, and creating targets for Trusted Publishers.
 
-That identity can neither create a repo nor change its settings. So an account's token creates the target, private;
-after the first complete release it sets the gating of upstream and then the configured visibility.
+A Trusted Publisher can neither create a repo nor change its settings. So an account's token creates the target,
+private; after the first complete release it sets the gating of upstream and then the configured visibility.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.hf_api import ModelInfo
 
 from bot.errors import PublishError
-from bot.hub.access import allowed
+from bot.hub.access import request_or_raise
 from bot.hub.fetch import side_by_side
 from bot.hub.session import Hub, HubFailsError, call, status_of
 from bot.hub.targets import target_state
 from bot.records import Job, Provenance, Published, TargetState, Upstream, WatchEntry
 
-Gate = Literal["auto", "manual", False]
+Gating = Literal["auto", "manual", False]
 
 
 def stays_private(entry: WatchEntry, upstream: Upstream) -> bool:
@@ -48,7 +48,7 @@ def with_visibility(
 
 
 def settings_of(api: HfApi, target: str) -> ModelInfo:
-    return allowed(
+    return request_or_raise(
         target, "read its settings", partial(api.model_info, target, expand=["private", "gated", "sha"])
     )
 
@@ -59,11 +59,11 @@ def set_visibility(api: HfApi, target: str, *, private: bool, only_at: str | Non
     if info.private == private or only_at not in (None, info.sha):
         return False
     what = "make it private" if private else "make it public"
-    allowed(target, what, partial(api.update_repo_settings, target, private=private))
+    request_or_raise(target, what, partial(api.update_repo_settings, target, private=private))
     return True
 
 
-def wanted_gating(upstream: Upstream, before: Provenance | None) -> Gate | None:
+def wanted_gating(upstream: Upstream, before: Provenance | None) -> Gating | None:
     """The gating of upstream, or None to leave the target's gating alone: a person may have set it.
 
     before: the published release, whose upstream may have been gated. See
@@ -89,16 +89,17 @@ def set_gating(api: HfApi, target: str, upstream: Upstream, before: Provenance |
     return True
 
 
-def check_settings(api: HfApi, job: Job, before: Provenance | None, *, filling: bool) -> bool:
+def check_settings(api: HfApi, job: Job, before: Provenance | None, *, is_empty: bool) -> bool:
     """Returns whether the target is private, for a token that cannot change that.
 
-    filling: nothing is published there yet. Raises PublishError when the target is more visible than it should be.
+    is_empty: nothing is published to it yet. Raises PublishError when the target is more visible than it should
+    be.
     """
     target, info = job.entry.target, settings_of(api, job.entry.target)
     if info.private:
         return True
-    if filling:
-        raise _needs_account(target, "it is public before anything is published there")
+    if is_empty:
+        raise _needs_account(target, "it is public before anything is published to it")
     if stays_private(job.entry, job.upstream):
         raise _needs_account(target, "it is public, and should be private")
     gated = wanted_gating(job.upstream, before)
@@ -109,7 +110,7 @@ def check_settings(api: HfApi, job: Job, before: Provenance | None, *, filling: 
 
 def _needs_account(target: str, what: str) -> PublishError:
     return PublishError(
-        f"{target}: {what}, and a workflow's identity cannot change settings",
+        f"{target}: {what}, and Trusted Publishers cannot change settings",
         hint=f"Run `awq-bot create-target {target}`, then run this again.",
     )
 
@@ -151,7 +152,7 @@ def create_target(hub: Hub, entry: WatchEntry, source: Upstream, *, blocked: str
 def check_token(hub: Hub) -> None:
     if not (hub.create_token or hub.write_token):
         raise PublishError(
-            "no token to create repos with",
+            "no token that can create repos",
             hint="Set HF_CREATE_TOKEN to one that can create repos and change their settings.",
         )
 
@@ -159,7 +160,7 @@ def check_token(hub: Hub) -> None:
 def _prepare(api: HfApi, entry: WatchEntry, source: Upstream, blocked: str) -> tuple[tuple[str, ...], str]:
     """What was changed, and what comes next."""
     state = target_state(api, entry.target)
-    publisher = f"to publish with the workflow's identity: {api.endpoint}/{entry.target}/settings"
+    publisher = f"next: add a Trusted Publisher at {api.endpoint}/{entry.target}/settings"
     if state.state is TargetState.ABSENT:
         if source.problem:
             raise PublishError(
@@ -176,13 +177,13 @@ def _prepare(api: HfApi, entry: WatchEntry, source: Upstream, blocked: str) -> t
         return (), "unchanged: no complete release on its head"
     if blocked:
         return (), f"unchanged: {blocked}"
-    return _open(api, entry, source, state), ""
+    return _apply_settings(api, entry, source, state), ""
 
 
 def _create(api: HfApi, target: str) -> None:
-    allowed(target, "create the repo", partial(api.create_repo, target, private=True, exist_ok=True))
+    request_or_raise(target, "create the repo", partial(api.create_repo, target, private=True, exist_ok=True))
     if target_state(api, target).state is TargetState.ABSENT:
-        raise PublishError(f"{target}: it exists, and the token may not read it", hint="Use another `target`.")
+        raise PublishError(f"{target}: it exists, but the token cannot read it", hint="Use another `target`.")
 
 
 def _check_origin(state: Published, entry: WatchEntry) -> None:
@@ -193,11 +194,11 @@ def _check_origin(state: Published, entry: WatchEntry) -> None:
         )
 
 
-def _open(api: HfApi, entry: WatchEntry, source: Upstream, state: Published) -> tuple[str, ...]:
-    """The gating first, so that a gated model is never public in between."""
+def _apply_settings(api: HfApi, entry: WatchEntry, source: Upstream, state: Published) -> tuple[str, ...]:
+    """Set gating and visibility. Gating comes first, so that a gated model is never public in between."""
     private = stays_private(entry, source)
-    gate = set_gating(api, entry.target, source, state.provenance, otherwise="Nothing was changed.")
-    visibility = set_visibility(api, entry.target, private=private)
+    gating_changed = set_gating(api, entry.target, source, state.provenance, otherwise="Nothing was changed.")
+    visibility_changed = set_visibility(api, entry.target, private=private)
     gating = f"gated as upstream ({source.gated})" if source.gated else "gating removed, as upstream"
-    done = ((gate, gating), (visibility, "made private" if private else "made public"))
+    done = ((gating_changed, gating), (visibility_changed, "made private" if private else "made public"))
     return tuple(what for changed, what in done if changed)

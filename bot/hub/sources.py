@@ -149,7 +149,7 @@ def _details(hub: Hub, source: Upstream) -> Details:
 
 
 def _template_warnings(api: HfApi, source: Upstream) -> tuple[str, ...]:
-    """With two different chat templates, servers disagree about which one to use."""
+    """Warnings about two different chat templates: servers disagree about which one to use."""
     if not (source.file(CHAT_TEMPLATE) and source.file(TOKENIZER_CONFIG)):
         return ()
     inline = _json_object(api, source, TOKENIZER_CONFIG)
@@ -175,7 +175,7 @@ def _weight_files(api: HfApi, source: Upstream) -> tuple[str, ...]:
 
 
 def _tensors(api: HfApi, source: Upstream, file: HubFile) -> tuple[TensorInfo, ...]:
-    """From the header alone: one Range request, or two when it is long.
+    """The tensors that the file's header lists: one Range request, or two when it is long.
 
     See https://huggingface.co/docs/safetensors/index#format
     """

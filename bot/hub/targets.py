@@ -90,7 +90,7 @@ def target_state(api: HfApi, target: str) -> Published:
     return state
 
 
-def is_this(state: Published, job: Job) -> bool:
+def has_release_of(state: Published, job: Job) -> bool:
     return state.provenance is not None and state.provenance.tag == job.tag
 
 
@@ -99,7 +99,7 @@ def check_not_superseded(state: Published, job: Job) -> None:
 
     A job may take days, and may end after a job that was planned later: it would replace the newer release.
     """
-    if state.provenance is None or is_this(state, job):
+    if state.provenance is None or has_release_of(state, job):
         return
     seen, found = job.replaces, state.provenance.tag
     # After a failed update, restore_previous published the planned state again with another tag.
@@ -110,7 +110,7 @@ def check_not_superseded(state: Published, job: Job) -> None:
 def check_tag(state: Published, job: Job) -> None:
     """A tag is never moved, so a release whose tag is on another commit could never be completed."""
     taken = next((tag.sha for tag in state.tags if tag.name == job.tag), None)
-    if taken is not None and not (is_this(state, job) and taken == state.head):
+    if taken is not None and not (has_release_of(state, job) and taken == state.head):
         raise PublishError(
             f"{state.repo_id}: the tag {job.tag} is already on {taken[:8]}: this release was published before",
             hint="Delete that tag on the Hub, then run it again.",
@@ -118,4 +118,4 @@ def check_tag(state: Published, job: Job) -> None:
 
 
 def superseded(target: str) -> PublishError:
-    return PublishError(f"{target}: another run published there meanwhile", hint="Run it again.")
+    return PublishError(f"{target}: another run has published to it since the plan was made", hint="Run it again.")

@@ -12,7 +12,7 @@ from huggingface_hub import CommitOperationAdd, HfApi
 
 from bot.errors import EnvironmentProblem
 from bot.files import file_sha256
-from bot.hub.access import allowed
+from bot.hub.access import request_or_raise
 from bot.records import OnBytes, Progress, byte_counter, ignore_bytes
 
 
@@ -72,7 +72,7 @@ def send(api: HfApi, target: str, uploads: Sequence[Upload], progress: Progress)
         item.on_bytes = count
         request = partial(api.preupload_lfs_files, target, [item], free_memory=False)
         try:
-            allowed(target, f"upload {item.path_in_repo}", request)
+            request_or_raise(target, f"upload {item.path_in_repo}", request)
         except OSError as error:
             raise EnvironmentProblem(
                 f"{target}: cannot send {item.path_in_repo}: {error.strerror or error}",

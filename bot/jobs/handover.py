@@ -1,4 +1,4 @@
-"""The check of an artifact that another machine made, before it is published.
+"""Check an artifact built on another machine, before it is published.
 
 Untrusted files were loaded where it was made. So target, source and recipe come from the plan, and everything in
 the folder must follow from the plan and from its own records, byte for byte.
@@ -46,7 +46,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Artifact:
+class _Handover:
     """The folder and its own records. job: the plan's."""
 
     job: Job
@@ -62,7 +62,7 @@ def edited_files(job: Job) -> tuple[HubFile, ...]:
     return tuple(file for file in (*job.source_files, *job.refresh_files) if file.path in named)
 
 
-def checked_artifact(job: Job, folder: Path, originals: Path) -> JobDir:
+def check_job_dir(job: Job, folder: Path, originals: Path) -> JobDir:
     """The folder of a release job, after checking that it is what the plan's `job` asks for.
 
     originals: a folder with upstream's `edited_files`. Raises PublishError naming the first difference.
@@ -71,19 +71,19 @@ def checked_artifact(job: Job, folder: Path, originals: Path) -> JobDir:
     on_disk = _files_on_disk(job, folder)
     if jobdir.load(Job) != job:
         raise _refused(job, "it was made for a different job than the plan's")
-    artifact = _Artifact(
+    handover = _Handover(
         job=job,
         jobdir=jobdir,
         card=_record(job, jobdir, Card),
         quantized=_record(job, jobdir, QuantizedModel),
         report=_record(job, jobdir, Report),
     )
-    _check_files(artifact, on_disk)
-    _check_quoted(artifact)
-    _check_recipe(artifact)
-    _check_origin(artifact, originals)
-    _check_texts(artifact)
-    verdict = judge(artifact.report, job.entry.gate)
+    _check_files(handover, on_disk)
+    _check_quoted(handover)
+    _check_recipe(handover)
+    _check_origin(handover, originals)
+    _check_texts(handover)
+    verdict = judge(handover.report, job.entry.gate)
     if not verdict.passed:
         raise _refused(job, f"its own figures miss the gate: {'; '.join(verdict.reasons)}")
     return jobdir
@@ -129,106 +129,106 @@ def _record(job: Job, jobdir: JobDir, kind: type[Record]) -> Record:
     return record
 
 
-def _check_files(artifact: _Artifact, on_disk: dict[str, Path]) -> None:
+def _check_files(handover: _Handover, on_disk: dict[str, Path]) -> None:
     """Exactly the files that the record lists, each as it was recorded."""
-    recorded = {file.path: file for file in artifact.card.files}
+    recorded = {file.path: file for file in handover.card.files}
     if off := sorted(recorded.keys() ^ on_disk.keys()):
-        where = "recorded and not there" if off[0] in recorded else "there and not recorded"
-        raise _refused(artifact.job, f"{off[0]!r} is {where}")
+        where = "is listed in card.json but missing" if off[0] in recorded else "is not listed in card.json"
+        raise _refused(handover.job, f"{off[0]!r} {where}")
     for path, file in recorded.items():
-        there = on_disk[path]
-        if describe_file(there.parent, there.name) != replace(file, path=there.name):
-            raise _refused(artifact.job, f"{path!r} is not the file that was recorded")
+        found = on_disk[path]
+        if describe_file(found.parent, found.name) != replace(file, path=found.name):
+            raise _refused(handover.job, f"{path!r} is not the file that was recorded")
     if absent := {PROVENANCE, CARD, CONFIG} - recorded.keys():
-        raise _refused(artifact.job, f"{min(absent)!r} is missing")
-    trusted = artifact.job.entry.trust_remote_code
-    upstream = {file.path for file in _upstream_files(artifact.job)}
+        raise _refused(handover.job, f"{min(absent)!r} is missing")
+    trusted = handover.job.entry.trust_remote_code
+    upstream = {file.path for file in _upstream_files(handover.job)}
     carried = {path for path in upstream if is_carried(path, trust_remote_code=trusted)}
     if left_out := carried - recorded.keys():
-        raise _refused(artifact.job, f"upstream's {min(left_out)!r} is missing")
+        raise _refused(handover.job, f"upstream's {min(left_out)!r} is missing")
 
 
-def _check_quoted(artifact: _Artifact) -> None:
+def _check_quoted(handover: _Handover) -> None:
     """Text that the card quotes from the records unescaped, and that could therefore add content to it."""
-    hashes = {"calibration": artifact.quantized.calibration.sha256, "text": artifact.report.text_sha256}
+    hashes = {"calibration": handover.quantized.calibration.sha256, "text": handover.report.text_sha256}
     for name, value in hashes.items():
         if not _SHA256.fullmatch(value):
-            raise _refused(artifact.job, f"the sha256 of its {name} is not a sha256")
-    recorded = {file.path for file in artifact.card.files}
-    for path in artifact.report.pictures:
+            raise _refused(handover.job, f"the sha256 of its {name} is not a sha256")
+    recorded = {file.path for file in handover.card.files}
+    for path in handover.report.pictures:
         if not _PICTURE.fullmatch(path) or path not in recorded:
-            raise _refused(artifact.job, f"{path!r} is not one of its pictures")
+            raise _refused(handover.job, f"{path!r} is not one of its pictures")
 
 
-def _check_recipe(artifact: _Artifact) -> None:
+def _check_recipe(handover: _Handover) -> None:
     """Recipe and calibration as in the plan."""
-    planned, used = artifact.job.entry.calibration, artifact.quantized.calibration
-    if artifact.quantized.recipe != artifact.job.entry.recipe:
-        raise _refused(artifact.job, "its recipe is not the planned one")
+    planned, used = handover.job.entry.calibration, handover.quantized.calibration
+    if handover.quantized.recipe != handover.job.entry.recipe:
+        raise _refused(handover.job, "its recipe is not the planned one")
     if (used.samples, used.seq_len, used.seed) != (planned.samples, planned.seq_len, planned.seed):
-        raise _refused(artifact.job, "its calibration is not the planned one")
+        raise _refused(handover.job, "its calibration is not the planned one")
 
 
-def _check_origin(artifact: _Artifact, originals: Path) -> None:
+def _check_origin(handover: _Handover, originals: Path) -> None:
     """Every file is weights, written by us, or upstream's as the plan lists it."""
-    for file in artifact.card.files:
-        if not _has_known_origin(artifact, file.path, originals):
-            raise _refused(artifact.job, f"{file.path!r} is not what upstream has")
+    for file in handover.card.files:
+        if not _has_known_origin(handover, file.path, originals):
+            raise _refused(handover.job, f"{file.path!r} is not what upstream has")
 
 
-def _has_known_origin(artifact: _Artifact, path: str, originals: Path) -> bool:
-    in_card, in_model = artifact.jobdir.card / path, artifact.jobdir.quantized / path
+def _has_known_origin(handover: _Handover, path: str, originals: Path) -> bool:
+    in_card, in_model = handover.jobdir.card / path, handover.jobdir.quantized / path
     if path in (CARD, PROVENANCE):
         return in_card.is_file()  # rendered again and compared
-    if path in artifact.report.pictures:
+    if path in handover.report.pictures:
         return in_card.is_file()
     if path == WEIGHT_INDEX or _SHARD.fullmatch(path):
         return in_model.is_file()
     if not in_model.is_file():
         return False
     if path in (CONFIG, TOKENIZER_CONFIG):
-        return in_model.read_bytes() == _edited(artifact, path, originals)
-    listed = (file for file in _upstream_files(artifact.job) if file.path == path)
-    return any(found_as_listed(artifact.jobdir.quantized, file) for file in listed)
+        return in_model.read_bytes() == _edited(handover, path, originals)
+    listed = (file for file in _upstream_files(handover.job) if file.path == path)
+    return any(found_as_listed(handover.jobdir.quantized, file) for file in listed)
 
 
 def _upstream_files(job: Job) -> tuple[HubFile, ...]:
     return (*job.source_files, *job.refresh_files)
 
 
-def _edited(artifact: _Artifact, path: str, originals: Path) -> bytes | None:
+def _edited(handover: _Handover, path: str, originals: Path) -> bytes | None:
     """Upstream's file with our edit applied again; None where upstream has no such file."""
     original, template = originals / path, originals / CHAT_TEMPLATE
     if not original.is_file():
         return None
     content = original.read_bytes()
     if path == CONFIG:
-        dtype = artifact.quantized.artifact_dtype
-        return artifact_config(content, recipe=artifact.job.entry.recipe, artifact_dtype=dtype)
+        dtype = handover.quantized.artifact_dtype
+        return artifact_config(content, recipe=handover.job.entry.recipe, artifact_dtype=dtype)
     return with_chat_template(content, template.read_bytes(), where=path) if template.is_file() else content
 
 
-def _check_texts(artifact: _Artifact) -> None:
+def _check_texts(handover: _Handover) -> None:
     """Provenance and card, rendered again from the plan's job and the records."""
-    job, jobdir, files = artifact.job, artifact.jobdir, artifact.card.files
+    job, jobdir, files = handover.job, handover.jobdir, handover.card.files
     without_card = tuple(file for file in files if file.path not in (CARD, PROVENANCE))
     chat = has_chat_template(jobdir.quantized)
-    text = render_card(job, _provenance(artifact, without_card), chat=chat)
+    text = render_card(job, _provenance(handover, without_card), chat=chat)
     if (jobdir.card / CARD).read_bytes() != text.encode():
         raise _refused(job, "its card does not follow from its records")
-    provenance = _provenance(artifact, tuple(file for file in files if file.path != PROVENANCE))
+    provenance = _provenance(handover, tuple(file for file in files if file.path != PROVENANCE))
     if (jobdir.card / PROVENANCE).read_bytes() != to_json(provenance).encode():
         raise _refused(job, "its provenance does not follow from the plan and its records")
 
 
-def _provenance(artifact: _Artifact, files: tuple[PublishedFile, ...]) -> Provenance:
+def _provenance(handover: _Handover, files: tuple[PublishedFile, ...]) -> Provenance:
     return make_provenance(
-        artifact.job, artifact.quantized, artifact.report, tool=TOOL, quantizer=QUANTIZER_VERSION, files=files
+        handover.job, handover.quantized, handover.report, tool=TOOL, quantizer=QUANTIZER_VERSION, files=files
     )
 
 
 def _refused(job: Job, what: str) -> PublishError:
     return PublishError(
-        f"{job.entry.target}: the quantized artifact is refused: {what}",
+        f"{job.entry.target}: the quantized artifact is rejected: {what}",
         hint="Nothing was published. Check the runner that made it, then run the workflow again.",
     )

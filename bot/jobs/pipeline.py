@@ -1,4 +1,4 @@
-"""What there is to do, and one job from decision to publication: the order of the stages."""
+"""Plan the watchlist, and run one job: the order of its stages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from bot.calibration.sources import split_files
 from bot.errors import BotError, QualityGateError, UpstreamError, WatchlistError
 from bot.hub.access import check_may_publish, exchange
-from bot.hub.publish import opening_note
+from bot.hub.publish import make_public_note
 from bot.hub.pull import Pinned, pull_files
 from bot.hub.session import Hub
 from bot.hub.settings import PreparedTarget, check_token, create_target, with_visibility
@@ -17,7 +17,7 @@ from bot.hub.sources import read_datasets, read_details, read_sources
 from bot.hub.targets import read_targets
 from bot.jobs import stages
 from bot.jobs.folder import JobDir
-from bot.jobs.handover import checked_artifact, edited_files
+from bot.jobs.handover import check_job_dir, edited_files
 from bot.jobs.stages import JobContext
 from bot.records import (
     DatasetListing,
@@ -40,27 +40,27 @@ from bot.watch.release import make_plan
 # --- watch --------------------------------------------------------------------------------------------------
 
 
-def plan(hub: Hub, entries: Sequence[WatchEntry], *, by_identity: bool = False) -> Plan:
-    """What there is to do, from one listing per repo; only new releases are looked into.
+def plan(hub: Hub, entries: Sequence[WatchEntry], *, trusted_publishing: bool = False) -> Plan:
+    """Decide what to do for every entry, from one listing per repo; details are fetched only for new releases.
 
-    by_identity: publishing uses the workflow's identity, which cannot create targets.
+    trusted_publishing: publishing uses Trusted Publishers, which cannot create targets.
     """
     active = [entry for entry in entries if not entry.hold]
     sources = read_sources(hub, active)
     targets = with_visibility(hub, active, sources, read_targets(hub, active))
-    looks = [
-        release.triage(entry, source, target, must_exist=by_identity)
+    triaged = [
+        release.triage(entry, source, target, must_exist=trusted_publishing)
         for entry, source, target in zip(active, sources, targets, strict=True)
     ]
-    candidates = [item for item in looks if isinstance(item, release.Candidate)]
+    candidates = [item for item in triaged if isinstance(item, release.Candidate)]
     details = read_details(hub, [item.upstream for item in candidates])
     decided = [release.decide(item, detail) for item, detail in zip(candidates, details, strict=True)]
-    settled = [item for item in looks if not isinstance(item, release.Candidate)]
-    held = [release.on_hold(entry) for entry in entries if entry.hold]
-    return make_plan([*settled, *_with_datasets(hub, decided), *held])
+    settled = [item for item in triaged if not isinstance(item, release.Candidate)]
+    held = [release.hold_skip(entry) for entry in entries if entry.hold]
+    return make_plan([*settled, *_refuse_unreadable_datasets(hub, decided), *held])
 
 
-def _with_datasets(hub: Hub, decided: Sequence[Job | Skip]) -> list[Job | Skip]:
+def _refuse_unreadable_datasets(hub: Hub, decided: Sequence[Job | Skip]) -> list[Job | Skip]:
     """The release jobs whose calibration data sets can be read, and a refusal in place of each of the others."""
     jobs = [item for item in decided if isinstance(item, Job)]
     found = read_datasets(hub, [source for job in jobs for source in job.entry.calibration.sources])
@@ -84,7 +84,7 @@ def _dataset_refusal(job: Job, listings: Mapping[tuple[str, str], DatasetListing
 
 
 def create_targets(hub: Hub, entries: Sequence[WatchEntry]) -> tuple[PreparedTarget, ...]:
-    """Create targets for a workflow's identity to publish to, and open those whose release is complete.
+    """Create targets for Trusted Publishers, and make public those whose release is complete.
 
     One after another; one that is refused does not stop the others.
     """
@@ -100,21 +100,21 @@ def create_targets(hub: Hub, entries: Sequence[WatchEntry]) -> tuple[PreparedTar
 # --- one job, from decision to publication ------------------------------------------------------------------
 
 
-def run_job(context: JobContext, job: Job, *, stage: str = "run", dry_run: bool = False) -> JobResult:
-    """All stages of one job; dry_run: all but publishing.
+def run_job(context: JobContext, job: Job, *, reported_stage: str = "run", dry_run: bool = False) -> JobResult:
+    """Run all stages of one job. dry_run: all but publishing. reported_stage: for the result.
 
     Errors that a person can act on are part of the result; others are raised.
     """
     jobdir = JobDir(context.work / job.job_id)
-    return _result(job, stage, jobdir, lambda: _run_stages(context, jobdir, job, dry_run=dry_run))
+    return _run_locked(job, reported_stage, jobdir, lambda: _run_stages(context, jobdir, job, dry_run=dry_run))
 
 
 def prepare_job(context: JobContext, job: Job) -> JobResult:
     """All but publishing. Only what publishing needs is left in the job's folder.
 
-    The result has a publication when another run has published it meanwhile.
+    The result has a publication when another run has published it since the plan was made.
     """
-    result = run_job(context, job, stage="quantize", dry_run=True)
+    result = run_job(context, job, reported_stage="quantize", dry_run=True)
     if result.error is None:
         JobDir(context.work / job.job_id).clear_inputs()
     return result
@@ -125,12 +125,12 @@ def publish_job(context: JobContext, job: Job, folder: Path, *, originals: Path)
 
     originals: as `pull_originals` put them there when the plan was made.
     """
-    return _result(job, "publish", JobDir(folder), lambda: _publish_checked(context, job, folder, originals))
+    return _run_locked(job, "publish", JobDir(folder), lambda: _publish_checked(context, job, folder, originals))
 
 
 def _publish_checked(context: JobContext, job: Job, folder: Path, originals: Path) -> Publication:
     exchange(context.hub, job.entry.target)
-    return stages.publish(context, checked_artifact(job, folder, originals))
+    return stages.publish(context, check_job_dir(job, folder, originals))
 
 
 def pull_originals(hub: Hub, job: Job, folder: Path) -> None:
@@ -139,13 +139,13 @@ def pull_originals(hub: Hub, job: Job, folder: Path) -> None:
     pull_files(hub, upstream, edited_files(job), folder, no_progress)
 
 
-def _result(job: Job, stage: str, jobdir: JobDir, work: Callable[[], Publication | None]) -> JobResult:
+def _run_locked(job: Job, stage: str, jobdir: JobDir, work: Callable[[], Publication | None]) -> JobResult:
     started = time.monotonic()
     try:
         with jobdir.locked():
             publication = work()
     except BotError as error:
-        # What missed the gate is worth a look at its figures.
+        # Keep the figures of a model that missed the gate.
         report = jobdir.load(Report) if isinstance(error, QualityGateError) else None
         took_s = time.monotonic() - started
         return job_result(job, stage=stage, status=Status.FAILED, error=error, report=report, duration_s=took_s)
@@ -153,7 +153,7 @@ def _result(job: Job, stage: str, jobdir: JobDir, work: Callable[[], Publication
         job,
         stage=stage,
         status=_status(publication),
-        hint=opening_note(job, publication) if publication is not None else "",
+        hint=make_public_note(job, publication) if publication is not None else "",
         report=jobdir.load(Report),
         publication=publication,
         duration_s=time.monotonic() - started,
@@ -173,7 +173,7 @@ def _run_stages(context: JobContext, jobdir: JobDir, job: Job, *, dry_run: bool)
         jobdir.store(job)
     publication = stages.already_published(context.hub, job)
     if publication is None and job.kind is JobKind.RELEASE:
-        if not stages.is_measured(jobdir):
+        if not stages.is_evaluated(jobdir):
             stages.pull(context, jobdir)
         stages.quantize(context, jobdir)
         stages.evaluate(context, jobdir)

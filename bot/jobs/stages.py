@@ -13,14 +13,15 @@ from typing import TypeVar
 from bot.calibration.sources import local_path, split_files
 from bot.card.model_card import render_card
 from bot.card.provenance import make_provenance, refreshed, with_file
-from bot.checkpoint.repo_files import CARD, PROVENANCE, is_companion
+from bot.checkpoint.repo_files import CARD, PROVENANCE, is_small_file
 from bot.errors import PublishError, QualityGateError, WatchlistError
 from bot.evaluate.gate import judge
 from bot.files import describe_file, write_atomic
 from bot.hub import publish as hub_publish
 from bot.hub.pull import Pinned, dataset_files, pull_files, pull_source
 from bot.hub.session import Hub
-from bot.hub.targets import check_not_superseded, is_this, read_target
+from bot.hub.settings import stays_private
+from bot.hub.targets import check_not_superseded, has_release_of, read_target
 from bot.jobs.folder import (
     JobDir,
     card_inputs,
@@ -64,24 +65,24 @@ class JobContext:
 def already_published(hub: Hub, job: Job) -> Publication | None:
     """The publication of exactly this content, if another run made it after the plan.
 
-    Raises PublishError when different content was published meanwhile, which this job must not replace.
+    Raises PublishError when different content was published since then, which this job must not replace.
     """
     state = read_target(hub, job.entry)
     check_not_superseded(state, job)
-    if not (is_this(state, job) and state.complete):
+    if not (has_release_of(state, job) and state.complete):
         return None
     return Publication(
         repo_id=job.entry.target,
         sha=state.head,
         tag=job.tag,
         url=f"{hub.endpoint}/{job.entry.target}",
-        private=hub_publish.keeps_private(job),
+        private=stays_private(job.entry, job.upstream),
         new=False,
         duration_s=0.0,
     )
 
 
-def is_measured(jobdir: JobDir) -> bool:
+def is_evaluated(jobdir: JobDir) -> bool:
     """Whether the stages that need the source are done; `prepare_job` deletes it then."""
     job = jobdir.job
     weights = jobdir.load(Weights, inputs=pull_inputs(job))
@@ -102,7 +103,7 @@ def pull(context: JobContext, jobdir: JobDir) -> Weights:
 
 
 def _is_pulled(jobdir: JobDir, weights: Weights) -> bool:
-    """By names and sizes alone: files may have been deleted to free space."""
+    """Compares names and sizes only: files may have been deleted to free space."""
     texts = [path for source in jobdir.job.entry.calibration.sources if (path := local_path(source))]
     sizes = {jobdir.source / file.path: file.size_bytes for file in weights.files}
     return all((jobdir.calibration / path).exists() for path in texts) and all(
@@ -169,11 +170,11 @@ def card(jobdir: JobDir) -> Card:
     job = jobdir.job
     quantized, report = _needed(jobdir, QuantizedModel, "quantize"), _needed(jobdir, Report, "evaluate")
     inputs = card_inputs(job, quantized, report)
-    made = jobdir.load(Card, inputs=inputs)
-    if made is not None:
-        return made
+    record = jobdir.load(Card, inputs=inputs)
+    if record is not None:
+        return record
     pictures = [describe_file(jobdir.card, path) for path in report.pictures]
-    made = _write_card(
+    record = _write_card(
         jobdir,
         make_provenance(
             job,
@@ -184,12 +185,12 @@ def card(jobdir: JobDir) -> Card:
             files=(*quantized.files, *pictures),
         ),
     )
-    jobdir.store(made, inputs=inputs)
-    return made
+    jobdir.store(record, inputs=inputs)
+    return record
 
 
 def _write_card(jobdir: JobDir, provenance: Provenance) -> Card:
-    """Into card/: the card, then the provenance with its hash. The record lists all files to publish."""
+    """Write to card/: the card, then the provenance with its hash. The record lists all files to publish."""
     text = render_card(jobdir.job, provenance, chat=has_chat_template(jobdir.quantized))
     write_atomic(jobdir.card / CARD, text.encode())
     provenance = with_file(provenance, describe_file(jobdir.card, CARD))
@@ -206,22 +207,22 @@ def refresh(context: JobContext, jobdir: JobDir) -> Card:
     run_child("refresh", jobdir, options=context.child_options)
     small = _needed(jobdir, SmallFiles, "refresh").files
     fresh = {CARD, *(file.path for file in small)}
-    kept = [file for file in before.files if not is_companion(file.path) and file.path not in fresh]
-    made = _write_card(jobdir, refreshed(before, job, tool=TOOL, files=(*kept, *small)))
-    jobdir.store(made)
-    return made
+    kept = [file for file in before.files if not is_small_file(file.path) and file.path not in fresh]
+    record = _write_card(jobdir, refreshed(before, job, tool=TOOL, files=(*kept, *small)))
+    jobdir.store(record)
+    return record
 
 
 def publish(context: JobContext, jobdir: JobDir) -> Publication:
     """Upload the artifact and its card; for a finish job, complete what is on the Hub.
 
-    What is published already needs nothing from the job's folder, which was cleared after that.
+    An already published job needs no folder; it was cleared after publishing.
     """
     job = jobdir.job
     if job.kind is JobKind.FINISH:
         return hub_publish.finish(context.hub, job, context.progress)
-    if (there := already_published(context.hub, job)) is not None:
-        return there
+    if (published := already_published(context.hub, job)) is not None:
+        return published
     return hub_publish.publish(context.hub, job, artifact_of(jobdir), context.progress)
 
 
@@ -233,9 +234,9 @@ def to_be_published(jobdir: JobDir) -> tuple[PublishedFile, ...]:
 
 def artifact_of(jobdir: JobDir) -> hub_publish.Artifact:
     """What will be published, every file checked against its record. Raises PublishError."""
-    job, made = jobdir.job, _needed(jobdir, Card, "card")
-    for file in made.files:
-        folder = next((one for one in (jobdir.card, jobdir.quantized) if (one / file.path).is_file()), None)
+    job, record = jobdir.job, _needed(jobdir, Card, "card")
+    for file in record.files:
+        folder = next((path for path in (jobdir.card, jobdir.quantized) if (path / file.path).is_file()), None)
         if folder is None and job.kind is JobKind.REFRESH:
             continue  # stays as it is on the Hub
         if folder is None or describe_file(folder, file.path) != file:
@@ -245,7 +246,7 @@ def artifact_of(jobdir: JobDir) -> hub_publish.Artifact:
             )
     return hub_publish.Artifact(
         folders=(jobdir.quantized, jobdir.card),
-        files=made.files,
+        files=record.files,
         summary=f"AWQ INT4 of {job.entry.repo_id} at {job.upstream.sha[:8]}",
     )
 

@@ -10,7 +10,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from bot.calibration.blocks import build, evaluation_tokens
+from bot.calibration.blocks import build_calibration_set, evaluation_tokens
 from bot.calibration.encoding import try_tokenizer
 from bot.checkpoint.repo_files import carry_small_files
 from bot.errors import WatchlistError
@@ -65,7 +65,7 @@ def quantize_folder(
     check_folders(
         source, out, recipe=recipe, trust_remote_code=trust_remote_code, progress=progress, with_record=own
     )
-    blocks, used = build(
+    blocks, used = build_calibration_set(
         calibration,
         tokenizer_folder=source,
         folder=texts,
@@ -73,7 +73,7 @@ def quantize_folder(
         progress=progress,
     )
     parts = layers or out.with_name(f".{out.name}.layers")
-    made = make_artifact(
+    quantized = make_artifact(
         source,
         out,
         layers=parts,
@@ -86,7 +86,7 @@ def quantize_folder(
     )
     if own:
         shutil.rmtree(parts)
-    return made
+    return quantized
 
 
 PICTURE = "assets/error-by-layer.png"

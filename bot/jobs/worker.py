@@ -75,7 +75,7 @@ def child_environment(jobdir: JobDir) -> dict[str, str]:
 
 
 def end_with_parent() -> None:
-    """In a child: end when the parent is killed, so that two processes never write to one folder."""
+    """Called in a child: end when the parent is killed, so that two processes never write to one folder."""
     parent = os.environ.get(PARENT)
     if parent is None or not sys.platform.startswith("linux"):
         return

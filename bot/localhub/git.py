@@ -139,7 +139,7 @@ def _rules(gitattributes: bytes) -> tuple[tuple[re.Pattern[str], bool], ...]:
 
 
 def _compile(pattern: str) -> re.Pattern[str]:
-    """As in gitignore: without a slash it matches at any depth; `**` crosses folders, `*` does not."""
+    """A pattern as in gitignore: without a slash it matches at any depth; `**` crosses folders, `*` does not."""
     anchored = "/" in pattern
     pattern = pattern.replace("[[:space:]]", " ").lstrip("/")
     translated = ""

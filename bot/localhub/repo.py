@@ -174,7 +174,7 @@ class Repo:
         return self.commit(self.resolve(revision))
 
     def history(self, sha: str) -> Iterator[Commit]:
-        """From the given commit back to the first."""
+        """The commits from this one back to the first."""
         current: str | None = sha
         while current is not None:
             commit = self.commit(current)

@@ -148,7 +148,7 @@ class LocalHub:
         self.trust.add_issuer(issuer, public_key)
 
     def trust_publisher(self, resource: str, *, issuer: str, claims: Mapping[str, str]) -> None:
-        """As the settings page of a repo (`namespace/name`) or of an account (its name) does."""
+        """Add a Trusted Publisher, as the settings of a repo (`namespace/name`) or of an account (its name) do."""
         self.trust.add_publisher(resource, Publisher(issuer=issuer, claims=claims))
 
     # -- repos, without HTTP
@@ -203,7 +203,7 @@ class LocalHub:
         return tuple(repo.history(repo.resolve(revision)))
 
     def disable(self, repo_id: str, *, disabled: bool = True, repo_type: RepoType = "model") -> None:
-        """As the Hub does to a repo that breaks its rules: every request for it gets 403."""
+        """Disable a repo, as the Hub does when it breaks the rules: every request for it gets 403."""
         self.repo(repo_id, repo_type=repo_type).update_settings(disabled=disabled)
 
 
@@ -229,7 +229,7 @@ def _own(lock: BinaryIO) -> None:
 
 
 def _listen(stack: contextlib.ExitStack, port: int) -> list[socket.socket]:
-    """On 127.0.0.1, and on ::1 with the same port if possible: `localhost` may resolve to either."""
+    """Listen on 127.0.0.1, and on ::1 with the same port if possible: `localhost` can resolve to either."""
     try:
         first = stack.enter_context(socket.create_server(("127.0.0.1", port), backlog=512))
     except OSError as error:

@@ -157,11 +157,11 @@ def _check_shape(name: str, shape: Shape, group_size: int) -> None:
     out, columns = shape
     if columns % group_size:
         raise UnsupportedModelError(
-            f"{name}: {columns} input channels are no multiple of the group size {group_size}",
+            f"{name}: {columns} input channels are not a multiple of the group size {group_size}",
             hint="Use a group_size that divides them, or leave the module out with modules_to_not_convert.",
         )
     if out % PER_INT32:
         raise UnsupportedModelError(
-            f"{name}: {out} output channels are no multiple of {PER_INT32}",
+            f"{name}: {out} output channels are not a multiple of {PER_INT32}",
             hint="Leave the module out with modules_to_not_convert.",
         )

@@ -1,4 +1,4 @@
-"""From a source folder to a complete AWQ folder: open, quantize the layers, assemble, check."""
+"""Make a complete AWQ folder from a source folder: open, quantize the layers, assemble, check."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bot.checkpoint.constants import SAFETENSORS_NAMES, ArtifactDtype, tool_vers
 from bot.checkpoint.inventory import bits_per_weight, bits_per_weight_file, check_inventory, main_dtype
 from bot.checkpoint.reader import TORCH_DTYPES, Checkpoint, TensorFile
 from bot.checkpoint.repo_files import carry_small_files
-from bot.checkpoint.skeleton import open_skeleton, unread_tensors
+from bot.checkpoint.skeleton import open_skeleton, unused_tensors
 from bot.checkpoint.writer import Part, copy_of, part_of, write_checkpoint
 from bot.errors import EnvironmentProblem, QuantizationError, UnsupportedModelError, UpstreamError, WatchlistError
 from bot.files import atomic_folder, describe_folder, disk_errors, file_sha256, write_atomic
@@ -47,13 +47,13 @@ class Source:
 class QuantizedLayers:
     """linears: the source's names of the quantized linears, without `.weight`. tied: names of tied tensors.
 
-    unread: the source's tensors that the model does not have.
+    unused: the source's tensors that the model does not have.
     """
 
     layers: tuple[FinishedLayer, ...]
     linears: tuple[str, ...]
     tied: frozenset[str]
-    unread: frozenset[str]
+    unused: frozenset[str]
 
 
 def quantize(
@@ -80,9 +80,9 @@ def quantize(
     destination.check_replaceable(out)
     opened = _open(source, recipe, trust_remote_code)
     weights = _weight_hashes(opened, progress)
-    key = _key(opened, weights, recipe, calibration, device)
+    fingerprint = _fingerprint(opened, weights, recipe, calibration, device)
     done = _quantize_layers(
-        opened, layers, recipe=recipe, blocks=blocks, key=key, device=device, progress=progress
+        opened, layers, recipe=recipe, blocks=blocks, fingerprint=fingerprint, device=device, progress=progress
     )
     dtype = artifact_dtype(opened.dtype, done.layers)
     with atomic_folder(out) as folder:
@@ -104,7 +104,7 @@ def quantize(
         modules=tuple(module for layer in done.layers for module in layer.measured.modules),
         quantized_parameters=quantized_parameters,
         bits_per_weight=bits_per_weight(artifact.tensors),
-        bits_per_weight_file=bits_per_weight_file(tensors, artifact.tensors, done.tied | done.unread),
+        bits_per_weight_file=bits_per_weight_file(tensors, artifact.tensors, done.tied | done.unused),
         versions=tool_versions(),
         device=device_name(device),
         duration_s=time.monotonic() - started,
@@ -168,7 +168,7 @@ def _quantize_layers(
     *,
     recipe: Recipe,
     blocks: Tensor,
-    key: str,
+    fingerprint: str,
     device: torch.device,
     progress: Progress,
 ) -> QuantizedLayers:
@@ -195,9 +195,9 @@ def _quantize_layers(
     context = QuantizeContext(
         skeleton=skeleton,
         blocks=blocks,
-        chosen=frozenset(chosen),
+        linears_to_quantize=frozenset(chosen),
         folder=folder,
-        key=key,
+        fingerprint=fingerprint,
         device=device,
         recipe=recipe,
         progress=progress,
@@ -207,7 +207,7 @@ def _quantize_layers(
             layers=quantize_layers(context, quantizer=METHODS[recipe.method]),
             linears=linears,
             tied=frozenset(skeleton.model.all_tied_weights_keys),
-            unread=unread_tensors(skeleton.model, tensors),
+            unused=unused_tensors(skeleton.model, tensors),
         )
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise EnvironmentProblem(
@@ -226,7 +226,7 @@ def _source_sha256(source: Source, weights: list[str]) -> str:
     return sha256_of([weights, source.config.decode()])
 
 
-def _key(
+def _fingerprint(
     source: Source, weights: list[str], recipe: Recipe, calibration: CalibrationSet, device: torch.device
 ) -> str:
     """Changes with everything that a finished layer depends on."""
@@ -242,7 +242,7 @@ def _write(
 ) -> Checkpoint:
     """Write every file of the artifact, and check the tensors as read back."""
     name = SAFETENSORS_NAMES[dtype]
-    parts = artifact_parts(source.checkpoint, done.layers, dtype=name, unread=done.unread)
+    parts = artifact_parts(source.checkpoint, done.layers, dtype=name, unused=done.unused)
     write_checkpoint(folder, parts)
     carry_small_files(source.folder, folder, trust_remote_code=source.trust_remote_code)
     write_atomic(folder / "config.json", artifact_config(source.config, recipe=recipe, artifact_dtype=dtype))
@@ -253,7 +253,7 @@ def _write(
         artifact_dtype=name,
         group_size=recipe.group_size,
         quantized=done.linears,
-        unread=done.unread,
+        unused=done.unused,
     )
     return artifact
 
@@ -263,7 +263,7 @@ def artifact_dtype(source_dtype: str, layers: Sequence[FinishedLayer]) -> Artifa
 
     Raises QuantizationError when the activations need it and the source does not have it.
     """
-    index, peak = max(enumerate(layer.measured.peak for layer in layers), key=lambda item: item[1])
+    index, peak = max(enumerate(layer.measured.max_activation for layer in layers), key=lambda item: item[1])
     if peak <= FP16_PEAK:
         return "float16"
     if source_dtype == "BF16":
@@ -275,22 +275,22 @@ def artifact_dtype(source_dtype: str, layers: Sequence[FinishedLayer]) -> Artifa
 
 
 def artifact_parts(
-    source: Checkpoint, layers: Sequence[FinishedLayer], *, dtype: str, unread: Collection[str]
+    source: Checkpoint, layers: Sequence[FinishedLayer], *, dtype: str, unused: Collection[str]
 ) -> Iterator[Part]:
     """Every tensor of the artifact in the source's order, each from the file that holds it.
 
-    unread: tensors that the model does not read; their bytes are copied, as their values may not fit dtype.
+    unused: tensors that the model does not read; their bytes are copied, as their values may not fit dtype.
     """
-    made: dict[str, TensorFile] = {name: layer.file for layer in layers for name in layer.file.tensors}
+    layer_files: dict[str, TensorFile] = {name: layer.file for layer in layers for name in layer.file.tensors}
     for name in source.tensors:
         stem = name.removesuffix(".weight")
-        if name in unread:
+        if name in unused:
             yield copy_of(source, name)
-        elif name in made:
-            yield part_of(made[name], name, dtype=dtype)
-        elif stem != name and f"{stem}.qweight" in made:
+        elif name in layer_files:
+            yield part_of(layer_files[name], name, dtype=dtype)
+        elif stem != name and f"{stem}.qweight" in layer_files:
             for part in ("qweight", "qzeros", "scales"):
-                yield part_of(made[f"{stem}.{part}"], f"{stem}.{part}")
+                yield part_of(layer_files[f"{stem}.{part}"], f"{stem}.{part}")
         else:
             yield part_of(source, name, dtype=dtype)
 

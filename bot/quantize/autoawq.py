@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bot.checkpoint.layerwise import first, to_device
+from bot.checkpoint.layerwise import hidden_states_of, to_device
 from bot.errors import QuantizationError, UnsupportedModelError
 from bot.quantize.architectures import shared_inputs
 from bot.quantize.layer import (
     LayerReference,
     QuantizedLinear,
-    Scales,
+    Scale,
     fit_linears,
     is_scalable,
     layer_tensors,
@@ -35,8 +35,8 @@ from bot.quantize.layer import (
     weights_of,
 )
 from bot.quantize.layerfile import FinishedLayer, HiddenStates, largest
-from bot.quantize.search import InputSums, best_scaling, diagonal_grams, grouped_energy, summed_inputs
-from bot.quantize.walk import LayerRun, QuantizeContext, QuantizedLayer, walk
+from bot.quantize.search import InputStats, best_scaling, collect_input_stats, diagonal_grams, grouped_energy
+from bot.quantize.walk import LayerRun, QuantizeContext, QuantizedLayer, quantize_remaining_layers
 
 # AutoAWQ announces its end in a DeprecationWarning on import, and resets the warning filters to have it shown.
 with warnings.catch_warnings(record=True):
@@ -116,7 +116,7 @@ class LayerwiseQuantizer(AwqQuantizer):  # type: ignore[misc]  # awq has no type
         return self._context.skeleton.layers, {}, torch.empty(0)
 
     def quantize(self) -> None:
-        self.finished = walk(self._context, self._quantize_layer)
+        self.finished = quantize_remaining_layers(self._context, self._quantize_layer)
 
     def _quantize_layer(self, run: LayerRun, layer: nn.Module) -> QuantizedLayer:
         index, inside = run.index, f"{self._path}.{run.index}"
@@ -131,37 +131,44 @@ class LayerwiseQuantizer(AwqQuantizer):  # type: ignore[misc]  # awq has no type
         scales = self._search_scales(index, layer, chosen, inputs)
         self._apply_scales(index, layer, run.first_block(), scales, inputs)
         clipped = self._clip(layer, chosen, inputs)
-        made = round_linears(index, chosen, clipped, group_size=self.group_size)
+        quantized = round_linears(index, chosen, clipped, group_size=self.group_size)
         return QuantizedLayer(
-            tensors=layer_tensors(layer, inside, made, self._context.skeleton.names),
-            modules=measure(index, before, made, scales, group_size=self.group_size),
-            outputs=outputs,
-            peak=max(outputs.peak, *(largest(seen) for seen in inputs.values())),
+            tensors=layer_tensors(layer, inside, quantized, self._context.skeleton.names),
+            modules=measure(index, before, quantized, scales, group_size=self.group_size),
+            source_outputs=outputs,
+            max_activation=max(outputs.peak, *(largest(seen) for seen in inputs.values())),
         )
 
     def _linears(self, layer: nn.Module, inside: str) -> tuple[dict[str, nn.Linear], dict[str, nn.Linear]]:
         """All linears of the layer by name, and those to quantize. inside: the layer's path."""
         linears = {name: module for name, module in layer.named_modules() if isinstance(module, nn.Linear)}
-        return linears, {name: linears[name] for name in linears if f"{inside}.{name}" in self._context.chosen}
+        return linears, {
+            name: linears[name] for name in linears if f"{inside}.{name}" in self._context.linears_to_quantize
+        }
 
     def _search_scales(
         self, index: int, layer: nn.Module, chosen: Mapping[str, nn.Linear], inputs: Mapping[str, Any]
-    ) -> Scales:
+    ) -> list[Scale]:
         """inputs: what each linear reads, in the form that _search_best_scale takes."""
-        scales: Scales = []
+        scales: list[Scale] = []
         with _naming(index, self.awq_model.model_type):
             for entry in self.awq_model.get_layers_for_scaling(layer, inputs, self.module_kwargs):
                 if is_scalable(entry, chosen.values(), name_of(layer, entry["prev_op"])):
-                    scales.append(self._search_best_scale(layer, **entry))
-            for _, read_by, by in scales:
-                if not bool((torch.isfinite(by) & (by > 0)).all()):
+                    scales.append(Scale(*self._search_best_scale(layer, **entry)))
+            for _, consumers, factors in scales:
+                if not bool((torch.isfinite(factors) & (factors > 0)).all()):
                     raise QuantizationError(
-                        f"the scales for {', '.join(read_by)} are not finite", hint=_OUT_OF_RANGE
+                        f"the scales for {', '.join(consumers)} are not finite", hint=_OUT_OF_RANGE
                     )
         return scales
 
     def _apply_scales(
-        self, index: int, layer: nn.Module, first: Tensor, scales: Scales, inputs: dict[str, Tensor] | None = None
+        self,
+        index: int,
+        layer: nn.Module,
+        first: Tensor,
+        scales: list[Scale],
+        inputs: dict[str, Tensor] | None = None,
     ) -> None:
         """Apply the scales, to the layer and to inputs. first: one block's hidden states, to check the result on.
 
@@ -259,11 +266,11 @@ class LayerwiseQuantizer(AwqQuantizer):  # type: ignore[misc]  # awq has no type
         blocks = 1 if module_kwargs.get("alibi") is not None else self._context.blocks_at_once
         # Some models flatten [samples, seq_len, channels] before their linears.
         rows = blocks if x.dim() == 3 else blocks * self._context.blocks.shape[1]
-        return torch.cat([first(module(part, **module_kwargs)) for part in torch.split(x, rows)])
+        return torch.cat([hidden_states_of(module(part, **module_kwargs)) for part in torch.split(x, rows)])
 
 
 class CompensatedQuantizer(LayerwiseQuantizer):
-    """Method `awq+gptq`: one forward pass sums up the inputs, and everything is searched from these sums."""
+    """Method `awq+gptq`: one forward pass collects statistics of the inputs; everything is searched on these."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._ratios: dict[str, float] = {}
@@ -274,7 +281,7 @@ class CompensatedQuantizer(LayerwiseQuantizer):
         self.module_kwargs = dict(run.arguments)
         linears, chosen = self._linears(layer, inside)
         groups = shared_inputs(self.awq_model.model_type, linears)
-        with summed_inputs(linears, groups) as inputs:
+        with collect_input_stats(linears, groups) as inputs:
             outputs = run.forward(layer)
         self._check_finite(index, linears, {name: largest(seen.peak) for name, seen in inputs.items()}, outputs)
         before = LayerReference(weights=weights_of(chosen), grams={name: inputs[name].gram for name in chosen})
@@ -282,39 +289,39 @@ class CompensatedQuantizer(LayerwiseQuantizer):
         scales = self._search_scales(index, layer, chosen, inputs)
         self._apply_scales(index, layer, run.first_block(), scales)
         scaled = scaled_inputs(inputs, scales)
-        made = self._fit(index, chosen, scaled)
+        quantized = self._fit(index, chosen, scaled)
         return QuantizedLayer(
-            tensors=layer_tensors(layer, inside, made, self._context.skeleton.names),
-            modules=measure(index, before, made, scales, group_size=self.group_size),
-            outputs=outputs,
-            peak=max(outputs.peak, *(largest(seen.peak) for seen in scaled.values())),
+            tensors=layer_tensors(layer, inside, quantized, self._context.skeleton.names),
+            modules=measure(index, before, quantized, scales, group_size=self.group_size),
+            source_outputs=outputs,
+            max_activation=max(outputs.peak, *(largest(seen.peak) for seen in scaled.values())),
         )
 
     def _search_best_scale(self, module: nn.Module, *args: Any, kwargs: Any = None, **others: Any) -> Any:
-        readers, inputs = others["layers"], others["inp"]  # InputSums in place of AutoAWQ's tokens
+        readers, inputs = others["layers"], others["inp"]  # InputStats in place of AutoAWQ's tokens
         names = tuple(name_of(module, reader) for reader in readers)
         weights = [reader.weight.detach().float() for reader in readers]
         scaling = best_scaling(weights, inputs.gram, inputs.mean, group_size=self.group_size)
         self._ratios |= dict.fromkeys(names, scaling.ratio)
-        return name_of(module, others["prev_op"]), names, scaling.by.cpu()
+        return name_of(module, others["prev_op"]), names, scaling.factors.cpu()
 
     def _fit(
-        self, index: int, chosen: Mapping[str, nn.Linear], inputs: Mapping[str, InputSums]
+        self, index: int, chosen: Mapping[str, nn.Linear], inputs: Mapping[str, InputStats]
     ) -> dict[str, QuantizedLinear]:
         """Ranges and integers for the scaled weights; linears that read the same scaled inputs go together."""
         together: dict[int, list[str]] = {}
         for name in chosen:
             together.setdefault(id(inputs[name]), []).append(name)
-        made: dict[str, QuantizedLinear] = {}
+        quantized: dict[str, QuantizedLinear] = {}
         for names in together.values():
-            made |= fit_linears(
+            quantized |= fit_linears(
                 index,
                 {name: chosen[name] for name in names},
                 inputs[names[0]].gram,
                 group_size=self.group_size,
                 ratios=self._ratios,
             )
-        return {name: made[name] for name in chosen}
+        return {name: quantized[name] for name in chosen}
 
 
 @contextlib.contextmanager

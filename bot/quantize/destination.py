@@ -28,14 +28,14 @@ class Written:
 
 
 def check_replaceable(out: Path) -> None:
-    """Raises WatchlistError when out exists and is no AWQ folder, or cannot be replaced, or lies below a file."""
+    """Raises WatchlistError when out exists and is not an AWQ folder, cannot be replaced, or lies below a file."""
     if blocking := next((parent for parent in out.parents if parent.exists() and not parent.is_dir()), None):
-        raise WatchlistError(f"{out}: {blocking} is no folder", hint="Name another folder.")
+        raise WatchlistError(f"{out}: {blocking} is not a folder", hint="Name another folder.")
     if out.is_symlink() or out.is_mount() or out.resolve() == Path.cwd():
         hint = "It is a link, a mount point or the current folder: name a folder inside it."
         raise WatchlistError(f"{out}: cannot be replaced as a whole", hint=hint)
     if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or _is_artifact(out))):
-        raise WatchlistError(f"{out}: exists, and is no AWQ folder", hint="Name another folder.")
+        raise WatchlistError(f"{out}: exists, and is not an AWQ folder", hint="Name another folder.")
 
 
 def check_ours(out: Path, source_sha256: Callable[[], str]) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +13,23 @@ from torch import Tensor, nn
 from bot.checkpoint.gemm import pack
 from bot.errors import QuantizationError
 from bot.quantize.architectures import Groups
-from bot.quantize.rounding import Rounded, as_stored, clipped_share, compensated, restore, round_to_nearest
-from bot.quantize.search import InputSums, best_levels, diagonal_blocks, gram, relative_errors
+from bot.quantize.rounding import Rounded, as_stored, clipped_share, compensated, dequantize, round_to_nearest
+from bot.quantize.search import InputStats, best_levels, diagonal_blocks, gram, relative_errors
 from bot.records import ModuleError
 
 Linears = Mapping[str, nn.Linear]  # name within the layer
-# (module that makes the channels, linears that read them, factors of the latter's columns [channels])
-Scales = list[tuple[str, tuple[str, ...], Tensor]]
+
+
+class Scale(NamedTuple):
+    """A scaling, in the order in which AutoAWQ's apply_scale unpacks it.
+
+    producer: the module that computes the channels; its rows are divided by the factors. consumers: the linears
+    that read them; their columns are multiplied. factors: [channels].
+    """
+
+    producer: str
+    consumers: tuple[str, ...]
+    factors: Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,12 +69,12 @@ def round_linears(
     index: int, linears: Linears, clipped: Mapping[str, float], *, group_size: int
 ) -> dict[str, QuantizedLinear]:
     """The nearest integers for the weights as they are now. Raises QuantizationError naming layer and module."""
-    made = {}
+    quantized = {}
     for name, linear in linears.items():
-        with naming(index, name):
+        with error_location(index, name):
             rounded = round_to_nearest(linear.weight.detach(), group_size=group_size)
-        made[name] = QuantizedLinear(rounded=rounded, clipped_share=clipped.get(name, 0.0))
-    return made
+        quantized[name] = QuantizedLinear(rounded=rounded, clipped_share=clipped.get(name, 0.0))
+    return quantized
 
 
 def fit_linears(
@@ -78,7 +88,7 @@ def fit_linears(
     grams = diagonal_blocks(inputs_gram, group_size=group_size)
     levels = {}
     for name, weight in weights.items():
-        with naming(index, name):
+        with error_location(index, name):
             levels[name] = best_levels(weight.view(len(weight), -1, group_size), grams)
     steps, fallback = compensated(list(weights.values()), list(levels.values()), inputs_gram)
     return {
@@ -93,7 +103,7 @@ def fit_linears(
 
 
 @contextmanager
-def naming(index: int, name: str) -> Iterator[None]:
+def error_location(index: int, name: str) -> Iterator[None]:
     """Name layer and module in a QuantizationError."""
     try:
         yield
@@ -102,13 +112,18 @@ def naming(index: int, name: str) -> Iterator[None]:
 
 
 def measure(
-    index: int, before: LayerReference, made: Mapping[str, QuantizedLinear], scales: Scales, *, group_size: int
+    index: int,
+    before: LayerReference,
+    quantized: Mapping[str, QuantizedLinear],
+    scales: Sequence[Scale],
+    *,
+    group_size: int,
 ) -> tuple[ModuleError, ...]:
     """What each linear loses on the source's own inputs, next to plain rounding of the source's weights."""
     modules = []
     for name, weight in before.weights.items():
-        ours = unscaled(restore(made[name].rounded), name, scales)
-        plain = restore(round_to_nearest(weight, group_size=group_size))
+        ours = unscaled(dequantize(quantized[name].rounded), name, scales)
+        plain = dequantize(round_to_nearest(weight, group_size=group_size))
         error, error_rounding = relative_errors(weight, (ours, plain), before.grams[name])
         modules.append(
             ModuleError(
@@ -116,44 +131,44 @@ def measure(
                 module=name,
                 relative_error=error,
                 relative_error_rounding=error_rounding,
-                ratio=made[name].ratio,
-                clipped_share=made[name].clipped_share,
-                fallback=made[name].fallback,
+                ratio=quantized[name].ratio,
+                clipped_share=quantized[name].clipped_share,
+                fallback=quantized[name].fallback,
             )
         )
     return tuple(modules)
 
 
-def scaled_inputs(inputs: Mapping[str, InputSums], scales: Scales) -> dict[str, InputSums]:
-    """The sums of what each linear reads once the scales are applied; those that shared an input still do."""
+def scaled_inputs(inputs: Mapping[str, InputStats], scales: Sequence[Scale]) -> dict[str, InputStats]:
+    """Statistics of what each linear reads once the scales are applied; those that shared an input still do."""
     scaled, seen = {}, {}
     for name, before in inputs.items():
-        applied = tuple(at for at, (_, read_by, _) in enumerate(scales) if name in read_by)
+        applied = tuple(index for index, scale in enumerate(scales) if name in scale.consumers)
         if (id(before), applied) not in seen:
             after = before
-            for at in applied:
-                after = after.scaled(scales[at][2].to(before.mean.device))
+            for index in applied:
+                after = after.scaled(scales[index].factors.to(before.mean.device))
             seen[id(before), applied] = after
         scaled[name] = seen[id(before), applied]
     return scaled
 
 
-def unscaled(weight: Tensor, name: str, scales: Scales) -> Tensor:
+def unscaled(weight: Tensor, name: str, scales: Sequence[Scale]) -> Tensor:
     """The weight [out, in] with the scaling undone, to be compared with the source's."""
-    for made_by, read_by, by in scales:
-        factor = by.to(device=weight.device, dtype=weight.dtype)
-        if name in read_by:
-            weight = weight / factor
-        if name == made_by:
-            # A merged linear (gate and up, or q, k and v) makes the scaled channels with its last rows.
+    for producer, consumers, on_cpu in scales:
+        factors = on_cpu.to(device=weight.device, dtype=weight.dtype)
+        if name in consumers:
+            weight = weight / factors
+        if name == producer:
+            # A merged linear (gate and up, or q, k and v) computes the scaled channels with its last rows.
             rows = torch.ones(weight.shape[0], device=weight.device, dtype=weight.dtype)
-            rows[-len(factor) :] = factor
+            rows[-len(factors) :] = factors
             weight = weight * rows.unsqueeze(1)
     return weight
 
 
 def layer_tensors(
-    layer: nn.Module, path: str, made: Mapping[str, QuantizedLinear], names: Mapping[str, str]
+    layer: nn.Module, path: str, quantized: Mapping[str, QuantizedLinear], names: Mapping[str, str]
 ) -> dict[str, Tensor]:
     """The layer's tensors as a checkpoint holds them, under the source's names: packed linears, and the rest.
 
@@ -164,8 +179,8 @@ def layer_tensors(
         linear, name = key.removesuffix(".weight"), names.get(f"{path}.{key}")
         if name is None:  # a buffer that the model computes for itself
             continue
-        if linear in made and key != linear:
-            packed = pack(*made[linear].rounded)
+        if linear in quantized and key != linear:
+            packed = pack(*quantized[linear].rounded)
             stem = name.removesuffix(".weight")
             tensors |= {f"{stem}.{part}": tensor for part, tensor in packed._asdict().items()}
         else:
@@ -173,14 +188,14 @@ def layer_tensors(
     return tensors
 
 
-def is_scalable(entry: dict[str, Any], chosen: Collection[nn.Linear], made_by: str) -> bool:
+def is_scalable(entry: dict[str, Any], chosen: Collection[nn.Linear], producer: str) -> bool:
     """Whether this entry of AutoAWQ's table scales the input of a chosen linear without changing the model."""
     prev_op, readers = entry["prev_op"], entry["layers"]
     if not any(reader is linear for reader in readers for linear in chosen):
         return False
     if isinstance(prev_op, nn.Linear):
         # The channels are the last rows: of up in gate and up, of v in q, k and v when they are equally many.
-        parts = (3,) if "qkv" in made_by.lower() else (1, 2)
+        parts = (3,) if "qkv" in producer.lower() else (1, 2)
         return prev_op.out_features in {part * readers[0].in_features for part in parts}
     # Scaling an activation function adds a tensor `act.scales`, for which vLLM's models have no place.
     return any(True for _ in prev_op.parameters())
@@ -190,4 +205,4 @@ def name_of(layer: nn.Module, module: nn.Module | None) -> str:
     for name, candidate in layer.named_modules():
         if candidate is module:
             return str(name)
-    raise AttributeError("a module that its table names is not in the layer")
+    raise AttributeError("its table names a module that this layer does not have")

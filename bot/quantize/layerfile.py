@@ -87,10 +87,10 @@ def largest(values: Tensor) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """Measurements of one layer. peak: the largest absolute activation."""
+    """Measurements of one layer. max_activation: the largest absolute value."""
 
     modules: tuple[ModuleError, ...]
-    peak: float
+    max_activation: float
     duration_s: float
 
 
@@ -108,10 +108,15 @@ def layer_path(folder: Path, index: int) -> Path:
 
 
 def write_layer(
-    path: Path, tensors: Mapping[str, Tensor], *, key: str, measured: Measured, outputs: HiddenStates
+    path: Path, tensors: Mapping[str, Tensor], *, fingerprint: str, measured: Measured, outputs: HiddenStates
 ) -> None:
-    """key: changes with source, recipe, calibration and tool versions."""
-    notes = {"key": key, "measured": to_json(measured), "outputs": to_json(outputs), "sha256": _digest(tensors)}
+    """fingerprint: changes with source, recipe, calibration and tool versions."""
+    notes = {
+        "fingerprint": fingerprint,
+        "measured": to_json(measured),
+        "outputs": to_json(outputs),
+        "sha256": _digest(tensors),
+    }
     write_tensors(path, tensors, metadata=notes)
 
 
@@ -125,13 +130,13 @@ def open_layer(path: Path) -> FinishedLayer:
     )
 
 
-def finished_layer(path: Path, *, key: str) -> FinishedLayer | None:
-    """The layer, if its file exists, is undamaged, and has this key."""
+def finished_layer(path: Path, *, fingerprint: str) -> FinishedLayer | None:
+    """The layer, if its file exists, is undamaged, and has this fingerprint."""
     if not path.is_file():
         return None
     try:
         file = TensorFile(path)
-        if file.metadata.get("key") != key or file.metadata.get("sha256") != _digest(
+        if file.metadata.get("fingerprint") != fingerprint or file.metadata.get("sha256") != _digest(
             {name: file.read(name) for name in file.tensors}
         ):
             return None

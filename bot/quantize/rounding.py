@@ -14,10 +14,10 @@ from torch import Tensor
 
 from bot.errors import QuantizationError
 
-LEVELS = 15  # the largest 4-bit integer
+MAX_INT4 = 15  # the largest 4-bit integer
 # A group of zeros still needs a scale; the value is AutoAWQ's.
 SMALLEST_RANGE = 1e-5
-# Added to H's diagonal, relative to its mean: more only where float32 cannot factor H otherwise.
+# Added to H's diagonal, relative to its mean; tried in order until the Cholesky factorization succeeds.
 DAMPING = (0.01, 0.1, 1.0)
 BLOCK = 128  # columns whose errors are applied to all later columns in one matrix product
 REFINEMENTS = 2  # passes of coordinate descent over all integers
@@ -48,12 +48,12 @@ def levels_between(low: Tensor, high: Tensor) -> Levels:
     """
     # The zero point is one of the 16 levels, so a group that lies on one side of zero must reach to zero.
     low, high = low.clamp(max=0), high.clamp(min=0)
-    scales = ((high - low).clamp(min=SMALLEST_RANGE) / LEVELS).to(torch.float16).to(torch.float32)
+    scales = ((high - low).clamp(min=SMALLEST_RANGE) / MAX_INT4).to(torch.float16).to(torch.float32)
     if not bool(torch.isfinite(scales).all()):
         raise QuantizationError(
             "a weight is not finite, or too large for a float16 scale", hint="Are the weights upstream broken?"
         )
-    return Levels(scales, torch.round(-low / scales).clamp_(0, LEVELS))
+    return Levels(scales, torch.round(-low / scales).clamp_(0, MAX_INT4))
 
 
 def whole_range(groups: Tensor) -> Levels:
@@ -65,7 +65,7 @@ def nearest_steps(groups: Tensor, levels: Levels) -> Tensor:
     """q - zero of the level nearest to each weight: float32 [out, in/g, g], as groups."""
     zeros = levels.zeros.unsqueeze(-1)
     steps = (groups / levels.scales.unsqueeze(-1)).round_()
-    return torch.minimum(torch.maximum(steps, -zeros, out=steps), LEVELS - zeros, out=steps)
+    return torch.minimum(torch.maximum(steps, -zeros, out=steps), MAX_INT4 - zeros, out=steps)
 
 
 def round_to_nearest(weight: Tensor, *, group_size: int) -> Rounded:
@@ -89,8 +89,8 @@ def as_stored(steps: Tensor, levels: Levels) -> Rounded:
     )
 
 
-def restore(rounded: Rounded) -> Tensor:
-    """The float32 weight [out, in] that a reader computes: (q - zero) * scale."""
+def dequantize(rounded: Rounded) -> Tensor:
+    """The float32 weight [out, in], as an AWQ loader dequantizes it: (q - zero) * scale."""
     out, groups = rounded.scales.shape
     steps = rounded.q.view(out, groups, -1).to(torch.float32) - rounded.zeros.to(torch.float32).unsqueeze(-1)
     return (steps * rounded.scales.to(torch.float32).unsqueeze(-1)).view(rounded.q.shape)
@@ -101,17 +101,17 @@ def clipped_share(weight: Tensor, levels: Levels) -> float:
     out, groups = levels.scales.shape
     steps = (weight.view(out, groups, -1) / levels.scales.unsqueeze(-1)).round_()
     zeros = levels.zeros.unsqueeze(-1)
-    return float(((steps < -zeros) | (steps > LEVELS - zeros)).float().mean())
+    return float(((steps < -zeros) | (steps > MAX_INT4 - zeros)).float().mean())
 
 
 def compensated(
     weights: Sequence[Tensor], levels: Sequence[Levels], inputs_gram: Tensor
 ) -> tuple[list[Tensor], str]:
-    """Steps with a small output error tr(D H D^T), D = weight - restored, and the fallback that was needed.
+    """Steps with a small output error tr(D H D^T), D = weight - dequantized, and the fallback that was needed.
 
     weights: float32 [out, in] of linears that read the same inputs; inputs_gram: their H = X^T X, [in, in]. No
-    output's error is larger than with the nearest steps on the same levels. A channel that is always zero gets the
-    nearest. fallback: see inverse_factor.
+    output's error is larger than with the nearest steps on the same levels. Channels whose input is always zero
+    are rounded to nearest. fallback: see inverse_factor.
     """
     # Outputs are independent of each other, so one sweep does all linears.
     weight = torch.cat(list(weights))
@@ -179,7 +179,7 @@ def refined(weight: Tensor, levels: Levels, steps: Tensor, gram: Tensor) -> Tens
     by_group = _by_column(levels, columns, torch.arange(columns))
     diagonal = gram.diagonal().tolist()
     chosen = steps.t().contiguous()
-    # H (W - W')^T: minus half of the error's gradient by the restored weights.
+    # H (W - W')^T: minus half of the error's gradient with respect to the dequantized weights.
     residual = gram @ (
         weight.t() - chosen * levels.scales.t().repeat_interleave(columns // levels.scales.shape[1], dim=0)
     )
@@ -203,7 +203,7 @@ def refined(weight: Tensor, levels: Levels, steps: Tensor, gram: Tensor) -> Tens
 def _by_column(levels: Levels, columns: int, order: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
     """For each column in this order its group's scale, lowest and highest step, [out] each."""
     lowest = (-levels.zeros).t().contiguous()
-    groups = list(zip(levels.scales.t().contiguous(), lowest, lowest + LEVELS, strict=True))
+    groups = list(zip(levels.scales.t().contiguous(), lowest, lowest + MAX_INT4, strict=True))
     return [groups[group] for group in (order // (columns // len(groups))).tolist()]
 
 

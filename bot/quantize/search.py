@@ -26,9 +26,9 @@ _COLUMNS = 256  # of a Gram matrix that are computed at a time
 
 
 class Scaling(NamedTuple):
-    """by: the factors of the weights' input channels, [in]. ratio: AWQ's alpha, the weight of the activations."""
+    """factors: for the weights' input channels, [in]. ratio: AWQ's alpha, the weight of the activations."""
 
-    by: Tensor
+    factors: Tensor
     ratio: float
 
 
@@ -38,7 +38,7 @@ def gram(inputs: Tensor, *, device: torch.device) -> Tensor:
     total = torch.zeros(flat.shape[1], flat.shape[1], dtype=torch.float32, device=device)
     for chunk in torch.split(flat, _TOKENS):
         add_upper_gram(total, chunk.to(device=device, dtype=torch.float32))
-    return whole(total)
+    return symmetrize(total)
 
 
 def add_upper_gram(total: Tensor, tokens: Tensor) -> None:
@@ -48,8 +48,8 @@ def add_upper_gram(total: Tensor, tokens: Tensor) -> None:
         total[start:stop, start:].addmm_(tokens[:, start:stop].t(), tokens[:, start:])
 
 
-def whole(upper: Tensor) -> Tensor:
-    """The symmetric matrix [in, in] whose upper half add_upper_gram computed."""
+def symmetrize(upper: Tensor) -> Tensor:
+    """The symmetric matrix [in, in] whose upper triangle add_upper_gram computed."""
     return upper.triu() + upper.triu(1).t()
 
 
@@ -58,10 +58,10 @@ def output_energy(weight: Tensor, inputs_gram: Tensor) -> float:
     return float(((weight @ inputs_gram) * weight).sum(dtype=torch.float64).clamp(min=0))
 
 
-def relative_errors(weight: Tensor, restored: Iterable[Tensor], inputs_gram: Tensor) -> list[float]:
+def relative_errors(weight: Tensor, dequantized: Iterable[Tensor], inputs_gram: Tensor) -> list[float]:
     """||W X - W' X||^2 / ||W X||^2 for a weight [out, in] and each W' in its place; 0 if W X is zero."""
     energy = output_energy(weight, inputs_gram)
-    return [output_energy(weight - each, inputs_gram) / energy if energy else 0.0 for each in restored]
+    return [output_energy(weight - each, inputs_gram) / energy if energy else 0.0 for each in dequantized]
 
 
 def diagonal_grams(inputs: Tensor, *, group_size: int, device: torch.device) -> Tensor:
@@ -71,7 +71,7 @@ def diagonal_grams(inputs: Tensor, *, group_size: int, device: torch.device) -> 
 
 
 def diagonal_blocks(inputs_gram: Tensor, *, group_size: int) -> Tensor:
-    """The same blocks of a whole Gram matrix: [in/g, g, g]."""
+    """The same blocks of a complete Gram matrix: [in/g, g, g]."""
     groups = len(inputs_gram) // group_size
     blocks = inputs_gram.view(groups, group_size, groups, group_size).diagonal(dim1=0, dim2=2)
     return blocks.permute(2, 0, 1).contiguous()
@@ -99,7 +99,8 @@ def best_scaling(
     best, lowest = None, float("inf")
     for scaling in _scalings(weights, inputs_mean, group_size=group_size):
         lost = sum(
-            output_energy(rounded_under(weight, scaling.by, group_size=group_size) - weight, inputs_gram) / energy
+            output_energy(fake_quantize(weight, scaling.factors, group_size=group_size) - weight, inputs_gram)
+            / energy
             for weight, energy in zip(weights, energies, strict=True)
         )
         if lost < lowest:
@@ -109,24 +110,24 @@ def best_scaling(
     return best
 
 
-def rounded_under(weight: Tensor, by: Tensor, *, group_size: int) -> Tensor:
-    """Q(W s)/s: weight [out, in] scaled by `by`, rounded to nearest, and scaled back."""
-    groups = (weight * by).view(len(weight), -1, group_size)
+def fake_quantize(weight: Tensor, factors: Tensor, *, group_size: int) -> Tensor:
+    """Q(W s)/s: weight [out, in] scaled by the factors [in], rounded to nearest, and scaled back."""
+    groups = (weight * factors).view(len(weight), -1, group_size)
     levels = whole_range(groups)
-    return (nearest_steps(groups, levels) * levels.scales.unsqueeze(-1)).view(weight.shape) / by
+    return (nearest_steps(groups, levels) * levels.scales.unsqueeze(-1)).view(weight.shape) / factors
 
 
 def _scalings(weights: Sequence[Tensor], inputs_mean: Tensor, *, group_size: int) -> Iterator[Scaling]:
     """AutoAWQ's grid, from scales by the weights alone to scales by (almost) the inputs alone."""
     groups = torch.cat([weight.view(-1, group_size) for weight in weights]).abs()
     weights_mean = (groups / (groups.amax(dim=1, keepdim=True) + 1e-6)).view(-1, len(inputs_mean)).mean(dim=0)
-    alive = inputs_mean > 0
+    nonzero = inputs_mean > 0
     for ratio in RATIOS:
-        by = (inputs_mean.pow(ratio) / (weights_mean.pow(1 - ratio) + 1e-4)).clamp(min=1e-4)
+        factors = (inputs_mean.pow(ratio) / (weights_mean.pow(1 - ratio) + 1e-4)).clamp(min=1e-4)
         # Channels that are always zero are not scaled, and do not count.
-        if bool(alive.any()):
-            by = by / (by[alive].max() * by[alive].min()).sqrt()
-        yield Scaling(torch.where(alive, by, 1.0), ratio)
+        if bool(nonzero.any()):
+            factors = factors / (factors[nonzero].max() * factors[nonzero].min()).sqrt()
+        yield Scaling(torch.where(nonzero, factors, 1.0), ratio)
 
 
 def best_levels(weight: Tensor, grams: Tensor) -> Levels:
@@ -141,8 +142,8 @@ def best_levels(weight: Tensor, grams: Tensor) -> Levels:
     low_by, high_by = torch.ones_like(low), torch.ones_like(high)
     for ends in ("both", "low", "high"):
         for shrink in SHRINKS[1:] if ends == "both" else SHRINKS:
-            by = torch.full_like(low, shrink)
-            low_try, high_try = (low_by if ends == "high" else by), (high_by if ends == "low" else by)
+            shrunk = torch.full_like(low, shrink)
+            low_try, high_try = (low_by if ends == "high" else shrunk), (high_by if ends == "low" else shrunk)
             levels = levels_between(low * low_try, high * high_try)
             lost = _loss(weight, levels, grams)
             better = lost < lowest
@@ -159,20 +160,21 @@ def _loss(weight: Tensor, levels: Levels, grams: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class InputSums:
-    """Over all tokens: gram, H = X^T X / tokens, [in, in]; mean and peak of |x|, [in] each; all float32."""
+class InputStats:
+    """Statistics of all tokens, float32: gram, H = X^T X / tokens, [in, in]; mean and peak of |x|, [in] each."""
 
     gram: Tensor
     mean: Tensor
     peak: Tensor
 
-    def scaled(self, by: Tensor) -> InputSums:
-        """The sums of inputs whose channels are divided by `by`, [in]."""
-        return InputSums(gram=self.gram / by / by.unsqueeze(1), mean=self.mean / by, peak=self.peak / by)
+    def scaled(self, factors: Tensor) -> InputStats:
+        """The statistics of inputs whose channels are divided by the factors, [in]."""
+        gram = self.gram / factors / factors.unsqueeze(1)
+        return InputStats(gram=gram, mean=self.mean / factors, peak=self.peak / factors)
 
 
-class _Sums:
-    """The running sums of one linear's inputs."""
+class _RunningStats:
+    """The running statistics of one linear's inputs."""
 
     def __init__(self, channels: int, device: torch.device) -> None:
         self.tokens = 0
@@ -188,29 +190,31 @@ class _Sums:
         self.absolute += absolute.sum(dim=0)
         self.peak = torch.maximum(self.peak, absolute.amax(dim=0))
 
-    def done(self) -> InputSums:
-        return InputSums(gram=whole(self.upper / self.tokens), mean=self.absolute / self.tokens, peak=self.peak)
+    def result(self) -> InputStats:
+        return InputStats(
+            gram=symmetrize(self.upper / self.tokens), mean=self.absolute / self.tokens, peak=self.peak
+        )
 
 
 @contextmanager
-def summed_inputs(linears: Mapping[str, nn.Linear], groups: Groups) -> Iterator[dict[str, InputSums]]:
-    """Sum up the inputs of the linears inside the `with` block; afterwards the dict holds the sums by name.
+def collect_input_stats(linears: Mapping[str, nn.Linear], groups: Groups) -> Iterator[dict[str, InputStats]]:
+    """Collect statistics of the linears' inputs inside the `with` block; afterwards the dict holds them by name.
 
     groups: the linears that share an input, of which only the first is hooked. A group that no input reached is
     left out.
     """
-    sums: dict[str, _Sums] = {}
+    running: dict[str, _RunningStats] = {}
     handles = []
     for first, *_ in groups:
         linear = linears[first]
-        sums[first] = _Sums(linear.in_features, linear.weight.device)
-        handles.append(linear.register_forward_hook(lambda _, args, __, into=sums[first]: into.add(args[0])))
-    found: dict[str, InputSums] = {}
+        running[first] = _RunningStats(linear.in_features, linear.weight.device)
+        handles.append(linear.register_forward_hook(lambda _, args, __, into=running[first]: into.add(args[0])))
+    found: dict[str, InputStats] = {}
     try:
         yield found
     finally:
         for handle in handles:
             handle.remove()
     for group in groups:
-        if sums[group[0]].tokens:
-            found |= dict.fromkeys(group, sums.pop(group[0]).done())
+        if running[group[0]].tokens:
+            found |= dict.fromkeys(group, running.pop(group[0]).result())

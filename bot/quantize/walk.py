@@ -1,6 +1,6 @@
-"""One decoder layer after the other: loaded from the source, quantized into a file, unloaded.
+"""Quantize decoder layers one at a time: load from the source, quantize into a file, unload.
 
-In memory are the weights of one layer, and those of the next while they are read. A killed run resumes with the
+Only one layer's weights, and the next one's while they are read, are in memory. A killed run resumes with the
 layer after the last complete file.
 """
 
@@ -40,15 +40,15 @@ _log = logging.getLogger("awq_bot")
 class QuantizeContext:
     """What quantizing the layers of a model needs.
 
-    blocks: int64 [samples, seq_len]. chosen: full paths of the linears to quantize. folder: for one file per
-    layer. key: changes with everything that a finished layer depends on.
+    blocks: int64 [samples, seq_len]. linears_to_quantize: their full paths. folder: for one file per
+    layer. fingerprint: changes with everything that a finished layer depends on.
     """
 
     skeleton: Skeleton
     blocks: Tensor
-    chosen: frozenset[str]
+    linears_to_quantize: frozenset[str]
     folder: Path
-    key: str
+    fingerprint: str
     device: torch.device
     recipe: Recipe
     progress: Progress
@@ -60,7 +60,7 @@ class QuantizeContext:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerRun:
-    """One layer in turn: its inputs, and where its outputs go.
+    """The inputs of one layer, and where its outputs go.
 
     arguments: the layer's other arguments beside the hidden states, on the device.
     """
@@ -91,29 +91,29 @@ class LayerRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuantizedLayer:
-    """One layer as it will be stored. outputs: of the source's layer; peak: the largest absolute activation."""
+    """One layer as it will be stored. source_outputs: the outputs of the source's layer."""
 
     tensors: Mapping[str, Tensor]
     modules: tuple[ModuleError, ...]
-    outputs: HiddenStates
-    peak: float
+    source_outputs: HiddenStates
+    max_activation: float
 
 
-def walk(
+def quantize_remaining_layers(
     context: QuantizeContext, quantize_layer: Callable[[LayerRun, nn.Module], QuantizedLayer]
 ) -> tuple[FinishedLayer, ...]:
-    """Quantize the layers that have no file yet."""
+    """Quantize the layers that have no file yet, and open the files of all."""
     total = len(context.skeleton.layers)
-    done = _finished(context, total)
+    done = _finished_count(context, total)
     if done < total:
-        _resume(context, quantize_layer, done)
+        _quantize_from(context, quantize_layer, done)
     context.progress("quantizing", total, total, "layers")
-    for left in context.folder.glob("hidden-*.bin"):
-        left.unlink()
+    for path in context.folder.glob("hidden-*.bin"):
+        path.unlink()
     return tuple(open_layer(layer_path(context.folder, index)) for index in range(total))
 
 
-def _resume(
+def _quantize_from(
     context: QuantizeContext, quantize_layer: Callable[[LayerRun, nn.Module], QuantizedLayer], done: int
 ) -> None:
     """done: how many layers are finished. They are run again, unquantized, if their last outputs are lost."""
@@ -151,12 +151,20 @@ def _quantize(
     quantize_layer: Callable[[LayerRun, nn.Module], QuantizedLayer],
 ) -> HiddenStates:
     started = time.monotonic()
-    made = quantize_layer(run, layer)
-    measured = Measured(modules=made.modules, peak=made.peak, duration_s=time.monotonic() - started)
+    quantized = quantize_layer(run, layer)
+    measured = Measured(
+        modules=quantized.modules, max_activation=quantized.max_activation, duration_s=time.monotonic() - started
+    )
     path = layer_path(context.folder, run.index)
-    write_layer(path, made.tensors, key=context.key, measured=measured, outputs=made.outputs)
-    _log.info("layer %d: %.1f s, activations up to %.4g", run.index, measured.duration_s, made.peak)
-    for module in made.modules:
+    write_layer(
+        path,
+        quantized.tensors,
+        fingerprint=context.fingerprint,
+        measured=measured,
+        outputs=quantized.source_outputs,
+    )
+    _log.info("layer %d: %.1f s, activations up to %.4g", run.index, measured.duration_s, quantized.max_activation)
+    for module in quantized.modules:
         _log.debug(
             "layer %d, %s: relative error %.4g, by plain rounding %.4g; ratio %s, %.2f %% clipped%s",
             run.index,
@@ -167,10 +175,13 @@ def _quantize(
             100 * module.clipped_share,
             f"; {module.fallback}" if module.fallback else "",
         )
-    return made.outputs
+    return quantized.source_outputs
 
 
-def _finished(context: QuantizeContext, total: int) -> int:
+def _finished_count(context: QuantizeContext, total: int) -> int:
     """How many layers, counted from the first, have complete files."""
     files = (layer_path(context.folder, index) for index in range(total))
-    return next((index for index, path in enumerate(files) if not finished_layer(path, key=context.key)), total)
+    return next(
+        (index for index, path in enumerate(files) if not finished_layer(path, fingerprint=context.fingerprint)),
+        total,
+    )

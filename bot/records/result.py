@@ -19,7 +19,7 @@ class Status(StrEnum):
     UNCHANGED = "unchanged"  # it was published already
     FAILED = "failed"
     STOPPED = "stopped"  # cancelled by a person, skipped, or not started
-    UNKNOWN = "unknown"  # no result, and GitHub does not answer
+    UNKNOWN = "unknown"  # no result, and its state on GitHub is unknown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,5 +122,5 @@ class RunningJob:
 class PlanTimes:
     """When the watch workflow last made a plan. oldest_run: of the runs looked at, if none of them made one."""
 
-    last_good: datetime | None = None
+    last_success: datetime | None = None
     oldest_run: datetime | None = None

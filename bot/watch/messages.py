@@ -28,12 +28,12 @@ _PATTERN_HINTS = {
 }
 _LITERAL_HINTS = {
     "bits": "AWQ checkpoints hold 4-bit weights.",
-    "group_size": "Servers read groups of these sizes.",
-    "zero_point": "Servers read AWQ with zero points.",
-    "version": "Every server reads the GEMM layout.",
+    "group_size": "Inference servers support these group sizes.",
+    "zero_point": "Inference servers support AWQ with zero points.",
+    "version": "All inference servers support the GEMM layout.",
 }
 _MISSING_HINTS = {
-    "models": "Add `models:` and under it one `- owner/name` a line.",
+    "models": "Add `models:` and under it one `- owner/name` per line.",
     "repo_id": "A model is `- owner/name`, or keys with `repo_id: owner/name` among them.",
 }
 HOLD_HINT = "`hold:` stops work on a model and says why: `hold: waiting for v2`. To go on, remove the line."
@@ -42,8 +42,8 @@ SOURCE_HINT = (
 )
 _TYPE_HINTS = {
     "bool_type": "Write true or false.",
-    "finite_number": "A threshold that nothing reaches can be any large number.",
-    "tuple_type": "A list is written `[one, two]`, or one `- item` a line.",
+    "finite_number": "To disable a threshold, set a very large number.",
+    "tuple_type": "A list is written `[one, two]`, or one `- item` per line.",
 }
 
 
@@ -74,10 +74,10 @@ def _wrong_value(detail: ErrorDetails, key: str, typed: str | None) -> tuple[str
     if kind == "literal_error":
         expected = detail["ctx"]["expected"].replace("True", "true")
         hint = _nearest(value, expected) or _LITERAL_HINTS.get(key, "")
-        return f"{key}: {shown} is not possible, only {expected}", hint
+        return f"{key}: {shown} is not allowed; expected {expected}", hint
     if kind == "model_type":
         example = " or `owner/name`" if key == "models" else ""
-        return f"{key}: expected keys and values{example}, found {shown}", ""
+        return f"{key}: expected a mapping{example}, found {shown}", ""
     if kind == "tuple_type":
         return f"{key}: expected a list, found {shown}", _TYPE_HINTS[kind]
     # "Input should be greater than 0" -> "max_kl: should be greater than 0, not -1"
@@ -109,13 +109,13 @@ def _likely(key: str, value: str) -> str:
 
 
 def _invisible(value: str) -> str:
-    """The names of the characters that cannot be seen, such as those that a web page brings along."""
+    """The names of the invisible characters, such as those copied from a web page."""
     names = dict.fromkeys(
         f"U+{ord(char):04X} ({unicodedata.name(char, 'no name').lower()})"
         for char in value
         if not char.isprintable()
     )
-    return f"It holds characters that cannot be seen: {', '.join(list(names)[:3])}." if names else ""
+    return f"It contains invisible characters: {', '.join(list(names)[:3])}." if names else ""
 
 
 def _yaml_word(value: object) -> str:
@@ -126,11 +126,11 @@ def _yaml_word(value: object) -> str:
 
 def _kind_of(value: object) -> str:
     """What a list or a mapping is called."""
-    return "a list" if isinstance(value, list | tuple) else "keys and values"
+    return "a list" if isinstance(value, list | tuple) else "a mapping"
 
 
 def _short(text: str) -> str:
-    """Characters that cannot be seen are escaped: `\\u200b`."""
+    """Invisible characters are escaped: `\\u200b`."""
     text = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
@@ -139,7 +139,7 @@ def _short(text: str) -> str:
 
 
 def _renamed(key: str, value: object, loc: tuple[str | int, ...]) -> str:
-    """The key and value that say today what version 0.1 called `search`."""
+    """Suggests the `method:` that replaces version 0.1's `search:`."""
     if key != "search" or _model_at(loc) is not RecipeSpec:
         return ""
     return f"Did you mean `method: {'awq' if value == 'awq' else 'awq+gptq'}`?"
@@ -157,7 +157,7 @@ def _meant(key: str, loc: tuple[str | int, ...]) -> str:
     near = difflib.get_close_matches(key[:100], known, n=1, cutoff=0.6)
     if near:
         return f"Did you mean {near[0]!r}?"
-    return f"Known here: {', '.join(known)}."
+    return f"Allowed keys: {', '.join(known)}."
 
 
 def _model_at(loc: tuple[str | int, ...]) -> type[BaseModel]:

@@ -63,7 +63,7 @@ def _quantized_already(config: dict[str, Any]) -> str | None:
 def _unsupported_type(config: dict[str, Any]) -> str | None:
     table, model_type = support_table(), config.get("model_type")
     if not isinstance(model_type, str) or not model_type:
-        return "config.json names no model_type"
+        return "config.json has no model_type"
     if model_type not in table["types"]:
         autoawq = f"AutoAWQ {table['versions']['autoawq']} does not know it"
         known = model_type in table["unknown_to_autoawq"]
@@ -84,7 +84,7 @@ def _no_causal_lm(config: dict[str, Any]) -> str | None:
     # Other heads classify, score or embed.
     if any(str(name).endswith("ForCausalLM") for name in names):
         return None
-    return f"{', '.join(map(str, names))} is no causal language model"
+    return f"{', '.join(map(str, names))} is not a causal language model"
 
 
 def _unsupported_weights(linears: tuple[TensorInfo, ...], recipe: Recipe) -> str | None:
@@ -96,9 +96,9 @@ def _unsupported_weights(linears: tuple[TensorInfo, ...], recipe: Recipe) -> str
         if tensor.dtype not in SOURCE_FLOATS:
             return f"{shown} is {tensor.dtype}, not one of {', '.join(SOURCE_FLOATS)}"
         if columns % recipe.group_size:
-            return f"{shown}: {columns} input channels are no multiple of the group size {recipe.group_size}"
+            return f"{shown}: {columns} input channels are not a multiple of the group size {recipe.group_size}"
         if out % PER_INT32:
-            return f"{shown}: {out} output channels are no multiple of {PER_INT32}"
+            return f"{shown}: {out} output channels are not a multiple of {PER_INT32}"
     return None
 
 
@@ -138,9 +138,9 @@ def visibility_refusal(entry: WatchEntry, upstream: Upstream, published: Publish
     return refuse(entry, f"{entry.target} is public, and should be private", PublishError, hint)
 
 
-def missing_target(entry: WatchEntry) -> Skip:
-    """With Trusted Publishing, which cannot create a repo: refused before hours of GPU are spent."""
-    reason = f"{entry.target} is not there, or HF_TOKEN may not see it; a workflow's identity cannot create it"
+def missing_target_refusal(entry: WatchEntry) -> Skip:
+    """Trusted Publishers cannot create a repo: refused before hours of GPU are spent."""
+    reason = f"{entry.target} does not exist, or HF_TOKEN cannot read it; Trusted Publishers cannot create it"
     return refuse(entry, reason, PublishError, f"Run `awq-bot create-target {entry.target}` first.")
 
 
@@ -158,7 +158,7 @@ def license_refusal(entry: WatchEntry, upstream: Upstream) -> Skip | None:
         return refuse(entry, f"licence refused: {shown} is denied", UpstreamError, hint)
     if not stated and UNSTATED_LICENSE not in allow:
         hint = f"If you know that it may be redistributed, {_allowing(UNSTATED_LICENSE)}"
-        return refuse(entry, "licence absent: the repo states none", UpstreamError, hint)
+        return refuse(entry, "no licence: the repo does not state one", UpstreamError, hint)
     if allow and not counting & allow:
         hint = f"If you may redistribute it, {_allowing(license_id)}"
         return refuse(entry, f"licence refused: {shown} is not allowed", UpstreamError, hint)
@@ -166,7 +166,7 @@ def license_refusal(entry: WatchEntry, upstream: Upstream) -> Skip | None:
 
 
 def _allowing(license_id: str) -> str:
-    """To this entry: under `defaults` the list would refuse every other licence for all models."""
+    """A hint to change this entry: under `defaults` the list would refuse every other licence for all models."""
     return f"add `licenses: {{allow: [{license_id}]}}` to this entry, not to `defaults`."
 
 
@@ -177,12 +177,12 @@ def weights_refusal(entry: WatchEntry, upstream: Upstream, details: Details) -> 
         return refuse(entry, details.problem, UpstreamError, f"Look at {entry.repo_id} on the Hub.")
     missing = [path for path in details.weight_files if upstream.file(path) is None]
     if missing:
-        reason = f"upload incomplete: {missing[0]} is named in the index and not there"
-        return refuse(entry, reason, UpstreamError, "It is looked at again next time.")
+        reason = f"upload incomplete: {missing[0]} is listed in the index but missing"
+        return refuse(entry, reason, UpstreamError, "The next run checks it again.")
     if not details.weight_files:
         return _no_weights(entry, upstream)
     if not any(is_vocabulary(file.path) for file in upstream.files):
-        hint = f"It is looked at again next time; tokenizers are read from {', '.join(VOCABULARY)}."
+        hint = f"The next run checks it again; tokenizers are read from {', '.join(VOCABULARY)}."
         return refuse(entry, "upload incomplete: no tokenizer", UpstreamError, hint)
     return None
 
@@ -193,9 +193,9 @@ def _no_weights(entry: WatchEntry, upstream: Upstream) -> Skip:
         reason = f"no {SINGLE_WEIGHTS} and no index of shards, only {other[0]}"
         return refuse(entry, reason, UpstreamError, "Is it a transformers model?")
     if any(is_pickle(path) for path in paths):  # https://huggingface.co/docs/hub/security-pickle
-        hint = "Convert them to safetensors upstream; pickles run code when read."
+        hint = "Convert them to safetensors upstream; loading a pickle can run code."
         return refuse(entry, "pickle-only weights, no safetensors", UpstreamError, hint)
-    return refuse(entry, "no weights upstream", UpstreamError, "It is looked at again next time.")
+    return refuse(entry, "no weights upstream", UpstreamError, "The next run checks it again.")
 
 
 def refusal_of_names(entry: WatchEntry, files: tuple[HubFile, ...]) -> Skip | None:
@@ -207,7 +207,7 @@ def refusal_of_names(entry: WatchEntry, files: tuple[HubFile, ...]) -> Skip | No
 def dataset_refusal(
     entry: WatchEntry, source: TextSource, listing: DatasetListing, split: tuple[str, ...]
 ) -> Skip | None:
-    """None where the data set can be calibrated on. split: its files that hold the split that is asked for."""
+    """None if the data set can be used for calibration. split: its files that hold the split that is asked for."""
     name = f"calibration data set {source.label}"
     if listing.problem is None and split:
         return None
@@ -219,8 +219,8 @@ def dataset_refusal(
         return refuse(entry, reason, UpstreamError, f"Upload it to this Hub, or {_OTHER_TEXT}")
     if "gated" in listing.problem:
         return refuse(entry, reason, UpstreamError, f"Ask for access on the data set's page, or {_OTHER_TEXT}")
-    hint = "Nothing is wrong with the watchlist. It is looked at again next time."
+    hint = "Nothing is wrong with the watchlist. The next run checks it again."
     return Skip(entry=entry, reason=reason, hint=hint, exit_code=UpstreamError.exit_code)
 
 
-_OTHER_TEXT = "calibrate on `calibration: {sources: [{builtin: stdlib}]}` or on a `file:` of your own."
+_OTHER_TEXT = "calibrate on `calibration: {sources: [{builtin: stdlib}]}` or on your own `file:`."

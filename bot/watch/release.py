@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from functools import partial
 from itertools import chain, count
 
-from bot.checkpoint.repo_files import CONFIG, SINGLE_WEIGHTS, WEIGHT_INDEX, is_code, is_companion, is_vocabulary
+from bot.checkpoint.repo_files import CONFIG, SINGLE_WEIGHTS, WEIGHT_INDEX, is_code, is_small_file, is_vocabulary
 from bot.errors import UnsupportedModelError
 from bot.records import (
     Details,
@@ -31,7 +31,7 @@ from bot.records import (
 )
 from bot.watch.refusals import (
     license_refusal,
-    missing_target,
+    missing_target_refusal,
     refusal_of_names,
     refuse,
     repo_refusal,
@@ -56,7 +56,7 @@ def source_files(entry: WatchEntry, upstream: Upstream, weight_files: tuple[str,
 
 
 def refresh_files(upstream: Upstream) -> tuple[HubFile, ...]:
-    return tuple(file for file in sorted(upstream.files, key=lambda file: file.path) if is_companion(file.path))
+    return tuple(file for file in sorted(upstream.files, key=lambda file: file.path) if is_small_file(file.path))
 
 
 def files_digest(files: tuple[HubFile, ...]) -> str:
@@ -64,7 +64,7 @@ def files_digest(files: tuple[HubFile, ...]) -> str:
 
 
 def refresh_digest(upstream: Upstream) -> str:
-    """Over the small files, and licence and gating as the repo's metadata states them."""
+    """SHA-256 of the small files, and of licence and gating as the repo's metadata states them."""
     pairs: list[tuple[str, str | None]] = [(file.path, file.content_hash) for file in refresh_files(upstream)]
     metadata = {
         "license": upstream.license,
@@ -76,29 +76,30 @@ def refresh_digest(upstream: Upstream) -> str:
 
 
 def recipe_digest(entry: WatchEntry, *, quantizer: int | None = None) -> str:
-    """Over what the watchlist asks for. quantizer: where `requantize: outdated` asked for a newer one."""
-    return sha256_of({"recipe": _digested(entry.recipe), "calibration": entry.calibration, "quantizer": quantizer})
+    """SHA-256 of what the watchlist asks for. quantizer: where `requantize: outdated` asked for a newer one."""
+    recipe = _recipe_for_digest(entry.recipe)
+    return sha256_of({"recipe": recipe, "calibration": entry.calibration, "quantizer": quantizer})
 
 
-def _digested(recipe: Recipe) -> dict[str, object]:
-    """The recipe in the words of version 0.1, which the digests of published repos are made of."""
-    words = asdict(recipe)
-    method = words.pop("method")
-    return words | {"search": "gram" if method == "awq+gptq" else method}
+def _recipe_for_digest(recipe: Recipe) -> dict[str, object]:
+    """The recipe with version 0.1's field names: published digests were computed from those."""
+    named = asdict(recipe)
+    method = named.pop("method")
+    return named | {"search": "gram" if method == "awq+gptq" else method}
 
 
-def tag_name(upstream: Upstream, digests: Digests, *, taken: tuple[str, ...] = ()) -> str:
+def tag_name(upstream: Upstream, digests: Digests, *, existing_tags: tuple[str, ...] = ()) -> str:
     """A name that the target does not have yet: a recipe may change and change back, and tags never move."""
     name = f"upstream-{upstream.sha[:8]}-{digests.content[:8]}"
     names = chain([name], (f"{name}-{number}" for number in count(2)))
-    return next(item for item in names if item not in taken)
+    return next(item for item in names if item not in existing_tags)
 
 
 def job_id(entry: WatchEntry, upstream: Upstream, digests: Digests) -> str:
     return f"{entry.target.replace('/', '--')}-{upstream.sha[:8]}-{digests.content[:8]}"
 
 
-# Raised when the same recipe gives better weights than before: `requantize: outdated` then quantizes again.
+# Increment this when the same recipe gives better weights: `requantize: outdated` then quantizes again.
 QUANTIZER_VERSION = 1
 
 UP_TO_DATE = "up to date"
@@ -108,14 +109,14 @@ UP_TO_DATE = "up to date"
 class Candidate:
     """A new release as the listing shows it. It becomes a job, or is refused, when its details have been read.
 
-    taken: the tags of the target, which never move. replaces: as in the job.
+    existing_tags: the tags of the target, which never move. replaces: as in the job.
     """
 
     entry: WatchEntry
     upstream: Upstream
     reason: str
-    outdated: bool = False
-    taken: tuple[str, ...] = ()
+    quantizer_outdated: bool = False
+    existing_tags: tuple[str, ...] = ()
     replaces: str | None = None
 
 
@@ -128,32 +129,34 @@ def triage(
     """
     if refusal := repo_refusal(entry, upstream, published):
         return refusal
-    found = _look(entry, upstream, published)
+    found = _compare(entry, upstream, published)
     if isinstance(found, Skip):
         return found
     # Every kind of job publishes, so the licence must allow that now.
     if refusal := license_refusal(entry, upstream):
         return refusal
-    return missing_target(entry) if must_exist and published.state is TargetState.ABSENT else found
+    return missing_target_refusal(entry) if must_exist and published.state is TargetState.ABSENT else found
 
 
-def _look(entry: WatchEntry, upstream: Upstream, published: Published) -> Skip | Job | Candidate:
-    taken = tuple(tag.name for tag in published.tags)
+def _compare(entry: WatchEntry, upstream: Upstream, published: Published) -> Skip | Job | Candidate:
+    existing_tags = tuple(tag.name for tag in published.tags)
     provenance = published.provenance
     if provenance is None:
-        return Candidate(entry=entry, upstream=upstream, reason="first release", taken=taken)
-    new_release = partial(Candidate, entry=entry, upstream=upstream, taken=taken, replaces=provenance.tag)
+        return Candidate(entry=entry, upstream=upstream, reason="first release", existing_tags=existing_tags)
+    new_release = partial(
+        Candidate, entry=entry, upstream=upstream, existing_tags=existing_tags, replaces=provenance.tag
+    )
     change = _change(entry, upstream, provenance)
     if change is not None:
         return new_release(reason=change)
     if entry.requantize == "outdated" and provenance.quantizer < QUANTIZER_VERSION:
         reason = f"made by quantizer {provenance.quantizer}, now {QUANTIZER_VERSION} (requantize: outdated)"
-        return new_release(reason=reason, outdated=True)
-    if provenance.tag not in taken:
+        return new_release(reason=reason, quantizer_outdated=True)
+    if provenance.tag not in existing_tags:
         return _finish_job(entry, upstream, provenance)
     if provenance.source.refresh_digest != refresh_digest(upstream):
         return refusal_of_names(entry, refresh_files(upstream)) or _refresh_job(
-            entry, upstream, provenance, taken=taken
+            entry, upstream, provenance, existing_tags=existing_tags
         )
     if refusal := visibility_refusal(entry, upstream, published):
         return refusal
@@ -164,7 +167,7 @@ def _look(entry: WatchEntry, upstream: Upstream, published: Published) -> Skip |
     return Skip(entry=entry, reason=UP_TO_DATE)
 
 
-def on_hold(entry: WatchEntry) -> Skip:
+def hold_skip(entry: WatchEntry) -> Skip:
     return Skip(entry=entry, reason=f"on hold: {entry.hold}", blocked=True)
 
 
@@ -176,14 +179,14 @@ def decide(candidate: Candidate, details: Details) -> Skip | Job:
     if reason := unsupported_reason(details.config, details.tensors, entry.recipe):
         return refuse(entry, f"unsupported: {reason}", UnsupportedModelError, "Put it on `hold:` to silence this.")
     sources = source_files(entry, upstream, details.weight_files)
-    companions = refresh_files(upstream)
-    if refusal := refusal_of_names(entry, (*sources, *companions)):
+    small_files = refresh_files(upstream)
+    if refusal := refusal_of_names(entry, (*sources, *small_files)):
         return refusal
-    download_bytes = sum(file.size_bytes for file in (*sources, *companions))
+    download_bytes = sum(file.size_bytes for file in (*sources, *small_files))
     needs = estimate(details, entry, download_bytes=download_bytes)
     if gpu_class(needs) is None:
         return _too_large(entry, needs)
-    quantizer = QUANTIZER_VERSION if candidate.outdated else None
+    quantizer = QUANTIZER_VERSION if candidate.quantizer_outdated else None
     digests = Digests(
         source=files_digest(sources),
         refresh=refresh_digest(upstream),
@@ -196,9 +199,9 @@ def decide(candidate: Candidate, details: Details) -> Skip | Job:
         entry=entry,
         upstream=upstream,
         digests=digests,
-        tag=tag_name(upstream, digests, taken=candidate.taken),
+        tag=tag_name(upstream, digests, existing_tags=candidate.existing_tags),
         source_files=sources,
-        refresh_files=companions,
+        refresh_files=small_files,
         weight_files=details.weight_files,
         estimate=needs,
         tensor_parallel=legal_tensor_parallel(details.config, entry.recipe),
@@ -266,14 +269,16 @@ def _finish_job(entry: WatchEntry, upstream: Upstream, provenance: Provenance) -
     )
 
 
-def _refresh_job(entry: WatchEntry, upstream: Upstream, provenance: Provenance, *, taken: tuple[str, ...]) -> Job:
-    companions = refresh_files(upstream)
+def _refresh_job(
+    entry: WatchEntry, upstream: Upstream, provenance: Provenance, *, existing_tags: tuple[str, ...]
+) -> Job:
+    small_files = refresh_files(upstream)
     digests = Digests(
         source=provenance.source.source_digest,
         refresh=refresh_digest(upstream),
         recipe=provenance.recipe_digest,
     )
-    names = _difference(provenance.source.refresh_files, companions)
+    names = _difference(provenance.source.refresh_files, small_files)
     return Job(
         job_id=f"{job_id(entry, upstream, digests)}-{JobKind.REFRESH.value}",
         kind=JobKind.REFRESH,
@@ -281,9 +286,9 @@ def _refresh_job(entry: WatchEntry, upstream: Upstream, provenance: Provenance, 
         entry=entry,
         upstream=upstream,
         digests=digests,
-        tag=tag_name(upstream, digests, taken=taken),
+        tag=tag_name(upstream, digests, existing_tags=existing_tags),
         source_files=provenance.source.source_files,
-        refresh_files=companions,
+        refresh_files=small_files,
         replaces=provenance.tag,
     )
 

@@ -140,8 +140,7 @@ def _clashes(named: list[_Named], lines: Lines) -> Iterator[Wrong]:
     for item in (item for item in named if item.target):
         other = first.setdefault(item.target.lower(), item)
         if other is not item:
-            there = f"and so does line {lines.of(other.loc)}"
-            message = f"{item.repo_id}: publishes to {item.target}, {there}"
+            message = f"{item.repo_id}: publishes to {item.target}, and so does line {lines.of(other.loc)}"
             yield item.loc, message, "Give one of them a `target`."
         if item.target.lower() in sources:
             message = f"{item.repo_id}: the target {item.target} is itself on the watchlist"
@@ -151,10 +150,10 @@ def _clashes(named: list[_Named], lines: Lines) -> Iterator[Wrong]:
 def _examples(named: list[_Named]) -> Iterator[Wrong]:
     """The example's namespace, left as it was: reported once where models inherit it, and wherever it is typed."""
     message = f"publishes to {EXAMPLE_NAMESPACE}, which is only the example"
-    left = [item for item in named if item.target.startswith(f"{EXAMPLE_NAMESPACE}/")]
-    if any(not item.explicit for item in left):
+    unchanged = [item for item in named if item.target.startswith(f"{EXAMPLE_NAMESPACE}/")]
+    if any(not item.explicit for item in unchanged):
         yield ("publish_to",), message, "Set `publish_to` to your user or organisation on the Hub."
-    for item in left:
+    for item in unchanged:
         if item.explicit:
             hint = "Name your user or organisation on the Hub there, or leave `target` out."
             yield (*item.loc, "target"), f"{item.repo_id}: {message}", hint

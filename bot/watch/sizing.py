@@ -85,7 +85,7 @@ def gpu_class(needs: Estimate) -> int | None:
 
 
 def legal_tensor_parallel(config: dict[str, Any], recipe: Recipe) -> tuple[int, ...]:
-    """Over how many GPUs a server can split each layer of the artifact; (1,) when the config does not say.
+    """Numbers of GPUs that a server can split each layer of the artifact over; (1,) when the config does not say.
 
     Heads are split whole; input channels in whole groups, output channels in whole int32s (vLLM's AWQ layers).
     """
@@ -209,5 +209,5 @@ def _first_size(config: dict[str, Any], names: tuple[str, ...]) -> int | None:
     return None
 
 
-def _divide(sizes: tuple[int, ...], by: int) -> bool:
-    return all(size % by == 0 for size in sizes)
+def _divide(sizes: tuple[int, ...], parts: int) -> bool:
+    return all(size % parts == 0 for size in sizes)

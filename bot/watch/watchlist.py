@@ -18,7 +18,7 @@ from bot.watch.rules import default_target, rule_mistakes, sources_typed
 from bot.watch.schema import CalibrationSpec, DefaultsSpec, ModelSpec, WatchlistSpec, is_text_file
 
 _MAX_BYTES = 500_000
-_MOST_MISTAKES = 100
+_MAX_MISTAKES = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +53,7 @@ def load(path: Path) -> tuple[WatchEntry, ...]:
 
 
 def parse(text: str, path: Path) -> tuple[WatchEntry, ...]:
-    """As `load`, of a text that is, or could be, the content of the file."""
+    """Like `load`, for a text that is, or could be, the content of the file."""
     try:
         raw, lines, unread = load_with_lines(text)
     except YamlMistake as error:
@@ -104,7 +104,7 @@ def _long_form(path: Path, raw: Any) -> dict[str, Any]:
     if not isinstance(raw, dict):
         found = "nothing" if raw is None else "a list" if isinstance(raw, list) else "text without keys"
         hint = "A watchlist has the keys `publish_to:`, `defaults:` and `models:`, and no others."
-        raise _invalid(path, 1, f"expected keys and values, found {found}", hint)
+        raise _invalid(path, 1, f"expected a mapping, found {found}", hint)
     models = raw.get("models")
     if not isinstance(models, list):
         return raw
@@ -127,11 +127,11 @@ def _mistakes(path: Path, found: list[_Found]) -> tuple[Mistake, ...]:
     ordered = sorted(dict.fromkeys(found), key=lambda item: item[0])
     mistakes = [
         Mistake(file=str(path), line=line, message=message, hint=hint)
-        for line, message, hint in ordered[:_MOST_MISTAKES]
+        for line, message, hint in ordered[:_MAX_MISTAKES]
     ]
-    if len(ordered) > _MOST_MISTAKES:
-        more = f"{len(ordered) - _MOST_MISTAKES:,} more mistakes from here on"
-        mistakes.append(Mistake(file=str(path), line=ordered[_MOST_MISTAKES][0], message=more))
+    if len(ordered) > _MAX_MISTAKES:
+        more = f"{len(ordered) - _MAX_MISTAKES:,} more mistakes from here on"
+        mistakes.append(Mistake(file=str(path), line=ordered[_MAX_MISTAKES][0], message=more))
     return tuple(mistakes)
 
 

@@ -65,7 +65,7 @@ def test_a_missing_shard_is_refused_until_it_is_uploaded(sandbox: Sandbox) -> No
     repo = {path: content for path, content in small_model().items() if path != WEIGHTS}
     repo["model.safetensors.index.json"], repo["a.safetensors"] = index, files["a.safetensors"]
     sandbox.hub.seed(SOURCE, repo)
-    assert_refused(sandbox, 3, "upload incomplete: b.safetensors", "It is looked at again next time.")
+    assert_refused(sandbox, 3, "upload incomplete: b.safetensors", "The next run checks it again.")
     sandbox.hub.seed(SOURCE, {"b.safetensors": files["b.safetensors"]})
     assert_planned(sandbox)
 
@@ -78,7 +78,7 @@ def test_a_missing_shard_is_refused_until_it_is_uploaded(sandbox: Sandbox) -> No
         ("{", 3, "config.json: not valid JSON"),
         (json.dumps(CONFIG | {"quantization_config": {"quant_method": "gptq"}}), 4, "quantized already (gptq)"),
     ],
-    ids=["without model_type", "a list", "no JSON", "quantized already"],
+    ids=["without model_type", "a list", "not JSON", "quantized already"],
 )
 def test_an_unusable_config_is_refused(sandbox: Sandbox, config: str, code: int, word: str) -> None:
     sandbox.hub.seed(SOURCE, small_model(config__json=config))
@@ -91,7 +91,7 @@ def test_shapes_that_the_group_size_does_not_divide_are_refused(sandbox: Sandbox
     config = CONFIG | {"hidden_size": 96}
     weights = save(small_weights(config))
     sandbox.hub.seed(SOURCE, small_model(config__json=json.dumps(config), model__safetensors=weights))
-    assert_refused(sandbox, 4, "96 input channels are no multiple of the group size 128", "Put it on `hold:`")
+    assert_refused(sandbox, 4, "96 input channels are not a multiple of the group size 128", "Put it on `hold:`")
     edit_watchlist(sandbox, "defaults: {", "defaults: {recipe: {group_size: 32}, ")
     assert_planned(sandbox)
 
@@ -107,7 +107,7 @@ def test_pickles_are_refused_unread(sandbox: Sandbox) -> None:
 
 def test_a_repo_without_a_licence_is_refused(sandbox: Sandbox) -> None:
     sandbox.hub.seed(SOURCE, small_model(README__md="# A small model\n"))
-    assert_refused(sandbox, 3, "licence absent", "`licenses: {allow: [unknown]}` to this entry")
+    assert_refused(sandbox, 3, "no licence: the repo", "`licenses: {allow: [unknown]}` to this entry")
     sandbox.hub.seed(SOURCE, {"README.md": CARD})
     assert_planned(sandbox)
 

@@ -12,7 +12,7 @@ import torch
 import transformers
 from safetensors.torch import save_file
 
-from bot.calibration.blocks import build
+from bot.calibration.blocks import build_calibration_set
 from bot.records import Calibration
 
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -75,7 +75,7 @@ def write_tokens(case: Case, source: Path, path: Path, *, seed: int) -> str:
     """The calibration blocks, int64 [samples, seq_len], in a file of their own; their sha256."""
     # Fewer blocks than a calibration may have are the first of so many.
     asked = Calibration(samples=max(case.samples, 16), seq_len=case.seq_len, seed=seed)
-    blocks, _ = build(asked, tokenizer_folder=source, folder=Path(), trust_remote_code=False)
+    blocks, _ = build_calibration_set(asked, tokenizer_folder=source, folder=Path(), trust_remote_code=False)
     blocks = blocks[: case.samples].contiguous()
     save_file({"blocks": blocks}, path)
     return hashlib.sha256(blocks.numpy().tobytes()).hexdigest()

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from bot.checkpoint.gemm import pack
-from bot.quantize.rounding import LEVELS
+from bot.quantize.rounding import MAX_INT4
 from tests.benchmarks.cases import Case
 from tests.benchmarks.peer import pack_with_autoawq
 
@@ -17,8 +17,8 @@ from tests.benchmarks.peer import pack_with_autoawq
 def packing_speedup(size: int = 4096, group: int = 128) -> float:
     """How many times as long WQLinear_GEMM.from_linear takes, best of several tries; both make the same bits."""
     torch.manual_seed(0)
-    q = torch.randint(0, LEVELS + 1, (size, size), dtype=torch.uint8)
-    zeros = torch.randint(0, LEVELS + 1, (size, size // group), dtype=torch.uint8)
+    q = torch.randint(0, MAX_INT4 + 1, (size, size), dtype=torch.uint8)
+    zeros = torch.randint(0, MAX_INT4 + 1, (size, size // group), dtype=torch.uint8)
     scales = (torch.rand(size, size // group) / 100 + 0.001).half()
     linear = nn.Linear(size, size, bias=False)
     steps = q.view(size, -1, group).float() - zeros.unsqueeze(-1).float()

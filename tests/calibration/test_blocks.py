@@ -13,9 +13,9 @@ from transformers import AutoTokenizer
 
 from bot.calibration import blocks, stdlib
 from bot.calibration.blocks import (
-    RUN_CHARACTERS,
+    SHINGLE_CHARACTERS,
     SKETCH_SIZE,
-    build,
+    build_calibration_set,
     distinct_token_share,
     evaluation_tokens,
     is_duplicate,
@@ -40,7 +40,7 @@ def write_jsonl(path: Path, rows: list[dict[str, object]]) -> TextSource:
 
 def built(folder: Path, *sources: TextSource, **changes: int) -> tuple[torch.Tensor, CalibrationSet]:
     calibration = Calibration(sources=sources, **{"samples": 16, "seq_len": 64, **changes})
-    return build(calibration, tokenizer_folder=QWEN, folder=folder, trust_remote_code=False)
+    return build_calibration_set(calibration, tokenizer_folder=QWEN, folder=folder, trust_remote_code=False)
 
 
 def refused(folder: Path, *sources: TextSource, **changes: int) -> QuantizationError:
@@ -161,7 +161,7 @@ def test_shares_add_up_and_none_is_off_by_a_block(weights: list[float]) -> None:
 
 def test_a_weight_too_small_for_one_block_is_an_error(tmp_path: Path) -> None:
     tiny = TextSource(builtin="stdlib", weight=0.001)
-    assert "gives none of the 16 samples" in refused(tmp_path, TextSource(builtin="stdlib"), tiny).message
+    assert "too small for one of the 16 samples" in refused(tmp_path, TextSource(builtin="stdlib"), tiny).message
 
 
 def test_too_little_text_is_an_error(tmp_path: Path) -> None:
@@ -238,7 +238,7 @@ def test_an_evaluation_text_that_is_too_short_or_not_there_is_an_error(tmp_path:
     path.write_text("import os\n", encoding="utf-8")
     with pytest.raises(QuantizationError, match="too few to measure on"):
         evaluation_tokens(tokenizer_folder=QWEN, trust_remote_code=False, text=path)
-    with pytest.raises(QuantizationError, match="is not there"):
+    with pytest.raises(QuantizationError, match="does not exist"):
         evaluation_tokens(tokenizer_folder=QWEN, trust_remote_code=False, text=tmp_path / "none.txt")
 
 
@@ -250,9 +250,9 @@ def slow_sketch(text: str) -> frozenset[int]:
     """The same by its definition, one run after the other, in Python's own integers."""
     normalised = " ".join(text.casefold().split())
     hashes = set()
-    for start in range(max(1, len(normalised) - RUN_CHARACTERS + 1)):
+    for start in range(max(1, len(normalised) - SHINGLE_CHARACTERS + 1)):
         value = 0
-        for character in normalised[start : start + RUN_CHARACTERS]:
+        for character in normalised[start : start + SHINGLE_CHARACTERS]:
             value = (value * 0x100000001B3 + ord(character)) & MASK
         value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & MASK
         value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & MASK

@@ -127,7 +127,7 @@ def test_a_data_set_is_read_from_its_folder_split_by_split(tmp_path: Path) -> No
     ("source", "expected"),
     [
         (TextSource(dataset="owner/set", revision="abc", split="dev"), r"no .* file of split 'dev'"),
-        (TextSource(file="notes.txt", sha256="00"), r"notes\.txt is not there"),
+        (TextSource(file="notes.txt", sha256="00"), r"notes\.txt does not exist"),
         (TextSource(builtin="pile"), "unknown builtin text 'pile'"),
     ],
 )

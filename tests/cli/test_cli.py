@@ -263,7 +263,7 @@ def test_check_names_every_mistake_with_its_line_and_the_fix_and_without_colours
 
 def test_the_readme_installs_every_extra_before_it_types_a_command() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    steps = (ROOT / "README.md").read_text().partition("## By hand")[2]
+    steps = (ROOT / "README.md").read_text().partition("## From the command line")[2]
     installed, extras = steps.partition("$ pip install -c constraints.txt '.[")[::2]
     assert "$ awq-bot" not in installed
     assert set(extras.partition("]")[0].split(",")) == set(project["optional-dependencies"])

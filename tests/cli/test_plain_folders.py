@@ -216,10 +216,10 @@ def test_other_folders_are_neither_measured_nor_overwritten(
     assert_failed(call("evaluate", "--source", source, "--quantized", source), 5, "no quantization_config")
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
-    assert_failed(quantize(out=tmp_path / "thesis"), 2, "thesis: exists, and is no AWQ folder")
+    assert_failed(quantize(out=tmp_path / "thesis"), 2, "thesis: exists, and is not an AWQ folder")
     assert (tmp_path / "thesis" / "chapter.txt").read_text() == "years of work"
     below = tmp_path / "thesis" / "chapter.txt" / "out"
-    assert_failed(quantize(out=below), 2, "chapter.txt is no folder")
+    assert_failed(quantize(out=below), 2, "chapter.txt is not a folder")
 
 
 def test_folder_is_replaced_only_if_nothing_would_be_lost(

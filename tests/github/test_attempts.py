@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bot.github.attempts import after_failure, busy_targets, hold_back, iso, needs_person, overdue
+from bot.github.attempts import after_failure, apply_retry_limits, busy_targets, iso, needs_person, overdue
 from bot.records import Attempts, Job, JobKind, Plan, PlanTimes, RunningJob, Skip, Thresholds
 from bot.watch.release import make_plan
 from tests.support.factories import digests, entry, job
@@ -64,7 +64,7 @@ def test_attempts_are_counted_per_content_and_gate() -> None:
 
 
 def held(jobs: list[Job], **facts: Any) -> Plan:
-    return hold_back(make_plan(jobs), now=NOW, **{"attempts": ()} | facts)
+    return apply_retry_limits(make_plan(jobs), now=NOW, **{"attempts": ()} | facts)
 
 
 def tried(**fields: Any) -> Attempts:
@@ -127,21 +127,21 @@ def test_releases_of_other_runs_count_towards_the_limit() -> None:
         seen("quantize", conclusion="failure", target="quantized/d-awq"),
         seen("refresh", "in_progress", target="quantized/e-awq"),
     ]
-    assert len(held(many(9), running=others, most_releases=5).jobs) == 2
-    assert held(many(9), running=others, most_releases=2).jobs == ()
-    assert len(held(many(9), most_releases=5).deferred) == 4
+    assert len(held(many(9), running=others, max_releases=5).jobs) == 2
+    assert held(many(9), running=others, max_releases=2).jobs == ()
+    assert len(held(many(9), max_releases=5).deferred) == 4
 
 
 def test_jobs_without_a_gpu_do_not_count_towards_the_limit() -> None:
     refresh = job(job_id="refresh", kind=JobKind.REFRESH, estimate=None)
-    plan = held([*many(5), refresh], most_releases=2)
+    plan = held([*many(5), refresh], max_releases=2)
     assert [item.job_id for item in plan.jobs] == ["refresh", "m0", "m1"]
-    assert held([*many(5), refresh], most_releases=-3).jobs == (refresh,)
+    assert held([*many(5), refresh], max_releases=-3).jobs == (refresh,)
 
 
 def test_what_the_plan_skipped_stays_skipped() -> None:
     skip = Skip(entry=entry(), reason="up to date")
-    plan = hold_back(make_plan([skip, job()]), attempts=(), now=NOW)
+    plan = apply_retry_limits(make_plan([skip, job()]), attempts=(), now=NOW)
     assert plan == make_plan([job(), skip])
 
 
@@ -178,11 +178,11 @@ def test_a_target_is_busy_until_the_quantized_model_is_published(jobs: list[Runn
     ("times", "said"),
     [
         (PlanTimes(), None),
-        (PlanTimes(last_good=NOW - 5 * HOUR), None),
-        (PlanTimes(last_good=NOW - 6 * HOUR), None),
+        (PlanTimes(last_success=NOW - 5 * HOUR), None),
+        (PlanTimes(last_success=NOW - 6 * HOUR), None),
         (
-            PlanTimes(last_good=NOW - 7 * HOUR),
-            "the last good plan was made 2026-11-21 20:17 UTC, 7 hours ago",
+            PlanTimes(last_success=NOW - 7 * HOUR),
+            "the last successful plan was made 2026-11-21 20:17 UTC, 7 hours ago",
         ),
         (PlanTimes(oldest_run=NOW - HOUR), None),
         (PlanTimes(oldest_run=NOW - 50 * HOUR), "no plan since at least 2026-11-20 01:17 UTC"),
@@ -201,7 +201,7 @@ def test_a_plan_is_overdue_when_the_last_good_one_is_too_old(times: PlanTimes, s
         ("the Hub limits our requests, after 6 tries", False),
         ("the Hub at huggingface.co cannot be reached: timed out", False),
         ("lab/Tiny at 01234567: config.json answers 502", False),
-        ("upload incomplete: model-00002-of-00002.safetensors is named in the index and not there", False),
+        ("upload incomplete: model-00002-of-00002.safetensors is listed in the index but missing", False),
     ],
 )
 def test_a_reason_that_passes_needs_no_person(reason: str, needed: bool) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bot.errors import EnvironmentProblem
-from bot.github.environment import MOST_SUMMARY_BYTES, Actions, Commands, annotation, redacted
+from bot.github.environment import MAX_SUMMARY_BYTES, Actions, Commands, annotation, redacted
 from tests.support.workflow_steps import workflow_commands
 
 
@@ -56,7 +56,7 @@ def test_a_summary_is_cut_at_a_line_with_a_note(tmp_path: Path) -> None:
     for _ in range(3):
         actions.add_summary("".join(f"| line {number} ü |\n" for number in range(30_000)))
     text = path.read_text()
-    assert len(text.encode()) <= MOST_SUMMARY_BYTES
+    assert len(text.encode()) <= MAX_SUMMARY_BYTES
     assert "The rest is cut" in text
     assert all(line.endswith(" |") for line in text.splitlines() if line.startswith("| line"))
 

@@ -102,7 +102,7 @@ def test_a_variable_is_true_as_the_workflows_read_it(workspace: Workspace, said:
     ended = workspace.plan(AWQ_BOT_PAUSED=said)
     assert (ended.code, ended.outputs) == (0, {})
     assert "paused" in ended.out
-    assert "workflow's identity cannot create it" in workspace.plan(AWQ_BOT_OIDC=said).summary
+    assert "Trusted Publishers cannot create it" in workspace.plan(AWQ_BOT_OIDC=said).summary
     assert workspace.plan(AWQ_BOT_PAUSED="false", AWQ_BOT_OIDC="False").outputs["quantize_count"] == "1"
 
 
@@ -131,7 +131,7 @@ def test_what_waits_for_a_person_is_retried_when_the_issue_is_closed(workspace: 
     number = remembered(workspace, 4, None)
     ended = workspace.plan()
     assert ended.outputs["quantize_count"] == "0"
-    assert "waits for a person" in ended.summary
+    assert "no more automatic retries" in ended.summary
     workspace.api.issues[number].state = "closed"
     assert workspace.plan().outputs["quantize_count"] == "1"
 
@@ -151,7 +151,7 @@ def test_the_variable_limits_the_releases_in_progress(workspace: Workspace) -> N
     workspace.api.add_run(2, job, status="in_progress")
     ended = workspace.plan(AWQ_BOT_MOST_JOBS="3")
     assert ended.outputs["quantize_count"] == "2"
-    assert "A later run takes it." in ended.summary
+    assert "A later run will start it." in ended.summary
     for wrong in ("0", "many"):
         assert workspace.plan(AWQ_BOT_MOST_JOBS=wrong).code == 2
 
@@ -199,7 +199,7 @@ def test_targets_of_runs_in_progress_are_left_alone(workspace: Workspace) -> Non
     workspace.api.add_run(4, Job(name="quantize quantized/Old-awq"), status="completed")
     ended = workspace.plan()
     assert {row["target"] for row in rows(ended)} == {f"quantized/{name}-awq" for name in ("Failed", "Old", "Own")}
-    assert ended.summary.count("another run works on it") == 3
+    assert ended.summary.count("another run is working on it") == 3
 
 
 def test_a_broken_watchlist_is_annotated_line_by_line_and_one_issue(workspace: Workspace) -> None:

@@ -61,7 +61,7 @@ def test_another_reason_is_written_into_the_same_issue(workspace: Workspace) -> 
     workspace.hub.seed("lab/Tiny", source_files(**UP) | {"README.md": b"no licence"})
     workspace.plan()
     assert only_issue(workspace) is issue
-    assert "licence absent" in issue.title
+    assert "no licence: the repo" in issue.title
     assert len(workspace.api.comments_on(issue.number)) == 0
 
 

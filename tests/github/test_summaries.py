@@ -9,8 +9,8 @@ import pytest
 from markdown_it import MarkdownIt
 
 from bot.errors import QualityGateError
-from bot.github.attempts import hold_back
-from bot.github.environment import MOST_SUMMARY_BYTES
+from bot.github.attempts import apply_retry_limits
+from bot.github.environment import MAX_SUMMARY_BYTES
 from bot.github.results import final_results
 from bot.github.summaries import (
     card_preview,
@@ -120,12 +120,12 @@ def test_a_hint_keeps_its_code_and_its_text() -> None:
 
 
 def test_a_full_matrix_says_what_is_left_for_the_next_run() -> None:
-    plan = hold_back(make_plan(many(300)), attempts=(), now=NOW)
+    plan = apply_retry_limits(make_plan(many(300)), attempts=(), now=NOW)
     text = plan_page(plan, endpoint=HUB)
     assert "**256 to quantize**, 44 waiting." in text
-    assert text.count("beyond the number of jobs at once") == 20
+    assert text.count("over the limit of concurrent jobs") == 20
     assert "and 24 more for later runs" in text
-    assert len(text.encode()) < MOST_SUMMARY_BYTES
+    assert len(text.encode()) < MAX_SUMMARY_BYTES
 
 
 def test_the_headline_adds_up_what_is_needed() -> None:

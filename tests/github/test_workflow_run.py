@@ -17,7 +17,7 @@ from bot.files import describe_file
 from bot.github.matrix import timeout_minutes
 from bot.jobs import stages
 from bot.jobs.folder import JobDir
-from bot.jobs.handover import checked_artifact
+from bot.jobs.handover import check_job_dir
 from bot.localhub import HubError
 from bot.records import Card, Job, JobResult, QuantizedModel, Recipe, from_json
 from tests.support.sandbox import Quantized, Sandbox, build_sandbox
@@ -241,7 +241,7 @@ def test_an_artifact_that_was_tampered_with_is_not_published(
 def test_an_artifact_that_is_only_rendered_again_is_accepted(watch: Watch, copy: Path) -> None:
     originals = watch.runner.root / "plan" / "originals" / watch.job.job_id
     forged = render_card_again(JobDir(copy))
-    assert checked_artifact(watch.job, forged, originals).path == forged
+    assert check_job_dir(watch.job, forged, originals).path == forged
 
 
 def test_upstreams_files_are_compared_with_those_of_the_plan(watch: Watch, tmp_path: Path) -> None:

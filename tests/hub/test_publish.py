@@ -102,7 +102,7 @@ def test_publication_without_its_tag_is_finished_from_the_hub_alone(hub: LocalHu
 
 
 def test_publication_that_was_deleted_cannot_be_finished(release: Release) -> None:
-    with pytest.raises(PublishError, match="no longer there") as caught:
+    with pytest.raises(PublishError, match="no longer exists") as caught:
         release.finish()
     assert caught.value.hint == "Plan again."
 

@@ -1,4 +1,4 @@
-"""Publishing with a workflow's identity: it writes content only, and what is incomplete stays private."""
+"""Publishing with Trusted Publishers: it writes content only, and what is incomplete stays private."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from huggingface_hub.utils import _auth
 
 from bot.errors import EnvironmentProblem, PublishError
 from bot.hub import upload, verify
-from bot.hub.access import allowed
+from bot.hub.access import request_or_raise
 from bot.hub.fetch import remote_sha256
-from bot.hub.publish import opening_note
+from bot.hub.publish import make_public_note
 from bot.hub.session import Hub
 from bot.hub.sources import read_sources
 from bot.hub.targets import read_targets
@@ -67,13 +67,13 @@ def test_first_release_is_complete_and_stays_private_and_needs_no_write_token(
     hub: LocalHub, ours: Release, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_WRITE_TOKEN", hub.token("bot"))  # it is not used
-    assert ours.caller.by_identity
+    assert ours.caller.trusted_publishing
     forget_requests(hub)
     publication = ours.by(Hub.from_environment()).publish()
     assert {item.user for item in all_requests(hub) if item.host == "hub" and item.authenticated} == {"[OIDC]"}
     assert not [line for line in writes(hub) if "/settings" in line or "/repos/create" in line]
     assert (ours.complete, ours.private, publication.new, publication.private) == (True,) * 4
-    assert f"create-target {TARGET}` makes it public" in opening_note(ours.job, publication)
+    assert f"create-target {TARGET}` makes it public" in make_public_note(ours.job, publication)
     assert hub.history(TARGET)[0].author == "[OIDC]"
 
 
@@ -83,7 +83,7 @@ def test_create_target_makes_it_public_once(hub: LocalHub, ours: Release) -> Non
     assert not ours.private
     assert ours.open_target() == ()
     assert writes(hub) == []
-    assert opening_note(ours.job, ours.publish()) == ""
+    assert make_public_note(ours.job, ours.publish()) == ""
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_interrupted_publication_is_finished_and_never_public(
 
 def test_private_entry_needs_no_further_step(hub: LocalHub, ours: Release, tmp_path: Path) -> None:
     secret = Release.of(hub, tmp_path, caller=ours.caller, private=True)
-    assert opening_note(secret.job, secret.publish()) == ""
+    assert make_public_note(secret.job, secret.publish()) == ""
     assert secret.open_target() == ()
     assert secret.private
 
@@ -124,7 +124,7 @@ def test_release_whose_licence_is_refused_by_now_stays_private(hub: LocalHub, ou
     hub.seed(SOURCE, {"README.md": "No licence any more."})
     target = pipeline.create_targets(as_bot(hub), [ours.job.entry])[0]
     assert (target.done, target.private) == ((), True)
-    assert "licence absent" in target.note
+    assert "no licence: the repo" in target.note
 
 
 def test_update_of_a_public_repo_is_one_commit_or_reverted(hub: LocalHub, ours: Release, tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_expired_tokens_are_renewed(short: tuple[Release, IdTokens], monkeypatch
 
         return send
 
-    monkeypatch.setattr(upload, "allowed", after_all_tokens_ended(allowed))
+    monkeypatch.setattr(upload, "request_or_raise", after_all_tokens_ended(request_or_raise))
     monkeypatch.setattr(verify, "remote_sha256", after_all_tokens_ended(remote_sha256))
     assert release.publish().new
     assert len(ended) == 2 * len(release.artifact.files) - 1

@@ -99,7 +99,7 @@ def test_late_release_replaces_no_newer_one(hub: LocalHub, old: Release, new: Re
     newest = old.next(tmp_path, NEW, '{"model_type": "llama"}')
     newest.publish()
     forget_requests(hub)
-    assert "again" in new.fails("another run published there meanwhile").hint
+    assert "again" in new.fails("another run has published to it since the plan was made").hint
     assert writes(hub) == []
     assert newest.complete
 

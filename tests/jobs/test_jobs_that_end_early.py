@@ -57,7 +57,7 @@ def test_a_job_that_was_overtaken_ends_before_anything_is_pulled(hub: LocalHub, 
     result = pipeline.run_job(context(hub, tmp_path), older)
     assert result.error is not None
     assert result.error.exit_code == 7
-    assert "another run published there meanwhile" in result.error.message
+    assert "another run has published to it since the plan was made" in result.error.message
     assert requests(hub, "HEAD", SOURCE) == []
 
 

@@ -16,7 +16,8 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from bot.localhub import Limits, LocalHub
 from bot.localhub.store import Content
 from tests.support.commits import push, refused
-from tests.support.github_api.id_token import CLAIMS, ISSUER, LIFETIME_S, REPOSITORY, public_key, sign
+from tests.support.github_api.id_token import CLAIMS, ISSUER, LIFETIME_S, public_key, sign
+from tests.support.github_api.server import REPOSITORY
 from tests.support.repos import TARGET
 from tests.support.workflow_identity import trust
 

@@ -107,7 +107,7 @@ def test_what_readers_would_misunderstand_is_refused(left_out: tuple[str, ...], 
 @pytest.mark.parametrize(
     ("shape", "problem"),
     [
-        ((256, 320), "a.b: 320 input channels are no multiple of the group size 128"),
+        ((256, 320), "a.b: 320 input channels are not a multiple of the group size 128"),
         ((260, 256), "a.b: 260 output"),
     ],
 )

@@ -386,7 +386,7 @@ def test_a_folder_without_config_is_refused(tmp_path: Path) -> None:
 def test_an_artifact_is_replaced_and_other_folders_are_not(small: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("two years")
-    with pytest.raises(WatchlistError, match="is no AWQ folder"):
+    with pytest.raises(WatchlistError, match="is not an AWQ folder"):
         run(small, tmp_path)
     (tmp_path / "out" / "thesis.txt").unlink()
     first = run(small, tmp_path)

@@ -19,7 +19,7 @@ from bot.quantize import search as search_module
 from bot.quantize.architectures import linears_inside
 from bot.quantize.artifact import METHODS
 from bot.quantize.autoawq import LayerwiseQuantizer, check_known, quantize_layers
-from bot.quantize.layer import Scales, unscaled
+from bot.quantize.layer import Scale, unscaled
 from bot.quantize.walk import QuantizeContext
 from bot.records import Recipe, no_progress
 from tests.support import tiny_models
@@ -44,9 +44,9 @@ def searched(kind: type[AwqQuantizer]) -> tuple[nn.Linear, nn.Linear]:
             model=linear, path="", layers=nn.ModuleList(), names={}, read=before.get_parameter, dtype=torch.float32
         ),
         blocks=torch.zeros(2, 32, dtype=torch.int64),
-        chosen=frozenset(),
+        linears_to_quantize=frozenset(),
         folder=Path(),
-        key="",
+        fingerprint="",
         device=CPU,
         recipe=Recipe(),
         progress=no_progress,
@@ -86,9 +86,9 @@ def quantized(
     context = QuantizeContext(
         skeleton=skeleton,
         blocks=tiny_models.random_blocks(4, 32),
-        chosen=frozenset(linears_inside(skeleton.layers, skeleton.path)),
+        linears_to_quantize=frozenset(linears_inside(skeleton.layers, skeleton.path)),
         folder=folder / "layers",
-        key="key",
+        fingerprint="key",
         device=CPU,
         recipe=Recipe(),
         progress=no_progress,
@@ -145,7 +145,7 @@ def test_scaling_is_undone_in_rows_and_columns() -> None:
     by = torch.tensor([0.5, 2.0, 3.0])
     scaled_up, scaled_down = up.clone(), down * by
     scaled_up[-3:] /= by.unsqueeze(1)  # the last rows of a merged gate and up
-    scales: Scales = [("gate_up", ("down",), by)]
+    scales = [Scale("gate_up", ("down",), by)]
     assert torch.allclose(unscaled(scaled_up, "gate_up", scales), up)
     assert torch.allclose(unscaled(scaled_down, "down", scales), down)
     assert torch.equal(unscaled(up, "other", scales), up)

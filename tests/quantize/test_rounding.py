@@ -19,11 +19,11 @@ from bot.quantize.rounding import (
     as_stored,
     clipped_share,
     compensated,
+    dequantize,
     gptq_sweep,
     inverse_factor,
     nearest_steps,
     refined,
-    restore,
     round_to_nearest,
     whole_range,
 )
@@ -45,7 +45,7 @@ def test_restored_weight_is_what_the_layout_says() -> None:
     rounded = round_to_nearest(weight, group_size=32)
     q, zeros = rounded.q.double(), rounded.zeros.double().repeat_interleave(32, dim=1)
     expected = (q - zeros) * rounded.scales.double().repeat_interleave(32, dim=1)
-    assert torch.equal(restore(rounded).double(), expected)
+    assert torch.equal(dequantize(rounded).double(), expected)
 
 
 @settings(max_examples=60, deadline=None)
@@ -56,13 +56,13 @@ def test_no_weight_is_further_off_than_one_step(offset: float, spread: float, se
     weight = spread * (torch.randn(8, 32 * groups, generator=generator) + offset)
     rounded = round_to_nearest(weight, group_size=32)
     step = rounded.scales.float().repeat_interleave(32, dim=1)
-    assert ((restore(rounded) - weight).abs() <= 1.02 * step).all()
+    assert ((dequantize(rounded) - weight).abs() <= 1.02 * step).all()
 
 
 def test_zeros_stay_zeros() -> None:
     rounded = round_to_nearest(torch.zeros(8, 32), group_size=32)
     assert (rounded.scales > 0).all()
-    assert (restore(rounded) == 0).all()
+    assert (dequantize(rounded) == 0).all()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 2e6])
@@ -203,7 +203,7 @@ def test_compensation_loses_much_less_and_no_output_loses_more() -> None:
     rounded = as_stored(steps, levels)
     assert (int(rounded.q.min()), int(rounded.q.max())) == (0, 15)
     expected = steps * levels.scales.repeat_interleave(GROUP, dim=1)
-    assert torch.equal(restore(rounded), expected)
+    assert torch.equal(dequantize(rounded), expected)
 
 
 def test_linears_that_go_together_get_what_they_get_alone() -> None:

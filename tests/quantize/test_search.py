@@ -15,15 +15,15 @@ from bot.quantize.search import (
     add_upper_gram,
     best_levels,
     best_scaling,
+    collect_input_stats,
     diagonal_blocks,
     diagonal_grams,
+    fake_quantize,
     gram,
     grouped_energy,
     output_energy,
     relative_errors,
-    rounded_under,
-    summed_inputs,
-    whole,
+    symmetrize,
 )
 from tests.support.tiny_models import rounded
 
@@ -110,7 +110,7 @@ def test_gram_matrix_follows_from_its_upper_half() -> None:
     for part in torch.split(inputs, 32):
         add_upper_gram(upper, part)
     expected = inputs.double().t() @ inputs.double()
-    assert torch.allclose(whole(upper).double(), expected, atol=1e-3)
+    assert torch.allclose(symmetrize(upper).double(), expected, atol=1e-3)
     assert not upper[300:, :200].any()
 
 
@@ -140,14 +140,14 @@ def test_best_scaling_loses_least_of_autoawqs_grid() -> None:
             for weight in weights
         )
         if step / 20 == found.ratio:
-            assert torch.allclose(found.by, by, rtol=1e-4)
+            assert torch.allclose(found.factors, by, rtol=1e-4)
     assert losses[found.ratio] <= 1.001 * min(losses.values())
     assert min(losses.values()) < 0.7 * max(losses.values())
 
 
 def test_loss_of_a_scaling_is_that_of_the_outputs() -> None:
     inputs, weight, by = outliers(40, 64), numbers(8, 64, seed=1), torch.exp(numbers(64, seed=2))
-    lost = output_energy(rounded_under(weight, by, group_size=32) - weight, gram(inputs, device=CPU))
+    lost = output_energy(fake_quantize(weight, by, group_size=32) - weight, gram(inputs, device=CPU))
     # Scales are rounded to float16 here and exact there.
     assert lost == pytest.approx(lost_outputs(weight, plainly_rounded(weight, by, 32), inputs), rel=0.05)
 
@@ -156,10 +156,10 @@ def test_dead_channel_is_not_scaled() -> None:
     inputs, weight = outliers(40, 64), numbers(8, 64, seed=1)
     inputs[:, 5] = 0
     found = best_scaling([weight], gram(inputs, device=CPU), inputs.abs().mean(dim=0), group_size=32)
-    assert found.by[5] == 1
-    assert torch.isfinite(found.by).all()
+    assert found.factors[5] == 1
+    assert torch.isfinite(found.factors).all()
     nothing = best_scaling([weight], torch.zeros(64, 64), torch.zeros(64), group_size=32)
-    assert torch.equal(nothing.by, torch.ones(64))
+    assert torch.equal(nothing.factors, torch.ones(64))
 
 
 def test_inputs_that_are_not_finite_are_an_error() -> None:
@@ -199,7 +199,7 @@ def test_constant_and_empty_groups_have_levels() -> None:
 def test_summed_inputs_are_those_of_the_linears() -> None:
     linears = {"a": nn.Linear(12, 4), "b": nn.Linear(12, 6), "never": nn.Linear(3, 3)}
     inputs = outliers(5, 7, 12)
-    with torch.no_grad(), summed_inputs(linears, (("a", "b"), ("never",))) as found:
+    with torch.no_grad(), collect_input_stats(linears, (("a", "b"), ("never",))) as found:
         for part in torch.split(inputs, 2):
             linears["a"](part)
     linears["a"](inputs)  # is no longer counted

@@ -148,8 +148,8 @@ def test_a_token_that_others_may_read_is_not_used(machine: Machine) -> None:
 @pytest.mark.parametrize(
     ("status", "code", "words"),
     [
-        (403, PERMANENT, "may not register"),
-        (404, PERMANENT, "may not register"),
+        (403, PERMANENT, "is not permitted to register"),
+        (404, PERMANENT, "is not permitted to register"),
         (422, PERMANENT, "labels"),
         (500, 1, "500"),
         (200, 1, "200"),

@@ -97,4 +97,4 @@ def test_a_tag_that_is_taken_is_not_given_again() -> None:
     digests = Digests(source="a", refresh="b", recipe="c")
     name = tag_name(upstream(), digests)
     for taken, suffix in ((("v1",), ""), ((name,), "-2"), ((f"{name}-2", name, f"{name}-3"), "-4")):
-        assert tag_name(upstream(), digests, taken=taken) == name + suffix
+        assert tag_name(upstream(), digests, existing_tags=taken) == name + suffix

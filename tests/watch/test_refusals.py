@@ -17,7 +17,7 @@ from bot.records import (
     Upstream,
     WatchEntry,
 )
-from bot.watch.release import Candidate, on_hold, triage
+from bot.watch.release import Candidate, hold_skip, triage
 from tests.support.factories import (
     CONFIG,
     absent,
@@ -45,7 +45,7 @@ def assert_refused(found: object, reason: str, error: type[BotError]) -> Skip:
 
 
 def test_an_entry_on_hold_says_why() -> None:
-    found = on_hold(entry(hold="waiting for v2"))
+    found = hold_skip(entry(hold="waiting for v2"))
     assert (found.reason, found.blocked, found.exit_code) == ("on hold: waiting for v2", True, 0)
 
 

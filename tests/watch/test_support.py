@@ -39,12 +39,12 @@ def test_a_model_that_can_be_quantized_has_no_reason() -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"model_type": None}, "config.json names no model_type"),
-        ({"model_type": ["qwen3"]}, "config.json names no model_type"),
+        ({"model_type": None}, "config.json has no model_type"),
+        ({"model_type": ["qwen3"]}, "config.json has no model_type"),
         ({"model_type": "gpt2"}, "model_type 'gpt2': AutoAWQ 0.2.9 does not know it"),
         ({"model_type": "noway"}, "model_type 'noway': AutoAWQ 0.2.9 does not know it, nor does transformers"),
         ({"model_type": "llava"}, "model_type 'llava': it is not a causal language model of text alone"),
-        ({"architectures": ["Qwen3ForSequenceClassification"]}, "Qwen3ForSequenceClassification is no causal"),
+        ({"architectures": ["Qwen3ForSequenceClassification"]}, "Qwen3ForSequenceClassification is not a causal"),
         ({"quantization_config": {"quant_method": "gptq"}}, "it is quantized already (gptq)"),
         ({"quantization_config": "odd"}, "it is quantized already (quantization_config)"),
         ({"model_type": "opt", "do_layer_norm_before": False}, "model_type 'opt' with do_layer_norm_before false"),
