@@ -45,12 +45,15 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pair]:
     return pair
 
 
+def copy_of(pair: Pair, folder: Path) -> Pair:
+    source, quantized = (shutil.copytree(path, folder / path.name) for path in (pair.source, pair.quantized))
+    return Pair(source, quantized, pair.restored)
+
+
 @pytest.fixture
 def copied(pairs: Callable[[str], Pair], tmp_path: Path) -> Pair:
     """A pair that a test may damage."""
-    pair = pairs("llama")
-    source, quantized = (shutil.copytree(path, tmp_path / path.name) for path in (pair.source, pair.quantized))
-    return Pair(source, quantized, pair.restored)
+    return copy_of(pairs("llama"), tmp_path)
 
 
 def measured(pair: Pair, tokens: Tensor = TOKENS, **changes: Any) -> Report:
@@ -82,6 +85,19 @@ def all_logits(folder: Path, tokens: Tensor) -> Any:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     with torch.no_grad():
         return model(tokens).logits[:, :-1].flatten(0, 1).numpy()
+
+
+def assert_equals_brute_force(pair: Pair, tokens: Tensor) -> Report:
+    report = measured(pair, tokens)
+    kl, nll_source, nll_quantized, agrees = brute_force(
+        all_logits(pair.source, tokens), all_logits(pair.restored, tokens), tokens[:, 1:].flatten().numpy()
+    )
+    assert report.kl_mean == pytest.approx(kl.mean(), rel=1e-3)
+    assert report.kl_p99 == pytest.approx(np.quantile(kl, 0.99), rel=1e-3)
+    assert report.perplexity_source == pytest.approx(math.exp(nll_source.mean()), rel=1e-4)
+    assert report.perplexity_quantized == pytest.approx(math.exp(nll_quantized.mean()), rel=1e-4)
+    assert report.top1_agreement == agrees.mean()
+    return report
 
 
 @pytest.mark.parametrize("scale", [0.1, 1.0, 30.0])
@@ -118,18 +134,11 @@ def test_percentile_is_numpys(count: int) -> None:
 def test_a_report_equals_brute_force_over_the_dequantized_model(
     pairs: Callable[[str], Pair], model_type: str
 ) -> None:
-    pair = pairs(model_type)
-    report = measured(pair)
-    kl, nll_source, nll_quantized, agrees = brute_force(
-        all_logits(pair.source, TOKENS), all_logits(pair.restored, TOKENS), TOKENS[:, 1:].flatten().numpy()
-    )
-    assert report.kl_mean == pytest.approx(kl.mean(), rel=1e-3)
+    report = assert_equals_brute_force(pairs(model_type), TOKENS)
     assert report.kl_mean > 0.001
-    assert report.kl_p99 == pytest.approx(np.quantile(kl, 0.99), rel=1e-3)
-    assert report.perplexity_source == pytest.approx(math.exp(nll_source.mean()), rel=1e-4)
-    assert report.perplexity_quantized == pytest.approx(math.exp(nll_quantized.mean()), rel=1e-4)
-    assert report.top1_agreement == agrees.mean()
     assert report.tokens == 320
+    numbers = b"".join(int(token).to_bytes(8, "little") for token in TOKENS.flatten())
+    assert (report.text_sha256, report.text_label) == (sha256(numbers).hexdigest(), "random")
 
 
 def test_sizes_and_bits_are_those_of_the_files(pairs: Callable[[str], Pair]) -> None:
@@ -148,26 +157,14 @@ def test_a_tied_output_that_is_stored_all_the_same_counts_once(
     pairs: Callable[[str], Pair], tmp_path: Path
 ) -> None:
     pair = pairs("qwen3")
-    plain = measured(pair)
-    for folder in (pair.source, pair.quantized):
-        (tmp_path / folder.name).mkdir()
-        for path in folder.iterdir():
-            (tmp_path / folder.name / path.name).write_bytes(path.read_bytes())
-        change_tensors(
-            tmp_path / folder.name, lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"].clone()})
-        )
-    stored = measured(Pair(tmp_path / "source", tmp_path / "quantized", pair.restored))
+    plain, copy = measured(pair), copy_of(pair, tmp_path)
+    for folder in (copy.source, copy.quantized):
+        change_tensors(folder, lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"].clone()}))
+    stored = measured(copy)
     assert stored.kl_mean == plain.kl_mean
     embeddings, source = VOCABULARY * 64, load_file(pair.source / "model.safetensors")
     parameters = sum(tensor.numel() for tensor in source.values())
     assert stored.bits_per_weight_file == pytest.approx(plain.bits_per_weight_file + 16 * embeddings / parameters)
-
-
-def test_the_text_is_identified_by_its_tokens(pairs: Callable[[str], Pair]) -> None:
-    report = measured(pairs("llama"))
-    numbers = b"".join(int(token).to_bytes(8, "little") for token in TOKENS.flatten())
-    assert report.text_sha256 == sha256(numbers).hexdigest()
-    assert report.text_label == "random"
 
 
 def test_how_many_blocks_are_run_at_once_does_not_change_the_figures(
@@ -267,11 +264,5 @@ def test_logits_that_are_not_finite_are_an_error_that_says_whose(copied: Pair, f
 def test_a_trained_model_in_shards_loses_by_plain_rounding_what_brute_force_says(tmp_path: Path) -> None:
     pair = quantized_pair(ASSETS / "llama-tiny", tmp_path)
     tokens, _ = evaluation_tokens(tokenizer_folder=pair.source, trust_remote_code=False, blocks=4, seq_len=128)
-    report = measured(pair, tokens)
-    kl, nll_source, nll_quantized, _ = brute_force(
-        all_logits(pair.source, tokens), all_logits(pair.restored, tokens), tokens[:, 1:].flatten().numpy()
-    )
-    assert report.kl_mean == pytest.approx(kl.mean(), rel=1e-3)
-    assert report.perplexity_source == pytest.approx(math.exp(nll_source.mean()), rel=1e-4)
-    assert report.perplexity_quantized == pytest.approx(math.exp(nll_quantized.mean()), rel=1e-4)
+    report = assert_equals_brute_force(pair, tokens)
     assert 1 < report.perplexity_source < report.perplexity_quantized < 200
