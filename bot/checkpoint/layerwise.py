@@ -79,14 +79,16 @@ def run_layer(layer: nn.Module, states: Tensor, arguments: Mapping[str, Any], *,
     device = next(layer.parameters()).device
     # An ALiBi bias is made for one batch size; the other arguments broadcast from a batch of one.
     together = 1 if arguments.get("alibi") is not None else max(1, blocks)
-    return torch.cat([first(layer(part.to(device), **arguments)) for part in torch.split(states, together)])
+    return torch.cat(
+        [hidden_states_of(layer(part.to(device), **arguments)) for part in torch.split(states, together)]
+    )
 
 
 @torch.no_grad()
 def logits_after(model: Any, layers: nn.ModuleList, states: Tensor, outputs: int) -> Tensor:
     """The logits from the last layer's states: float [samples, seq_len, vocabulary].
 
-    outputs: how many values a layer returns, see outputs_of.
+    outputs: how many values a layer returns, see tuple_length.
     """
 
     def replacement(index: int, signature: inspect.Signature) -> Callable[..., Any]:
@@ -102,13 +104,13 @@ def logits_after(model: Any, layers: nn.ModuleList, states: Tensor, outputs: int
     return logits
 
 
-def outputs_of(output: Any) -> int:
+def tuple_length(output: Any) -> int:
     """How many values a layer returned as a tuple; 0 for a single tensor."""
     return len(output) if isinstance(output, tuple) else 0
 
 
-def first(output: Any) -> Tensor:
-    """The states among what a layer returned."""
+def hidden_states_of(output: Any) -> Tensor:
+    """The hidden states: what a layer returned, or the first value of its tuple."""
     states: Tensor = output[0] if isinstance(output, tuple) else output
     return states
 

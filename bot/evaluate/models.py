@@ -15,7 +15,7 @@ from bot.checkpoint import gemm
 from bot.checkpoint.config import DTYPE_KEYS, parse_config
 from bot.checkpoint.constants import BITS, SAFETENSORS_NAMES, TOKENS_AT_ONCE
 from bot.checkpoint.inventory import Inventory, check_inventory
-from bot.checkpoint.layerwise import inputs_of_layers, logits_after, outputs_of, run_layer, to_device
+from bot.checkpoint.layerwise import inputs_of_layers, logits_after, run_layer, to_device, tuple_length
 from bot.checkpoint.reader import Checkpoint
 from bot.checkpoint.skeleton import Skeleton, load_tensors, read_ahead, unload
 from bot.errors import QuantizationError, UpstreamError
@@ -92,7 +92,7 @@ def _group_size(config: dict[str, Any], path: Path) -> int:
 class FinalStates:
     """A model whose layers have run on all tokens, so that logits can be computed.
 
-    states: the outputs of the last layer, [blocks, seq_len, hidden], on the CPU; outputs: see outputs_of.
+    states: the outputs of the last layer, [blocks, seq_len, hidden], on the CPU; outputs: see tuple_length.
     """
 
     skeleton: Skeleton
@@ -122,7 +122,7 @@ def run_layers(
     for index, tensors in enumerate(read_ahead(reads)):
         layer, arguments = skeleton.layers[index], to_device(captured.arguments[index], device=device)
         load_tensors(layer, tensors, device=device)
-        outputs = outputs_of(layer(states[:1].to(device), **arguments))
+        outputs = tuple_length(layer(states[:1].to(device), **arguments))
         for start in range(0, len(states), blocks):
             part = slice(start, start + blocks)
             states[part] = run_layer(layer, states[part], arguments, blocks=blocks).to(_CPU)

@@ -91,7 +91,7 @@ def quantize(
         files = describe_folder(folder, byte_counter(progress, "hashing the artifact", written_bytes))
         if with_record:
             written = destination.Written(source_sha256=_source_sha256(opened, weights), files=files)
-            destination.leave_record(folder, written)
+            destination.write_record(folder, written)
     tensors = opened.checkpoint.tensors
     quantized_parameters = sum(prod(tensors[f"{linear}.weight"].shape) for linear in done.linears)
     return QuantizedModel(
@@ -281,16 +281,16 @@ def artifact_parts(
 
     unread: tensors that the model does not read; their bytes are copied, as their values may not fit dtype.
     """
-    made: dict[str, TensorFile] = {name: layer.file for layer in layers for name in layer.file.tensors}
+    files: dict[str, TensorFile] = {name: layer.file for layer in layers for name in layer.file.tensors}
     for name in source.tensors:
         stem = name.removesuffix(".weight")
         if name in unread:
             yield copy_of(source, name)
-        elif name in made:
-            yield part_of(made[name], name, dtype=dtype)
-        elif stem != name and f"{stem}.qweight" in made:
+        elif name in files:
+            yield part_of(files[name], name, dtype=dtype)
+        elif stem != name and f"{stem}.qweight" in files:
             for part in ("qweight", "qzeros", "scales"):
-                yield part_of(made[f"{stem}.{part}"], f"{stem}.{part}")
+                yield part_of(files[f"{stem}.{part}"], f"{stem}.{part}")
         else:
             yield part_of(source, name, dtype=dtype)
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bot.checkpoint.layerwise import first, to_device
+from bot.checkpoint.layerwise import hidden_states_of, to_device
 from bot.errors import QuantizationError, UnsupportedModelError
 from bot.quantize.architectures import shared_inputs
 from bot.quantize.layer import (
@@ -131,10 +131,10 @@ class LayerwiseQuantizer(AwqQuantizer):  # type: ignore[misc]  # awq has no type
         scales = self._search_scales(index, layer, chosen, inputs)
         self._apply_scales(index, layer, run.first_block(), scales, inputs)
         clipped = self._clip(layer, chosen, inputs)
-        made = round_linears(index, chosen, clipped, group_size=self.group_size)
+        quantized = round_linears(index, chosen, clipped, group_size=self.group_size)
         return QuantizedLayer(
-            tensors=layer_tensors(layer, inside, made, self._context.skeleton.names),
-            modules=measure(index, before, made, scales, group_size=self.group_size),
+            tensors=layer_tensors(layer, inside, quantized, self._context.skeleton.names),
+            modules=measure(index, before, quantized, scales, group_size=self.group_size),
             outputs=outputs,
             peak=max(outputs.peak, *(largest(seen) for seen in inputs.values())),
         )
@@ -153,10 +153,10 @@ class LayerwiseQuantizer(AwqQuantizer):  # type: ignore[misc]  # awq has no type
             for entry in self.awq_model.get_layers_for_scaling(layer, inputs, self.module_kwargs):
                 if is_scalable(entry, chosen.values(), name_of(layer, entry["prev_op"])):
                     scales.append(self._search_best_scale(layer, **entry))
-            for _, read_by, by in scales:
-                if not bool((torch.isfinite(by) & (by > 0)).all()):
+            for _, readers, factors in scales:
+                if not bool((torch.isfinite(factors) & (factors > 0)).all()):
                     raise QuantizationError(
-                        f"the scales for {', '.join(read_by)} are not finite", hint=_OUT_OF_RANGE
+                        f"the scales for {', '.join(readers)} are not finite", hint=_OUT_OF_RANGE
                     )
         return scales
 
@@ -170,11 +170,11 @@ class LayerwiseQuantizer(AwqQuantizer):  # type: ignore[misc]  # awq has no type
         layer.float()
         first = first.to(self._context.device)
         self.module_kwargs = to_device(self.module_kwargs, device=self._context.device, dtype=torch.float32)
-        expected = self._module_forward(first.float(), layer, self._own(layer))
+        expected = self._module_forward(first.float(), layer, self._kwargs_of(layer))
         with _naming(index, self.awq_model.model_type):
             apply_scale(layer, scales, input_feat_dict=inputs)
         layer.to(self._context.device)
-        got = self._module_forward(first.float(), layer, self._own(layer))
+        got = self._module_forward(first.float(), layer, self._kwargs_of(layer))
         # Compared by what the layer adds to its input: the input itself may be far larger.
         if (got - expected).norm() > _EQUIVALENT * (expected - first.float()).norm():
             raise UnsupportedModelError(
@@ -214,9 +214,9 @@ class LayerwiseQuantizer(AwqQuantizer):  # type: ignore[misc]  # awq has no type
         if not isfinite(outputs.peak):
             raise QuantizationError(f"layer {index}: its output holds NaN or infinity", hint=_OUT_OF_RANGE)
 
-    def _own(self, layer: nn.Module) -> dict[str, Any]:
-        own: dict[str, Any] = self._sanitize_kwargs(self.module_kwargs, layer)
-        return own
+    def _kwargs_of(self, layer: nn.Module) -> dict[str, Any]:
+        kwargs: dict[str, Any] = self._sanitize_kwargs(self.module_kwargs, layer)
+        return kwargs
 
     def _search_best_scale(self, module: nn.Module, *args: Any, kwargs: Any = None, **others: Any) -> Any:
         # AutoAWQ removes keys from kwargs, which all searches of a layer share.
@@ -259,7 +259,7 @@ class LayerwiseQuantizer(AwqQuantizer):  # type: ignore[misc]  # awq has no type
         blocks = 1 if module_kwargs.get("alibi") is not None else self._context.blocks_at_once
         # Some models flatten [samples, seq_len, channels] before their linears.
         rows = blocks if x.dim() == 3 else blocks * self._context.blocks.shape[1]
-        return torch.cat([first(module(part, **module_kwargs)) for part in torch.split(x, rows)])
+        return torch.cat([hidden_states_of(module(part, **module_kwargs)) for part in torch.split(x, rows)])
 
 
 class CompensatedQuantizer(LayerwiseQuantizer):
@@ -282,10 +282,10 @@ class CompensatedQuantizer(LayerwiseQuantizer):
         scales = self._search_scales(index, layer, chosen, inputs)
         self._apply_scales(index, layer, run.first_block(), scales)
         scaled = scaled_inputs(inputs, scales)
-        made = self._fit(index, chosen, scaled)
+        quantized = self._fit(index, chosen, scaled)
         return QuantizedLayer(
-            tensors=layer_tensors(layer, inside, made, self._context.skeleton.names),
-            modules=measure(index, before, made, scales, group_size=self.group_size),
+            tensors=layer_tensors(layer, inside, quantized, self._context.skeleton.names),
+            modules=measure(index, before, quantized, scales, group_size=self.group_size),
             outputs=outputs,
             peak=max(outputs.peak, *(largest(seen.peak) for seen in scaled.values())),
         )
@@ -296,7 +296,7 @@ class CompensatedQuantizer(LayerwiseQuantizer):
         weights = [reader.weight.detach().float() for reader in readers]
         scaling = best_scaling(weights, inputs.gram, inputs.mean, group_size=self.group_size)
         self._ratios |= dict.fromkeys(names, scaling.ratio)
-        return name_of(module, others["prev_op"]), names, scaling.by.cpu()
+        return name_of(module, others["prev_op"]), names, scaling.factors.cpu()
 
     def _fit(
         self, index: int, chosen: Mapping[str, nn.Linear], inputs: Mapping[str, InputSums]
@@ -305,16 +305,16 @@ class CompensatedQuantizer(LayerwiseQuantizer):
         together: dict[int, list[str]] = {}
         for name in chosen:
             together.setdefault(id(inputs[name]), []).append(name)
-        made: dict[str, QuantizedLinear] = {}
+        quantized: dict[str, QuantizedLinear] = {}
         for names in together.values():
-            made |= fit_linears(
+            quantized |= fit_linears(
                 index,
                 {name: chosen[name] for name in names},
                 inputs[names[0]].gram,
                 group_size=self.group_size,
                 ratios=self._ratios,
             )
-        return {name: made[name] for name in chosen}
+        return {name: quantized[name] for name in chosen}
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""One decoder layer: the reference it is measured against, its quantized linears, and what they lose."""
+"""One decoder layer: the reference it is measured against, its quantized linears, and their output errors."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from bot.checkpoint.gemm import pack
 from bot.errors import QuantizationError
 from bot.quantize.architectures import Groups
-from bot.quantize.rounding import Rounded, as_stored, clipped_share, compensated, restore, round_to_nearest
+from bot.quantize.rounding import Rounded, clipped_share, compensated, restore, round_to_nearest, to_rounded
 from bot.quantize.search import InputSums, best_levels, diagonal_blocks, gram, relative_errors
 from bot.records import ModuleError
 
 Linears = Mapping[str, nn.Linear]  # name within the layer
-# (module that makes the channels, linears that read them, factors of the latter's columns [channels])
+# As AutoAWQ's apply_scale takes them: (prev_op, which computes the channels; the linears that read them; factors
+# [channels], by which prev_op's output is divided and the linears' columns are multiplied).
 Scales = list[tuple[str, tuple[str, ...], Tensor]]
 
 
@@ -59,12 +60,12 @@ def round_linears(
     index: int, linears: Linears, clipped: Mapping[str, float], *, group_size: int
 ) -> dict[str, QuantizedLinear]:
     """The nearest integers for the weights as they are now. Raises QuantizationError naming layer and module."""
-    made = {}
+    quantized = {}
     for name, linear in linears.items():
         with naming(index, name):
             rounded = round_to_nearest(linear.weight.detach(), group_size=group_size)
-        made[name] = QuantizedLinear(rounded=rounded, clipped_share=clipped.get(name, 0.0))
-    return made
+        quantized[name] = QuantizedLinear(rounded=rounded, clipped_share=clipped.get(name, 0.0))
+    return quantized
 
 
 def fit_linears(
@@ -83,7 +84,7 @@ def fit_linears(
     steps, fallback = compensated(list(weights.values()), list(levels.values()), inputs_gram)
     return {
         name: QuantizedLinear(
-            rounded=as_stored(chosen, levels[name]),
+            rounded=to_rounded(chosen, levels[name]),
             clipped_share=clipped_share(weights[name], levels[name]),
             ratio=ratios.get(name),
             fallback=fallback,
@@ -102,12 +103,17 @@ def naming(index: int, name: str) -> Iterator[None]:
 
 
 def measure(
-    index: int, before: LayerReference, made: Mapping[str, QuantizedLinear], scales: Scales, *, group_size: int
+    index: int,
+    before: LayerReference,
+    quantized: Mapping[str, QuantizedLinear],
+    scales: Scales,
+    *,
+    group_size: int,
 ) -> tuple[ModuleError, ...]:
-    """What each linear loses on the source's own inputs, next to plain rounding of the source's weights."""
+    """The output error of each linear on the source's own inputs, and that of plain rounding."""
     modules = []
     for name, weight in before.weights.items():
-        ours = unscaled(restore(made[name].rounded), name, scales)
+        ours = unscaled(restore(quantized[name].rounded), name, scales)
         plain = restore(round_to_nearest(weight, group_size=group_size))
         error, error_rounding = relative_errors(weight, (ours, plain), before.grams[name])
         modules.append(
@@ -116,9 +122,9 @@ def measure(
                 module=name,
                 relative_error=error,
                 relative_error_rounding=error_rounding,
-                ratio=made[name].ratio,
-                clipped_share=made[name].clipped_share,
-                fallback=made[name].fallback,
+                ratio=quantized[name].ratio,
+                clipped_share=quantized[name].clipped_share,
+                fallback=quantized[name].fallback,
             )
         )
     return tuple(modules)
@@ -128,7 +134,7 @@ def scaled_inputs(inputs: Mapping[str, InputSums], scales: Scales) -> dict[str, 
     """The sums of what each linear reads once the scales are applied; those that shared an input still do."""
     scaled, seen = {}, {}
     for name, before in inputs.items():
-        applied = tuple(at for at, (_, read_by, _) in enumerate(scales) if name in read_by)
+        applied = tuple(at for at, (_, readers, _) in enumerate(scales) if name in readers)
         if (id(before), applied) not in seen:
             after = before
             for at in applied:
@@ -140,20 +146,20 @@ def scaled_inputs(inputs: Mapping[str, InputSums], scales: Scales) -> dict[str, 
 
 def unscaled(weight: Tensor, name: str, scales: Scales) -> Tensor:
     """The weight [out, in] with the scaling undone, to be compared with the source's."""
-    for made_by, read_by, by in scales:
-        factor = by.to(device=weight.device, dtype=weight.dtype)
-        if name in read_by:
-            weight = weight / factor
-        if name == made_by:
-            # A merged linear (gate and up, or q, k and v) makes the scaled channels with its last rows.
+    for prev_op, readers, given in scales:
+        factors = given.to(device=weight.device, dtype=weight.dtype)
+        if name in readers:
+            weight = weight / factors
+        if name == prev_op:
+            # A merged linear (gate and up, or q, k and v) computes the scaled channels with its last rows.
             rows = torch.ones(weight.shape[0], device=weight.device, dtype=weight.dtype)
-            rows[-len(factor) :] = factor
+            rows[-len(factors) :] = factors
             weight = weight * rows.unsqueeze(1)
     return weight
 
 
 def layer_tensors(
-    layer: nn.Module, path: str, made: Mapping[str, QuantizedLinear], names: Mapping[str, str]
+    layer: nn.Module, path: str, quantized: Mapping[str, QuantizedLinear], names: Mapping[str, str]
 ) -> dict[str, Tensor]:
     """The layer's tensors as a checkpoint holds them, under the source's names: packed linears, and the rest.
 
@@ -164,8 +170,8 @@ def layer_tensors(
         linear, name = key.removesuffix(".weight"), names.get(f"{path}.{key}")
         if name is None:  # a buffer that the model computes for itself
             continue
-        if linear in made and key != linear:
-            packed = pack(*made[linear].rounded)
+        if linear in quantized and key != linear:
+            packed = pack(*quantized[linear].rounded)
             stem = name.removesuffix(".weight")
             tensors |= {f"{stem}.{part}": tensor for part, tensor in packed._asdict().items()}
         else:
@@ -173,14 +179,17 @@ def layer_tensors(
     return tensors
 
 
-def is_scalable(entry: dict[str, Any], chosen: Collection[nn.Linear], made_by: str) -> bool:
-    """Whether this entry of AutoAWQ's table scales the input of a chosen linear without changing the model."""
+def is_scalable(entry: dict[str, Any], chosen: Collection[nn.Linear], name: str) -> bool:
+    """Whether this entry of AutoAWQ's table scales the input of a chosen linear without changing the model.
+
+    name: of the entry's prev_op.
+    """
     prev_op, readers = entry["prev_op"], entry["layers"]
     if not any(reader is linear for reader in readers for linear in chosen):
         return False
     if isinstance(prev_op, nn.Linear):
         # The channels are the last rows: of up in gate and up, of v in q, k and v when they are equally many.
-        parts = (3,) if "qkv" in made_by.lower() else (1, 2)
+        parts = (3,) if "qkv" in name.lower() else (1, 2)
         return prev_op.out_features in {part * readers[0].in_features for part in parts}
     # Scaling an activation function adds a tensor `act.scales`, for which vLLM's models have no place.
     return any(True for _ in prev_op.parameters())

@@ -26,9 +26,9 @@ _COLUMNS = 256  # of a Gram matrix that are computed at a time
 
 
 class Scaling(NamedTuple):
-    """by: the factors of the weights' input channels, [in]. ratio: AWQ's alpha, the weight of the activations."""
+    """factors: of the weights' input channels, [in]. ratio: AWQ's alpha, the weight of the activations."""
 
-    by: Tensor
+    factors: Tensor
     ratio: float
 
 
@@ -98,22 +98,23 @@ def best_scaling(
     energies = [output_energy(weight, inputs_gram) or 1.0 for weight in weights]
     best, lowest = None, float("inf")
     for scaling in _scalings(weights, inputs_mean, group_size=group_size):
-        lost = sum(
-            output_energy(rounded_under(weight, scaling.by, group_size=group_size) - weight, inputs_gram) / energy
+        error = sum(
+            output_energy(rounded_under(weight, scaling.factors, group_size=group_size) - weight, inputs_gram)
+            / energy
             for weight, energy in zip(weights, energies, strict=True)
         )
-        if lost < lowest:
-            best, lowest = scaling, lost
+        if error < lowest:
+            best, lowest = scaling, error
     if best is None:
         raise QuantizationError("the search found no finite scales")
     return best
 
 
-def rounded_under(weight: Tensor, by: Tensor, *, group_size: int) -> Tensor:
-    """Q(W s)/s: weight [out, in] scaled by `by`, rounded to nearest, and scaled back."""
-    groups = (weight * by).view(len(weight), -1, group_size)
+def rounded_under(weight: Tensor, factors: Tensor, *, group_size: int) -> Tensor:
+    """Q(W s)/s: weight [out, in] scaled by the factors s, rounded to nearest, and scaled back."""
+    groups = (weight * factors).view(len(weight), -1, group_size)
     levels = whole_range(groups)
-    return (nearest_steps(groups, levels) * levels.scales.unsqueeze(-1)).view(weight.shape) / by
+    return (nearest_steps(groups, levels) * levels.scales.unsqueeze(-1)).view(weight.shape) / factors
 
 
 def _scalings(weights: Sequence[Tensor], inputs_mean: Tensor, *, group_size: int) -> Iterator[Scaling]:
@@ -122,11 +123,11 @@ def _scalings(weights: Sequence[Tensor], inputs_mean: Tensor, *, group_size: int
     weights_mean = (groups / (groups.amax(dim=1, keepdim=True) + 1e-6)).view(-1, len(inputs_mean)).mean(dim=0)
     alive = inputs_mean > 0
     for ratio in RATIOS:
-        by = (inputs_mean.pow(ratio) / (weights_mean.pow(1 - ratio) + 1e-4)).clamp(min=1e-4)
+        factors = (inputs_mean.pow(ratio) / (weights_mean.pow(1 - ratio) + 1e-4)).clamp(min=1e-4)
         # Channels that are always zero are not scaled, and do not count.
         if bool(alive.any()):
-            by = by / (by[alive].max() * by[alive].min()).sqrt()
-        yield Scaling(torch.where(alive, by, 1.0), ratio)
+            factors = factors / (factors[alive].max() * factors[alive].min()).sqrt()
+        yield Scaling(torch.where(alive, factors, 1.0), ratio)
 
 
 def best_levels(weight: Tensor, grams: Tensor) -> Levels:
@@ -137,25 +138,25 @@ def best_levels(weight: Tensor, grams: Tensor) -> Levels:
     """
     low, high = weight.amin(dim=-1), weight.amax(dim=-1)
     best = levels_between(low, high)
-    lowest = _loss(weight, best, grams)
+    lowest = _error(weight, best, grams)
     low_by, high_by = torch.ones_like(low), torch.ones_like(high)
     for ends in ("both", "low", "high"):
         for shrink in SHRINKS[1:] if ends == "both" else SHRINKS:
             by = torch.full_like(low, shrink)
             low_try, high_try = (low_by if ends == "high" else by), (high_by if ends == "low" else by)
             levels = levels_between(low * low_try, high * high_try)
-            lost = _loss(weight, levels, grams)
-            better = lost < lowest
-            lowest = torch.where(better, lost, lowest)
+            error = _error(weight, levels, grams)
+            better = error < lowest
+            lowest = torch.where(better, error, lowest)
             best = Levels(*(torch.where(better, new, old) for new, old in zip(levels, best, strict=True)))
             low_by, high_by = torch.where(better, low_try, low_by), torch.where(better, high_try, high_by)
     return best
 
 
-def _loss(weight: Tensor, levels: Levels, grams: Tensor) -> Tensor:
-    """[out, in/g]"""
-    lost = nearest_steps(weight, levels).mul_(levels.scales.unsqueeze(-1)).sub_(weight)
-    return grouped_energy(lost, grams)
+def _error(weight: Tensor, levels: Levels, grams: Tensor) -> Tensor:
+    """The output error of each group, [out, in/g]."""
+    difference = nearest_steps(weight, levels).mul_(levels.scales.unsqueeze(-1)).sub_(weight)
+    return grouped_energy(difference, grams)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,9 +167,10 @@ class InputSums:
     mean: Tensor
     peak: Tensor
 
-    def scaled(self, by: Tensor) -> InputSums:
-        """The sums of inputs whose channels are divided by `by`, [in]."""
-        return InputSums(gram=self.gram / by / by.unsqueeze(1), mean=self.mean / by, peak=self.peak / by)
+    def scaled(self, factors: Tensor) -> InputSums:
+        """The sums of inputs whose channels are divided by the factors, [in]."""
+        gram = self.gram / factors / factors.unsqueeze(1)
+        return InputSums(gram=gram, mean=self.mean / factors, peak=self.peak / factors)
 
 
 class _Sums:

@@ -151,12 +151,12 @@ def _quantize(
     quantize_layer: Callable[[LayerRun, nn.Module], QuantizedLayer],
 ) -> HiddenStates:
     started = time.monotonic()
-    made = quantize_layer(run, layer)
-    measured = Measured(modules=made.modules, peak=made.peak, duration_s=time.monotonic() - started)
+    quantized = quantize_layer(run, layer)
+    measured = Measured(modules=quantized.modules, peak=quantized.peak, duration_s=time.monotonic() - started)
     path = layer_path(context.folder, run.index)
-    write_layer(path, made.tensors, key=context.key, measured=measured, outputs=made.outputs)
-    _log.info("layer %d: %.1f s, activations up to %.4g", run.index, measured.duration_s, made.peak)
-    for module in made.modules:
+    write_layer(path, quantized.tensors, key=context.key, measured=measured, outputs=quantized.outputs)
+    _log.info("layer %d: %.1f s, activations up to %.4g", run.index, measured.duration_s, quantized.peak)
+    for module in quantized.modules:
         _log.debug(
             "layer %d, %s: relative error %.4g, by plain rounding %.4g; ratio %s, %.2f %% clipped%s",
             run.index,
@@ -167,7 +167,7 @@ def _quantize(
             100 * module.clipped_share,
             f"; {module.fallback}" if module.fallback else "",
         )
-    return made.outputs
+    return quantized.outputs
 
 
 def _finished(context: QuantizeContext, total: int) -> int:

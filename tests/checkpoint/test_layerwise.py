@@ -8,7 +8,7 @@ import torch
 import transformers
 from torch import nn
 
-from bot.checkpoint.layerwise import capture_layer_inputs, first, logits_after, outputs_of, run_layer
+from bot.checkpoint.layerwise import capture_layer_inputs, hidden_states_of, logits_after, run_layer, tuple_length
 from bot.checkpoint.skeleton import decoder_layers
 from tests.support import tiny_models
 
@@ -36,7 +36,7 @@ def test_three_steps_give_the_models_own_logits(model_type: str, tmp_path: Path)
     states, outputs = captured.hidden, 0
     assert states.shape == (3, 64, 256)
     for layer, arguments in zip(layers, captured.arguments, strict=True):
-        outputs = outputs_of(layer(states[:1], **arguments))
+        outputs = tuple_length(layer(states[:1], **arguments))
         states = run_layer(layer, states, arguments, blocks=2)
 
     assert torch.allclose(logits_after(model, layers, states, outputs), expected, atol=1e-4)
@@ -45,8 +45,8 @@ def test_three_steps_give_the_models_own_logits(model_type: str, tmp_path: Path)
 
 def test_the_states_are_what_a_layer_returns_first() -> None:
     states = torch.ones(1)
-    assert first(states) is first((states, None)) is states
-    assert (outputs_of(states), outputs_of((states, None))) == (0, 2)
+    assert hidden_states_of(states) is hidden_states_of((states, None)) is states
+    assert (tuple_length(states), tuple_length((states, None))) == (0, 2)
 
 
 def test_an_error_of_the_models_own_is_not_swallowed(tmp_path: Path) -> None:

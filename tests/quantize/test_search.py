@@ -1,9 +1,5 @@
 """Losses from Gram matrices against the sums over tokens that they stand for, and AutoAWQ's own clip search."""
 
-from __future__ import annotations
-
-import warnings
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,7 +8,6 @@ from bot.errors import QuantizationError
 from bot.quantize.autoawq import LayerwiseQuantizer
 from bot.quantize.rounding import nearest_steps
 from bot.quantize.search import (
-    add_upper_gram,
     best_levels,
     best_scaling,
     diagonal_blocks,
@@ -23,12 +18,9 @@ from bot.quantize.search import (
     relative_errors,
     rounded_under,
     summed_inputs,
-    whole,
 )
+from tests.support.stock_awq import AwqQuantizer
 from tests.support.tiny_models import rounded
-
-with warnings.catch_warnings(record=True):
-    from awq.quantize.quantizer import AwqQuantizer
 
 CPU = torch.device("cpu")
 
@@ -45,16 +37,13 @@ def test_relative_error_is_that_of_the_outputs() -> None:
 
     before, after = inputs.double() @ weight.double().t(), inputs.double() @ other.double().t()
     assert error == pytest.approx(float(((before - after) ** 2).sum() / (before**2).sum()), rel=1e-4)
-
-
-def test_gram_does_not_depend_on_how_tokens_are_cut() -> None:
-    inputs = numbers(2, 9000, 8)
-    expected = inputs.view(-1, 8).double().t() @ inputs.view(-1, 8).double()
-    assert torch.allclose(gram(inputs.half().float(), device=CPU).double(), expected, rtol=1e-3, atol=5)
-
-
-def test_error_of_zero_outputs_is_zero() -> None:
     assert relative_errors(torch.zeros(4, 4), [torch.ones(4, 4)], torch.zeros(4, 4)) == [0]
+
+
+def test_gram_does_not_depend_on_how_tokens_and_channels_are_cut() -> None:
+    inputs = numbers(2, 9000, 300)
+    expected = inputs.view(-1, 300).double().t() @ inputs.view(-1, 300).double()
+    assert torch.allclose(gram(inputs, device=CPU).double(), expected, rtol=1e-3, atol=0.1)
 
 
 def test_grouped_energy_is_the_mean_square_of_each_groups_share() -> None:
@@ -104,16 +93,6 @@ def outliers(*shape: int, seed: int = 0) -> Tensor:
     return numbers(*shape, seed=seed) * channels
 
 
-def test_gram_matrix_follows_from_its_upper_half() -> None:
-    inputs = numbers(70, 600)
-    upper = torch.zeros(600, 600)
-    for part in torch.split(inputs, 32):
-        add_upper_gram(upper, part)
-    expected = inputs.double().t() @ inputs.double()
-    assert torch.allclose(whole(upper).double(), expected, atol=1e-3)
-    assert not upper[300:, :200].any()
-
-
 def test_diagonal_blocks_are_those_of_the_tokens() -> None:
     inputs = numbers(50, 12)
     blocks = diagonal_blocks(gram(inputs, device=CPU) / 50, group_size=4)
@@ -140,7 +119,7 @@ def test_best_scaling_loses_least_of_autoawqs_grid() -> None:
             for weight in weights
         )
         if step / 20 == found.ratio:
-            assert torch.allclose(found.by, by, rtol=1e-4)
+            assert torch.allclose(found.factors, by, rtol=1e-4)
     assert losses[found.ratio] <= 1.001 * min(losses.values())
     assert min(losses.values()) < 0.7 * max(losses.values())
 
@@ -156,10 +135,10 @@ def test_dead_channel_is_not_scaled() -> None:
     inputs, weight = outliers(40, 64), numbers(8, 64, seed=1)
     inputs[:, 5] = 0
     found = best_scaling([weight], gram(inputs, device=CPU), inputs.abs().mean(dim=0), group_size=32)
-    assert found.by[5] == 1
-    assert torch.isfinite(found.by).all()
+    assert found.factors[5] == 1
+    assert torch.isfinite(found.factors).all()
     nothing = best_scaling([weight], torch.zeros(64, 64), torch.zeros(64), group_size=32)
-    assert torch.equal(nothing.by, torch.ones(64))
+    assert torch.equal(nothing.factors, torch.ones(64))
 
 
 def test_inputs_that_are_not_finite_are_an_error() -> None:
