@@ -97,9 +97,7 @@ def test_custom_tokenizer_code_is_not_run_unless_that_is_allowed(folder: Path, t
 
 
 @pytest.mark.parametrize(("vocabulary", "unknown"), [({"?": 7}, "?"), ({"?": 0}, None)], ids=["too high", "none"])
-def test_ids_that_the_vocabulary_does_not_hold_are_refused(
-    tmp_path: Path, vocabulary: dict[str, int], unknown: str | None
-) -> None:
+def test_unknown_ids_are_refused(tmp_path: Path, vocabulary: dict[str, int], unknown: str | None) -> None:
     """With holes, as an edit by hand leaves them; and one that has neither words nor anything instead."""
     model = models.WordLevel(vocabulary, unk_token=unknown) if unknown else models.BPE(vocabulary, [])
     tokenizer = Tokenizer(model)

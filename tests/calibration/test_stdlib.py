@@ -40,9 +40,7 @@ def test_share_is_the_first_eight_bytes_of_the_hash() -> None:
         assert stdlib.share_of(name) == int(int(sha256(name.encode()).hexdigest()[:16], 16) / 2**64 * 100)
 
 
-def test_tests_tables_and_third_party_packages_are_left_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tests_tables_and_third_party_code_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ["a.py", "json/decoder.py", "json/deep/er/c.py", "json/deep-er.py", "test.py"]
     tests = ["test/test_os.py", "unittest/test/dummy.py", "distutils/tests/support.py"]
     tables = ["encodings/cp1252.py", "pydoc_data/topics.py", "html/entities.py", "token.py"]

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from bot.calibration.blocks import evaluation_tokens
-from bot.errors import QuantizationError, UnsupportedModelError, UpstreamError
+from bot.errors import QuantizationError, UnsupportedModelError
 from bot.evaluate.metrics import evaluate, percentile, perplexity, token_figures
 from bot.records import Report, no_progress
 from tests.support.artifact_pairs import (
@@ -131,9 +131,7 @@ def test_percentile_is_numpys(count: int) -> None:
 
 
 @pytest.mark.parametrize("model_type", sorted(MODELS))
-def test_a_report_equals_brute_force_over_the_dequantized_model(
-    pairs: Callable[[str], Pair], model_type: str
-) -> None:
+def test_a_report_equals_brute_force_on_dequantized_weights(pairs: Callable[[str], Pair], model_type: str) -> None:
     report = assert_equals_brute_force(pairs(model_type), TOKENS)
     assert report.kl_mean > 0.001
     assert report.tokens == 320
@@ -153,9 +151,7 @@ def test_sizes_and_bits_are_those_of_the_files(pairs: Callable[[str], Pair]) -> 
     assert report.size_quantized_bytes == (pair.quantized / "model.safetensors").stat().st_size
 
 
-def test_a_tied_output_that_is_stored_all_the_same_counts_once(
-    pairs: Callable[[str], Pair], tmp_path: Path
-) -> None:
+def test_a_tied_output_that_is_stored_counts_once(pairs: Callable[[str], Pair], tmp_path: Path) -> None:
     pair = pairs("qwen3")
     plain, copy = measured(pair), copy_of(pair, tmp_path)
     for folder in (copy.source, copy.quantized):
@@ -167,9 +163,7 @@ def test_a_tied_output_that_is_stored_all_the_same_counts_once(
     assert stored.bits_per_weight_file == pytest.approx(plain.bits_per_weight_file + 16 * embeddings / parameters)
 
 
-def test_how_many_blocks_are_run_at_once_does_not_change_the_figures(
-    pairs: Callable[[str], Pair], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_batch_size_changes_no_figure(pairs: Callable[[str], Pair], monkeypatch: pytest.MonkeyPatch) -> None:
     together = measured(pairs("llama"))
     monkeypatch.setattr("bot.evaluate.metrics.LOGITS_AT_ONCE", 1)
     one_by_one = measured(pairs("llama"))
@@ -196,18 +190,9 @@ UP = "model.layers.1.mlp.up_proj"
     ],
     ids=["missing", "missing part", "extra", "other shape"],
 )
-def test_tensors_that_do_not_match_the_source_are_an_error(
-    copied: Pair, change: Callable[[dict[str, Tensor]], object], name: str
-) -> None:
+def test_bad_tensors_are_named(copied: Pair, change: Callable[[dict[str, Tensor]], object], name: str) -> None:
     change_tensors(copied.quantized, change)
     assert name in refused(copied).message
-
-
-def test_weights_that_the_source_itself_lacks_are_an_error_not_random_numbers(copied: Pair) -> None:
-    for folder in (copied.source, copied.quantized):
-        change_tensors(folder, lambda tensors: tensors.pop("model.norm.weight"))
-    with pytest.raises(UpstreamError, match=r'1 missing keys: "model\.norm\.weight"'):
-        measured(copied)
 
 
 def test_damaged_artifact_is_an_error_of_quantizing_not_of_upstream(copied: Pair) -> None:
@@ -229,17 +214,9 @@ def test_damaged_artifact_is_an_error_of_quantizing_not_of_upstream(copied: Pair
         (lambda config: config.update(dtype="float32"), "dtype 'float32' is neither"),
     ],
 )
-def test_a_config_that_would_mislead_readers_is_an_error(
-    copied: Pair, change: Callable[[dict[str, Any]], object], expected: str
-) -> None:
+def test_misleading_config_fails(copied: Pair, change: Callable[[dict[str, Any]], object], expected: str) -> None:
     change_config(copied.quantized, change)
     assert expected in refused(copied).message
-
-
-def test_a_source_that_does_not_load_is_an_error(copied: Pair) -> None:
-    change_config(copied.source, lambda config: config.update(model_type="unheard-of"))
-    with pytest.raises(UnsupportedModelError, match=r"cannot load it: .*unheard-of"):
-        measured(copied)
 
 
 def test_code_in_the_source_does_not_run_unless_that_is_allowed(copied: Pair, tmp_path: Path) -> None:

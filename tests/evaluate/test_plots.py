@@ -56,9 +56,7 @@ def test_a_curve_holds_its_layers_in_order_and_the_mean_over_experts() -> None:
 
 
 @pytest.mark.parametrize("layers", [1, 4, 130])
-def test_a_picture_is_a_small_opaque_png_of_the_cards_width_that_shows_both_curves(
-    tmp_path: Path, layers: int
-) -> None:
+def test_a_picture_is_a_small_opaque_png_of_the_cards_width_with_both_curves(tmp_path: Path, layers: int) -> None:
     path = tmp_path / "error.png"
     draw_error_by_layer(dense(layers), path)
     with Image.open(path) as picture:
