@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 # Extras of pyproject.toml, which may not be installed, and packages that take seconds to import.
 OPTIONAL = (
@@ -49,19 +51,20 @@ def run_without_optional(code: str) -> str:
     return done.stdout
 
 
-def test_importing_the_command_line_loads_no_optional_package() -> None:
-    code = f"import sys; import bot.cli.app; print([name for name in {OPTIONAL} if name in sys.modules])"
+@pytest.mark.parametrize(
+    ("modules", "absent"),
+    [
+        ("bot.cli.app", OPTIONAL),
+        # AutoAWQ takes seconds to import, and evaluating must not depend on it.
+        ("bot.jobs.tasks, bot.evaluate.metrics, bot.evaluate.plots", ("awq",)),
+        ("bot.calibration.sources, bot.evaluate.gate", ("torch", "transformers", "matplotlib")),
+        ("bot.evaluate.plots", ("matplotlib",)),
+    ],
+)
+def test_importing_loads_no_package_that_is_not_needed(modules: str, absent: tuple[str, ...]) -> None:
+    code = f"import sys; import {modules}; print([name for name in {absent} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-def test_the_tasks_of_child_processes_import_autoawq_only_to_quantize() -> None:
-    """It takes seconds, and evaluating must not depend on it."""
-    code = (
-        "import sys; import bot.jobs.tasks, bot.evaluate.metrics, bot.evaluate.plots; print('awq' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
 
 
 def test_help_of_every_verb_and_check_work_without_optional_packages() -> None:
