@@ -49,7 +49,7 @@ def test_an_entry_on_hold_says_why() -> None:
             "the target answers 403",
             PublishError,
         ),
-        (upstream(), absent(state=TargetState.FOREIGN), "Tiny-awq was not published by awq-bot", PublishError),
+        (upstream(), absent(state=TargetState.FOREIGN), "quantized/Tiny-awq was not published", PublishError),
         (
             upstream(),
             published(provenance(entry(), upstream(repo_id="lab/Other"))),
