@@ -98,6 +98,10 @@ class Sandbox:
         return Sandbox(LocalHub(root / "hub"), root)
 
 
+# Names of stages -> a sandbox in which they have not run.
+SandboxBefore = Callable[..., Sandbox]
+
+
 def build_sandbox(root: Path, *, models: tuple[str, ...] = MODELS) -> Sandbox:
     """Its Hub is not started yet."""
     root.mkdir(parents=True, exist_ok=True)
