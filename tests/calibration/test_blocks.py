@@ -178,7 +178,7 @@ def test_the_same_few_tokens_over_and_over_are_an_error(tmp_path: Path) -> None:
         ({}, [0.0], "weight above 0"),
         ({}, [-1.0], "weight above 0"),
         ({}, [float("nan")], "weight above 0"),
-        ({}, [1, 0.001], "gives none of the 16 samples"),
+        ({}, [1, 0.001], "is too small for one of the 16 samples"),
     ],
 )
 def test_settings_out_of_range_are_an_error(

@@ -90,6 +90,10 @@ class Sandbox:
         return Sandbox(LocalHub(root / "hub"), root)
 
 
+# Names of stages -> a sandbox in which they have not run.
+SandboxBefore = Callable[..., Sandbox]
+
+
 def watchlist(*names: str, gate: str = GATE) -> str:
     """Of models of `lab`, calibrated on little text."""
     calibration = "{samples: 16, seq_len: 256, sources: [{builtin: stdlib}]}"
