@@ -84,16 +84,10 @@ def run(
         needs_extra("quantize")
     if notice := jobs_on_cpu(planned.jobs, allowed=cpu):
         err.print(notice)
-    results = []
-    for number, job in enumerate(planned.jobs, 1):
-        err.rule(
-            f"[bold]{number} of {len(planned.jobs)}[/]  {job.entry.repo_id} → {job.entry.target}", align="left"
-        )
-        with terminal.Bars(err) as bars:
-            result = _run_job(job_context(work, watchlist.parent, bars), job, dry_run=dry_run)
-        results.append(result)
-        if result.error is not None:
-            err.print(terminal.error_text(result.error), soft_wrap=True)
+    results = [
+        _run_job(planned, number, work=work, files=watchlist.parent, dry_run=dry_run)
+        for number in range(len(planned.jobs))
+    ]
     for skip in planned.skipped:
         if skip.exit_code:
             refusal = BotError(f"{skip.entry.repo_id}: {skip.reason}", hint=skip.hint)
@@ -105,8 +99,20 @@ def run(
     raise typer.Exit(_first_failure(planned, results))
 
 
-def _run_job(context: JobContext, job: Job, *, dry_run: bool) -> JobResult:
-    """Like `pipeline.run_job`, but an unexpected error is a result, too, so that the other jobs still run."""
+def _run_job(planned: Plan, number: int, *, work: Path, files: Path, dry_run: bool) -> JobResult:
+    """Run one job under its title, and print its error. files: the folder of the calibration files."""
+    job = planned.jobs[number]
+    title = f"{number + 1} of {len(planned.jobs)}"
+    err.rule(f"[bold]{title}[/]  {job.entry.repo_id} → {job.entry.target}", align="left")
+    with terminal.Bars(err) as bars:
+        result = _result(job_context(work, files, bars), job, dry_run=dry_run)
+    if result.error is not None:
+        err.print(terminal.error_text(result.error), soft_wrap=True)
+    return result
+
+
+def _result(context: JobContext, job: Job, *, dry_run: bool) -> JobResult:
+    """As `pipeline.run_job`, but an unexpected error is a result, too, so that the other models are still done."""
     try:
         return pipeline.run_job(context, job, dry_run=dry_run)
     except BrokenPipeError:

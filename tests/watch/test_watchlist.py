@@ -19,8 +19,9 @@ from tests.support.watch import SHA, TOP, loaded, mistakes
 
 def test_the_short_form_means_a_model_with_the_default_target(tmp_path: Path) -> None:
     (entry,) = loaded(tmp_path, TOP + "  - lab/Big-Model.v1_x\n")
-    assert entry == WatchEntry(repo_id="lab/Big-Model.v1_x", target="me/Big-Model.v1_x-awq", line=3)
-    assert entry.revision == "main"
+    assert (entry.repo_id, entry.revision) == ("lab/Big-Model.v1_x", "main")
+    assert (entry.target, entry.line) == ("me/Big-Model.v1_x-awq", 3)
+    assert (entry.recipe, entry.gate) == (Recipe(), Thresholds())
 
 
 def test_every_key_of_the_long_form_reaches_the_entry(tmp_path: Path) -> None:
