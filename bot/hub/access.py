@@ -1,4 +1,4 @@
-"""What our tokens may do on a Hub, and the exchange of a workflow's identity for a token (Trusted Publishers)."""
+"""What our tokens may do on a Hub, errors when they may not, and a workflow's identity (Trusted Publishers)."""
 
 from __future__ import annotations
 

@@ -63,21 +63,18 @@ def opened(ours: Release) -> Release:
 # --- what it publishes --------------------------------------------------------------------------------------
 
 
-def test_first_release_is_complete_and_stays_private(hub: LocalHub, ours: Release) -> None:
-    publication = ours.publish()
-    assert (ours.complete, ours.private) == (True, True)
-    assert (publication.new, publication.private) == (True, True)
-    assert f"create-target {TARGET}` makes it public" in opening_note(ours.job, publication)
-    assert hub.history(TARGET)[0].author == "[OIDC]"
-    assert not [line for line in writes(hub)[1:] if "/settings" in line or "/repos/create" in line]
-
-
-def test_write_token_is_ignored(hub: LocalHub, ours: Release, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_WRITE_TOKEN", hub.token("bot"))
+def test_first_release_is_complete_and_stays_private_and_needs_no_write_token(
+    hub: LocalHub, ours: Release, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_WRITE_TOKEN", hub.token("bot"))  # it is not used
     assert ours.caller.by_identity
     forget_requests(hub)
-    ours.by(Hub.from_environment()).publish()
+    publication = ours.by(Hub.from_environment()).publish()
     assert {item.user for item in all_requests(hub) if item.host == "hub" and item.authenticated} == {"[OIDC]"}
+    assert not [line for line in writes(hub) if "/settings" in line or "/repos/create" in line]
+    assert (ours.complete, ours.private, publication.new, publication.private) == (True,) * 4
+    assert f"create-target {TARGET}` makes it public" in opening_note(ours.job, publication)
+    assert hub.history(TARGET)[0].author == "[OIDC]"
 
 
 def test_create_target_makes_it_public_once(hub: LocalHub, ours: Release) -> None:

@@ -93,18 +93,15 @@ def test_earlier_release_is_not_published_again(hub: LocalHub, old: Release, new
 
 
 def test_late_release_replaces_no_newer_one(hub: LocalHub, old: Release, new: Release, tmp_path: Path) -> None:
+    first = dataclasses.replace(new, job=dataclasses.replace(new.job, replaces=None))
+    first.fails("another run published there meanwhile")
+    assert old.complete
     newest = old.next(tmp_path, NEW, '{"model_type": "llama"}')
     newest.publish()
     forget_requests(hub)
     assert "again" in new.fails("another run published there meanwhile").hint
     assert writes(hub) == []
     assert newest.complete
-
-
-def test_first_release_does_not_replace_an_earlier_one(old: Release, new: Release) -> None:
-    first = dataclasses.replace(new, job=dataclasses.replace(new.job, replaces=None))
-    first.fails("another run published there meanwhile")
-    assert old.complete
 
 
 # --- settings -----------------------------------------------------------------------------------------------
