@@ -195,7 +195,7 @@ def test_tokens_of_another_key_audience_or_time_are_refused(trusting: LocalHub) 
 
 def test_resources_without_a_publisher_are_refused_alike(trusting: LocalHub, api: HfApi) -> None:
     api.create_repo("quantized/Other-awq")
-    for resource in ("quantized/Other-awq", "quantized/missing", "datasets/quantized/x", "bot", "a/b/c"):
+    for resource in ("quantized/Other-awq", "quantized/missing", "datasets/quantized/x", "bot", "new", "a/b/c"):
         assert exchange(trusting, sign(trusting.endpoint), resource).json()["error"] == "invalid_grant"
     trusting.trust.remove_publishers(TARGET)
     assert exchange(trusting, sign(trusting.endpoint)).json()["error"] == "invalid_grant"

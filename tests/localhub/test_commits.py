@@ -46,6 +46,9 @@ def test_new_repo_holds_one_commit_with_gitattributes_and_is_made_once(hub: Loca
     assert b"*.safetensors filter=lfs" in hub.files(REPO)[".gitattributes"]
     assert refused(lambda: api.create_repo(REPO)) == 409
     assert api.create_repo(REPO, exist_ok=True).repo_id == REPO
+    api.create_repo(REPO, repo_type="dataset")
+    push(api, REPO, {"a": b"1"}, repo_type="dataset")
+    assert ("a" in hub.files(REPO, repo_type="dataset"), "a" in hub.files(REPO)) == (True, False)
 
 
 def test_commit_of_small_and_large_files(hub: LocalHub, api: HfApi, repo: str, tmp_path: Path) -> None:
