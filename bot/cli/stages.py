@@ -215,7 +215,7 @@ class _child:  # noqa: N801 - used as a with statement's verb
             problem = problem_of(error)
         if not isinstance(problem, BotError):
             return
-        job = JobDir(self._job).load(Job) if self._job is not None else None
+        job = self._readable_job()
         if job is not None and self._job is not None:
             failed = job_result(job, stage=self._stage, status=Status.FAILED, error=problem)
             JobDir(self._job).store(failed)
@@ -223,6 +223,14 @@ class _child:  # noqa: N801 - used as a with statement's verb
                 # The parent process prints it, once.
                 raise typer.Exit(problem.exit_code) from None
         raise problem from None
+
+    def _readable_job(self) -> Job | None:
+        if self._job is None:
+            return None
+        try:
+            return JobDir(self._job).load(Job)
+        except BotError:
+            return None
 
 
 @contextmanager
