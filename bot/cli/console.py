@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from enum import StrEnum
 from importlib.util import find_spec
@@ -13,9 +14,10 @@ import typer
 from rich.console import Console
 
 from bot.cli import terminal
-from bot.errors import EnvironmentProblem
+from bot.errors import EnvironmentProblem, WatchlistError
 from bot.hub.session import Hub
 from bot.jobs.stages import JobContext
+from bot.watch.schema import Reference, read_reference
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -61,6 +63,16 @@ def problem_of(error: OSError) -> EnvironmentProblem:
         f"{error.filename}: {said}" if error.filename else said,
         hint="Check the path, its disk and its permissions; `awq-bot --verbose VERB` shows the traceback.",
     )
+
+
+def model_reference(text: str) -> Reference:
+    """A model's repo id or URL, as a person typed or pasted it. Raises WatchlistError for anything else."""
+    found = read_reference(text)
+    if found is None or re.match(r"(?:https?://)?[^/]+/(?:datasets|spaces)/", text.strip()):
+        raise WatchlistError(
+            f"{text!r} is not a model's repo id", hint="A repo id is `owner/name`, as in the model's URL."
+        )
+    return found
 
 
 def needs_extra(extra: str) -> None:

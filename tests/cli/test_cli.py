@@ -101,6 +101,8 @@ def test_every_verbs_help_has_an_example_or_is_a_stage() -> None:
         ("refresh --job nope", 2, "nope: no job.json"),
         ("verify quantized/none-awq", 3, "quantized/none-awq"),
         ("verify quantized/foreign-awq", 7, "quantized/foreign-awq"),
+        ("verify none-awq", 2, "'none-awq' is not a model's repo id"),
+        ("verify http://localhost/quantized/none-awq/tree/main", 3, "quantized/none-awq: no such repo"),
     ],
 )
 def test_what_cannot_be_done_ends_with_its_code_and_a_hint(

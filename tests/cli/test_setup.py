@@ -184,8 +184,10 @@ def test_a_hub_that_does_not_answer_leaves_the_file_unchanged_unless_forced(
         ("publish_to: your-namespace\nmodels: []\n", "lab/small", "only the example"),
         ("models: []\n", "lab/small", "nowhere to publish to"),
         ("modles: []\n", "lab/small", "unknown key 'modles'"),
-        (WATCHLIST, "small", "'small' is not a model on the Hub"),
-        (WATCHLIST, "https://huggingface.co/lab", "is not a model on the Hub"),
+        (WATCHLIST, "small", "'small' is not a model's repo id"),
+        (WATCHLIST, "https://huggingface.co/lab", "is not a model's repo id"),
+        (WATCHLIST, "https://huggingface.co/datasets/lab/small", "is not a model's repo id"),
+        (WATCHLIST, "https://huggingface.co/spaces/lab/small", "is not a model's repo id"),
     ],
 )
 def test_a_watchlist_that_would_be_invalid_is_never_written(
