@@ -185,7 +185,7 @@ def model(keys: str) -> str:
         ),
         # Two models, one repo.
         (TOP + "  - lab/A\n  - other/a", 4, "other/a: publishes to me/a-awq, and so does line 3", "`target`"),
-        (TOP + "  - lab/A\n  - lab/A", 4, "lab/A: publishes to me/A-awq, and so does line 3", "`target`"),
+        (TOP + "  - lab/A\n  - lab/A", 4, "lab/A: publishes to me/A-awq, and so does line 3", "Remove one"),
         (TOP + "  - lab/A\n  - {repo_id: ME/a-AWQ, target: me/x}", 3, "me/A-awq is itself on the watchlist", ""),
         (TOP + "  - {repo_id: lab/A, target: lab/a}", 3, "the target lab/a is itself on the watchlist", ""),
         # YAML.
@@ -206,6 +206,14 @@ def model(keys: str) -> str:
         (TOP + "\t- a/b", 3, "a tab in the indentation", "spaces"),
         (TOP + "  - repo_id: a/b\n\ttarget: a/c", 4, "a tab in the indentation", "spaces"),
         (TOP + "  - a/b: c: d", 3, "not YAML", "Check indentation"),
+        # A new watchlist has `models: []`.
+        (
+            "models: []  # none yet\n\n# mine\n  - a/b",
+            1,
+            "items follow the empty list `models: []`",
+            "Remove `[]`.",
+        ),
+        ("publish_to: me\nmodels: []\n- a/b", 2, "items follow the empty list `models: []`", "Remove `[]`."),
         # What is not closed is reported where it was opened.
         (TOP + "  - [a/b\n  - c/d\n", 3, "the bracket [ is not closed", "`]`"),
         (TOP + "  - {repo_id: a/b\n  - c/d\n", 3, "the bracket { is not closed", "`}`"),
