@@ -34,6 +34,7 @@ from bot.records import Check, WatchEntry, to_json
 from bot.watch import watchlist as watchlists
 
 app = typer.Typer(rich_markup_mode="rich")
+_SMALL_MODEL = "tests/assets/llama-tiny"  # in a checkout
 
 
 @app.command("create-target", rich_help_panel=Panel.TOOLS)
@@ -156,7 +157,8 @@ def hub(
     from bot.localhub import LocalHub, serve
 
     def announce(running: LocalHub) -> None:
-        print_raw(terminal.hub_text(running.endpoint, running.token(), root))
+        model = _SMALL_MODEL if Path(_SMALL_MODEL).is_dir() else "./my-model"
+        print_raw(terminal.hub_text(running.endpoint, running.token(), root, model))
         sys.stdout.flush()
 
     serve(root, port, on_start=announce)
