@@ -166,7 +166,9 @@ def _folders_table(folders: tuple[JobFolder, ...], chosen: list[JobFolder], dele
         table.add_column(name, no_wrap=True, justify="right" if name == "size" else "left")
     table.add_column("folder", overflow="fold")
     for folder in folders:
-        word = "[red]deleted[/]" if folder in deleted else "[yellow]old[/]" if folder in chosen else "[dim]kept[/]"
+        word = (
+            "[red]deleted[/]" if folder in deleted else "[yellow]delete[/]" if folder in chosen else "[dim]keep[/]"
+        )
         state = "in use" if folder.in_use else folder.state
         table.add_row(size(folder.size_bytes), state, _age(folder.changed_s), word, escape(folder.path.name))
     return table

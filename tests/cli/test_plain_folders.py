@@ -270,7 +270,10 @@ def test_chats_for_a_model_without_a_template_are_read_as_texts(
     chats.write_text(f"{line}\n")
     assert_failed(quantize("--calibration", chats), 5, f"{chats}: ", "tokens; 1,024 are needed")
     chats.write_text("".join(f"{line.replace('Hello', f'Hello {number}')}\n" for number in range(50)))
-    assert quantize("--calibration", chats).returncode == 0
+    done = quantize("--calibration", chats)
+    assert done.returncode == 0
+    folders = f"--source {source} --quantized {tmp_path / 'out'}"
+    assert f"next: awq-bot evaluate {folders}\n" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -265,6 +265,11 @@ def test_clean_shows_what_is_there_and_deletes_nothing(run: Run, work: Path) -> 
     assert code == 0
     assert sorted(row[-1] for row in rows[1:-1]) == ["published", "ready", "unfinished"]
     assert "40 days" in out
+    assert {row[-1]: row[-2] for row in rows[1:-1]} == {
+        "published": "delete",
+        "ready": "keep",
+        "unfinished": "keep",
+    }
     assert "ready to publish" in out
     assert "in 1 folder would be deleted; --yes deletes them" in out
     assert names(work) == before
