@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,8 +60,8 @@ def quantize(
     calibration: Annotated[
         Path | None, typer.Option(help="Text to calibrate on: txt, jsonl or parquet. Default: built-in text.")
     ] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Blocks of calibration tokens.")] = 128,
-    seq_len: Annotated[int, typer.Option(min=1, help="Tokens in a block.")] = 512,
+    samples: Annotated[int, typer.Option(min=16, max=4096, help="Blocks of calibration tokens.")] = 128,
+    seq_len: Annotated[int, typer.Option(min=16, help="Tokens in a block.")] = 512,
     group_size: Annotated[int, typer.Option(help="Input channels that share a scale: 32, 64 or 128.")] = 128,
     seed: Annotated[int, typer.Option(min=0, help="Random seed of the calibration blocks.")] = 0,
     method: Annotated[
@@ -81,8 +82,8 @@ def quantize(
     text = TextSource(builtin="stdlib") if calibration is None else TextSource(file=str(calibration.resolve()))
     blocks = Calibration(samples=samples, seq_len=seq_len, seed=seed, sources=(text,))
     with _child(job, "quantize"):
-        _say_without_gpu(job, source, recipe, blocks, allowed=cpu)
         with _loading_torch():
+            _say_without_gpu(job, source, recipe, blocks, allowed=cpu)
             from bot.jobs import tasks
         with terminal.Bars(err) as bars:
             if job is not None:
@@ -106,6 +107,13 @@ def quantize(
             f"{quantized.quantized_parameters:,} weights at {quantized.bits_per_weight:.2f} bits each",
             markup=False,
         )
+        if job is None:
+            err.print(
+                f"next: awq-bot evaluate --source {shlex.quote(str(source))} "
+                f"--quantized {shlex.quote(str(destination))}",
+                markup=False,
+                soft_wrap=True,
+            )
 
 
 @app.command()
