@@ -61,7 +61,7 @@ def test_a_failure_opens_one_issue_and_is_counted_four_times(workspace: Workspac
     assert count(issue).waits_for_person
     assert len(workspace.api.issues) == 1
     assert workspace.api.comments_on(issue.number) != []
-    assert "There are no more attempts" in issue.body
+    assert "No more automatic attempts" in issue.body
     # Further failures add no comment.
     failed(workspace, 5)
     assert len(workspace.api.comments_on(issue.number)) == 1
