@@ -55,7 +55,7 @@ def test_created_target_can_be_published_to_with_a_token(hub: LocalHub, tmp_path
 def test_refused_target_does_not_stop_the_others(hub: LocalHub) -> None:
     refused, created = pipeline.create_targets(as_bot(hub), [factories.entry(target="lab/Tiny-awq"), ENTRY])
     assert (refused.done, refused.private, refused.exit_code) == ((), None, 7)
-    assert "may not create the repo" in refused.problem
+    assert "not permitted to create the repo" in refused.problem
     assert "HF_CREATE_TOKEN needs write access to 'lab'" in refused.hint
     assert created.done == ("created, private",)
 

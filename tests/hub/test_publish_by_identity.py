@@ -95,7 +95,7 @@ def test_create_target_makes_it_public_once(hub: LocalHub, ours: Release) -> Non
 
 def test_interrupted_publication_is_finished_and_never_public(hub: LocalHub, ours: Release) -> None:
     hub.faults.add(Fault(path="/tag/", status=403))
-    ours.fails("may not create the tag")
+    ours.fails("not permitted to create the tag")
     assert ours.open_target() == ()
     assert ours.private
     assert ours.finish().private
@@ -122,7 +122,7 @@ def test_gating_of_upstream_is_set_before_the_repo_is_public(hub: LocalHub, ours
     gated.publish()
     hub.faults.add(Fault(path="/settings", skip=1, status=403))
     refused = pipeline.create_targets(as_bot(hub), [gated.job.entry])[0]
-    assert "may not make it public" in refused.problem
+    assert "not permitted to make it public" in refused.problem
     assert (hub.repo(TARGET).settings().gated, gated.private) == ("manual", True)
     assert gated.open_target() == ("made public",)
 
@@ -262,7 +262,7 @@ def test_resource_of_another_job_is_refused_before_any_request(
 @pytest.mark.parametrize("missing", ["ACTIONS_ID_TOKEN_REQUEST_TOKEN", "GITHUB_ACTIONS"])
 def test_missing_permission_is_named(ours: Release, monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
     monkeypatch.delenv(missing)
-    error = ours.fails("may not request an id-token", EnvironmentProblem)
+    error = ours.fails("not permitted to request an id-token", EnvironmentProblem)
     assert "id-token: write" in error.hint
 
 
@@ -317,7 +317,7 @@ def test_no_token_is_in_a_message_or_a_log(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     hub.faults.add(Fault(path="/tag/", status=403))
-    error = ours.fails("may not create the tag")
+    error = ours.fails("not permitted to create the tag")
     said = f"{error!r} {error.hint} {caplog.text} {ours!r} {ours.publish()!r}"
     assert "/oauth/token" in said
     for secret in ("hf_jwt_", "eyJ", workflow.request_token):

@@ -23,7 +23,9 @@ def test_without_a_token_nothing_is_requested(hub: LocalHub, release: Release) -
 
 def test_read_token_is_refused_with_what_it_lacks(hub: LocalHub, release: Release) -> None:
     token = hub.token("bot", role="read")
-    error = release.by(Hub(hub.endpoint, token, token)).fails(r"may not create the repo \(403: .*write role")
+    error = release.by(Hub(hub.endpoint, token, token)).fails(
+        r"not permitted to create the repo \(403: .*write role"
+    )
     assert error.exit_code == 7
     assert "HF_WRITE_TOKEN needs write access to 'quantized'" in error.hint
     assert token not in error.message + error.hint
@@ -95,7 +97,7 @@ def test_commit_is_made_once_whatever_happens_to_its_answer(hub: LocalHub, relea
 
 def test_commit_that_is_refused_is_not_retried(hub: LocalHub, release: Release) -> None:
     hub.faults.add(Fault(path="/commit/", status=403, body="quota", times=None))
-    release.fails(r"may not commit \(403")
+    release.fails(r"not permitted to commit \(403")
     assert len(requests(hub, "POST", "/commit/")) == 1
 
 

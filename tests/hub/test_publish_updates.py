@@ -210,6 +210,6 @@ def test_restoring_that_fails_is_named_and_repeated_the_next_time(
 
 def test_access_lost_while_reading_back_reverts_nothing(hub: LocalHub, new: Release) -> None:
     hub.faults.add(Fault(path="/resolve/.*tokenizer.json", status=403))
-    new.fails("may not read back")
+    new.fails("not permitted to read back")
     assert len(hub.history(TARGET)) == 3
     assert new.publish().new
