@@ -198,7 +198,7 @@ def test_create_target_exits_with_the_code_of_what_failed(
     monkeypatch.setenv("HF_TOKEN", with_hub.token(role="read"))
     code, out, _ = run("create-target")
     assert code == 7
-    assert "may not create the repo" in out
+    assert "not permitted to create the repo" in out
     assert "HF_CREATE_TOKEN" in out
 
 

@@ -201,9 +201,9 @@ def test_an_edit_made_meanwhile_is_not_overwritten(
         watchlist.write_text("models: []\n")
         return 0
 
-    monkeypatch.setattr(setup, "_look", edited)
+    monkeypatch.setattr(setup, "_show_plan", edited)
     code, _, err = run("add", "lab/small")
-    assert (code, "was changed by something else" in err) == (2, True)
+    assert (code, "was changed while this command ran" in err) == (2, True)
     assert watchlist.read_text() == "models: []\n"
 
 

@@ -59,7 +59,7 @@ def test_a_failure_opens_one_issue_and_is_counted_four_times(workspace: Workspac
         assert failed(workspace, number) is issue
         assert count(issue).waits_for_person
         assert len(workspace.api.comments_on(issue.number)) == 1
-    assert "There are no more attempts" in issue.body
+    assert "No more automatic attempts" in issue.body
     issue.state = "closed"
     again = failed(workspace, 6)
     assert again.number != issue.number

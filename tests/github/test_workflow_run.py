@@ -161,9 +161,9 @@ def with_other_tag(folder: Path) -> None:
 
 ADVERTISEMENT = "x.png)\n\n# Buy [this](https://evil.example)\n\n![y](assets/error-by-layer.png"
 TAMPERING: list[tuple[str, Callable[[Path], object], str]] = [
-    ("another model's file", lambda path: (path / "quantized" / "model.bin").write_bytes(b"x"), "not recorded"),
+    ("another model's file", lambda path: (path / "quantized" / "model.bin").write_bytes(b"x"), "is not listed"),
     ("a changed file", lambda path: (path / "quantized" / "tokenizer.json").write_text("{}"), "was recorded"),
-    ("a missing file", lambda path: (path / "quantized" / "config.json").unlink(), "not there"),
+    ("a missing file", lambda path: (path / "quantized" / "config.json").unlink(), "but missing"),
     ("a link", lambda path: (path / "card" / "key").symlink_to("/etc/hostname"), "neither a file nor a folder"),
     ("a linked folder", lambda path: (path / "more").symlink_to("/etc"), "neither a file nor a folder"),
     ("something beside it", lambda path: (path / "run.sh").write_text("true"), "does not belong there"),

@@ -94,7 +94,7 @@ def test_publishing_again_writes_nothing(hub: LocalHub, release: Release) -> Non
 
 def test_publication_without_its_tag_is_finished_from_the_hub_alone(hub: LocalHub, release: Release) -> None:
     hub.faults.add(Fault(path="/tag/", status=403))
-    release.fails("may not create the tag")
+    release.fails("not permitted to create the tag")
     forget_requests(hub)
     assert release.finish().new
     assert release.complete
@@ -153,7 +153,7 @@ def test_gating_of_upstream_is_set_before_the_repo_is_public(hub: LocalHub, tmp_
 
 def test_visibility_that_may_not_be_changed_is_named(hub: LocalHub, release: Release) -> None:
     hub.faults.add(Fault(path="/settings", status=403, times=None))
-    release.fails("may not make it public")
+    release.fails("not permitted to make it public")
     assert release.private
     assert release.state.state is TargetState.OURS
 

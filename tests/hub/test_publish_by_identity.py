@@ -88,7 +88,7 @@ def test_create_target_makes_it_public_once(hub: LocalHub, ours: Release) -> Non
 
 @pytest.mark.parametrize(
     ("step", "status", "words"),
-    [("/tag/", 403, "may not create the tag"), ("/resolve/.*tokenizer.json", 404, r"tokenizer\.json is missing")],
+    [("/tag/", 403, "not permitted to create the tag"), ("/resolve/.*tokenizer.json", 404, r"tokenizer\.json is missing")],
     ids=["tag", "read back"],
 )
 def test_interrupted_publication_is_finished_and_never_public(
@@ -114,7 +114,7 @@ def test_gating_of_upstream_is_set_before_the_repo_is_public(hub: LocalHub, ours
     gated.publish()
     hub.faults.add(Fault(path="/settings", skip=1, status=403))
     refused = pipeline.create_targets(as_bot(hub), [gated.job.entry])[0]
-    assert "may not make it public" in refused.problem
+    assert "not permitted to make it public" in refused.problem
     assert (hub.repo(TARGET).settings().gated, gated.private) == ("manual", True)
     assert gated.open_target() == ("made public",)
 
@@ -293,7 +293,7 @@ def test_no_token_is_in_a_message_or_a_log(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     hub.faults.add(Fault(path="/tag/", status=403))
-    error = ours.fails("may not create the tag")
+    error = ours.fails("not permitted to create the tag")
     said = f"{error!r} {error.hint} {caplog.text} {ours!r} {ours.publish()!r}"
     assert "/oauth/token" in said
     for secret in ("hf_jwt_", "eyJ", workflow.request_token):

@@ -204,7 +204,7 @@ def test_failed_restoring_is_repeated_the_next_time(hub: LocalHub, old: Release,
 
 def test_access_lost_while_reading_back_reverts_nothing(hub: LocalHub, new: Release) -> None:
     hub.faults.add(Fault(path="/resolve/.*tokenizer.json", status=403))
-    new.fails("may not read back")
+    new.fails("not permitted to read back")
     assert len(hub.history(TARGET)) == 3
     assert new.publish().new
 
