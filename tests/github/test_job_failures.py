@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from unittest.mock import patch
 
 import pytest
@@ -47,6 +48,7 @@ def test_an_expired_token_and_an_invalid_setting_leave_a_result_too(workspace: W
         assert ended.code == result_of(workspace, planned).exit_code == 8
         assert said in ended.annotations[0][2]
         assert token not in ended.everything
+        shutil.rmtree(workspace.root / "results")
     (workspace.root / "plan" / f"{planned.job_id}.json").write_text('{"job_id": "x"}')
     ended = quantize(workspace, planned)
     assert (ended.code, "cannot be read as a Job" in ended.annotations[0][2]) == (8, True)
