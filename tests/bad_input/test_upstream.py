@@ -58,7 +58,7 @@ UNUSABLE: dict[str, tuple[dict[str, Content], int, str, str]] = {
         "pickle-only",
         "Convert them to safetensors upstream",
     ),
-    "unlicensed": (small_model(README__md="# A model\n"), 3, "licence absent", "`licenses: {allow: [unknown]}`"),
+    "unlicensed": (small_model(README__md="# A model\n"), 3, "no licence", "`licenses: {allow: [unknown]}`"),
 }
 
 

@@ -88,7 +88,10 @@ def test_create_target_makes_it_public_once(hub: LocalHub, ours: Release) -> Non
 
 @pytest.mark.parametrize(
     ("step", "status", "words"),
-    [("/tag/", 403, "not permitted to create the tag"), ("/resolve/.*tokenizer.json", 404, r"tokenizer\.json is missing")],
+    [
+        ("/tag/", 403, "not permitted to create the tag"),
+        ("/resolve/.*tokenizer.json", 404, r"tokenizer\.json is missing"),
+    ],
     ids=["tag", "read back"],
 )
 def test_interrupted_publication_is_finished_and_never_public(

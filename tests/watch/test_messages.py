@@ -40,7 +40,11 @@ def assert_mistake(folder: Path, text: str, line: int, message: str, hint: str) 
         ("revision: a b", "revision: a b is not valid", "a branch, a tag or a commit"),
         # The recipe.
         ("recipe: {bits: 8}", "bits: 8 is not allowed; expected 4", "4-bit"),
-        ("recipe: {group_size: 100}", "group_size: 100 is not allowed; expected 32, 64 or 128", "Inference servers"),
+        (
+            "recipe: {group_size: 100}",
+            "group_size: 100 is not allowed; expected 32, 64 or 128",
+            "Inference servers",
+        ),
         ("recipe: {zero_point: no}", "zero_point: no is not allowed; expected true", "zero points"),
         ("recipe: awq", "recipe: expected a mapping, found awq", ""),
         ("recipe: {modules_to_not_convert: [gate]}", "modules_to_not_convert: gate is not valid", "full paths"),
@@ -172,7 +176,12 @@ TWICE = "key 'models' is there twice, first on line 1"
         ("publish_to: me/\nmodels: []", 1, "publish_to: me/ is not valid", "Did you mean 'me'?"),
         ("publish_to: me/you\nmodels: []", 1, "publish_to: me/you is not valid", "without a slash"),
         ("publish_to: yes\nmodels: []", 1, "YAML reads yes as true", "quotes: 'yes'"),
-        ("models: []  # none yet\n\n# mine\n  - a/b", 1, "items follow the empty list `models: []`", "Remove `[]`."),
+        (
+            "models: []  # none yet\n\n# mine\n  - a/b",
+            1,
+            "items follow the empty list `models: []`",
+            "Remove `[]`.",
+        ),
         ("publish_to: me\nmodels: []\n- a/b", 2, "items follow the empty list `models: []`", "Remove `[]`."),
         ("- a/b\n- c/d", 1, "expected a mapping, found a list", "`publish_to:`, `defaults:` and `models:`"),
         ("", 1, "expected a mapping, found nothing", "`models:`"),

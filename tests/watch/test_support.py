@@ -57,8 +57,8 @@ def test_config_is_refused_in_words(change: dict[str, Any], reason: str) -> None
 @pytest.mark.parametrize(
     ("tensor", "reason"),
     [
-        (linear("mlp.down_proj", 2560, 9700), ": 9700 input channels are no multiple of"),
-        (linear("mlp.up_proj", 100, 2560), ": 100 output channels are no multiple of 8"),
+        (linear("mlp.down_proj", 2560, 9700), ": 9700 input channels are not a multiple of"),
+        (linear("mlp.up_proj", 100, 2560), ": 100 output channels are not a multiple of 8"),
         (linear("mlp.up_proj", 128, 2560, "F8_E4M3"), " is F8_E4M3, not one of F16, BF16, F32"),
     ],
 )
