@@ -36,7 +36,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.utils import close_session
 
 from bot.localhub import LocalHub
-from tests.support.sandbox import Quantized, Sandbox, quantize_once
+from tests.support.sandbox import Quantized, Sandbox, SandboxBefore, quantize_once
 from tests.support.workspace import Workspace, open_workspace
 
 # In this order before all others: with a file per worker, a long file that starts last is waited for.
@@ -44,11 +44,10 @@ LONG_FILES = (
     "jobs/test_pipeline.py",
     "cli/test_plain_folders.py",
     "jobs/test_interruptions.py",
-    "github/test_watch.py",
+    "github/test_workflow_run.py",
     "workflows/test_watch_failures.py",
     "jobs/test_trusted_publishing.py",
-    "bad_input/test_rights.py",
-    "bad_input/test_disk.py",
+    "bad_input/test_recovery.py",
     "workflows/test_watch.py",
     "workflows/test_ways_to_publish.py",
 )
@@ -91,6 +90,14 @@ def small_sandbox(shared: Path) -> Sandbox:
 
     with FileLock(shared / "small.lock"):
         return prepare_once(shared / "small")
+
+
+@pytest.fixture
+def sandbox_before(small_sandbox: Sandbox, tmp_path: Path) -> Iterator[SandboxBefore]:
+    from tests.support.small_sandbox import copies_before  # noqa: PLC0415 - as above
+
+    with copies_before(small_sandbox, tmp_path) as make:
+        yield make
 
 
 @pytest.fixture

@@ -51,21 +51,23 @@ def test_all_files_together_are_small_enough_to_commit() -> None:
     assert sum(sizes.values()) <= 20_000_000
 
 
-def test_weights_are_fp16_and_finite(repo: Path) -> None:
-    for _, tensor in _stored(repo):
-        assert tensor.dtype == torch.float16
-        assert tensor.isfinite().all()
+def test_the_two_models_differ_in_tied_weights_key_heads_and_the_place_of_the_chat_template(repo: Path) -> None:
+    first = repo.name == "qwen3-tiny"
+    stored, config = dict(_stored(repo)), json.loads((repo / "config.json").read_text())
+    assert all(tensor.dtype == torch.float16 and tensor.isfinite().all() for tensor in stored.values())
+    assert ("lm_head.weight" not in stored) is config["tie_word_embeddings"] is first
+    assert (config["num_key_value_heads"] < config["num_attention_heads"]) is first
+    assert (repo / "chat_template.jinja").exists() is first
+    assert ("chat_template" in json.loads((repo / "tokenizer_config.json").read_text())) is not first
 
 
-def test_one_model_is_tied_and_one_is_not(repo: Path, model: Any) -> None:
-    tied = repo.name == "qwen3-tiny"
-    assert (model.lm_head.weight is model.model.embed_tokens.weight) is tied
-    assert ("lm_head.weight" in dict(_stored(repo))) is not tied
-
-
-def test_one_model_shares_key_heads_and_one_does_not(repo: Path) -> None:
+def test_config_is_written_as_transformers_4_wrote_it_and_means_the_same(repo: Path, model: Any) -> None:
     config = json.loads((repo / "config.json").read_text())
-    assert (config["num_key_value_heads"] < config["num_attention_heads"]) is (repo.name == "qwen3-tiny")
+    assert config["torch_dtype"] == "float16"
+    assert config["transformers_version"].startswith("4.")
+    assert not {"rope_parameters", "dtype"} & config.keys()
+    exponents = torch.arange(0, config["head_dim"], 2) / config["head_dim"]
+    torch.testing.assert_close(model.model.rotary_emb.inv_freq, 1 / config["rope_theta"] ** exponents)
 
 
 def test_index_names_every_tensor_of_every_shard() -> None:
@@ -81,28 +83,6 @@ def test_linears_fit_group_size_128_and_the_clip_search(model: Any) -> None:
     linears = [module for module in model.model.layers.modules() if isinstance(module, nn.Linear)]
     assert len(linears) == 4 * 7
     assert all(linear.out_features % 64 == 0 and linear.in_features % 128 == 0 for linear in linears)
-
-
-def test_config_is_written_as_transformers_4_wrote_it(repo: Path) -> None:
-    config = json.loads((repo / "config.json").read_text())
-    assert config["torch_dtype"] == "float16"
-    assert config["transformers_version"].startswith("4.")
-    assert not {"rope_parameters", "dtype"} & config.keys()
-
-
-def test_rope_theta_of_the_config_is_what_the_model_uses(repo: Path, model: Any) -> None:
-    config = json.loads((repo / "config.json").read_text())
-    exponents = torch.arange(0, config["head_dim"], 2) / config["head_dim"]
-    torch.testing.assert_close(model.model.rotary_emb.inv_freq, 1 / config["rope_theta"] ** exponents)
-
-
-def test_another_rope_theta_would_show_in_perplexity(tokens: dict[str, Tensor]) -> None:
-    repo = ASSETS / "qwen3-tiny"
-    blocks = load_file(ASSETS / "tokens" / "qwen3-tiny.safetensors")["test"][::16]
-    model = AutoModelForCausalLM.from_pretrained(repo, dtype=torch.float32).eval()
-    right = _perplexity(model, blocks)
-    model.model.rotary_emb.inv_freq = 1 / 10_000 ** (torch.arange(0, 64, 2) / 64)
-    assert _perplexity(model, blocks) > 1.1 * right
 
 
 @pytest.mark.parametrize("split", ["dev", "test"])
@@ -148,29 +128,18 @@ def test_tokenizer_says_the_same_in_transformers_and_in_tokenizers(repo: Path) -
     assert tokenizer.decode(tokenizer(text, add_special_tokens=False).input_ids) == text
 
 
-def test_only_one_repo_has_its_chat_template_in_a_separate_file() -> None:
-    assert (ASSETS / "qwen3-tiny/chat_template.jinja").exists()
-    assert "chat_template" not in json.loads((ASSETS / "qwen3-tiny/tokenizer_config.json").read_text())
-    assert not (ASSETS / "llama-tiny/chat_template.jinja").exists()
-    assert "chat_template" in json.loads((ASSETS / "llama-tiny/tokenizer_config.json").read_text())
+CHATS = {
+    "qwen3-tiny": "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n",
+    "llama-tiny": "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nhello<|eot_id|>"
+    "<|start_header_id|>assistant<|end_header_id|>\n\n",
+}
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("qwen3-tiny", "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n"),
-        (
-            "llama-tiny",
-            "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nhello<|eot_id|>"
-            "<|start_header_id|>assistant<|end_header_id|>\n\n",
-        ),
-    ],
-)
-def test_chat_template_renders_with_tokens_of_the_vocabulary(name: str, expected: str) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(ASSETS / name)
+def test_chat_template_renders_with_tokens_of_the_vocabulary(repo: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(repo)
     messages = [{"role": "user", "content": "hello"}]
     rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    assert rendered == expected
+    assert rendered == CHATS[repo.name]
     ids = tokenizer(rendered, add_special_tokens=False).input_ids
     assert tokenizer.eos_token_id in ids
     assert max(ids) < 2048

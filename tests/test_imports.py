@@ -7,21 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 # Extras of pyproject.toml, which may not be installed, and packages that take seconds to import.
 OPTIONAL = (
-    *(
-        "torch",
-        "transformers",
-        "awq",
-        "accelerate",
-        "datasets",
-        "safetensors",
-        "tokenizers",
-        "matplotlib",
-        "numpy",
-    ),
-    *("github", "starlette", "uvicorn", "jwt"),
+    *("torch", "transformers", "awq", "accelerate", "datasets", "safetensors", "tokenizers", "matplotlib"),
+    *("numpy", "github", "starlette", "uvicorn", "jwt"),
 )
 SHOW_ALL_HELP = """
 import contextlib, io, sys
@@ -39,31 +31,29 @@ show_help(typer.main.get_command(app), "awq-bot")
 """
 
 
-def run_without_optional(code: str) -> str:
-    """The code in a fresh interpreter where importing any optional package raises ImportError; its stdout."""
-    absent = f"import sys; sys.modules.update(dict.fromkeys({OPTIONAL}))\n"
-    command = [sys.executable, "-c", absent + code]
-    environment = os.environ | {"COLUMNS": "80"}
+def printed_by(code: str) -> str:
+    """Standard output of the code in a fresh interpreter."""
+    command, environment = [sys.executable, "-c", f"import sys\n{code}"], os.environ | {"COLUMNS": "80"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def test_importing_the_command_line_loads_no_optional_package() -> None:
-    code = f"import sys; import bot.cli.app; print([name for name in {OPTIONAL} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
-
-
-def test_the_tasks_of_child_processes_import_autoawq_only_to_quantize() -> None:
-    """It takes seconds, and evaluating must not depend on it."""
-    code = (
-        "import sys; import bot.jobs.tasks, bot.evaluate.metrics, bot.evaluate.plots; print('awq' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
+@pytest.mark.parametrize(
+    ("modules", "not_loaded"),
+    [
+        ("bot.cli.app", OPTIONAL),
+        # It takes seconds, and evaluating must not depend on it.
+        ("bot.jobs.tasks, bot.evaluate.metrics, bot.evaluate.plots", ("awq",)),
+    ],
+)
+def test_importing_the_command_line_and_the_tasks_loads_nothing_too_much(
+    modules: str, not_loaded: tuple[str, ...]
+) -> None:
+    assert printed_by(f"import {modules}; print({{*{not_loaded}}} & {{*sys.modules}})") == "set()\n"
 
 
 def test_help_of_every_verb_and_check_work_without_optional_packages() -> None:
+    absent = f"sys.modules.update(dict.fromkeys({OPTIONAL}))"  # importing one raises ImportError
     check = "sys.argv = ['awq-bot', 'check', '--watchlist', 'watchlist.yaml']\nbot.cli.app.main()"
-    assert "watchlist.yaml" in run_without_optional(f"{SHOW_ALL_HELP}\nimport bot.cli.app\n{check}")
+    assert "watchlist.yaml" in printed_by(f"{absent}\n{SHOW_ALL_HELP}\nimport bot.cli.app\n{check}")

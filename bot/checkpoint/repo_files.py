@@ -20,6 +20,7 @@ TOKENIZER_CONFIG = "tokenizer_config.json"
 CHAT_TEMPLATE = "chat_template.jinja"
 CARD = "README.md"
 PROVENANCE = "provenance.json"
+GITATTRIBUTES = ".gitattributes"  # written by the Hub: which files are LFS
 
 # Vocabulary, under the names that tokenizers of different families use.
 VOCABULARY = (

@@ -13,9 +13,9 @@ from typing import Annotated
 import typer
 
 from bot.cli import terminal
-from bot.cli.console import help_without_verb, job_context
-from bot.cli.steps import Step, err, out, run_stage
-from bot.cli.upkeep import WatchlistOption, comment, deadman, keepalive
+from bot.cli.console import WatchlistOption, WorkOption, err, help_without_verb, job_context, out
+from bot.cli.steps import Step, run_stage
+from bot.cli.upkeep import comment, deadman, keepalive
 from bot.errors import WatchlistError
 from bot.github.attempts import all_refused
 from bot.github.planning import (
@@ -40,7 +40,6 @@ app = typer.Typer(name="actions", invoke_without_command=True, rich_markup_mode=
 
 PlanOption = Annotated[Path, typer.Option("--plan", help="The folder that `plan` wrote.")]
 JobIdOption = Annotated[str, typer.Option("--job-id", help="A job of the plan.")]
-WorkOption = Annotated[Path, typer.Option("--work", help="Folder for the files of jobs, on a large disk.")]
 ResultsOption = Annotated[Path, typer.Option("--results", help="Folder for the results of jobs.")]
 
 
@@ -51,7 +50,7 @@ def commands(context: typer.Context) -> None:
     They read HF_ENDPOINT, HF_TOKEN and HF_WRITE_TOKEN; GITHUB_TOKEN, to read and
     write issues; and the variables that GitHub Actions sets.
 
-    To go through a watch by hand, run [bold]awq-bot actions plan --out plan[/], then
+    To go through a run by hand, run [bold]awq-bot actions plan --out plan[/], then
     [bold]quantize[/] and [bold]publish[/] with [bold]--plan plan --job-id ID[/], then [bold]report[/].
     """
     help_without_verb(context)

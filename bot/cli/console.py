@@ -13,9 +13,10 @@ import typer
 from rich.console import Console
 
 from bot.cli import terminal
-from bot.errors import EnvironmentProblem
+from bot.errors import BotError, EnvironmentProblem
 from bot.hub.session import Hub
 from bot.jobs.stages import JobContext
+from bot.records import Job
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -54,13 +55,20 @@ def job_context(work: Path, files: Path, bars: terminal.Bars) -> JobContext:
 
 
 def problem_of(error: OSError) -> EnvironmentProblem:
-    """For an error of the system that no one explained better. Its traceback goes to the log."""
+    """For an error of the operating system without a better explanation. Its traceback goes to the log."""
     log.info("%s", error, exc_info=error)
     said = error.strerror or next(iter(str(error).splitlines()), type(error).__name__)
     return EnvironmentProblem(
         f"{error.filename}: {said}" if error.filename else said,
         hint="Check the path, its disk and its permissions; `awq-bot --verbose VERB` shows the traceback.",
     )
+
+
+def bug(error: Exception, job: Job | None = None) -> BotError:
+    """For an error that no code expects. job: what was being done."""
+    about = f"{job.entry.repo_id}: " if job is not None else ""
+    text = f"{about}unexpected {type(error).__name__}: {error}"
+    return BotError(text, hint="This is a bug in awq-bot: please report it, with the log.")
 
 
 def needs_extra(extra: str) -> None:

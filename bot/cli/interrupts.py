@@ -9,9 +9,9 @@ from contextlib import contextmanager
 
 @contextmanager
 def ended_by_ctrl_c() -> Iterator[None]:
-    """Around imports: the process ends at once and in silence, as long as there is nothing to put away.
+    """Around imports: Ctrl-C ends the process at once and without output, while there is nothing to clean up.
 
-    Otherwise Python tells where in other people's modules it was, and compiled ones print that and go on.
+    Otherwise Python prints a traceback into the imported modules, and compiled modules print it and go on.
     """
     before = signal.getsignal(signal.SIGINT)
     if before is signal.SIG_IGN:  # as nohup asks for

@@ -71,7 +71,7 @@ def add(
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan; change no file.")] = False,
 ) -> None:
-    """Add a model to the watchlist, after a look at what would be done with it.
+    """Add a model to the watchlist, after showing what would be done with it.
 
     Comments, order and layout of the file stay as they are. A model that the plan refuses is not added.
 
@@ -93,7 +93,7 @@ def add(
     after = _added(before, model, watchlist, entries)
     code = _show_plan(watchlists.parse(after.removeprefix("\ufeff"), watchlist)[-1], force=force)
     if code and not force:
-        err.print(f"{watchlist} is unchanged; --force adds it anyway", markup=False)
+        err.print(f"{watchlist} is unchanged; --force adds the model anyway", markup=False)
         raise typer.Exit(code)
     if dry_run:
         out.print(f"{watchlist} would get the line `- {item_of(model)}` (dry run)", markup=False)

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from typer.exceptions import TyperException
 
 from bot.checkpoint.repo_files import CARD
 from bot.cli import terminal
+from bot.cli.console import bug, err, out
 from bot.errors import BotError, EnvironmentProblem
 from bot.github.environment import Actions, Commands, Level, redacted
 from bot.github.results import store_result
@@ -22,11 +22,6 @@ from bot.hub.session import DEFAULT_ENDPOINT, Hub
 from bot.jobs.folder import JobDir
 from bot.records import Job, JobResult, Status, job_result
 from bot.watch.watchlist import InvalidWatchlistError
-
-BUG_HINT = "This is a bug in awq-bot: please report it with the job's log."
-
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
 
 
 class Step:
@@ -54,11 +49,11 @@ class Step:
             raise typer.Exit(problem.exit_code) from None
 
     def _bug(self, error: BaseException | None) -> BotError | None:
-        """An unexpected error. Its trace is printed here, while the runner reads no workflow commands."""
+        """An unexpected error. Its traceback is printed here, while the runner reads no workflow commands."""
         if not isinstance(error, Exception) or isinstance(error, (typer.Exit, typer.Abort, TyperException)):
             return None
         err.print(escape(redacted("".join(traceback.format_exception(error)))), soft_wrap=True)
-        return BotError(f"unexpected {type(error).__name__}: {error}", hint=BUG_HINT)
+        return bug(error)
 
     def fail(self, error: BotError) -> None:
         err.print(redacted(terminal.error_text(error)), soft_wrap=True)
@@ -117,9 +112,7 @@ def _result(stage: str, job: Job, work: Callable[[], JobResult], results: Path) 
     except BotError as error:
         return job_result(job, stage=stage, status=Status.FAILED, error=error)
     except Exception as error:
-        text = f"{job.entry.repo_id}: unexpected {type(error).__name__}: {error}"
-        bug = BotError(text, hint=BUG_HINT)
-        store_result(results, job_result(job, stage=stage, status=Status.FAILED, error=bug))
+        store_result(results, job_result(job, stage=stage, status=Status.FAILED, error=bug(error, job)))
         raise
 
 

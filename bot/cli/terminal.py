@@ -35,7 +35,7 @@ _LOG_EVERY_S = 20.0  # progress as log lines, where there is no terminal
 
 
 class Bars:
-    """A records.Progress: bars with amount and ETA on a terminal, a log line now and then elsewhere."""
+    """A records.Progress: bars with amount and ETA on a terminal, log lines every 20 s elsewhere."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -91,7 +91,7 @@ class LogLines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         style = "yellow" if record.levelno >= logging.WARNING else "dim"
-        # A trace is for those who asked for everything.
+        # Tracebacks only with --verbose.
         text = self.format(record) if self.level <= logging.DEBUG else record.getMessage()
         self._console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
@@ -205,22 +205,22 @@ def report_table(report: Report) -> Table:
 
 
 def targets_table(targets: tuple[PreparedTarget, ...]) -> Table:
-    """One row per target: who can see it now, what was changed, and what comes next."""
+    """Per target its visibility, what was changed, and what comes next."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("target", no_wrap=True)
-    table.add_column("visible to", no_wrap=True)
+    table.add_column("visibility", no_wrap=True)
     table.add_column("what was done", overflow="fold")
     for item in targets:
-        table.add_row(escape(item.target), _visible_to(item), _done(item))
+        table.add_row(escape(item.target), _visibility(item), _done(item))
         if item.note or item.hint:
             table.add_row("", "", f"[dim]{escape(item.note or item.hint)}[/]")
     return table
 
 
-def _visible_to(target: PreparedTarget) -> str:
+def _visibility(target: PreparedTarget) -> str:
     if target.private is None:
         return "[dim]?[/]"
-    return "owner only" if target.private else "approved users" if target.gated else "everyone"
+    return "private" if target.private else "gated" if target.gated else "public"
 
 
 def _done(target: PreparedTarget) -> str:

@@ -1,4 +1,4 @@
-"""Beside a run: targets for Trusted Publishers, verify, doctor, clean, the local Hub."""
+"""Before and after a run: targets for Trusted Publishing, verify, doctor, clean, the local Hub."""
 
 from __future__ import annotations
 
@@ -62,14 +62,14 @@ def create_target(
 
 
 def _named(entries: tuple[WatchEntry, ...], names: tuple[str, ...], watchlist: Path) -> tuple[WatchEntry, ...]:
-    """Those that a source or a target names; all of them without names."""
+    """The entries whose source or target is named; all without names."""
     for name in names:
         if all(name not in (entry.repo_id, entry.target) for entry in entries):
             raise WatchlistError(f"{name} is not on {watchlist}", hint="Add it there, or check its spelling.")
     return tuple(entry for entry in entries if not names or {entry.repo_id, entry.target} & set(names))
 
 
-# --- looking closely ----------------------------------------------------------------------------------------
+# --- checks ------------------------------------------------------------------------------------------------
 
 
 @app.command(rich_help_panel=Panel.TOOLS)

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from bot.cli.steps import Step, causes, out
+from bot.cli.console import WatchlistOption, out
+from bot.cli.steps import Step, causes
 from bot.github.planning import switched_on
 from bot.github.summaries import error_page, plan_page
 from bot.github.tracker import IssueTracker
@@ -17,7 +18,6 @@ from bot.jobs import pipeline
 from bot.watch import watchlist as watchlists
 from bot.watch.watchlist import InvalidWatchlistError
 
-WatchlistOption = Annotated[Path, typer.Option("--watchlist", help="The list of models to watch.")]
 WorkflowOption = Annotated[str, typer.Option("--workflow", help="The file name of the workflow.")]
 
 

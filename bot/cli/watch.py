@@ -14,6 +14,7 @@ from bot.cli.console import (
     Panel,
     WatchlistOption,
     WorkOption,
+    bug,
     err,
     job_context,
     log,
@@ -79,20 +80,14 @@ def run(
     planned = _plan(watchlist, only=only)
     err.print(terminal.plan_table(planned))
     if any(job.kind is not JobKind.FINISH for job in planned.jobs):
-        # Not only after gigabytes were pulled for it.
+        # Before gigabytes of weights are pulled for it.
         needs_extra("quantize")
     if notice := jobs_on_cpu(planned.jobs, allowed=cpu):
         err.print(notice)
-    results = []
-    for number, job in enumerate(planned.jobs, 1):
-        err.rule(
-            f"[bold]{number} of {len(planned.jobs)}[/]  {job.entry.repo_id} → {job.entry.target}", align="left"
-        )
-        with terminal.Bars(err) as bars:
-            result = _run_job(job_context(work, watchlist.parent, bars), job, dry_run=dry_run)
-        results.append(result)
-        if result.error is not None:
-            err.print(terminal.error_text(result.error), soft_wrap=True)
+    results = [
+        _run_job(planned, number, work=work, files=watchlist.parent, dry_run=dry_run)
+        for number in range(len(planned.jobs))
+    ]
     for skip in planned.skipped:
         if skip.exit_code:
             refusal = BotError(f"{skip.entry.repo_id}: {skip.reason}", hint=skip.hint)
@@ -104,17 +99,27 @@ def run(
     raise typer.Exit(_first_failure(planned, results))
 
 
-def _run_job(context: JobContext, job: Job, *, dry_run: bool) -> JobResult:
-    """Like `pipeline.run_job`, but an unexpected error is a result, too, so that the other jobs still run."""
+def _run_job(planned: Plan, number: int, *, work: Path, files: Path, dry_run: bool) -> JobResult:
+    """Run one job under its title, and print its error. files: the folder of the calibration files."""
+    job = planned.jobs[number]
+    title = f"{number + 1} of {len(planned.jobs)}"
+    err.rule(f"[bold]{title}[/]  {job.entry.repo_id} → {job.entry.target}", align="left")
+    with terminal.Bars(err) as bars:
+        result = _result(job_context(work, files, bars), job, dry_run=dry_run)
+    if result.error is not None:
+        err.print(terminal.error_text(result.error), soft_wrap=True)
+    return result
+
+
+def _result(context: JobContext, job: Job, *, dry_run: bool) -> JobResult:
+    """As `pipeline.run_job`, but an unexpected error is a result, too, so that the other models are still done."""
     try:
         return pipeline.run_job(context, job, dry_run=dry_run)
     except BrokenPipeError:
         raise
     except Exception as error:
         log.exception("%s: unexpected %s", job.entry.repo_id, type(error).__name__)
-        text = f"{job.entry.repo_id}: unexpected {type(error).__name__}: {error}"
-        bug = BotError(text, hint="This is a bug in awq-bot: please report it, with the log.")
-        return job_result(job, stage="run", status=Status.FAILED, error=bug)
+        return job_result(job, stage="run", status=Status.FAILED, error=bug(error, job))
 
 
 def _first_failure(planned: Plan, results: list[JobResult]) -> int:

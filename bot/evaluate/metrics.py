@@ -133,7 +133,7 @@ def perplexity(nll: Tensor) -> float:
 
 
 def percentile(values: Tensor, share: float) -> float:
-    """Interpolated linearly between neighbartifact_skeleton, as numpy.quantile does; share: 0 to 1."""
+    """Interpolated linearly between neighbours, as numpy.quantile does; share: 0 to 1."""
     ordered = values.double().sort().values
     place = share * (len(ordered) - 1)
     low = int(place)

@@ -1,24 +1,26 @@
-"""What our tokens can do on a Hub, and the exchange of a workflow's OIDC identity for one (Trusted Publishers)."""
+"""What our tokens may do on a Hub, errors when they may not, and the OIDC identities of workflows."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from huggingface_hub import HfApi, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
 from bot.errors import BotError, EnvironmentProblem, PublishError
-from bot.hub.client import published_state
 from bot.hub.session import Hub, call, status_of
+from bot.hub.targets import published_state
 from bot.records import Check, TargetState
 
 _EXCHANGE = "/oauth/token"
 _RIGHTS = "The Hub's settings page lists its permissions"
 _UNTRUSTED = "This machine works on untrusted files"
+
+Result = TypeVar("Result")
 
 
 # --- what doctor checks -------------------------------------------------------------------------------------
@@ -193,6 +195,31 @@ def _namespaces(account: dict[str, Any]) -> set[str]:
 
 def _join(name: str, namespace: str) -> str:
     return f"Add {name} to {namespace} with write access, or change publish_to."
+
+
+# --- requests that a token may not make ---------------------------------------------------------------------
+
+
+def request_or_raise(target: str, what: str, request: Callable[[], Result]) -> Result:
+    try:
+        return call(request)
+    except HfHubHTTPError as error:
+        raise request_error(target, what, error) from None
+
+
+def request_error(target: str, what: str, error: HfHubHTTPError) -> PublishError:
+    status = status_of(error)
+    if is_exchange(error) and status == 400:
+        return not_trusted(target, "its settings")
+    said = " ".join((error.server_message or "").split())
+    answer = f"{status}: {said}" if said else f"{status}"
+    if status in (401, 403, 404):
+        return PublishError(f"{target}: the token is not permitted to {what} ({answer})", hint=write_hint(target))
+    return PublishError(f"{target}: cannot {what} ({answer})", hint="Run it again: it resumes.")
+
+
+def write_hint(target: str) -> str:
+    return f"HF_WRITE_TOKEN needs write access to {target.split('/', maxsplit=1)[0]!r}."
 
 
 # --- Trusted Publishers: https://huggingface.co/docs/hub/trusted-publishers ---------------------------------

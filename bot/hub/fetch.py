@@ -1,10 +1,11 @@
-"""Read files on a Hub without storing them: small ones whole, large ones by range or as a stream."""
+"""Read from a Hub without storing anything: small files, ranges, streams of large files, many at once."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import httpx2
 from huggingface_hub import HfApi, hf_hub_url
@@ -13,10 +14,19 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
 from bot.files import CHUNK_BYTES
-from bot.hub.session import SILENCE_S, call, status_of
+from bot.hub.session import SILENCE_S, call, status_of, workers
 from bot.records import HubFile, OnBytes, ignore_bytes
 
 MAX_SMALL_FILE_BYTES = 20_000_000
+_WORKERS = 8
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def side_by_side(function: Callable[[Item], Result], items: Iterable[Item]) -> tuple[Result, ...]:
+    with workers(_WORKERS) as pool:
+        return tuple(pool.map(function, items))
 
 
 def read_small_file(api: HfApi, repo_id: str, path: str, *, revision: str) -> bytes:

@@ -17,26 +17,16 @@ import httpx2
 from huggingface_hub import CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
+from bot.checkpoint.repo_files import GITATTRIBUTES
 from bot.errors import EnvironmentProblem, PublishError
-from bot.hub.access import demand_write_token, exchange
-from bot.hub.client import GITATTRIBUTES
+from bot.hub.access import demand_write_token, exchange, request_error, request_or_raise, write_hint
 from bot.hub.fetch import files_at
-from bot.hub.session import Hub, TransferError, status_of, unwrap_transfer_error, wait_before_retry
+from bot.hub.session import Hub, TransferError, call, status_of, unwrap_transfer_error, wait_before_retry
 from bot.hub.settings import check_settings, set_gating, set_visibility, settings_of, stays_private
-from bot.hub.target import (
-    check_not_superseded,
-    check_tag,
-    has_release_of,
-    request_error,
-    request_or_raise,
-    set_tag,
-    superseded,
-    target_state,
-    write_hint,
-)
+from bot.hub.targets import check_not_superseded, check_tag, has_release_of, superseded, target_state
 from bot.hub.upload import send, uploads_of
 from bot.hub.verify import read_back, restore_previous
-from bot.records import Job, Progress, Provenance, Publication, Published, PublishedFile, TargetState
+from bot.records import Job, Progress, Provenance, Publication, Published, PublishedFile, Tag, TargetState
 
 _COMMIT_TRIES = 4
 
@@ -100,7 +90,7 @@ def _complete(hub: Hub, api: HfApi, job: Job, progress: Progress, started: float
         else:
             set_gating(api, target, job.upstream, None, otherwise="It stays private.")
             set_visibility(api, target, private=private)
-        set_tag(api, job, state.head)
+        _set_tag(api, job, state.head)
     return Publication(
         repo_id=target,
         sha=state.head,
@@ -221,3 +211,15 @@ def _restored(api: HfApi, state: Published, error: PublishError) -> str | None:
             f"{error.message}; restoring the previous release failed too {reason}",
             hint="Run it again, or revert the last commit by hand.",
         ) from None
+
+
+def _set_tag(api: HfApi, job: Job, sha: str) -> None:
+    try:
+        call(partial(api.create_tag, job.entry.target, tag=job.tag, revision=sha))
+    except HfHubHTTPError as error:
+        # The answer was lost, or another run completed the same release.
+        state = target_state(api, job.entry.target)
+        if Tag(name=job.tag, sha=sha) in state.tags:
+            return
+        check_tag(state, job)
+        raise request_error(job.entry.target, f"create the tag {job.tag}", error) from None

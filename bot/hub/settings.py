@@ -16,9 +16,10 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.hf_api import ModelInfo
 
 from bot.errors import PublishError
-from bot.hub.client import side_by_side
+from bot.hub.access import request_or_raise
+from bot.hub.fetch import side_by_side
 from bot.hub.session import Hub, HubFailsError, call, status_of
-from bot.hub.target import request_or_raise, target_state
+from bot.hub.targets import target_state
 from bot.records import Job, Provenance, Published, TargetState, Upstream, WatchEntry
 
 Gating = Literal["auto", "manual", False]

@@ -12,7 +12,7 @@ from huggingface_hub import CommitOperationAdd, HfApi
 
 from bot.errors import EnvironmentProblem
 from bot.files import file_sha256
-from bot.hub.target import request_or_raise
+from bot.hub.access import request_or_raise
 from bot.records import OnBytes, Progress, byte_counter, ignore_bytes
 
 

@@ -9,11 +9,11 @@ from functools import partial
 from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError, RemoteEntryNotFoundError, RevisionNotFoundError
 
-from bot.checkpoint.repo_files import PROVENANCE
+from bot.checkpoint.repo_files import GITATTRIBUTES, PROVENANCE
 from bot.errors import PublishError, UpstreamError
-from bot.hub.client import GITATTRIBUTES, provenance_at, published_state
 from bot.hub.fetch import files_at, remote_sha256
 from bot.hub.session import Hub, call, is_missing, status_of
+from bot.hub.targets import provenance_at, published_state
 from bot.records import (
     Check,
     Progress,

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from bot.calibration.sources import split_files
 from bot.errors import BotError, QualityGateError, UpstreamError, WatchlistError
-from bot.hub import client
 from bot.hub.access import check_may_publish, exchange
 from bot.hub.publish import make_public_note
 from bot.hub.pull import Pinned, pull_files
 from bot.hub.session import Hub
 from bot.hub.settings import PreparedTarget, check_token, create_target, with_visibility
+from bot.hub.sources import read_datasets, read_details, read_sources
+from bot.hub.targets import read_targets
 from bot.jobs import stages
 from bot.jobs.folder import JobDir
 from bot.jobs.handover import check_job_dir, edited_files
@@ -45,14 +46,14 @@ def plan(hub: Hub, entries: Sequence[WatchEntry], *, trusted_publishing: bool = 
     trusted_publishing: publishing uses Trusted Publishers, which cannot create targets.
     """
     active = [entry for entry in entries if not entry.hold]
-    sources = client.upstream(hub, active)
-    targets = with_visibility(hub, active, sources, client.published(hub, active))
+    sources = read_sources(hub, active)
+    targets = with_visibility(hub, active, sources, read_targets(hub, active))
     triaged = [
         release.triage(entry, source, target, must_exist=trusted_publishing)
         for entry, source, target in zip(active, sources, targets, strict=True)
     ]
     candidates = [item for item in triaged if isinstance(item, release.Candidate)]
-    details = client.details(hub, [item.upstream for item in candidates])
+    details = read_details(hub, [item.upstream for item in candidates])
     decided = [release.decide(item, detail) for item, detail in zip(candidates, details, strict=True)]
     settled = [item for item in triaged if not isinstance(item, release.Candidate)]
     held = [release.hold_skip(entry) for entry in entries if entry.hold]
@@ -62,7 +63,7 @@ def plan(hub: Hub, entries: Sequence[WatchEntry], *, trusted_publishing: bool = 
 def _refuse_unreadable_datasets(hub: Hub, decided: Sequence[Job | Skip]) -> list[Job | Skip]:
     """The release jobs whose calibration data sets can be read, and a refusal in place of each of the others."""
     jobs = [item for item in decided if isinstance(item, Job)]
-    found = client.datasets(hub, [source for job in jobs for source in job.entry.calibration.sources])
+    found = read_datasets(hub, [source for job in jobs for source in job.entry.calibration.sources])
     listings = {(listing.repo_id, listing.revision): listing for listing in found}
     return [_dataset_refusal(item, listings) or item if isinstance(item, Job) else item for item in decided]
 
@@ -89,7 +90,7 @@ def create_targets(hub: Hub, entries: Sequence[WatchEntry]) -> tuple[PreparedTar
     """
     check_token(hub)
     prepared = []
-    for entry, source in zip(entries, client.upstream(hub, entries), strict=True):
+    for entry, source in zip(entries, read_sources(hub, entries), strict=True):
         refusal = license_refusal(entry, source)
         blocked = source.problem or (refusal.reason if refusal else "")
         prepared.append(create_target(hub, entry, source, blocked=blocked))

@@ -17,12 +17,11 @@ from bot.checkpoint.repo_files import CARD, PROVENANCE, is_small_file
 from bot.errors import PublishError, QualityGateError, WatchlistError
 from bot.evaluate.gate import judge
 from bot.files import describe_file, write_atomic
-from bot.hub import client
 from bot.hub import publish as hub_publish
 from bot.hub.pull import Pinned, dataset_files, pull_files, pull_source
 from bot.hub.session import Hub
 from bot.hub.settings import stays_private
-from bot.hub.target import check_not_superseded, has_release_of
+from bot.hub.targets import check_not_superseded, has_release_of, read_target
 from bot.jobs.folder import (
     JobDir,
     card_inputs,
@@ -68,7 +67,7 @@ def already_published(hub: Hub, job: Job) -> Publication | None:
 
     Raises PublishError when different content was published since then, which this job must not replace.
     """
-    state = client.published_one(hub, job.entry)
+    state = read_target(hub, job.entry)
     check_not_superseded(state, job)
     if not (has_release_of(state, job) and state.complete):
         return None
@@ -202,7 +201,7 @@ def _write_card(jobdir: JobDir, provenance: Provenance) -> Card:
 def refresh(context: JobContext, jobdir: JobDir) -> Card:
     """Upstream's new small files for the published weights: tested in a child process, then recorded."""
     job = jobdir.job
-    before = client.published_one(context.hub, job.entry).provenance
+    before = read_target(context.hub, job.entry).provenance
     if before is None or before.source.source_digest != job.digests.source:
         raise PublishError(f"{job.entry.target} changed since the plan was made", hint="Plan again.")
     run_child("refresh", jobdir, options=context.child_options)

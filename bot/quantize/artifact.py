@@ -91,7 +91,7 @@ def quantize(
         files = describe_folder(folder, byte_counter(progress, "hashing the artifact", written_bytes))
         if with_record:
             written = destination.Written(source_sha256=_source_sha256(opened, weights), files=files)
-            destination.leave_record(folder, written)
+            destination.write_record(folder, written)
     tensors = opened.checkpoint.tensors
     quantized_parameters = sum(prod(tensors[f"{linear}.weight"].shape) for linear in done.linears)
     return QuantizedModel(

@@ -177,11 +177,11 @@ class LayerwiseQuantizer(AwqQuantizer):  # type: ignore[misc]  # awq has no type
         layer.float()
         first = first.to(self._context.device)
         self.module_kwargs = to_device(self.module_kwargs, device=self._context.device, dtype=torch.float32)
-        expected = self._module_forward(first.float(), layer, self._own(layer))
+        expected = self._module_forward(first.float(), layer, self._kwargs_of(layer))
         with _naming(index, self.awq_model.model_type):
             apply_scale(layer, scales, input_feat_dict=inputs)
         layer.to(self._context.device)
-        got = self._module_forward(first.float(), layer, self._own(layer))
+        got = self._module_forward(first.float(), layer, self._kwargs_of(layer))
         # Compared by what the layer adds to its input: the input itself may be far larger.
         if (got - expected).norm() > _EQUIVALENT * (expected - first.float()).norm():
             raise UnsupportedModelError(
@@ -221,9 +221,9 @@ class LayerwiseQuantizer(AwqQuantizer):  # type: ignore[misc]  # awq has no type
         if not isfinite(outputs.peak):
             raise QuantizationError(f"layer {index}: its output holds NaN or infinity", hint=_OUT_OF_RANGE)
 
-    def _own(self, layer: nn.Module) -> dict[str, Any]:
-        own: dict[str, Any] = self._sanitize_kwargs(self.module_kwargs, layer)
-        return own
+    def _kwargs_of(self, layer: nn.Module) -> dict[str, Any]:
+        kwargs: dict[str, Any] = self._sanitize_kwargs(self.module_kwargs, layer)
+        return kwargs
 
     def _search_best_scale(self, module: nn.Module, *args: Any, kwargs: Any = None, **others: Any) -> Any:
         # AutoAWQ removes keys from kwargs, which all searches of a layer share.

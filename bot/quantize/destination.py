@@ -1,7 +1,7 @@
 """Where an artifact goes, and whether a folder that is already there may be replaced.
 
 A folder named with --out is replaced only when nothing in it would be lost, so its artifact includes a record of
-what was written. A job's folder may always be replaced; what is made there and published has no record.
+what was written. A job's folder may always be replaced, and what is published from it has no record.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def check_ours(out: Path, source_sha256: Callable[[], str]) -> None:
     raise WatchlistError(f"{out}: {problem}", hint=_HINT)
 
 
-def leave_record(folder: Path, written: Written) -> None:
+def write_record(folder: Path, written: Written) -> None:
     write_atomic(folder / RECORD, to_json(written).encode())
 
 
@@ -88,12 +88,12 @@ def _changed(folder: Path, written: Written) -> str:
     known = {file.path: file for file in written.files}
     for path in sorted(path for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()):
         name = path.relative_to(folder).as_posix()
-        if name != RECORD and (name not in known or not _is(path, known[name])):
+        if name != RECORD and (name not in known or not _is_unchanged(path, known[name])):
             return name
     return ""
 
 
-def _is(path: Path, file: PublishedFile) -> bool:
-    # Weights are compared by size: nobody edits them by hand, and hashing them takes minutes.
+def _is_unchanged(path: Path, file: PublishedFile) -> bool:
+    # Weights are compared by size: no one edits them by hand, and hashing them takes minutes.
     same_size = not path.is_symlink() and path.stat().st_size == file.size_bytes
     return same_size and (path.suffix == ".safetensors" or file_sha256(path) == file.sha256)

@@ -1,4 +1,4 @@
-"""One decoder layer: the reference it is measured against, its quantized linears, and what they lose."""
+"""One decoder layer: the reference it is measured against, its quantized linears, and their output errors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bot.checkpoint.gemm import pack
 from bot.errors import QuantizationError
 from bot.quantize.architectures import Groups
-from bot.quantize.rounding import Rounded, as_stored, clipped_share, compensated, dequantize, round_to_nearest
+from bot.quantize.rounding import Rounded, clipped_share, compensated, dequantize, round_to_nearest, to_rounded
 from bot.quantize.search import InputStats, best_levels, diagonal_blocks, gram, relative_errors
 from bot.records import ModuleError
 
@@ -93,7 +93,7 @@ def fit_linears(
     steps, fallback = compensated(list(weights.values()), list(levels.values()), inputs_gram)
     return {
         name: QuantizedLinear(
-            rounded=as_stored(chosen, levels[name]),
+            rounded=to_rounded(chosen, levels[name]),
             clipped_share=clipped_share(weights[name], levels[name]),
             ratio=ratios.get(name),
             fallback=fallback,
@@ -119,7 +119,7 @@ def measure(
     *,
     group_size: int,
 ) -> tuple[ModuleError, ...]:
-    """What each linear loses on the source's own inputs, next to plain rounding of the source's weights."""
+    """The output error of each linear on the source's own inputs, and that of plain rounding."""
     modules = []
     for name, weight in before.weights.items():
         ours = unscaled(dequantize(quantized[name].rounded), name, scales)

@@ -77,11 +77,11 @@ def round_to_nearest(weight: Tensor, *, group_size: int) -> Rounded:
     out, columns = weight.shape
     groups = weight.to(torch.float32).view(out, columns // group_size, group_size)
     levels = whole_range(groups)
-    return as_stored(nearest_steps(groups, levels).view(out, columns), levels)
+    return to_rounded(nearest_steps(groups, levels).view(out, columns), levels)
 
 
-def as_stored(steps: Tensor, levels: Levels) -> Rounded:
-    """steps: q - zero, [out, in]."""
+def to_rounded(steps: Tensor, levels: Levels) -> Rounded:
+    """Integers and scales in the dtypes of a checkpoint. steps: q - zero, [out, in]."""
     out, groups = levels.scales.shape
     q = steps.view(out, groups, -1) + levels.zeros.unsqueeze(-1)
     return Rounded(
@@ -122,7 +122,8 @@ def compensated(
     factor, fallback = inverse_factor(inputs_gram, order)
     if factor is not None:
         fitted = refined(weight, joined, gptq_sweep(weight, joined, factor, order), inputs_gram)
-        better = _lost(weight, fitted, joined, inputs_gram) < _lost(weight, nearest, joined, inputs_gram)
+        error, error_nearest = (_output_error(weight, each, joined, inputs_gram) for each in (fitted, nearest))
+        better = error < error_nearest
         nearest = torch.where(better.unsqueeze(1), fitted, nearest)
     return list(torch.split(nearest, [len(part) for part in weights])), fallback
 
@@ -207,8 +208,8 @@ def _by_column(levels: Levels, columns: int, order: Tensor) -> list[tuple[Tensor
     return [groups[group] for group in (order // (columns // len(groups))).tolist()]
 
 
-def _lost(weight: Tensor, steps: Tensor, levels: Levels, gram: Tensor) -> Tensor:
+def _output_error(weight: Tensor, steps: Tensor, levels: Levels, gram: Tensor) -> Tensor:
     """tr(D H D^T) by output, [out]."""
     out, groups = levels.scales.shape
-    lost = weight - (steps.view(out, groups, -1) * levels.scales.unsqueeze(-1)).view(weight.shape)
-    return ((lost @ gram) * lost).sum(dim=1)
+    difference = weight - (steps.view(out, groups, -1) * levels.scales.unsqueeze(-1)).view(weight.shape)
+    return ((difference @ gram) * difference).sum(dim=1)

@@ -98,13 +98,13 @@ def best_scaling(
     energies = [output_energy(weight, inputs_gram) or 1.0 for weight in weights]
     best, lowest = None, float("inf")
     for scaling in _scalings(weights, inputs_mean, group_size=group_size):
-        lost = sum(
+        error = sum(
             output_energy(fake_quantize(weight, scaling.factors, group_size=group_size) - weight, inputs_gram)
             / energy
             for weight, energy in zip(weights, energies, strict=True)
         )
-        if lost < lowest:
-            best, lowest = scaling, lost
+        if error < lowest:
+            best, lowest = scaling, error
     if best is None:
         raise QuantizationError("the search found no finite scales")
     return best
@@ -138,25 +138,25 @@ def best_levels(weight: Tensor, grams: Tensor) -> Levels:
     """
     low, high = weight.amin(dim=-1), weight.amax(dim=-1)
     best = levels_between(low, high)
-    lowest = _loss(weight, best, grams)
+    lowest = _error(weight, best, grams)
     low_by, high_by = torch.ones_like(low), torch.ones_like(high)
     for ends in ("both", "low", "high"):
         for shrink in SHRINKS[1:] if ends == "both" else SHRINKS:
             shrunk = torch.full_like(low, shrink)
             low_try, high_try = (low_by if ends == "high" else shrunk), (high_by if ends == "low" else shrunk)
             levels = levels_between(low * low_try, high * high_try)
-            lost = _loss(weight, levels, grams)
-            better = lost < lowest
-            lowest = torch.where(better, lost, lowest)
+            error = _error(weight, levels, grams)
+            better = error < lowest
+            lowest = torch.where(better, error, lowest)
             best = Levels(*(torch.where(better, new, old) for new, old in zip(levels, best, strict=True)))
             low_by, high_by = torch.where(better, low_try, low_by), torch.where(better, high_try, high_by)
     return best
 
 
-def _loss(weight: Tensor, levels: Levels, grams: Tensor) -> Tensor:
-    """[out, in/g]"""
-    lost = nearest_steps(weight, levels).mul_(levels.scales.unsqueeze(-1)).sub_(weight)
-    return grouped_energy(lost, grams)
+def _error(weight: Tensor, levels: Levels, grams: Tensor) -> Tensor:
+    """The output error of each group, [out, in/g]."""
+    difference = nearest_steps(weight, levels).mul_(levels.scales.unsqueeze(-1)).sub_(weight)
+    return grouped_energy(difference, grams)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -115,15 +115,14 @@ def refuse(entry: WatchEntry, reason: str, error: type[BotError], hint: str = ""
     return Skip(entry=entry, reason=reason, hint=hint, blocked=True, exit_code=error.exit_code)
 
 
-def early_refusal(entry: WatchEntry, upstream: Upstream, published: Published) -> Skip | None:
+def repo_refusal(entry: WatchEntry, upstream: Upstream, published: Published) -> Skip | None:
     if upstream.problem:
         return refuse(entry, upstream.problem, UpstreamError, f"Look at {entry.repo_id} on the Hub.")
     if published.problem:
         return refuse(entry, published.problem, PublishError, f"Look at {entry.target} on the Hub.")
     if published.state is TargetState.FOREIGN:
         hint = "Choose another `target`, or empty that repo by hand."
-        reason = f"{entry.target} was not published by awq-bot: it has no provenance.json"
-        return refuse(entry, reason, PublishError, hint)
+        return refuse(entry, f"{entry.target} was not published by awq-bot", PublishError, hint)
     provenance = published.provenance
     if provenance is not None and provenance.source.repo_id.lower() != entry.repo_id.lower():
         reason = f"{entry.target} was made from {provenance.source.repo_id}, not from {entry.repo_id}"
@@ -131,7 +130,7 @@ def early_refusal(entry: WatchEntry, upstream: Upstream, published: Published) -
     return None
 
 
-def exposure_refusal(entry: WatchEntry, upstream: Upstream, published: Published) -> Skip | None:
+def visibility_refusal(entry: WatchEntry, upstream: Upstream, published: Published) -> Skip | None:
     """A public target whose entry or upstream has become private since."""
     if published.private is not False or not (entry.private or upstream.private):
         return None

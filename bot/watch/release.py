@@ -15,6 +15,7 @@ from bot.errors import UnsupportedModelError
 from bot.records import (
     Details,
     Digests,
+    Estimate,
     HubFile,
     Job,
     JobKind,
@@ -29,13 +30,13 @@ from bot.records import (
     sha256_of,
 )
 from bot.watch.refusals import (
-    early_refusal,
-    exposure_refusal,
     license_refusal,
     missing_target_refusal,
     refusal_of_names,
     refuse,
+    repo_refusal,
     unsupported_reason,
+    visibility_refusal,
     weights_refusal,
 )
 from bot.watch.sizing import RUNNER_VRAM_GB, estimate, gpu_class, legal_tensor_parallel
@@ -126,7 +127,7 @@ def triage(
 
     must_exist: the publisher cannot create the target.
     """
-    if refusal := early_refusal(entry, upstream, published):
+    if refusal := repo_refusal(entry, upstream, published):
         return refusal
     found = _compare(entry, upstream, published)
     if isinstance(found, Skip):
@@ -157,7 +158,7 @@ def _compare(entry: WatchEntry, upstream: Upstream, published: Published) -> Ski
         return refusal_of_names(entry, refresh_files(upstream)) or _refresh_job(
             entry, upstream, provenance, existing_tags=existing_tags
         )
-    if refusal := exposure_refusal(entry, upstream, published):
+    if refusal := visibility_refusal(entry, upstream, published):
         return refusal
     if not published.complete:
         reason = f"main of {entry.target} was changed by hand after {provenance.tag}"
@@ -184,11 +185,7 @@ def decide(candidate: Candidate, details: Details) -> Skip | Job:
     download_bytes = sum(file.size_bytes for file in (*sources, *small_files))
     needs = estimate(details, entry, download_bytes=download_bytes)
     if gpu_class(needs) is None:
-        size, largest = needs.vram_bytes / 1e9, RUNNER_VRAM_GB[-1]
-        reason = f"too large for any runner: needs about {size:.0f} GB of GPU memory, the largest has {largest}"
-        lower = "Lower calibration.samples or seq_len, or take `method: awq+gptq`."
-        hint = lower if entry.recipe.method == "awq" else "Put it on `hold:` to silence this."
-        return refuse(entry, reason, UnsupportedModelError, hint)
+        return _too_large(entry, needs)
     quantizer = QUANTIZER_VERSION if candidate.quantizer_outdated else None
     digests = Digests(
         source=files_digest(sources),
@@ -211,6 +208,14 @@ def decide(candidate: Candidate, details: Details) -> Skip | Job:
         warnings=details.warnings,
         replaces=candidate.replaces,
     )
+
+
+def _too_large(entry: WatchEntry, needs: Estimate) -> Skip:
+    size, largest = needs.vram_bytes / 1e9, RUNNER_VRAM_GB[-1]
+    reason = f"too large for any runner: needs about {size:.0f} GB of GPU memory, the largest has {largest}"
+    lower = "Lower calibration.samples or seq_len, or take `method: awq+gptq`."
+    hint = lower if entry.recipe.method == "awq" else "Put it on `hold:` to silence this."
+    return refuse(entry, reason, UnsupportedModelError, hint)
 
 
 # --- what changed --------------------------------------------------------------------------------------------

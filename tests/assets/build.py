@@ -1,8 +1,8 @@
-"""Train the test models and write their repos: `python -m tests.assets.build --work DIR [NAME …]`.
+"""Train the test models and write their repos: `python -m tests.assets.build [NAME …]`.
 
 What is written by hand (config.json, cards, templates) is in the repos already; this adds tokenizers,
-weights and token blocks. About 25 minutes per model on one idle core; `--work` holds checkpoints, and a run
-that was stopped goes on from there. Same steps, same seed, same torch build and same kind of CPU: same weights.
+weights and token blocks. About 25 minutes per model on one idle core. Same steps, same seed, same torch build
+and same kind of CPU: same weights.
 """
 
 import argparse
@@ -27,16 +27,13 @@ def main() -> None:
     """Build the named repos, or all of them."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("names", nargs="*", default=[*SCHEDULES], metavar="NAME")
-    parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints")
-    arguments = parser.parse_args()
-    arguments.work.mkdir(parents=True, exist_ok=True)
     # More threads add up sums in another order, and the weights would depend on the machine's cores.
     torch.set_num_threads(1)
-    for name in arguments.names:
-        build(name, checkpoint=arguments.work / f"{name}.pt")
+    for name in parser.parse_args().names:
+        build(name)
 
 
-def build(name: str, *, checkpoint: Path) -> None:
+def build(name: str) -> None:
     """Tokenizer, training, outliers, weights and token blocks of one repo; prints what was measured."""
     repo = ASSETS / name
     schedule = SCHEDULES[name]
@@ -48,7 +45,7 @@ def build(name: str, *, checkpoint: Path) -> None:
     _save(tokens, ASSETS / "tokens" / f"{name}.safetensors")
     torch.manual_seed(schedule.seed)
     model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(repo), dtype=torch.float32)
-    train(model, corpus.training_stream(repo), tokens["dev"].long(), schedule=schedule, checkpoint=checkpoint)
+    train(model, corpus.training_stream(repo), tokens["dev"].long(), schedule=schedule)
     finish(model, tokens, repo, schedule.seed)
 
 

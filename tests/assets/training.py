@@ -1,10 +1,8 @@
 """Next-token training on one CPU core: Muon for the matrices inside the layers, AdamW for the rest."""
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +13,6 @@ WARM_UP_STEPS: Final = 60
 SHORT, LONG = (16, 256), (8, 512)
 LONG_FROM: Final = 0.8
 MUON_RATE, ADAM_RATE, MUON_DECAY = 0.02, 4e-3, 0.1
-CHECKPOINT_EVERY: Final = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +32,6 @@ class Schedule:
     def starts(self, step: int, n_tokens: int) -> tuple[Tensor, int]:
         """Where the windows of a step begin, int64 [batch], and their length in tokens."""
         batch, seq_len = SHORT if step < self.steps * LONG_FROM else LONG
-        # One generator per step, so that a run that is continued sees what an unbroken one sees.
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
         return torch.randint(0, n_tokens - seq_len - 1, (batch,), generator=generator), seq_len
 
@@ -70,15 +66,11 @@ def orthogonalised(matrix: Tensor) -> Tensor:
     return found
 
 
-def train(model: nn.Module, tokens: Tensor, dev: Tensor, *, schedule: Schedule, checkpoint: Path) -> None:
-    """Train in place, going on from `checkpoint` where it exists.
-
-    tokens: int64 [n]; dev: int64 [n_blocks, seq_len], only looked at for the log.
-    """
+def train(model: nn.Module, tokens: Tensor, dev: Tensor, *, schedule: Schedule) -> None:
+    """Train in place. tokens: int64 [n]; dev: int64 [n_blocks, seq_len], only looked at for the log."""
     optimizers = _optimizers(model)
-    first = _resume(model, optimizers, checkpoint)
     begin = time.monotonic()
-    for step in range(first, schedule.steps):
+    for step in range(schedule.steps):
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * schedule.rate(step)
@@ -91,9 +83,8 @@ def train(model: nn.Module, tokens: Tensor, dev: Tensor, *, schedule: Schedule, 
             optimizer.zero_grad()
         if (step + 1) % 20 == 0:
             print(f"{step + 1:5} loss {loss.item():.3f} {time.monotonic() - begin:.0f} s", flush=True)
-        if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == schedule.steps:
+        if (step + 1) % 100 == 0:
             print(f"{step + 1:5} dev perplexity {perplexity(model, dev[:16]):.2f}", flush=True)
-            _save(model, optimizers, checkpoint, step + 1)
 
 
 @torch.no_grad()
@@ -117,28 +108,7 @@ def _optimizers(model: nn.Module) -> list[torch.optim.Optimizer]:
     for name, param in model.named_parameters():
         (inside if param.ndim == 2 and ".layers." in name else rest).append(param)
     optimizers = [Muon(inside, MUON_RATE), torch.optim.AdamW(rest, ADAM_RATE, (0.9, 0.95), weight_decay=0.01)]
-    for group in _groups(optimizers):
-        group["initial_lr"] = group["lr"]
-    return optimizers
-
-
-def _groups(optimizers: list[torch.optim.Optimizer]) -> Iterator[dict[str, Any]]:
     for optimizer in optimizers:
-        yield from optimizer.param_groups
-
-
-def _save(model: nn.Module, optimizers: list[torch.optim.Optimizer], checkpoint: Path, step: int) -> None:
-    temporary = checkpoint.with_suffix(".part")
-    state = {"step": step, "model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers]}
-    torch.save(state, temporary)
-    temporary.replace(checkpoint)
-
-
-def _resume(model: nn.Module, optimizers: list[torch.optim.Optimizer], checkpoint: Path) -> int:
-    if not checkpoint.exists():
-        return 0
-    state = torch.load(checkpoint, weights_only=True)
-    model.load_state_dict(state["model"])
-    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-        optimizer.load_state_dict(saved)
-    return int(state["step"])
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+    return optimizers

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +35,14 @@ class FixedAwqQuantizer(AwqQuantizer):  # type: ignore[misc]  # awq has no types
             del module2inspect.state_dict
 
 
-def quantize_with_autoawq(source: Path, blocks: Tensor, *, dtype: torch.dtype, loaded: Callable[[], None]) -> Any:
-    """The quantized model. loaded: called when the model is loaded and its search begins."""
+def load_with_autoawq(source: Path, dtype: torch.dtype) -> Any:
     # float16, its default, is about ten times slower than float32 on a CPU.
-    model = AutoAWQForCausalLM.from_pretrained(
+    return AutoAWQForCausalLM.from_pretrained(
         str(source), torch_dtype=dtype, trust_remote_code=False, safetensors=True, device_map="cpu"
     )
-    loaded()
+
+
+def quantize_with_autoawq(model: Any, blocks: Tensor) -> None:
     model.quantize(
         None,
         quant_config=dict(SETTINGS),
@@ -51,7 +51,6 @@ def quantize_with_autoawq(source: Path, blocks: Tensor, *, dtype: torch.dtype, l
         max_calib_seq_len=blocks.shape[1],
         quantizer_cls=FixedAwqQuantizer,
     )
-    return model.model
 
 
 def write_artifact(model: Any, source: Path, folder: Path) -> None:

@@ -25,19 +25,15 @@ from pathlib import Path
 from statistics import fmean, median
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from bot.checkpoint.constants import tool_versions
 from tests.benchmarks.cases import ASSET_CASES, ASSETS, DEEP, GPU, WIDE, Case, model_folder, write_tokens
-from tests.benchmarks.matrix_rate import matrix_rate, work_of
-from tests.benchmarks.packing import packing_speedup
+from tests.benchmarks.rates import matrix_rate, packing_speedup, work_of
 from tests.benchmarks.run import Run
 
 METHODS = ("autoawq", "awq+gptq")
 AT_ONCE = 2  # pairs of runs, each run with one thread
 RESULTS = Path(__file__).parent / "results" / "quantize.json"
-out = Console(highlight=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +71,7 @@ def measure(case: Case, seed: int, work: Path, *, cuda: bool = False) -> list[Me
     for method in METHODS:
         run = _run_apart(method, case, source, tokens, cuda=cuda)
         made.append(Measured(case=case.name, seed=seed, tokens_sha256=sha256, run=run))
-        _print(made[-1])
+        print(made[-1], flush=True)
     return made
 
 
@@ -87,20 +83,17 @@ def compare(case: str, measured: Sequence[Measured]) -> Comparison:
         case=case,
         speedup=median(run.cpu_s for run in theirs) / median(run.cpu_s for run in ours),
         speedup_wall=median(run.duration_s for run in theirs) / median(run.duration_s for run in ours),
-        rss_ratio=median(map(_memory, ours)) / median(map(_memory, theirs)),
+        rss_ratio=median(run.rss_used for run in ours) / median(run.rss_used for run in theirs),
     )
     if theirs[0].kl is None:
         return made
+    pairs = list(zip(ours, theirs, strict=True))
     return replace(
         made,
         kl_ratio=fmean(run.kl or 0.0 for run in ours) / fmean(run.kl or 0.0 for run in theirs),
-        kl_ratios=tuple((mine.kl or 0.0) / (other.kl or 1.0) for mine, other in zip(ours, theirs, strict=True)),
-        top1_gain=min((mine.top1 or 0.0) - (other.top1 or 0.0) for mine, other in zip(ours, theirs, strict=True)),
+        kl_ratios=tuple((mine.kl or 0.0) / (other.kl or 1.0) for mine, other in pairs),
+        top1_gain=min((mine.top1 or 0.0) - (other.top1 or 0.0) for mine, other in pairs),
     )
-
-
-def _memory(run: Run) -> int:
-    return run.rss_peak - run.rss_imports
 
 
 def _run_apart(method: str, case: Case, source: Path, tokens: Path, *, cuda: bool) -> Run:
@@ -117,35 +110,11 @@ def _run_apart(method: str, case: Case, source: Path, tokens: Path, *, cuda: boo
     return Run(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def _print(made: Measured) -> None:
-    run = made.run
-    lost = f"  KL {run.kl:.5f}  top-1 {run.top1:.2%}" if run.kl is not None else ""
-    out.print(
-        f"{made.case:12} draw {made.seed}  {run.method:8}{run.cpu_s:8.1f} CPU s{run.duration_s:8.1f} s"
-        f"{_memory(run) / 2**20:8.0f} MiB{lost}"
-    )
-
-
-def _table(comparisons: Sequence[Comparison]) -> Table:
-    table = Table(
-        "case", "time, AutoAWQ / ours", "wall", "memory, ours / AutoAWQ", "KL, ours / AutoAWQ", "top-1, least gain"
-    )
-    for one in comparisons:
-        spread = (
-            f"{one.kl_ratio:.3f} ({min(one.kl_ratios):.3f} to {max(one.kl_ratios):.3f})" if one.kl_ratio else "-"
-        )
-        gain = "-" if one.top1_gain is None else f"{one.top1_gain:+.2%}"
-        table.add_row(
-            one.case, f"{one.speedup:.1f}", f"{one.speedup_wall:.1f}", f"{one.rss_ratio:.2f}", spread, gain
-        )
-    return table
-
-
 def on_cpu(*, quick: bool) -> None:
     assets = tuple(replace(case, samples=32) for case in ASSET_CASES) if quick else ASSET_CASES
     deep = DEEP[:2] if quick else DEEP
     packing = packing_speedup()
-    out.print(f"packing 4,096 x 4,096: {packing:.0f} times as fast as AutoAWQ")
+    print(f"packing 4,096 x 4,096: {packing:.0f} times as fast as AutoAWQ")
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         measured: list[Measured] = []
@@ -174,8 +143,8 @@ def on_cpu(*, quick: bool) -> None:
             "runs": [asdict(one) for one in measured],
         },
     )
-    out.print(_table(comparisons))
-    out.print("quantize: " + " ".join(f"{name}={value:.3g}" for name, value in figures.items()), soft_wrap=True)
+    print(*comparisons, sep="\n")
+    print("quantize:", *(f"{name}={value:.3g}" for name, value in figures.items()))
 
 
 def on_gpu() -> None:
@@ -196,7 +165,7 @@ def on_gpu() -> None:
             "runs": [asdict(one) for one in measured],
         },
     )
-    out.print(
+    print(
         f"quantize on {torch.cuda.get_device_name()}: speedup={comparison.speedup_wall:.3g} "
         f"seconds={ours.duration_s:.1f} vram_gib={ours.vram_peak / 2**30:.1f} matrix_share={share:.2f}"
     )

@@ -16,6 +16,7 @@ from bot.calibration.documents import PASSAGE_CHARACTERS, Document, read, read_f
 from bot.errors import QuantizationError
 from bot.records import TextSource
 
+NO_CHAT = "not a list of {role, content} messages"
 CHAT = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Grüße 👋"}]
 
 
@@ -40,34 +41,22 @@ def problem(path: Path, column: str | None = None) -> QuantizationError:
 def test_a_text_file_is_cut_into_passages_at_line_ends_and_nothing_is_lost(tmp_path: Path) -> None:
     lines = [f"line {number} " + "x" * (number % 90) + "\n" for number in range(400)]
     path = tmp_path / "a.txt"
-    path.write_text("".join(lines), encoding="utf-8")
+    # A byte order mark and the line ends of Windows do not change the text.
+    path.write_bytes(b"\xef\xbb\xbf" + "".join(lines).replace("\n", "\r\n").encode())
     passages = texts(path)
     assert "".join(passages) == "".join(lines)
     assert len(passages) > 4
     assert all(len(passage) <= PASSAGE_CHARACTERS and passage.endswith("\n") for passage in passages)
-
-
-def test_a_line_longer_than_a_passage_is_cut_inside(tmp_path: Path) -> None:
-    path = tmp_path / "a.txt"
     path.write_text("y" * (2 * PASSAGE_CHARACTERS + 5), encoding="utf-8")
     assert [len(passage) for passage in texts(path)] == [PASSAGE_CHARACTERS, PASSAGE_CHARACTERS, 5]
 
 
-def test_windows_line_ends_and_a_byte_order_mark_do_not_change_the_text(tmp_path: Path) -> None:
-    path = tmp_path / "a.txt"
-    path.write_bytes(b"\xef\xbb\xbfone\r\ntwo\r\n")
-    assert texts(path) == ["one\ntwo\n"]
-
-
-def test_json_lines_give_text_and_language(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
+def test_json_lines_give_text_and_language(name: str, tmp_path: Path) -> None:
     rows = [{"text": "hello", "lang": "en"}, {"text": ""}, {"text": None}, {"text": "a\u2028b", "language": "fr"}]
-    documents = list(read_file(write_rows(tmp_path / "a.jsonl", rows), label="a.jsonl"))
+    documents = list(read_file(write_rows(tmp_path / name, rows), label="a.jsonl"))
     assert [(document.text, document.language) for document in documents] == [("hello", "en"), ("a\u2028b", "fr")]
     assert documents[1].origin == "a.jsonl:4"
-
-
-def test_compressed_json_lines_are_read(tmp_path: Path) -> None:
-    assert texts(write_rows(tmp_path / "a.jsonl.gz", [{"text": "hello"}])) == ["hello"]
 
 
 def test_chat_messages_are_taken_without_naming_the_column(tmp_path: Path) -> None:
@@ -78,11 +67,12 @@ def test_chat_messages_are_taken_without_naming_the_column(tmp_path: Path) -> No
 
 
 def test_parquet_gives_text_and_chats_from_the_named_column(tmp_path: Path) -> None:
-    path = tmp_path / "a.parquet"
-    pq.write_table(pa.table({"body": ["one", "two"], "talk": [CHAT, CHAT], "language": ["de", None]}), path)
+    """A key that only some messages have is a column, empty for the others; no template is shown it."""
+    path, talk = tmp_path / "a.parquet", [*CHAT, {"role": "tool", "content": "4", "name": "sum"}]
+    pq.write_table(pa.table({"body": ["one", "two"], "talk": [talk, talk], "language": ["de", None]}), path)
     assert texts(path, "body") == ["one", "two"]
     documents = list(read_file(path, label="a.parquet", column="talk"))
-    assert [document.messages for document in documents] == [tuple(CHAT)] * 2
+    assert [document.messages for document in documents] == [tuple(talk)] * 2
     assert [document.language for document in documents] == ["de", None]
 
 
@@ -93,14 +83,6 @@ def test_rows_that_are_lines_of_a_text_are_read_as_that_text(tmp_path: Path) -> 
     rows += [{"text": "one whole text"}, {"text": "Ende\n", "lang": "de"}, {"text": "end\n", "lang": "en"}]
     found = texts(write_rows(tmp_path / "a.jsonl", rows))
     assert found == ["".join(lines[:4]), "".join(lines[4:]), "one whole text", "Ende\n", "end\n"]
-
-
-def test_columns_that_a_parquet_message_leaves_empty_are_not_shown_to_the_template(tmp_path: Path) -> None:
-    path = tmp_path / "a.parquet"
-    calls = [{"role": "user", "content": "Hi"}, {"role": "tool", "content": "4", "name": "sum"}]
-    pq.write_table(pa.table({"messages": [calls]}), path)
-    (document,) = read_file(path, label="a.parquet")
-    assert document.messages == tuple(calls)
 
 
 def test_content_in_parts_is_still_content() -> None:
@@ -152,13 +134,10 @@ def test_a_file_that_is_not_the_pinned_one_is_an_error(tmp_path: Path) -> None:
         ("a.txt", b"text\nPK\x03\x04\x00\x00", "a.txt:2: binary content"),
         ("a.txt", "Grüße".encode("latin-1"), "not UTF-8"),
         ("a.jsonl", b'{"text": "fine"}\n\n{"text": "cut of\n', "a.jsonl:3: broken JSON"),
-        ("a.jsonl", b"[" * 100_000 + b"\n", "a.jsonl:1"),
+        pytest.param("a.jsonl", b"[" * 100_000 + b"\n", "a.jsonl:1", id="nested"),
     ],
-    ids=["binary", "latin-1", "cut", "nested"],
 )
-def test_unreadable_content_is_an_error_with_its_line(
-    name: str, content: bytes, expected: str, tmp_path: Path
-) -> None:
+def test_unreadable_content_is_an_error(name: str, content: bytes, expected: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     assert expected in problem(tmp_path / name).message
 
@@ -170,12 +149,8 @@ def test_unreadable_content_is_an_error_with_its_line(
         ({"body": "x"}, None, "a.jsonl:1: no column 'text' or 'messages'"),
         ({"text": "x"}, "body", "a.jsonl:1: no column 'body'"),
         ({"text": 7}, None, "a.jsonl:1: column 'text' holds a int"),
-        (
-            {"messages": [{"from": "human", "value": "x"}]},
-            None,
-            "a.jsonl:1: not a list of {role, content} messages",
-        ),
-        ({"messages": []}, None, "a.jsonl:1: not a list of {role, content} messages"),
+        ({"messages": [{"from": "human", "value": "x"}]}, None, f"a.jsonl:1: {NO_CHAT}"),
+        ({"messages": []}, None, f"a.jsonl:1: {NO_CHAT}"),
     ],
 )
 def test_a_row_of_another_shape_is_an_error(tmp_path: Path, row: Any, column: str | None, expected: str) -> None:
@@ -188,14 +163,11 @@ def test_an_unknown_parquet_column_is_an_error_that_lists_the_columns(tmp_path: 
     assert "body, title" in problem(path).hint
 
 
-def test_broken_containers_are_errors(tmp_path: Path) -> None:
+def test_broken_and_unknown_files_are_errors(tmp_path: Path) -> None:
+    assert problem(tmp_path / "a.docx").message == "a.docx: cannot read .docx"
     for name in ("a.parquet", "a.jsonl.gz"):
         (tmp_path / name).write_bytes(b"not what the name says")
         assert "broken" in problem(tmp_path / name).message
-
-
-def test_a_kind_of_file_that_nobody_can_read_is_an_error(tmp_path: Path) -> None:
-    assert problem(tmp_path / "a.docx").message == "a.docx: cannot read .docx"
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "jsonl.gz", "parquet", "txt"])

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from bot.card.provenance import make_provenance, refreshed, with_file
-from bot.records import Job, Provenance, PublishedFile, QuantizedModel, Report, from_json, to_json
+from bot.records import Job, Provenance, QuantizedModel, Report, from_json, to_json
+from tests.support import factories
 from tests.support.factories import (
     OTHER_SHA,
     SHA,
@@ -22,55 +23,38 @@ from tests.support.factories import (
     report,
     upstream,
 )
-from tests.support.factories import with_file as commit_file
 
 FILES = tuple(published_file(path) for path in ("model.safetensors", "README.md", "config.json"))
 
 
 def made(
-    work: Job | None = None,
-    artifact: QuantizedModel | None = None,
-    measured: Report | None = None,
-    files: tuple[PublishedFile, ...] = FILES,
+    work: Job | None = None, artifact: QuantizedModel | None = None, measured: Report | None = None, **options: Any
 ) -> Provenance:
-    return make_provenance(
-        work or job(),
-        artifact or quantized(),
-        measured or report(),
-        tool="awq-bot 0.1.0",
-        quantizer=1,
-        files=files,
-    )
+    given: dict[str, Any] = {"tool": "awq-bot 0.1.0", "quantizer": 1, "files": FILES} | options
+    return make_provenance(work or job(), artifact or quantized(), measured or report(), **given)
 
 
-def test_it_names_source_recipe_calibration_tools_and_files() -> None:
-    found = made(job(entry(revision="v1"), upstream(gated="auto")))
-    assert (found.schema, found.tool, found.quantizer) == (1, "awq-bot 0.1.0", 1)
+def test_it_names_source_recipe_calibration_tools_digests_and_files() -> None:
+    work = job(entry(revision="v1"), upstream(gated="auto"))
+    found = made(work)
+    assert (found.schema, found.tool, found.quantizer, found.tag) == (1, "awq-bot 0.1.0", 1, work.tag)
     assert (found.source.repo_id, found.source.revision, found.source.sha) == ("lab/Tiny", "v1", SHA)
     assert found.source.gated == "auto"
     sources = [file.path for file in found.source.source_files]
     assert sources == ["config.json", "model.safetensors", "tokenizer.json"]
+    digests = (found.source.source_digest, found.source.refresh_digest, found.recipe_digest)
+    assert digests == (work.digests.source, work.digests.refresh, work.digests.recipe)
     assert (found.recipe, found.calibration) == (quantized().recipe, quantized().calibration)
     assert (found.device, found.artifact_dtype, found.tensor_parallel) == ("cpu", "float16", (1, 2))
     assert found.versions == quantized().versions
     assert found.report.kl_mean == report().kl_mean
-
-
-def test_digests_and_tag_are_those_of_the_job() -> None:
-    work = job()
-    found = made(work)
-    assert (found.tag, found.recipe_digest) == (work.tag, work.digests.recipe)
-    assert (found.source.source_digest, found.source.refresh_digest) == (work.digests.source, work.digests.refresh)
-
-
-def test_json_round_trip() -> None:
-    found = made()
-    assert from_json(Provenance, to_json(found)) == from_json(Provenance, to_json(found).encode()) == found
+    assert [file.path for file in found.files] == ["README.md", "config.json", "model.safetensors"]
+    more = with_file(found, published_file("LICENSE"))
+    assert [file.path for file in more.files] == ["LICENSE", "README.md", "config.json", "model.safetensors"]
 
 
 @pytest.mark.parametrize(
-    "changes",
-    [{"schema": 2}, {"tag": None}, {"files": "none"}, {"source": {}}, {"report": None}],
+    "changes", [{"schema": 2}, {"tag": None}, {"files": "none"}, {"source": {}}, {"report": None}]
 )
 def test_other_json_is_not_read_as_provenance(changes: dict[str, Any]) -> None:
     content = json.loads(to_json(made())) | changes
@@ -80,14 +64,9 @@ def test_other_json_is_not_read_as_provenance(changes: dict[str, Any]) -> None:
 
 def test_two_equal_jobs_make_the_same_bytes() -> None:
     """However long they took, wherever they ran, in whatever order the files were listed."""
-    first = made()
-    second = made(
-        job(),
-        quantized(duration_s=1.0, folder="/somewhere/else"),
-        report(duration_s=1.0),
-        files=tuple(reversed(FILES)),
-    )
-    assert to_json(first) == to_json(second)
+    again = quantized(duration_s=1.0, folder="/somewhere/else")
+    second = made(artifact=again, measured=report(duration_s=1.0), files=tuple(reversed(FILES)))
+    assert to_json(made()) == to_json(second)
 
 
 def test_it_contains_no_dates_durations_or_local_paths() -> None:
@@ -98,15 +77,9 @@ def test_it_contains_no_dates_durations_or_local_paths() -> None:
     assert set(re.findall(r'"(\w*duration\w*|\w*date\w*|folder)":', text)) == {"duration_s"}
 
 
-def test_files_are_listed_by_path() -> None:
-    assert [file.path for file in made().files] == ["README.md", "config.json", "model.safetensors"]
-    more = with_file(made(), published_file("LICENSE"))
-    assert [file.path for file in more.files] == ["LICENSE", "README.md", "config.json", "model.safetensors"]
-
-
 def test_a_refresh_keeps_what_was_measured_and_changes_what_it_was_made_from() -> None:
     before = provenance(tool="awq-bot 0.0.9")
-    work = job(entry(), commit_file(upstream(), "LICENSE", "v2"))
+    work = job(entry(), factories.with_file(upstream(), "LICENSE", "v2"))
     after = refreshed(before, work, tool="awq-bot 0.1.0", files=FILES)
     assert after.source.sha == OTHER_SHA
     assert after.source.refresh_digest == work.digests.refresh != before.source.refresh_digest

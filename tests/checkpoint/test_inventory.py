@@ -1,4 +1,4 @@
-from __future__ import annotations
+from typing import Any
 
 import pytest
 
@@ -29,31 +29,29 @@ ARTIFACT = tensors(
 )
 
 
-def without(name: str) -> dict[str, TensorInfo]:
-    return {key: info for key, info in ARTIFACT.items() if key != name}
-
-
 def test_a_complete_artifact_passes() -> None:
-    check_inventory(SOURCE, ARTIFACT, artifact_dtype="F16", group_size=128)
-    check_inventory(SOURCE, ARTIFACT, artifact_dtype="F16", group_size=128, quantized={"layers.0.up"})
+    for quantized in (None, {"layers.0.up"}):
+        check_inventory(SOURCE, ARTIFACT, artifact_dtype="F16", group_size=128, quantized=quantized)
 
 
 @pytest.mark.parametrize(
-    ("artifact", "problem"),
+    ("name", "changed", "problem"),
     [
-        (without("embed.weight"), "embed.weight is missing"),
-        (without("layers.0.up.qzeros"), "layers.0.up.qzeros is missing"),
-        (without("layers.0.up.bias"), "layers.0.up.bias is missing"),
-        (ARTIFACT | tensors(("lm_head.weight", "F16", (100, 128))), "lm_head.weight is extra"),
-        (ARTIFACT | tensors(("layers.0.act.scales", "F16", (64,))), "layers.0.act.scales is extra"),
-        (ARTIFACT | tensors(("layers.0.up.weight", "F16", (64, 128))), "layers.0.up.weight is extra"),
-        (ARTIFACT | tensors(("embed.weight", "BF16", (100, 128))), "embed.weight is BF16"),
-        (ARTIFACT | tensors(("embed.weight", "F16", (128, 100))), r"\[128, 100\] instead of F16 \[100, 128\]"),
-        (ARTIFACT | tensors(("layers.0.up.scales", "BF16", (1, 64))), "up.scales is BF16"),
-        (ARTIFACT | tensors(("layers.0.up.qweight", "I32", (64, 16))), "up.qweight is I32"),
+        ("embed.weight", None, "embed.weight is missing"),
+        ("layers.0.up.qzeros", None, "layers.0.up.qzeros is missing"),
+        ("layers.0.up.bias", None, "layers.0.up.bias is missing"),
+        ("lm_head.weight", ("F16", (100, 128)), "lm_head.weight is extra"),
+        ("layers.0.act.scales", ("F16", (64,)), "layers.0.act.scales is extra"),
+        ("layers.0.up.weight", ("F16", (64, 128)), "layers.0.up.weight is extra"),
+        ("embed.weight", ("BF16", (100, 128)), "embed.weight is BF16"),
+        ("embed.weight", ("F16", (128, 100)), r"\[128, 100\] instead of F16 \[100, 128\]"),
+        ("layers.0.up.scales", ("BF16", (1, 64)), "up.scales is BF16"),
+        ("layers.0.up.qweight", ("I32", (64, 16)), "up.qweight is I32"),
     ],
 )
-def test_what_does_not_match_is_named(artifact: dict[str, TensorInfo], problem: str) -> None:
+def test_a_tensor_that_does_not_match_is_named(name: str, changed: tuple[str, Any] | None, problem: str) -> None:
+    others = {key: info for key, info in ARTIFACT.items() if key != name}
+    artifact = others | (tensors((name, *changed)) if changed else {})
     with pytest.raises(QuantizationError, match=problem):
         check_inventory(SOURCE, artifact, artifact_dtype="F16", group_size=128)
 

@@ -1,7 +1,5 @@
 """Reading by offset, against the safetensors library; and damaged or malicious files."""
 
-from __future__ import annotations
-
 import json
 import struct
 from pathlib import Path
@@ -14,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from bot.checkpoint.header import parse_header
-from bot.checkpoint.reader import Checkpoint, TensorFile
+from bot.checkpoint.reader import Checkpoint
 from bot.errors import UpstreamError
 
 TENSORS = {
@@ -70,11 +68,6 @@ def test_chunks_are_the_tensors_bytes(tmp_path: Path) -> None:
     assert b"".join(chunks) == TENSORS["model.layers.1.up.weight"].numpy().tobytes()
 
 
-def test_metadata_is_read(tmp_path: Path) -> None:
-    single(tmp_path)
-    assert TensorFile(tmp_path / "model.safetensors").metadata == {"format": "pt"}
-
-
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
@@ -117,23 +110,8 @@ def test_any_bytes_as_header_are_read_or_refused(text: bytes, size: int) -> None
 
 @pytest.mark.parametrize("shard", ["../a.safetensors", "/etc/passwd", "x/../a.safetensors", "..\\a", "", "."])
 def test_an_index_that_points_outside_is_refused(shard: str, tmp_path: Path) -> None:
-    index = tmp_path / "model.safetensors.index.json"
-    index.write_text(json.dumps({"weight_map": {"a": shard}}))
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": shard}}))
     with pytest.raises(UpstreamError, match="outside the folder"):
-        Checkpoint(tmp_path)
-
-
-def test_an_index_that_names_a_missing_shard_is_refused(tmp_path: Path) -> None:
-    sharded(tmp_path)
-    (tmp_path / "b.safetensors").unlink()
-    with pytest.raises(UpstreamError, match=r"b\.safetensors: missing"):
-        Checkpoint(tmp_path)
-
-
-def test_a_tensor_missing_from_its_shard_is_named(tmp_path: Path) -> None:
-    sharded(tmp_path)
-    save_file({"other": torch.ones(1)}, tmp_path / "b.safetensors")
-    with pytest.raises(UpstreamError, match=r"b\.safetensors: tensor 'model\."):
         Checkpoint(tmp_path)
 
 
@@ -144,9 +122,15 @@ def test_an_index_that_is_no_index_is_refused(index: str, tmp_path: Path) -> Non
         Checkpoint(tmp_path)
 
 
-def test_a_folder_without_safetensors_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "pytorch_model.bin").write_bytes(b"pickle")
+def test_files_and_tensors_that_are_missing_are_named(tmp_path: Path) -> None:
     with pytest.raises(UpstreamError, match="neither"):
+        Checkpoint(tmp_path)
+    sharded(tmp_path)
+    save_file({"other": torch.ones(1)}, tmp_path / "b.safetensors")
+    with pytest.raises(UpstreamError, match=r"b\.safetensors: tensor 'model\."):
+        Checkpoint(tmp_path)
+    (tmp_path / "b.safetensors").unlink()
+    with pytest.raises(UpstreamError, match=r"b\.safetensors: missing"):
         Checkpoint(tmp_path)
 
 

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -9,30 +7,17 @@ from bot.checkpoint.repo_files import carry_small_files
 from bot.errors import UpstreamError
 
 CARRIED = {
-    "tokenizer.json": b'{"version": "1.0"}',
+    **dict.fromkeys(("tokenizer.json", "vocab.json", "special_tokens_map.json", "added_tokens.json"), b"{}"),
+    **dict.fromkeys(("LICENSE", "LICENSE.md", "NOTICE", "USE_POLICY.md", "preprocessor_config.json"), b"text"),
     "tokenizer_config.json": b'{\n    "chat_template": "{{ x }}",\n    "eos": "</s>"\n}\n',
     "tokenizer.model": b"\0\1",
-    "vocab.json": b"{}",
     "merges.txt": b"a b\r\n",
-    "special_tokens_map.json": b"{}",
-    "added_tokens.json": b"{}",
     "generation_config.json": b'{"do_sample": false, "temperature": 0.0}',
-    "preprocessor_config.json": b"{}",
-    "LICENSE": b"text",
-    "LICENSE.md": b"text",
-    "NOTICE": b"text",
-    "USE_POLICY.md": b"text",
     "additional_chat_templates/tool.jinja": b"{{ y }}",
 }
 LEFT = {
-    "README.md": b"card",
-    "config.json": b"{}",
-    "modeling_x.py": b"import os",
-    "model.safetensors": b"weights",
-    "tokenizer.safetensors": b"weights",
-    "pytorch_model.bin": b"weights",
-    "original/tokenizer.model": b"other format",
-    "figure.png": b"png",
+    **dict.fromkeys(("model.safetensors", "tokenizer.safetensors", "pytorch_model.bin"), b"weights"),
+    **dict.fromkeys(("README.md", "config.json", "modeling_x.py", "figure.png", "original/tokenizer.model"), b"x"),
 }
 
 

@@ -1,8 +1,5 @@
 """A model that is filled part by part is the model that transformers loads."""
 
-from __future__ import annotations
-
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from bot.checkpoint.reader import Checkpoint
 from bot.checkpoint.skeleton import Skeleton, decoder_layers, load_tensors, open_skeleton, read_ahead, unload
 from bot.errors import UnsupportedModelError, UpstreamError
 from tests.support import tiny_models
+from tests.support.artifact_pairs import change_config, change_tensors
 
 CPU = torch.device("cpu")
 
@@ -36,20 +33,15 @@ def loaded(source: Path) -> Any:
     return transformers.AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).eval()
 
 
-def has_values(module: nn.Module) -> bool:
-    return not any(parameter.is_meta for parameter in module.parameters())
-
-
 @pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation"])
 def test_kernels_that_a_config_asks_for_are_not_needed(key: str, tmp_path: Path) -> None:
     source = tiny_models.build("llama", tmp_path)
-    config = json.loads((source / "config.json").read_text())
-    (source / "config.json").write_text(json.dumps(config | {key: "flash_attention_2"}))
+    change_config(source, lambda config: config.update({key: "flash_attention_2"}))
     assert len(skeleton_of(source).layers) > 0
 
 
 @pytest.mark.parametrize("model_type", ["llama", "qwen3", "gpt_bigcode", "gpt_neox", "opt"])
-def test_filled_it_computes_what_transformers_own_model_does(model_type: str, tmp_path: Path) -> None:
+def test_with_all_tensors_it_computes_what_transformers_own_model_does(model_type: str, tmp_path: Path) -> None:
     source = tiny_models.build(model_type, tmp_path)
     skeleton = skeleton_of(source)
     fill_all(skeleton)
@@ -58,22 +50,20 @@ def test_filled_it_computes_what_transformers_own_model_does(model_type: str, tm
         assert torch.equal(skeleton.model(blocks).logits, loaded(source)(blocks).logits)
 
 
-def test_unfilled_it_holds_shapes_only(tmp_path: Path) -> None:
+def test_modules_hold_shapes_only_unless_they_are_loaded(tmp_path: Path) -> None:
     skeleton = skeleton_of(tiny_models.build("llama", tmp_path))
-    assert all(parameter.is_meta for parameter in skeleton.model.parameters())
+
+    def is_empty(module: nn.Module) -> bool:
+        return all(parameter.is_meta for parameter in module.parameters())
+
+    assert is_empty(skeleton.model)
     assert not any(buffer.is_meta for buffer in skeleton.model.buffers())
     assert not skeleton.model.training
-
-
-def test_dropped_it_holds_shapes_only_again(tmp_path: Path) -> None:
-    skeleton = skeleton_of(tiny_models.build("llama", tmp_path))
     load_tensors(skeleton.layers[0], skeleton.layer_tensors(0), device=CPU)
-    assert has_values(skeleton.layers[0])
-    assert not has_values(skeleton.layers[1])
+    assert not any(parameter.is_meta for parameter in skeleton.layers[0].parameters())
+    assert is_empty(skeleton.layers[1])
     unload(skeleton.layers[0])
-    assert all(parameter.is_meta for parameter in skeleton.model.parameters())
-    fill_all(skeleton)
-    assert has_values(skeleton.model)
+    assert is_empty(skeleton.model)
 
 
 def test_each_end_of_an_untied_model_goes_without_the_others_embedding(tmp_path: Path) -> None:
@@ -93,11 +83,13 @@ def test_tied_embeddings_are_one_piece_of_memory(tmp_path: Path) -> None:
 
 def test_names_without_the_base_models_prefix_are_found(tmp_path: Path) -> None:
     source = tiny_models.build("llama", tmp_path)
-    tensors = {
-        name.removeprefix("model."): value for name, value in load_file(source / "model.safetensors").items()
-    }
     expected = loaded(source).state_dict()
-    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+
+    def rename(tensors: dict[str, torch.Tensor]) -> None:
+        for name in list(tensors):
+            tensors[name.removeprefix("model.")] = tensors.pop(name)
+
+    change_tensors(source, rename)
     skeleton = skeleton_of(source)
     fill_all(skeleton)
     assert all(torch.equal(value, expected[name]) for name, value in skeleton.model.state_dict().items())
@@ -108,14 +100,12 @@ def test_floats_come_in_the_dtype_that_is_worked_with(tmp_path: Path) -> None:
     assert {value.dtype for value in skeleton.layer_tensors(0).values()} == {torch.bfloat16}
 
 
-def test_what_is_missing_or_of_another_shape_is_named(tmp_path: Path) -> None:
-    source = tiny_models.build("llama", tmp_path)
-    tensors = load_file(source / "model.safetensors")
-    norm = tensors.pop("model.norm.weight")
-    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+def test_a_tensor_that_is_missing_or_of_another_shape_is_named(tmp_path: Path) -> None:
+    source, name = tiny_models.build("llama", tmp_path), "model.norm.weight"
+    change_tensors(source, lambda tensors: tensors.pop(name))
     with pytest.raises(UpstreamError, match=r'1 missing keys: "model\.norm\.weight"'):
         skeleton_of(source)
-    save_file(tensors | {"model.norm.weight": norm[:7]}, source / "model.safetensors", metadata={"format": "pt"})
+    change_tensors(source, lambda tensors: tensors.update({name: torch.ones(7)}))
     with pytest.raises(UpstreamError, match=r'1 mismatched keys: "model\.norm\.weight"'):
         skeleton_of(source)
 
@@ -127,25 +117,19 @@ def test_a_model_whose_layers_are_in_no_list_is_refused(tmp_path: Path) -> None:
         decoder_layers(model)
 
 
-def test_one_is_read_while_the_one_before_is_worked_on() -> None:
+def test_reading_is_one_ahead_and_an_error_is_raised_in_its_turn() -> None:
     read: list[int] = []
 
     def reading(number: int) -> int:
+        if number == 5:
+            raise UpstreamError("gone")
         read.append(number)
         return number
 
-    seen = []
-    for number in read_ahead(partial(reading, number) for number in range(5)):
-        seen.append(number)
+    ahead = read_ahead(partial(reading, number) for number in range(6))
+    for number in range(5):
+        assert next(ahead) == number
         assert len(read) <= number + 2
-    assert seen == read == [0, 1, 2, 3, 4]
-
-
-def test_an_error_in_reading_ahead_comes_when_its_turn_comes() -> None:
-    def broken() -> int:
-        raise UpstreamError("gone")
-
-    ahead = read_ahead([lambda: 1, broken])
-    assert next(ahead) == 1
+    assert read == [0, 1, 2, 3, 4]
     with pytest.raises(UpstreamError, match="gone"):
         next(ahead)

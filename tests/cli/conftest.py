@@ -1,4 +1,4 @@
-"""The command line in this process, and a Hub that it talks to."""
+"""The command line in this process, a Hub that it talks to, and a GPU that it finds."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from bot.cli import app, console
 from bot.localhub import LocalHub
 
 Run = Callable[..., tuple[int, str, str]]
+L4 = "NVIDIA L4, 570.86.15, 23034"  # as nvidia-smi prints it
 
 
 @pytest.fixture
@@ -39,3 +40,13 @@ def with_hub(hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> LocalHub:
     monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
     monkeypatch.setenv("HF_TOKEN", hub.token())
     return hub
+
+
+def only_nvidia_smi(folder: Path, monkeypatch: pytest.MonkeyPatch, answer: str | None) -> None:
+    """The one tool that is found. answer: what it prints; there is none, if None."""
+    folder.mkdir()
+    if answer is not None:
+        tool = folder / "nvidia-smi"
+        tool.write_text(f"#!/bin/sh\necho '{answer}'\n")
+        tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder))

@@ -19,16 +19,21 @@ import pytest
 from bot.cli import app, console
 from bot.errors import ERRORS_BY_EXIT_CODE
 from bot.localhub import Fault, LocalHub
-from tests.cli.conftest import Run
-from tests.cli.test_doctor import only_nvidia_smi
+from tests.cli.conftest import L4, Run, only_nvidia_smi
 from tests.support.repos import source_files
 from tests.support.watch import BUILTIN_TEXT
-from tests.support.workspace import WEIGHTS, Workspace
+from tests.support.workspace import WEIGHTS
 
 ROOT = Path(__file__).parents[2]
 
 WATCHLIST = f"publish_to: quantized\n{BUILTIN_TEXT}models:\n  - lab/small\n"
-CONFIG = b'{"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"]}'
+
+
+@pytest.fixture(autouse=True)
+def watchlist(tmp_path: Path) -> Path:
+    path = tmp_path / "watchlist.yaml"
+    path.write_text(WATCHLIST)
+    return path
 
 
 def verbs(group: Any, *path: str) -> Iterator[tuple[str, ...]]:
@@ -68,13 +73,6 @@ def test_help_groups_the_verbs_and_names_the_variables(run: Run) -> None:
         assert name in out
 
 
-def test_a_group_of_verbs_alone_prints_its_help(run: Run) -> None:
-    code, out, err = run("actions")
-    assert (code, err) == (0, "")
-    assert "Usage: awq-bot actions" in out
-    assert "keepalive" in out
-
-
 def test_the_shell_completes_verbs(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = {"_AWQ_BOT_COMPLETE": "complete_bash", "COMP_WORDS": "awq-bot pl", "COMP_CWORD": "1"}
     command = [sys.executable, "-m", "bot"]
@@ -92,10 +90,16 @@ def test_every_verbs_help_has_an_example_or_is_a_stage() -> None:
     [
         ("plann", 2, "plan"),
         ("check --watchlist nowhere.yaml", 2, "awq-bot init"),
+        ("add lab/small --watchlist nowhere.yaml", 2, "awq-bot init"),
         ("plan --only lab/other", 2, "lab/other is not on watchlist.yaml"),
         ("run --only lab/other", 2, "lab/other is not on watchlist.yaml"),
         ("create-target lab/unknown", 2, "lab/unknown is not on watchlist.yaml"),
         ("card --job nope", 2, "awq-bot run"),
+        ("quantize", 2, "quantize needs --source and --out, or --job"),
+        ("evaluate", 2, "evaluate needs --source and --quantized, or --job"),
+        ("quantize --source model --out made --method gram", 2, "'awq+gptq', 'awq'"),
+        ("--log-file nowhere/bot.log check", 2, "--log-file nowhere/bot.log: No such file"),
+        ("--log-file . check", 2, "--log-file .: Is a directory"),
         ("quantize --job nope", 2, "nope: no job.json"),
         ("evaluate --job nope", 2, "nope: no job.json"),
         ("refresh --job nope", 2, "nope: no job.json"),
@@ -106,7 +110,6 @@ def test_every_verbs_help_has_an_example_or_is_a_stage() -> None:
 def test_what_cannot_be_done_ends_with_its_code_and_a_hint(
     run: Run, tmp_path: Path, with_hub: LocalHub, words: str, code: int, part: str
 ) -> None:
-    (tmp_path / "watchlist.yaml").write_text(WATCHLIST)
     with_hub.seed("quantized/foreign-awq", {"README.md": "hello"})
     ended, out, err = run(*words.split())
     assert ended == code
@@ -115,31 +118,14 @@ def test_what_cannot_be_done_ends_with_its_code_and_a_hint(
     assert not (tmp_path / "nope").exists()
 
 
-def test_check_counts_the_models(run: Run, tmp_path: Path) -> None:
-    (tmp_path / "watchlist.yaml").write_text(WATCHLIST)
+def test_check_counts_the_models(run: Run) -> None:
     code, out, _ = run("check")
     assert code == 0
     assert "1 model, no mistakes" in out
     assert "lab/small → quantized/small-awq" in out
 
 
-def test_check_names_every_mistake_with_its_line_and_the_fix(run: Run, tmp_path: Path) -> None:
-    (tmp_path / "watchlist.yaml").write_text(WATCHLIST + "  - repo_id: a/b\n    gatee: {}\n  - repo_id: c\n")
-    code, _, err = run("check")
-    assert code == 2
-    assert err.splitlines() == [
-        "watchlist.yaml:6: unknown key 'gatee'",
-        "  help: Did you mean 'gate'?",
-        "watchlist.yaml:7: repo_id: c is not valid",
-        "  help: A repo id is `owner/name`, as in the model's URL.",
-        "2 mistakes",
-    ]
-
-
-def test_plan_prints_records_for_programs_and_reasons_for_people(
-    run: Run, tmp_path: Path, with_hub: LocalHub
-) -> None:
-    (tmp_path / "watchlist.yaml").write_text(WATCHLIST)
+def test_plan_prints_records_for_programs_and_reasons_for_people(run: Run, with_hub: LocalHub) -> None:
     code, out, _ = run("plan", "--json")
     plan = json.loads(out)
     assert code == 0
@@ -151,20 +137,12 @@ def test_plan_prints_records_for_programs_and_reasons_for_people(
     assert json.loads(run("plan", "--only", "lab/small", "--json")[1]) == plan
 
 
-def test_run_exits_with_the_code_of_what_it_refused(run: Run, tmp_path: Path, with_hub: LocalHub) -> None:
-    (tmp_path / "watchlist.yaml").write_text(WATCHLIST)
-    code, out, err = run("run")
-    assert code == 3
-    assert "nothing to do" in out
-    assert "missing" in err
-
-
 def test_a_bug_in_the_bot_stops_no_other_model(
-    run: Run, tmp_path: Path, with_hub: LocalHub, monkeypatch: pytest.MonkeyPatch
+    run: Run, tmp_path: Path, watchlist: Path, with_hub: LocalHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("small", "other"):
         with_hub.seed(f"lab/{name}", source_files(model__safetensors=WEIGHTS))
-    (tmp_path / "watchlist.yaml").write_text(WATCHLIST + "  - lab/other\n")
+    watchlist.write_text(WATCHLIST + "  - lab/other\n")
 
     def broken(*_: object) -> None:
         raise KeyError("layers")
@@ -180,10 +158,7 @@ def test_a_bug_in_the_bot_stops_no_other_model(
     assert (tmp_path / "bot.log").read_text().count("Traceback") == 2
 
 
-def test_a_hub_that_is_not_there_is_an_environment_problem(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "watchlist.yaml").write_text(WATCHLIST)
+def test_a_hub_that_is_not_there_is_an_environment_problem(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr("bot.hub.session.ATTEMPTS", 1)
     code, _, err = run("plan")
@@ -191,31 +166,16 @@ def test_a_hub_that_is_not_there_is_an_environment_problem(
     assert "HF_ENDPOINT" in err
 
 
-@pytest.mark.parametrize("verb", ["quantize", "evaluate"])
-def test_stage_on_folders_says_which_options_are_missing(verb: str, run: Run) -> None:
-    code, _, err = run(verb)
-    assert code == 2
-    other = {"quantize": "--out", "evaluate": "--quantized"}[verb]
-    assert f"{verb} needs --source and {other}, or --job" in err
-
-
-def test_quantize_names_the_methods_that_it_knows(run: Run) -> None:
-    code, _, err = run("quantize", "--source", "model", "--out", "made", "--method", "gram")
-    assert code == 2
-    assert "--method" in err
-    assert "'awq+gptq', 'awq'" in err
-
-
 def test_create_target_takes_sources_and_targets_and_prints_what_it_did(
-    run: Run, tmp_path: Path, with_hub: LocalHub
+    run: Run, watchlist: Path, with_hub: LocalHub
 ) -> None:
-    (tmp_path / "watchlist.yaml").write_text(WATCHLIST + "  - lab/other\n")
+    watchlist.write_text(WATCHLIST + "  - lab/other\n")
     for name in ("lab/small", "lab/other"):
         with_hub.seed(name, source_files())
     code, out, _ = run("create-target", "lab/small")
     assert code == 0
     assert "quantized/small-awq" in out
-    assert "owner only" in out
+    assert " private " in out
     assert not with_hub.store.exists("quantized/other-awq")
     code, out, _ = run("create-target", "quantized/other-awq", "--json")
     assert [item["done"] for item in json.loads(out)] == [["created, private"]]
@@ -223,9 +183,8 @@ def test_create_target_takes_sources_and_targets_and_prints_what_it_did(
 
 
 def test_create_target_exits_with_the_code_of_what_failed(
-    run: Run, tmp_path: Path, with_hub: LocalHub, monkeypatch: pytest.MonkeyPatch
+    run: Run, with_hub: LocalHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "watchlist.yaml").write_text(WATCHLIST)
     with_hub.seed("lab/small", source_files())
     monkeypatch.setenv("HF_TOKEN", with_hub.token(role="read"))
     code, out, _ = run("create-target")
@@ -235,9 +194,8 @@ def test_create_target_exits_with_the_code_of_what_failed(
 
 
 def test_doctor_finds_a_token_that_may_only_read(
-    run: Run, tmp_path: Path, with_hub: LocalHub, monkeypatch: pytest.MonkeyPatch
+    run: Run, with_hub: LocalHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "watchlist.yaml").write_text(WATCHLIST)
     monkeypatch.setenv("HF_TOKEN", with_hub.token(role="read"))
     code, out, _ = run("doctor", "--json")
     checks = {check["name"]: check for check in json.loads(out)}
@@ -249,25 +207,14 @@ def test_doctor_finds_a_token_that_may_only_read(
     assert "account" not in checks  # asked of runners only
 
 
-@pytest.mark.parametrize(("gpu", "code"), [("NVIDIA L4, 570.86.15, 23034", 0), (None, 8)], ids=["L4", "no GPU"])
+@pytest.mark.parametrize(("gpu", "code"), [(L4, 0), (None, 8)], ids=["L4", "no GPU"])
 def test_doctor_exits_with_8_on_a_runner_without_a_gpu_alone(
     run: Run, tmp_path: Path, with_hub: LocalHub, monkeypatch: pytest.MonkeyPatch, gpu: str | None, code: int
 ) -> None:
-    (tmp_path / "watchlist.yaml").write_text(WATCHLIST)
     only_nvidia_smi(tmp_path / "tools", monkeypatch, gpu)
     ended, out, _ = run("doctor", "--json")
     assert (ended, {check["status"] for check in json.loads(out)} <= {"ok", "warning"}) == (0, True), out
     assert run("doctor", "--runner")[0] == code
-
-
-@pytest.mark.parametrize(("name", "word"), [("nowhere/bot.log", "No such file"), (".", "Is a directory")])
-def test_a_log_file_that_cannot_be_written_is_a_mistake_of_the_command_line(
-    run: Run, name: str, word: str
-) -> None:
-    code, _, err = run("--log-file", name, "check")
-    assert code == 2
-    assert f"--log-file {name}: {word}" in err
-    assert "hint:" in err
 
 
 def test_an_unexpected_file_error_names_the_file(run: Run, tmp_path: Path) -> None:
@@ -280,42 +227,19 @@ def test_an_unexpected_file_error_names_the_file(run: Run, tmp_path: Path) -> No
     assert "Traceback" in run("--verbose", "demo", "--root", "file/demo")[2]
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("quantize", "--source", "model", "--out", "made"),
-        ("evaluate", "--source", "model", "--quantized", "made"),
-        ("demo",),
-    ],
-)
-def test_a_verb_that_needs_torch_says_so_where_there_is_none(
-    run: Run, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+def test_what_needs_torch_says_so_where_there_is_none_and_downloads_nothing(
+    run: Run, tmp_path: Path, with_hub: LocalHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    without("torch", monkeypatch)
-    code, _, err = run(*words)
-    assert code == 8
-    assert "torch is not installed" in err
-    assert "[quantize]" in err
-
-
-def test_run_looks_for_torch_before_it_downloads(
-    run: Run, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    workspace.seed("small")
-    monkeypatch.setenv("HF_ENDPOINT", workspace.hub.endpoint)
-    monkeypatch.setenv("HF_TOKEN", workspace.hub.token())
-    without("torch", monkeypatch)
-    code, _, err = run("run", "--watchlist", str(workspace.root / "watchlist.yaml"))
-    assert code == 8
-    assert "torch is not installed" in err
-    assert not (workspace.root / "work").exists()
+    with_hub.seed("lab/small", source_files(model__safetensors=WEIGHTS))
+    monkeypatch.setattr(console, "find_spec", lambda name: None if name == "torch" else find_spec(name))
+    for words in ("quantize --source model --out made", "evaluate --source model --quantized made", "demo", "run"):
+        code, _, err = run(*words.split())
+        assert (code, "torch is not installed" in err, "[quantize]" in err) == (8, True, True), words
+    assert not (tmp_path / "work").exists()
 
 
 @pytest.mark.parametrize("words", [(), ("--verbose",), ("--log-file", "bot.log")])
-def test_a_busy_hub_is_reported_once_on_stderr(
-    run: Run, tmp_path: Path, with_hub: LocalHub, words: tuple[str, ...]
-) -> None:
-    (tmp_path / "watchlist.yaml").write_text(WATCHLIST)
+def test_a_busy_hub_is_reported_once_on_stderr(run: Run, with_hub: LocalHub, words: tuple[str, ...]) -> None:
     with_hub.faults.add(Fault(path="lab/small", status=503))
     code, out, err = run(*words, "plan")
     assert code == 0
@@ -323,24 +247,18 @@ def test_a_busy_hub_is_reported_once_on_stderr(
     assert "503" not in out
 
 
-def without(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(console, "find_spec", lambda name: None if name == module else find_spec(name))
-
-
-@pytest.mark.parametrize("verb", ["quantize", "evaluate", "refresh"])
-def test_a_job_that_is_not_there_leaves_no_folder(run: Run, tmp_path: Path, verb: str) -> None:
-    code, _, err = run(verb, "--job", "nope")
-    assert code == 2
-    assert "nope: no job.json" in err
-    assert not (tmp_path / "nope").exists()
-
-
-def test_no_colours_without_a_terminal(tmp_path: Path) -> None:
-    (tmp_path / "watchlist.yaml").write_text("nonsense: 1\n")
-    command = [sys.executable, "-m", "bot", "check", "--watchlist", str(tmp_path / "watchlist.yaml")]
+def test_check_names_every_mistake_with_its_line_and_the_fix_and_without_colours(watchlist: Path) -> None:
+    watchlist.write_text(WATCHLIST + "  - repo_id: a/b\n    gatee: {}\n  - repo_id: c\n")
+    command = [sys.executable, "-m", "bot", "check", "--watchlist", str(watchlist)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "\x1b[" not in done.stdout + done.stderr
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines() == [
+        f"{watchlist}:6: unknown key 'gatee'",
+        "  help: Did you mean 'gate'?",
+        f"{watchlist}:7: repo_id: c is not valid",
+        "  help: A repo id is `owner/name`, as in the model's URL.",
+        "2 mistakes",
+    ]
 
 
 def test_the_readme_installs_every_extra_before_it_types_a_command() -> None:
@@ -360,7 +278,7 @@ def test_hints_install_from_a_checkout_and_name_extras_that_there_are() -> None:
 
 
 def test_the_readme_lists_the_exit_codes() -> None:
-    lines = (Path(__file__).parents[2] / "README.md").read_text().splitlines()
+    lines = (ROOT / "README.md").read_text().splitlines()
     row = next(number for number, line in enumerate(lines) if line.startswith("| exit code |"))
     codes, meanings = (
         [cell.strip() for cell in line.strip("|").split("|")][1:] for line in (lines[row], lines[row + 2])

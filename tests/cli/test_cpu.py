@@ -12,7 +12,7 @@ from bot.cli import doctor
 from bot.cli.doctor import folder_on_cpu, has_cuda, jobs_on_cpu, work_on_cpu
 from bot.errors import EnvironmentProblem
 from bot.records import Calibration, Job, JobKind, Recipe
-from tests.cli.test_doctor import only_nvidia_smi
+from tests.cli.conftest import L4, only_nvidia_smi
 from tests.support import factories
 
 LARGE = 1_000_000_001
@@ -73,7 +73,7 @@ def test_folder_is_judged_by_its_headers_alone(tmp_path: Path) -> None:
 def test_gpu_counts_where_torch_would_use_it(
     torch: str, visible: str | None, found: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    only_nvidia_smi(tmp_path / "gpu", monkeypatch, "NVIDIA L4, 550.54, 23034")
+    only_nvidia_smi(tmp_path / "gpu", monkeypatch, L4)
     monkeypatch.setattr(doctor, "tool_versions", lambda: {"torch": torch})
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:

@@ -16,6 +16,7 @@ from bot.github.environment import Actions
 from bot.github.runner_safety import check_exposure, check_isolation
 from bot.records import Check
 from bot.watch.release import make_plan
+from tests.cli.conftest import L4, only_nvidia_smi
 from tests.support import factories
 
 
@@ -28,8 +29,8 @@ def exposure(
     return {check.name: check for check in check_exposure(actions, runner=runner)}
 
 
-def isolation() -> dict[str, Check]:
-    return {check.name: check for check in check_isolation()}
+def isolation(name: str) -> Check | None:
+    return next((check for check in check_isolation() if check.name == name), None)
 
 
 @pytest.mark.parametrize(
@@ -64,52 +65,40 @@ def test_hosted_runners_and_other_machines_are_not_checked(tmp_path: Path) -> No
 
 def test_id_token_on_a_runner_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "ghs_secret")
-    check = isolation()["id-token"]
+    check = isolation("id-token")
+    assert check is not None
     assert check.status == "failed"
     assert "ghs_secret" not in check.found + check.fix
     monkeypatch.delenv("ACTIONS_ID_TOKEN_REQUEST_TOKEN")
-    assert "id-token" not in isolation()
+    assert isolation("id-token") is None
 
 
-def test_root_on_a_runner_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
-    assert isolation()["account"].status == "warning"
-    monkeypatch.setattr(os, "geteuid", lambda: 1001)
-    assert isolation()["account"].status == "ok"
-
-
-def test_access_to_docker_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("account", "socket", "warned"), [(0, True, ["account", "docker"]), (1001, False, [])])
+def test_root_and_access_to_docker_on_a_runner_are_warnings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, account: int, socket: bool, warned: list[str]
+) -> None:
     monkeypatch.setattr(runner_safety, "_DOCKER_SOCKET", tmp_path / "docker.sock")
-    assert "docker" not in isolation()
-    (tmp_path / "docker.sock").touch()
-    assert isolation()["docker"].status == "warning"
+    monkeypatch.setattr(os, "geteuid", lambda: account)
+    if socket:
+        (tmp_path / "docker.sock").touch()
+    assert [check.name for check in check_isolation() if check.status == "warning"] == warned
+    assert isolation("account") is not None
 
 
-def only_nvidia_smi(folder: Path, monkeypatch: pytest.MonkeyPatch, answer: str | None) -> None:
-    """The one tool that is found. answer: what it prints; there is none, if None."""
-    folder.mkdir()
-    if answer is not None:
-        tool = folder / "nvidia-smi"
-        tool.write_text(f"#!/bin/sh\necho '{answer}'\n")
-        tool.chmod(0o755)
-    monkeypatch.setenv("PATH", str(folder))
-
-
-L4 = "NVIDIA L4, 570.86.15, 23034"
+FOUND = "NVIDIA L4, 24.2 GB, driver 570.86.15"
 
 
 @pytest.mark.parametrize(
     ("answer", "needs_gib", "runner", "status", "found"),
     [
-        (L4, 16, True, "ok", "NVIDIA L4, 24.2 GB, driver 570.86.15"),
-        (L4, 16, False, "ok", "NVIDIA L4, 24.2 GB, driver 570.86.15"),
-        (L4, 40, True, "failed", "NVIDIA L4, 24.2 GB, driver 570.86.15"),
-        (L4, 40, False, "failed", "NVIDIA L4, 24.2 GB, driver 570.86.15"),
+        (L4, 16, True, "ok", FOUND),
+        (L4, 16, False, "ok", FOUND),
+        (L4, 40, True, "failed", FOUND),
+        (L4, 40, False, "failed", FOUND),
         ("No devices were found", 16, True, "failed", "none"),
         (None, 16, True, "failed", "none"),
         (None, 16, False, "warning", "none"),
     ],
-    ids=["fits", "fits here", "too small", "too small here", "driver alone", "none on a runner", "none here"],
 )
 def test_the_gpu_is_compared_with_the_largest_job(
     tmp_path: Path,
@@ -136,7 +125,6 @@ def test_the_gpu_is_compared_with_the_largest_job(
         (["pytest==0.1"], "failed", "pytest {pytest} (pinned 0.1)"),
         (["no-such-package==1.0"], "failed", "no-such-package missing (pinned 1.0)"),
     ],
-    ids=["as pinned", "another version", "missing"],
 )
 def test_versions_are_compared_with_the_pins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pins: list[str], status: str, found: str

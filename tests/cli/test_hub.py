@@ -66,14 +66,3 @@ def test_every_command_that_it_prints_works_as_printed(
     shown = get_session().get(page[1], headers={"Accept": "text/html"}).text
     assert "perplexity" in shown
     assert 'src="/quantized/my-model-awq/resolve/main/assets/error-by-layer.png"' in shown
-
-
-def test_a_folder_that_another_process_serves_is_refused(
-    tmp_path: Path, environment: dict[str, str], serving: subprocess.Popen[str]
-) -> None:
-    assert serving.stdout is not None
-    assert serving.stdout.readline()
-    command = ["awq-bot", "hub", "--root", "hub", "--port", "0"]
-    second = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert second.returncode == 8
-    assert "another process serves this folder" in second.stderr

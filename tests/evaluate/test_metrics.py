@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from bot.calibration.blocks import evaluation_tokens
-from bot.errors import QuantizationError, UnsupportedModelError, UpstreamError
+from bot.errors import QuantizationError, UnsupportedModelError
 from bot.evaluate.metrics import evaluate, percentile, perplexity, token_figures
 from bot.records import Report, no_progress
 from tests.support.artifact_pairs import (
@@ -45,12 +45,15 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pair]:
     return pair
 
 
+def copy_of(pair: Pair, folder: Path) -> Pair:
+    source, quantized = (shutil.copytree(path, folder / path.name) for path in (pair.source, pair.quantized))
+    return Pair(source, quantized, pair.restored)
+
+
 @pytest.fixture
 def copied(pairs: Callable[[str], Pair], tmp_path: Path) -> Pair:
     """A pair that a test may damage."""
-    pair = pairs("llama")
-    source, quantized = (shutil.copytree(path, tmp_path / path.name) for path in (pair.source, pair.quantized))
-    return Pair(source, quantized, pair.restored)
+    return copy_of(pairs("llama"), tmp_path)
 
 
 def measured(pair: Pair, tokens: Tensor = TOKENS, **changes: Any) -> Report:
@@ -84,6 +87,19 @@ def all_logits(folder: Path, tokens: Tensor) -> Any:
         return model(tokens).logits[:, :-1].flatten(0, 1).numpy()
 
 
+def assert_equals_brute_force(pair: Pair, tokens: Tensor) -> Report:
+    report = measured(pair, tokens)
+    kl, nll_source, nll_quantized, agrees = brute_force(
+        all_logits(pair.source, tokens), all_logits(pair.restored, tokens), tokens[:, 1:].flatten().numpy()
+    )
+    assert report.kl_mean == pytest.approx(kl.mean(), rel=1e-3)
+    assert report.kl_p99 == pytest.approx(np.quantile(kl, 0.99), rel=1e-3)
+    assert report.perplexity_source == pytest.approx(math.exp(nll_source.mean()), rel=1e-4)
+    assert report.perplexity_quantized == pytest.approx(math.exp(nll_quantized.mean()), rel=1e-4)
+    assert report.top1_agreement == agrees.mean()
+    return report
+
+
 @pytest.mark.parametrize("scale", [0.1, 1.0, 30.0])
 def test_figures_per_token_equal_brute_force(scale: float) -> None:
     generator = torch.Generator().manual_seed(3)
@@ -115,21 +131,12 @@ def test_percentile_is_numpys(count: int) -> None:
 
 
 @pytest.mark.parametrize("model_type", sorted(MODELS))
-def test_a_report_equals_brute_force_over_the_dequantized_model(
-    pairs: Callable[[str], Pair], model_type: str
-) -> None:
-    pair = pairs(model_type)
-    report = measured(pair)
-    kl, nll_source, nll_quantized, agrees = brute_force(
-        all_logits(pair.source, TOKENS), all_logits(pair.restored, TOKENS), TOKENS[:, 1:].flatten().numpy()
-    )
-    assert report.kl_mean == pytest.approx(kl.mean(), rel=1e-3)
+def test_a_report_equals_brute_force_on_dequantized_weights(pairs: Callable[[str], Pair], model_type: str) -> None:
+    report = assert_equals_brute_force(pairs(model_type), TOKENS)
     assert report.kl_mean > 0.001
-    assert report.kl_p99 == pytest.approx(np.quantile(kl, 0.99), rel=1e-3)
-    assert report.perplexity_source == pytest.approx(math.exp(nll_source.mean()), rel=1e-4)
-    assert report.perplexity_quantized == pytest.approx(math.exp(nll_quantized.mean()), rel=1e-4)
-    assert report.top1_agreement == agrees.mean()
     assert report.tokens == 320
+    numbers = b"".join(int(token).to_bytes(8, "little") for token in TOKENS.flatten())
+    assert (report.text_sha256, report.text_label) == (sha256(numbers).hexdigest(), "random")
 
 
 def test_sizes_and_bits_are_those_of_the_files(pairs: Callable[[str], Pair]) -> None:
@@ -144,35 +151,19 @@ def test_sizes_and_bits_are_those_of_the_files(pairs: Callable[[str], Pair]) -> 
     assert report.size_quantized_bytes == (pair.quantized / "model.safetensors").stat().st_size
 
 
-def test_a_tied_output_that_is_stored_all_the_same_counts_once(
-    pairs: Callable[[str], Pair], tmp_path: Path
-) -> None:
+def test_a_tied_output_that_is_stored_counts_once(pairs: Callable[[str], Pair], tmp_path: Path) -> None:
     pair = pairs("qwen3")
-    plain = measured(pair)
-    for folder in (pair.source, pair.quantized):
-        (tmp_path / folder.name).mkdir()
-        for path in folder.iterdir():
-            (tmp_path / folder.name / path.name).write_bytes(path.read_bytes())
-        change_tensors(
-            tmp_path / folder.name, lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"].clone()})
-        )
-    stored = measured(Pair(tmp_path / "source", tmp_path / "quantized", pair.restored))
+    plain, copy = measured(pair), copy_of(pair, tmp_path)
+    for folder in (copy.source, copy.quantized):
+        change_tensors(folder, lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"].clone()}))
+    stored = measured(copy)
     assert stored.kl_mean == plain.kl_mean
     embeddings, source = VOCABULARY * 64, load_file(pair.source / "model.safetensors")
     parameters = sum(tensor.numel() for tensor in source.values())
     assert stored.bits_per_weight_file == pytest.approx(plain.bits_per_weight_file + 16 * embeddings / parameters)
 
 
-def test_the_text_is_identified_by_its_tokens(pairs: Callable[[str], Pair]) -> None:
-    report = measured(pairs("llama"))
-    numbers = b"".join(int(token).to_bytes(8, "little") for token in TOKENS.flatten())
-    assert report.text_sha256 == sha256(numbers).hexdigest()
-    assert report.text_label == "random"
-
-
-def test_how_many_blocks_are_run_at_once_does_not_change_the_figures(
-    pairs: Callable[[str], Pair], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_batch_size_changes_no_figure(pairs: Callable[[str], Pair], monkeypatch: pytest.MonkeyPatch) -> None:
     together = measured(pairs("llama"))
     monkeypatch.setattr("bot.evaluate.metrics.LOGITS_AT_ONCE", 1)
     one_by_one = measured(pairs("llama"))
@@ -199,18 +190,9 @@ UP = "model.layers.1.mlp.up_proj"
     ],
     ids=["missing", "missing part", "extra", "other shape"],
 )
-def test_tensors_that_do_not_match_the_source_are_an_error(
-    copied: Pair, change: Callable[[dict[str, Tensor]], object], name: str
-) -> None:
+def test_bad_tensors_are_named(copied: Pair, change: Callable[[dict[str, Tensor]], object], name: str) -> None:
     change_tensors(copied.quantized, change)
     assert name in refused(copied).message
-
-
-def test_weights_that_the_source_itself_lacks_are_an_error_not_random_numbers(copied: Pair) -> None:
-    for folder in (copied.source, copied.quantized):
-        change_tensors(folder, lambda tensors: tensors.pop("model.norm.weight"))
-    with pytest.raises(UpstreamError, match=r'1 missing keys: "model\.norm\.weight"'):
-        measured(copied)
 
 
 def test_damaged_artifact_is_an_error_of_quantizing_not_of_upstream(copied: Pair) -> None:
@@ -232,17 +214,9 @@ def test_damaged_artifact_is_an_error_of_quantizing_not_of_upstream(copied: Pair
         (lambda config: config.update(dtype="float32"), "dtype 'float32' is neither"),
     ],
 )
-def test_a_config_that_would_mislead_readers_is_an_error(
-    copied: Pair, change: Callable[[dict[str, Any]], object], expected: str
-) -> None:
+def test_misleading_config_fails(copied: Pair, change: Callable[[dict[str, Any]], object], expected: str) -> None:
     change_config(copied.quantized, change)
     assert expected in refused(copied).message
-
-
-def test_a_source_that_does_not_load_is_an_error(copied: Pair) -> None:
-    change_config(copied.source, lambda config: config.update(model_type="unheard-of"))
-    with pytest.raises(UnsupportedModelError, match=r"cannot load it: .*unheard-of"):
-        measured(copied)
 
 
 def test_code_in_the_source_does_not_run_unless_that_is_allowed(copied: Pair, tmp_path: Path) -> None:
@@ -267,11 +241,5 @@ def test_logits_that_are_not_finite_are_an_error_that_says_whose(copied: Pair, f
 def test_a_trained_model_in_shards_loses_by_plain_rounding_what_brute_force_says(tmp_path: Path) -> None:
     pair = quantized_pair(ASSETS / "llama-tiny", tmp_path)
     tokens, _ = evaluation_tokens(tokenizer_folder=pair.source, trust_remote_code=False, blocks=4, seq_len=128)
-    report = measured(pair, tokens)
-    kl, nll_source, nll_quantized, _ = brute_force(
-        all_logits(pair.source, tokens), all_logits(pair.restored, tokens), tokens[:, 1:].flatten().numpy()
-    )
-    assert report.kl_mean == pytest.approx(kl.mean(), rel=1e-3)
-    assert report.perplexity_source == pytest.approx(math.exp(nll_source.mean()), rel=1e-4)
-    assert report.perplexity_quantized == pytest.approx(math.exp(nll_quantized.mean()), rel=1e-4)
+    report = assert_equals_brute_force(pair, tokens)
     assert 1 < report.perplexity_source < report.perplexity_quantized < 200

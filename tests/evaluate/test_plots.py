@@ -1,9 +1,6 @@
 """The picture on the card: what it shows, and that the same figures give the same bytes."""
 
 import random
-import subprocess
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -12,46 +9,23 @@ import pytest
 from PIL import Image
 
 from bot.evaluate.plots import WIDTH_PIXELS, Curve, curves_of, draw_error_by_layer, kind_of
-from bot.records import CalibrationSet, ModuleError, QuantizedModel, Recipe
+from bot.records import ModuleError, QuantizedModel
+from tests.support.factories import quantized
 
-DENSE = (
-    "self_attn.q_proj",
-    "self_attn.k_proj",
-    "self_attn.v_proj",
-    "self_attn.o_proj",
-    "mlp.gate_proj",
-    "mlp.up_proj",
-    "mlp.down_proj",
-)
+ATTENTION = tuple(f"self_attn.{part}_proj" for part in "qkvo")
+DENSE = (*ATTENTION, "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
 
 
 def error(layer: int, module: str, awq: float, rounding: float) -> ModuleError:
     return ModuleError(layer=layer, module=module, relative_error=awq, relative_error_rounding=rounding)
 
 
-def model(modules: Sequence[ModuleError]) -> QuantizedModel:
-    calibration = CalibrationSet(samples=16, seq_len=64, seed=0, sha256="", sources=(), distinct_token_share=0.5)
-    return QuantizedModel(
-        folder="",
-        files=(),
-        recipe=Recipe(),
-        calibration=calibration,
-        artifact_dtype="float16",
-        modules_to_not_convert=(),
-        modules=tuple(modules),
-        quantized_parameters=1,
-        bits_per_weight=4.2,
-        bits_per_weight_file=5.0,
-        versions={},
-        device="cpu",
-        duration_s=1.0,
-    )
-
-
-def dense(layers: int, kinds: Sequence[str] = DENSE) -> QuantizedModel:
+def dense(layers: int) -> QuantizedModel:
     numbers = random.Random(0)
-    drawn = [(layer, kind, numbers.uniform(0.01, 0.03)) for layer in range(layers) for kind in kinds]
-    return model([error(layer, f"model.layers.{layer}.{kind}", plain / 3, plain) for layer, kind, plain in drawn])
+    drawn = [(layer, kind, numbers.uniform(0.01, 0.03)) for layer in range(layers) for kind in DENSE]
+    return quantized(
+        modules=[error(layer, f"model.layers.{layer}.{kind}", plain / 3, plain) for layer, kind, plain in drawn]
+    )
 
 
 @pytest.mark.parametrize(
@@ -82,22 +56,16 @@ def test_a_curve_holds_its_layers_in_order_and_the_mean_over_experts() -> None:
 
 
 @pytest.mark.parametrize("layers", [1, 4, 130])
-def test_a_picture_is_an_opaque_png_of_the_cards_width_and_small(tmp_path: Path, layers: int) -> None:
+def test_a_picture_is_a_small_opaque_png_of_the_cards_width_with_both_curves(tmp_path: Path, layers: int) -> None:
     path = tmp_path / "error.png"
     draw_error_by_layer(dense(layers), path)
     with Image.open(path) as picture:
-        assert picture.format == "PNG"
-        assert picture.width == WIDTH_PIXELS
+        assert (picture.format, picture.width) == ("PNG", WIDTH_PIXELS)
         assert "transparency" not in picture.info
-        assert picture.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
+        pixels = np.asarray(picture.convert("RGB")).astype(int)
     assert path.stat().st_size < 150_000
-
-
-def test_a_picture_shows_both_curves(tmp_path: Path) -> None:
-    path = tmp_path / "error.png"
-    draw_error_by_layer(dense(4), path)
-    with Image.open(path) as picture:
-        shown = np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0).astype(int)
+    assert pixels[0, 0].tolist() == [255, 255, 255]
+    shown = np.unique(pixels.reshape(-1, 3), axis=0)
     for color in ((0x00, 0x72, 0xB2), (0x9A, 0xA3, 0xAD)):
         assert np.abs(shown - color).sum(axis=1).min() < 16
 
@@ -114,16 +82,11 @@ def test_the_same_figures_give_the_same_bytes_whatever_the_users_settings(tmp_pa
 
 def test_a_mixture_of_experts_and_an_error_of_zero_can_be_drawn(tmp_path: Path) -> None:
     experts = [error(layer, f"mlp.experts.{n}.w1", 0.0, 0.02) for layer in range(3) for n in range(64)]
-    others = [error(layer, kind, 0.004, 0.02) for layer in range(3) for kind in DENSE[:4]]
-    draw_error_by_layer(model(others + experts), tmp_path / "error.png")
+    others = [error(layer, kind, 0.004, 0.02) for layer in range(3) for kind in ATTENTION]
+    draw_error_by_layer(quantized(modules=others + experts), tmp_path / "error.png")
     assert (tmp_path / "error.png").stat().st_size < 150_000
 
 
 def test_without_quantized_modules_there_is_nothing_to_draw(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nothing to draw"):
-        draw_error_by_layer(model([]), tmp_path / "error.png")
-
-
-def test_matplotlib_is_not_loaded_before_something_is_drawn() -> None:
-    code = "import sys, bot.evaluate.plots; sys.exit('matplotlib' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+        draw_error_by_layer(quantized(modules=()), tmp_path / "error.png")

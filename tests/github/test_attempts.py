@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -22,24 +23,14 @@ def fail(before: Attempts | None, *, content: str = "same", now: datetime = NOW,
     return after_failure(before, target=TARGET, content=content, now=now, run=run)
 
 
-@pytest.mark.parametrize(
-    ("failures", "next_try"),
-    [(1, "2026-11-22T04:17:05Z"), (2, "2026-11-22T09:17:05Z"), (3, "2026-11-23T03:17:05Z")],
-)
-def test_each_failure_waits_longer(failures: int, next_try: str) -> None:
+def test_each_failure_waits_longer_and_the_fourth_waits_for_a_person() -> None:
     tried = None
-    for _ in range(failures):
+    waits = ("2026-11-22T04:17:05Z", "2026-11-22T09:17:05Z", "2026-11-23T03:17:05Z", None, None)
+    for count, next_try in enumerate(waits, 1):
         tried = fail(tried)
-    assert tried == Attempts(target=TARGET, content="same", count=failures, next_try=next_try)
-
-
-def test_the_fourth_failure_waits_for_a_person_and_so_does_every_later_one() -> None:
-    tried = None
-    for _ in range(4):
-        tried = fail(tried)
-    assert tried == Attempts(target=TARGET, content="same", count=4, next_try=None, waits_for_person=True)
-    assert fail(tried).count == 5
-    assert fail(tried).waits_for_person
+        assert tried == Attempts(
+            target=TARGET, content="same", count=count, next_try=next_try, waits_for_person=next_try is None
+        )
 
 
 def test_other_content_is_counted_again_from_one_in_the_same_issue() -> None:
@@ -63,7 +54,7 @@ def test_attempts_are_counted_per_content_and_gate() -> None:
     assert len({item.attempt_digest for item in (one, looser, other)}) == 3
 
 
-def held(jobs: list[Job], **facts: Any) -> Plan:
+def held(jobs: Sequence[Job | Skip], **facts: Any) -> Plan:
     return apply_retry_limits(make_plan(jobs), now=NOW, **{"attempts": ()} | facts)
 
 
@@ -92,6 +83,7 @@ def test_a_job_waits_for_its_time_or_a_person(attempts: Attempts, runs: bool) ->
         assert skip.blocked
         assert skip.exit_code == 0
         assert "Close the issue" in skip.hint
+        assert plan.skipped == held([skip], attempts=None).skipped  # what is skipped stays skipped
 
 
 def test_the_reason_says_when() -> None:
@@ -137,12 +129,6 @@ def test_jobs_without_a_gpu_do_not_count_towards_the_limit() -> None:
     plan = held([*many(5), refresh], max_releases=2)
     assert [item.job_id for item in plan.jobs] == ["refresh", "m0", "m1"]
     assert held([*many(5), refresh], max_releases=-3).jobs == (refresh,)
-
-
-def test_what_the_plan_skipped_stays_skipped() -> None:
-    skip = Skip(entry=entry(), reason="up to date")
-    plan = apply_retry_limits(make_plan([skip, job()]), attempts=(), now=NOW)
-    assert plan == make_plan([job(), skip])
 
 
 def seen(stage: str, status: str = "completed", conclusion: str | None = None, target: str = TARGET) -> RunningJob:

@@ -11,14 +11,6 @@ from tests.support.workflow_steps import StepResult
 from tests.support.workspace import Workspace
 
 
-@pytest.fixture
-def planned(workspace: Workspace) -> Job:
-    workspace.seed("Tiny")
-    workspace.plan()
-    [job] = workspace.planned()
-    return job
-
-
 def quantize(workspace: Workspace, job: Job, **more: str) -> StepResult:
     return workspace.runner.step_here("actions", "quantize", "--job-id", job.job_id, **more)
 
@@ -39,25 +31,25 @@ def test_a_missing_upstream_is_reported_everywhere(workspace: Workspace, planned
     assert (level, where) == ("error", "title=Quantizing failed%3A upstream")
     assert message == f"{result.message}%0A{result.hint}"
     assert "failed (upstream)" in ended.summary
-    assert "**cause**" in ended.summary
     assert "**fix**" in ended.summary
     assert ended.summary.count("**cause**") == 1
     assert ended.outputs == {}
 
 
-def test_an_expired_token_is_named_and_not_shown(workspace: Workspace, planned: Job) -> None:
+def test_an_expired_token_and_an_invalid_setting_leave_a_result_too(workspace: Workspace, planned: Job) -> None:
     token = workspace.hub.add_token("reader-2", role="read")
     workspace.hub.revoke_token(token)
-    ended = quantize(workspace, planned, HF_TOKEN=token)
-    assert ended.code == result_of(workspace, planned).exit_code == 8
-    assert "the Hub refuses the token" in ended.annotations[0][2]
-    assert token not in ended.everything
-
-
-def test_an_invalid_setting_leaves_a_result_too(workspace: Workspace, planned: Job) -> None:
-    ended = quantize(workspace, planned, HF_ENDPOINT="not an address")
-    assert ended.code == result_of(workspace, planned).exit_code == 8
-    assert "HF_ENDPOINT is not a URL" in ended.annotations[0][2]
+    for variable, said in (
+        ({"HF_TOKEN": token}, "the Hub refuses the token"),
+        ({"HF_ENDPOINT": "not an address"}, "HF_ENDPOINT is not a URL"),
+    ):
+        ended = quantize(workspace, planned, **variable)
+        assert ended.code == result_of(workspace, planned).exit_code == 8
+        assert said in ended.annotations[0][2]
+        assert token not in ended.everything
+    (workspace.root / "plan" / f"{planned.job_id}.json").write_text('{"job_id": "x"}')
+    ended = quantize(workspace, planned)
+    assert (ended.code, "cannot be read as a Job" in ended.annotations[0][2]) == (8, True)
 
 
 def test_an_expired_write_token_fails_publish_only(workspace: Workspace, planned: Job) -> None:
@@ -84,13 +76,6 @@ def test_a_bug_leaves_a_result_and_its_trace_is_not_read_as_commands(workspace: 
     assert token not in ended.everything + result.message
 
 
-def test_a_plan_of_another_version_is_named(workspace: Workspace, planned: Job) -> None:
-    (workspace.root / "plan" / f"{planned.job_id}.json").write_text('{"job_id": "x"}')
-    ended = quantize(workspace, planned)
-    assert ended.code == 8
-    assert "cannot be read as a Job" in ended.annotations[0][2]
-
-
 @pytest.mark.parametrize("job_id", ["../plan/plan", "a/b", "", "$(touch pwned)", "x" * 300, "-rf"])
 def test_an_invalid_job_id_is_refused(workspace: Workspace, planned: Job, job_id: str) -> None:
     ended = workspace.runner.step_here("actions", "quantize", f"--job-id={job_id}")
@@ -103,6 +88,3 @@ def test_the_help_of_every_command_has_an_example(workspace: Workspace) -> None:
         ended = workspace.runner.step_here("actions", verb, "--help")
         assert ended.code == 0
         assert f"awq-bot actions {verb}" in " ".join(ended.out.split()), verb
-    for words in (("actions", "--help"), ("actions",)):
-        ended = workspace.runner.step_here(*words)
-        assert (ended.code, "GITHUB_TOKEN" in ended.out) == (0, True)

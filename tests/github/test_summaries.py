@@ -9,18 +9,10 @@ import pytest
 from markdown_it import MarkdownIt
 
 from bot.errors import QualityGateError
+from bot.github import summaries
 from bot.github.attempts import apply_retry_limits
 from bot.github.environment import MAX_SUMMARY_BYTES
 from bot.github.results import final_results
-from bot.github.summaries import (
-    card_preview,
-    failure_text,
-    job_page,
-    plan_page,
-    refusal_text,
-    report_page,
-    trouble_text,
-)
 from bot.records import Attempts, Job, JobResult, Publication, RunningJob, Skip, Status, job_result
 from bot.text import escape_github_hint
 from bot.watch.release import make_plan
@@ -64,10 +56,6 @@ class Page(HTMLParser):
         self.text += data
 
 
-def hostile_job(text: str) -> Job:
-    return job(reason=text, warnings=(text,))
-
-
 def result(of: Job, text: str) -> JobResult:
     error = QualityGateError(text, hint=text)
     failed = job_result(of, stage="quantize", status=Status.FAILED, error=error, report=report(text_label=text))
@@ -75,7 +63,7 @@ def result(of: Job, text: str) -> JobResult:
 
 
 def every_page(text: str) -> dict[str, str]:
-    made = hostile_job(text)
+    made = job(reason=text, warnings=(text,))
     skips = [
         Skip(entry=entry(repo_id="lab/Other"), reason=text, hint=text, blocked=True, exit_code=3),
         Skip(entry=entry(repo_id="lab/Third"), reason=text, hint=text, blocked=True),
@@ -83,12 +71,14 @@ def every_page(text: str) -> dict[str, str]:
     lost = [RunningJob(stage="quantize", target=made.entry.target, status="completed", conclusion="failure")]
     [ended] = final_results([made], [result(made, text)], lost)
     return {
-        "plan": plan_page(make_plan([made, *skips]), endpoint=HUB, notes=[text]),
-        "job": job_page(made, result(made, text), endpoint=HUB),
-        "report": report_page([ended], endpoint=HUB, issues={}, rejected=[text], notes=[text]),
-        "issue": failure_text(made, ended, Attempts(target="a/b", content="c", count=1), endpoint=HUB, run_url=""),
-        "refusal": refusal_text(skips[0], endpoint=HUB, run_url=""),
-        "trouble": trouble_text("Nothing is watched.", [(text, text)], run_url=""),
+        "plan": summaries.plan_page(make_plan([made, *skips]), endpoint=HUB, notes=[text]),
+        "job": summaries.job_page(made, result(made, text), endpoint=HUB),
+        "report": summaries.report_page([ended], endpoint=HUB, issues={}, rejected=[text], notes=[text]),
+        "issue": summaries.failure_text(
+            made, ended, Attempts(target="a/b", content="c", count=1), endpoint=HUB, run_url=""
+        ),
+        "refusal": summaries.refusal_text(skips[0], endpoint=HUB, run_url=""),
+        "trouble": summaries.trouble_text("Nothing is watched.", [(text, text)], run_url=""),
     }
 
 
@@ -121,7 +111,7 @@ def test_a_hint_keeps_its_code_and_its_text() -> None:
 
 def test_a_full_matrix_says_what_is_left_for_the_next_run() -> None:
     plan = apply_retry_limits(make_plan(many(300)), attempts=(), now=NOW)
-    text = plan_page(plan, endpoint=HUB)
+    text = summaries.plan_page(plan, endpoint=HUB)
     assert "**256 to quantize**, 44 waiting." in text
     assert text.count("over the limit of concurrent jobs") == 20
     assert "and 24 more for later runs" in text
@@ -129,13 +119,13 @@ def test_a_full_matrix_says_what_is_left_for_the_next_run() -> None:
 
 
 def test_the_headline_adds_up_what_is_needed() -> None:
-    text = plan_page(make_plan([job(), job(entry(target="a/b"))]), endpoint=HUB)
+    text = summaries.plan_page(make_plan([job(), job(entry(target="a/b"))]), endpoint=HUB)
     assert "Estimated in total: 20 min 00 s of GPU time, 16.0 GB to download" in text
 
 
 def test_a_card_on_another_page_has_whole_links_and_no_pictures() -> None:
     card = "---\nlicense: mit\n---\n\n# T\n\n![x](assets/a.png)\n\n[s](/lab/T) [f](provenance.json) [w](https://x/y)\n"
-    shown = card_preview(card, endpoint=HUB, target="q/T-awq", tag="upstream-1-2")
+    shown = summaries.card_preview(card, endpoint=HUB, target="q/T-awq", tag="upstream-1-2")
     links = f"[s]({HUB}/lab/T) [f]({HUB}/q/T-awq/blob/upstream-1-2/provenance.json) [w](https://x/y)"
     assert shown == f"# T\n\n{links}"
 
@@ -148,4 +138,4 @@ def test_only_pictures_of_public_models_are_linked(private: bool) -> None:
     made = job_result(
         job(), stage="publish", status=Status.PUBLISHED, publication=published, report=report(pictures=("a.png",))
     )
-    assert ("<img" in job_page(job(), made, endpoint=HUB)) == (not private)
+    assert ("<img" in summaries.job_page(job(), made, endpoint=HUB)) == (not private)

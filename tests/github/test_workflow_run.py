@@ -14,7 +14,7 @@ import pytest
 from huggingface_hub import HfApi
 
 from bot.files import describe_file
-from bot.github.matrix import timeout_minutes
+from bot.github.matrix import matrix_row
 from bot.jobs import stages
 from bot.jobs.folder import JobDir
 from bot.jobs.handover import check_job_dir
@@ -62,12 +62,10 @@ def watch(tmp_path_factory: pytest.TempPathFactory, quantized: Quantized) -> Ite
         assert planned.code == 0, planned.err
         [row] = json.loads(planned.outputs["quantize"])["include"]
         job = from_json(Job, (sandbox.root / "plan" / f"{row['job_id']}.json").read_bytes())
-        # It quantizes again, to the same bytes, so that the measurement is still valid.
-        copy = shutil.copytree(quantized("llama-tiny"), sandbox.root / "work" / job.job_id)
-        (copy / "quantized.json").unlink()
+        # As on a runner that was stopped right after measuring.
+        shutil.copytree(quantized("llama-tiny"), sandbox.root / "work" / job.job_id)
         worked = runner.step("actions", "quantize", "--job-id", job.job_id, "--results", "results")
         assert worked.code == 0, worked.err
-        assert "quantizing:" in worked.err
         yield Watch(sandbox, runner, planned, worked, job)
 
 
@@ -77,41 +75,36 @@ def copy(watch: Watch, tmp_path: Path) -> Path:
     return Path(shutil.copytree(watch.artifact, tmp_path / "artifact"))
 
 
-def test_the_plan_is_a_matrix_row_per_job_and_a_file_per_job(watch: Watch) -> None:
+def test_the_plan_is_a_matrix_row_per_job(watch: Watch) -> None:
     outputs = watch.planned.outputs
     assert (outputs["quantize_count"], outputs["refresh_count"]) == ("1", "0")
     assert json.loads(outputs["refresh"]) == {"include": []}
-    assert json.loads(outputs["quantize"])["include"] == [
-        {
-            "job_id": watch.job.job_id,
-            "target": TARGET,
-            "runs_on": ["self-hosted", "gpu", "gpu-16gb"],
-            "timeout_minutes": timeout_minutes(watch.job),
-        }
-    ]
+    assert json.loads(outputs["quantize"]) == {"include": [matrix_row(watch.job)]}
     assert "first release" in watch.planned.summary
     assert "1 to quantize" in watch.planned.summary
 
 
-def test_quantize_passes_on_the_model_and_nothing_of_the_source(watch: Watch) -> None:
+def test_quantize_passes_on_the_model_and_shows_its_figures_and_card(watch: Watch) -> None:
     assert watch.quantized.outputs["publish"] == "true"
-    there = {path.name for path in watch.artifact.iterdir()} - {".lock"}
     records = {"job.json", "weights.json", "quantized.json", "report.json", "card.json"}
-    assert there == records | {"quantized", "card"}
-    result = watch.result("results")
+    assert {path.name for path in watch.artifact.iterdir()} - {".lock"} == records | {"quantized", "card"}
+    result, page = watch.result("results"), watch.quantized.summary
     assert (result.status, result.stage, result.target) == ("ready", "quantize", TARGET)
     assert result.report is not None
-
-
-def test_the_summary_of_quantize_has_the_figures_and_the_card(watch: Watch) -> None:
-    report = watch.result("results").report
-    assert report is not None
-    page = watch.quantized.summary
-    assert f"| {report.kl_mean:.4f} nats |" in page
-    assert f"| {100 * report.top1_agreement:.1f} % |" in page
+    assert f"| {result.report.kl_mean:.4f} nats |" in page
+    assert f"| {100 * result.report.top1_agreement:.1f} % |" in page
     assert f"vllm serve {TARGET}" in page
     assert "](/" not in page
     assert "![" not in page
+
+
+def test_no_step_shows_a_token(watch: Watch) -> None:
+    reader = watch.sandbox.hub.token("reader", role="read")
+    written = [path for path in watch.runner.root.rglob("*.json") if "hub" not in path.parts]
+    texts = [watch.planned.everything, watch.quantized.everything, *(path.read_text() for path in written)]
+    assert len(texts) > 5
+    assert not [text for text in texts if reader in text or watch.sandbox.hub.token() in text]
+    assert ("add-mask", "", reader) in watch.planned.commands
 
 
 def refused(watch: Watch, artifact: Path, said: str) -> None:
@@ -178,11 +171,7 @@ TAMPERING: list[tuple[str, Callable[[Path], object], str]] = [
     ("no job", lambda path: (path / "job.json").unlink(), "a different job"),
     # From here on the records are brought up to date, too.
     ("code", lambda path: replace_file(path, "evil.py", b"import os"), "'evil.py' is not what upstream has"),
-    (
-        "tokenizer",
-        lambda path: replace_file(path, "tokenizer.json", b"{}"),
-        "'tokenizer.json' is not what upstream has",
-    ),
+    ("tokenizer", partial(replace_file, path="tokenizer.json", content=b"{}"), "is not what upstream has"),
     *(
         (f"code named in {name}", partial(with_auto_map, path=name), f"'{name}' is not what upstream has")
         for name in ("config.json", "tokenizer_config.json")
@@ -203,11 +192,7 @@ TAMPERING: list[tuple[str, Callable[[Path], object], str]] = [
         for number, path in enumerate((ADVERTISEMENT, "https://evil.example/x.png", "assets/other.png"))
     ),
     *(
-        (
-            f"hash {number}",
-            partial(with_calibration, sha256=text),
-            "the sha256 of its calibration is not a sha256",
-        )
+        (f"hash {number}", partial(with_calibration, sha256=text), "sha256 of its calibration is not a sha256")
         for number, text in enumerate(("`\n\n# Buy [this](https://evil.example)\n\n`", "5E" * 32, "5e" * 31, ""))
     ),
     (
@@ -221,11 +206,7 @@ TAMPERING: list[tuple[str, Callable[[Path], object], str]] = [
         lambda path: stages.card(change_report(path, kl_mean=9.0)),
         "mean KL divergence 9 nats is above max_kl 0.3",
     ),
-    (
-        "another recipe",
-        lambda path: with_quantized(path, recipe=Recipe(group_size=64)),
-        "its recipe is not the planned one",
-    ),
+    ("another recipe", partial(with_quantized, recipe=Recipe(group_size=64)), "its recipe is not the planned one"),
     ("another tag", with_other_tag, "its provenance does not follow"),
 ]
 
@@ -257,14 +238,10 @@ def test_upstreams_files_are_compared_with_those_of_the_plan(watch: Watch, tmp_p
     assert watch.publish(watch.artifact, plan=str(plan)).code == 7
 
 
-def test_publish_without_an_artifact_succeeds_and_leaves_no_result(watch: Watch, tmp_path: Path) -> None:
+def test_no_artifact_is_nothing_to_publish_and_an_unplanned_job_is_refused(watch: Watch, tmp_path: Path) -> None:
     ended = watch.publish(tmp_path / "nothing", results="results-of-nothing")
-    assert ended.code == 0
-    assert "nothing to publish" in ended.out
+    assert (ended.code, "nothing to publish" in ended.out) == (0, True)
     assert not (watch.runner.root / "results-of-nothing").exists()
-
-
-def test_a_job_that_was_not_planned_is_refused(watch: Watch) -> None:
     for job_id in ("quantized--other-awq-00000000-00000000", "../plan/plan", "plan"):
         ended = watch.runner.step_here("actions", "quantize", "--job-id", job_id)
         assert ended.code in (2, 8), ended.err
@@ -323,12 +300,3 @@ def test_what_needs_no_gpu_is_one_job(watch: Watch) -> None:
         assert hub.refs(TARGET)[f"refs/tags/{tag}"] == hub.refs(TARGET)["refs/heads/main"]
         HfApi(endpoint=hub.endpoint, token=hub.token()).delete_tag(TARGET, tag=tag)
     assert json.loads(hub.files(TARGET)["generation_config.json"]) == {"temperature": 0.25}
-
-
-def test_no_step_shows_a_token(watch: Watch) -> None:
-    tokens = {watch.sandbox.hub.token(), watch.sandbox.hub.token("reader", role="read")}
-    written = [path for path in watch.runner.root.rglob("*.json") if "hub" not in path.parts]
-    texts = [watch.planned.everything, watch.quantized.everything, *(path.read_text() for path in written)]
-    assert len(texts) > 5
-    assert not [token for token in tokens for text in texts if token in text]
-    assert ("add-mask", "", watch.sandbox.hub.token("reader", role="read")) in watch.planned.commands

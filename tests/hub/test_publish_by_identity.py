@@ -14,11 +14,13 @@ from huggingface_hub import HfApi
 from huggingface_hub.utils import _auth
 
 from bot.errors import EnvironmentProblem, PublishError
-from bot.hub import client, upload, verify
+from bot.hub import upload, verify
+from bot.hub.access import request_or_raise
 from bot.hub.fetch import remote_sha256
 from bot.hub.publish import make_public_note
 from bot.hub.session import Hub
-from bot.hub.target import request_or_raise
+from bot.hub.sources import read_sources
+from bot.hub.targets import read_targets
 from bot.jobs import pipeline
 from bot.localhub import Fault, Limits, LocalHub
 from tests.support.github_api.id_token import CLAIMS, IdTokens
@@ -41,15 +43,9 @@ CONFIG = '{"model_type": "qwen3"}'
 
 
 @pytest.fixture
-def workflow(hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> Iterator[IdTokens]:
-    hub.seed(SOURCE, source_files())  # with a licence
-    with running_workflow(hub, monkeypatch) as tokens:
-        yield tokens
-
-
-@pytest.fixture
 def ours(workflow: IdTokens, hub: LocalHub, api: HfApi, tmp_path: Path) -> Release:
     """A release whose target was created and trusts the workflow."""
+    hub.seed(SOURCE, source_files())  # with a licence
     assert workflow.asked == 0
     api.create_repo(TARGET, private=True)
     trust(hub)
@@ -67,21 +63,18 @@ def opened(ours: Release) -> Release:
 # --- what it publishes --------------------------------------------------------------------------------------
 
 
-def test_first_release_is_complete_and_stays_private(hub: LocalHub, ours: Release) -> None:
-    publication = ours.publish()
-    assert (ours.complete, ours.private) == (True, True)
-    assert (publication.new, publication.private) == (True, True)
-    assert f"create-target {TARGET}` makes it public" in make_public_note(ours.job, publication)
-    assert hub.history(TARGET)[0].author == "[OIDC]"
-    assert not [line for line in writes(hub)[1:] if "/settings" in line or "/repos/create" in line]
-
-
-def test_write_token_is_ignored(hub: LocalHub, ours: Release, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_WRITE_TOKEN", hub.token("bot"))
+def test_first_release_is_complete_and_stays_private_and_needs_no_write_token(
+    hub: LocalHub, ours: Release, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_WRITE_TOKEN", hub.token("bot"))  # it is not used
     assert ours.caller.trusted_publishing
     forget_requests(hub)
-    ours.by(Hub.from_environment()).publish()
+    publication = ours.by(Hub.from_environment()).publish()
     assert {item.user for item in all_requests(hub) if item.host == "hub" and item.authenticated} == {"[OIDC]"}
+    assert not [line for line in writes(hub) if "/settings" in line or "/repos/create" in line]
+    assert (ours.complete, ours.private, publication.new, publication.private) == (True,) * 4
+    assert f"create-target {TARGET}` makes it public" in make_public_note(ours.job, publication)
+    assert hub.history(TARGET)[0].author == "[OIDC]"
 
 
 def test_create_target_makes_it_public_once(hub: LocalHub, ours: Release) -> None:
@@ -93,20 +86,22 @@ def test_create_target_makes_it_public_once(hub: LocalHub, ours: Release) -> Non
     assert make_public_note(ours.job, ours.publish()) == ""
 
 
-def test_interrupted_publication_is_finished_and_never_public(hub: LocalHub, ours: Release) -> None:
-    hub.faults.add(Fault(path="/tag/", status=403))
-    ours.fails("not permitted to create the tag")
-    assert ours.open_target() == ()
-    assert ours.private
+@pytest.mark.parametrize(
+    ("step", "status", "words"),
+    [
+        ("/tag/", 403, "permitted to create the tag"),
+        ("/resolve/.*tokenizer.json", 404, r"tokenizer\.json is missing"),
+    ],
+    ids=["tag", "read back"],
+)
+def test_interrupted_publication_is_finished_and_never_public(
+    hub: LocalHub, ours: Release, step: str, status: int, words: str
+) -> None:
+    hub.faults.add(Fault(path=step, status=status))
+    ours.fails(words)
+    assert (ours.open_target(), ours.private) == ((), True)
     assert ours.finish().private
     assert ours.open_target() == ("made public",)
-
-
-def test_release_that_is_not_read_back_stays_private(hub: LocalHub, ours: Release) -> None:
-    hub.faults.add(Fault(path="/resolve/.*tokenizer.json", method="GET", status=404, times=None))
-    ours.fails(r"tokenizer\.json is missing")
-    assert ours.open_target() == ()
-    assert ours.private
 
 
 def test_private_entry_needs_no_further_step(hub: LocalHub, ours: Release, tmp_path: Path) -> None:
@@ -135,18 +130,14 @@ def test_release_whose_licence_is_refused_by_now_stays_private(hub: LocalHub, ou
     assert "no licence: the repo" in target.note
 
 
-def test_update_is_one_commit_into_the_public_repo(hub: LocalHub, ours: Release, tmp_path: Path) -> None:
-    newer = opened(ours).next(tmp_path, config=CONFIG)
-    assert (newer.publish().private, newer.private, newer.complete) == (False, False, True)
-    steps = [line.rpartition("/")[0].rpartition("/")[2] for line in writes(hub) if "uploads" not in line]
-    assert steps == ["commit", "tag"]
-
-
-def test_update_that_is_not_read_back_is_reverted(hub: LocalHub, ours: Release, tmp_path: Path) -> None:
+def test_update_of_a_public_repo_is_one_commit_or_reverted(hub: LocalHub, ours: Release, tmp_path: Path) -> None:
     newer = opened(ours).next(tmp_path, config=CONFIG)
     hub.faults.add(Fault(path="/resolve/.*tokenizer.json", method="GET", status=404))
     newer.fails("the previous release was restored as")
     assert hub.history(TARGET)[0].title == f"Restore {ours.job.tag}"
+    forget_requests(hub)
+    assert (newer.publish().private, newer.private, newer.complete) == (False, False, True)
+    assert [line.split("/")[-2] for line in writes(hub) if "uploads" not in line] == ["commit", "tag"]
 
 
 # --- settings that it cannot change -------------------------------------------------------------------------
@@ -196,9 +187,7 @@ def short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Rel
         yield Release.of(hub, tmp_path, caller=Hub.from_environment()), tokens
 
 
-def test_token_that_expires_between_files_is_exchanged_again(
-    short: tuple[Release, IdTokens], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_expired_tokens_are_renewed(short: tuple[Release, IdTokens], monkeypatch: pytest.MonkeyPatch) -> None:
     release, tokens = short
     ended: list[int] = []
 
@@ -238,21 +227,17 @@ def test_missing_target_is_to_be_created_first(hub: LocalHub, workflow: IdTokens
     assert not hub.store.exists(TARGET)
 
 
-def test_target_without_a_publisher_says_where_to_add_it(hub: LocalHub, ours: Release) -> None:
+def test_untrusted_workflow_is_shown_where_to_be_added(hub: LocalHub, workflow: IdTokens, ours: Release) -> None:
+    workflow.claims = CLAIMS | {"ref": "refs/heads/experiment"}
+    ours.fails("not one of its trusted publishers")
+    workflow.claims = CLAIMS
     hub.trust.remove_publishers(TARGET)
     with pytest.raises(PublishError, match="not one of its trusted publishers") as caught:
         ours.finish()
     assert f"{hub.endpoint}/{TARGET}/settings" in caught.value.hint
 
 
-def test_another_branch_is_not_a_publisher(workflow: IdTokens, ours: Release) -> None:
-    workflow.claims = CLAIMS | {"ref": "refs/heads/experiment"}
-    ours.fails("not one of its trusted publishers")
-
-
-def test_resource_of_another_job_is_refused_before_any_request(
-    hub: LocalHub, workflow: IdTokens, ours: Release
-) -> None:
+def test_resource_of_another_job_is_refused_at_once(hub: LocalHub, workflow: IdTokens, ours: Release) -> None:
     other = replace(ours, job=release_job(hub, target="quantized/Other-awq"))
     forget_requests(hub)
     other.fails(f"HF_OIDC_RESOURCE is {TARGET}, and this job publishes quantized/Other")
@@ -261,14 +246,10 @@ def test_resource_of_another_job_is_refused_before_any_request(
 
 @pytest.mark.parametrize("missing", ["ACTIONS_ID_TOKEN_REQUEST_TOKEN", "GITHUB_ACTIONS"])
 def test_missing_permission_is_named(ours: Release, monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
-    monkeypatch.delenv(missing)
-    error = ours.fails("not permitted to request an id-token", EnvironmentProblem)
-    assert "id-token: write" in error.hint
-
-
-def test_issuer_that_refuses_is_named(ours: Release, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "ghs_of_yesterday")
     ours.fails("its issuer answers 401", EnvironmentProblem)
+    monkeypatch.delenv(missing)
+    assert "id-token: write" in ours.fails("not permitted to request an id-token", EnvironmentProblem).hint
 
 
 def test_busy_exchange_is_retried_and_an_unknown_answer_is_named(hub: LocalHub, ours: Release) -> None:
@@ -279,13 +260,11 @@ def test_busy_exchange_is_retried_and_an_unknown_answer_is_named(hub: LocalHub, 
         assert ours.publish().new
 
 
-def test_without_a_read_token_the_identity_reads_the_private_target(
-    hub: LocalHub, ours: Release, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_identity_reads_the_private_target(hub: LocalHub, ours: Release, monkeypatch: pytest.MonkeyPatch) -> None:
     ours.publish()
     monkeypatch.delenv("HF_TOKEN")
     alone = ours.by(Hub.from_environment())
-    assert client.published(alone.caller, [ours.job.entry])[0].complete
+    assert read_targets(alone.caller, [ours.job.entry])[0].complete
     assert not alone.publish().new
     hub.trust.remove_publishers(TARGET)
     monkeypatch.setattr(_auth, "_OIDC_TOKEN_CACHE", None)
@@ -299,7 +278,7 @@ def test_account_as_resource_reads_gated_models_and_publishes_nothing(
     monkeypatch.delenv("HF_TOKEN")
     trust(hub, "bot")
     release = Release.of(hub, tmp_path, caller=Hub.from_environment())
-    assert client.upstream(release.caller, [release.job.entry])[0].problem is None
+    assert read_sources(release.caller, [release.job.entry])[0].problem is None
     assert [item.user for item in requests(hub, "GET", f"/models/{SOURCE}")][-1] == "bot"
     assert workflow.asked == 1
     release.fails("no token to publish with")

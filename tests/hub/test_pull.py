@@ -13,7 +13,6 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
 
 import pytest
 import stamina
@@ -29,20 +28,12 @@ from tests.support.repos import SOURCE, as_bot, forget_requests, release_job, re
 
 DATASET = "lab/Texts"
 WEIGHTS = bytes(range(256)) * 2000
-RELEASED = {
-    "LICENSE",
-    "config.json",
-    "generation_config.json",
-    "model.safetensors",
-    "tokenizer.json",
-    "tokenizer_config.json",
-}
-
-
-class Usage(NamedTuple):
-    total: int
-    used: int
-    free: int
+PULL = """
+import sys; from pathlib import Path; from bot.records import Job, from_json, no_progress
+from bot.hub.pull import pull_source; from bot.hub.session import Hub
+pull_source(Hub.from_environment(), from_json(Job, sys.argv[1]), Path(sys.argv[2]), no_progress)
+"""
+RELEASED = set(source_files()) - {"README.md"}
 
 
 @dataclass(frozen=True)
@@ -87,9 +78,7 @@ def on_disk(folder: Path) -> dict[str, bytes]:
 
 def fetched(hub: LocalHub) -> list[str]:
     """The file of every request that asked for content."""
-    return [
-        item.path.rsplit("/", 1)[-1] for item in hub.requests if item.method == "GET" and "/api/" not in item.path
-    ]
+    return [item.path.rsplit("/", 1)[-1] for item in requests(hub, "GET", "") if "/api/" not in item.path]
 
 
 def test_only_what_the_job_needs_is_pulled(hub: LocalHub, pull: Pull) -> None:
@@ -114,7 +103,7 @@ def test_files_of_other_formats_are_left_out(hub: LocalHub, pull: Pull) -> None:
     assert set(unnamed.found) == RELEASED - {"model.safetensors"}
 
 
-def test_downloading_and_checking_report_every_byte(pull: Pull) -> None:
+def test_every_byte_is_reported_and_a_second_pull_only_checks(hub: LocalHub, pull: Pull) -> None:
     seen: list[tuple[str, int, int, str]] = []
     weights = pull(lambda *report: seen.append(report))
     total = sum(file.size_bytes for file in weights.files)
@@ -122,16 +111,10 @@ def test_downloading_and_checking_report_every_byte(pull: Pull) -> None:
         done = [report[1] for report in seen if report[0] == what]
         assert (what, done[-1], done) == (what, total, sorted(set(done)))
     assert {report[2:] for report in seen} == {(total, "B")}
-
-
-def test_second_pull_checks_what_is_on_disk_and_requests_nothing(hub: LocalHub, pull: Pull) -> None:
-    first = pull()
     forget_requests(hub)
-    seen: list[tuple[str, int, int, str]] = []
-    second = pull(lambda *report: seen.append(report))
+    seen.clear()
+    assert pull(lambda *report: seen.append(report)).files == weights.files
     assert hub.requests == ()
-    assert second.files == first.files
-    total = sum(file.size_bytes for file in first.files)
     assert {what for what, *_ in seen} == {f"check {SOURCE}"}
     assert seen[-1][1:] == (total, total, "B")
 
@@ -145,15 +128,9 @@ def test_file_that_comes_by_xet_is_counted_once() -> None:
         reconstruction_desc="on disk", total=1000, log_level=logging.INFO, name="xet", tqdm_class=bar
     ) as reporter:
         for on_disk, received in ((0, 300), (400, 700), (1000, 800)):
-            reporter.update_progress(
-                SimpleNamespace(
-                    total_bytes=1000,
-                    total_bytes_completed=on_disk,
-                    total_bytes_completion_rate=1.0,
-                    total_transfer_bytes_completed=received,
-                    total_transfer_bytes_completion_rate=1.0,
-                )
-            )
+            report = dict.fromkeys(("total_bytes_completion_rate", "total_transfer_bytes_completion_rate"), 1.0)
+            report |= {"total_bytes": 1000, "total_bytes_completed": on_disk}
+            reporter.update_progress(SimpleNamespace(**report, total_transfer_bytes_completed=received))
     assert seen == [400, 1000]
 
 
@@ -174,25 +151,22 @@ def test_busy_hub_is_retried(hub: LocalHub, pull: Pull, method: str) -> None:
     assert set(pull.found) == RELEASED
 
 
-@pytest.mark.parametrize(
-    ("where", "damage"),
-    [("hub", WEIGHTS[:-1] + b"\0"), ("disk", WEIGHTS[:-1] + b"\0"), ("disk", WEIGHTS[:-1]), ("disk", b"")],
-    ids=["flipped on the hub", "flipped", "short", "empty"],
-)
-def test_damaged_file_is_downloaded_again(hub: LocalHub, pull: Pull, where: str, damage: bytes) -> None:
-    if where == "hub":
-        stored = hub.repo(SOURCE).object_path(hub.repo(SOURCE).commit_at("main").files["model.safetensors"].sha256)
-        stored.write_bytes(damage)
-        hint = pull.fails(UpstreamError, r"model\.safetensors: the download is not the planned file")
-        assert "again" in hint
-        stored.write_bytes(WEIGHTS)
-    else:
-        pull()
-        (pull.folder / "model.safetensors").write_bytes(damage)
+@pytest.mark.parametrize("damage", [WEIGHTS[:-1] + b"\0", WEIGHTS[:-1], b""], ids=["flipped", "short", "empty"])
+def test_damaged_file_is_downloaded_again(hub: LocalHub, pull: Pull, damage: bytes) -> None:
+    pull()
+    (pull.folder / "model.safetensors").write_bytes(damage)
     forget_requests(hub)
     pull()
     assert fetched(hub) == ["model.safetensors"]
     assert pull.found["model.safetensors"] == WEIGHTS
+
+
+def test_file_that_is_damaged_on_the_hub_is_refused(hub: LocalHub, pull: Pull) -> None:
+    stored = hub.repo(SOURCE).object_path(hub.repo(SOURCE).commit_at("main").files["model.safetensors"].sha256)
+    stored.write_bytes(WEIGHTS[:-1] + b"\0")
+    assert "again" in pull.fails(UpstreamError, r"model\.safetensors: the download is not the planned file")
+    stored.write_bytes(WEIGHTS)
+    assert pull().files
 
 
 def test_other_files_and_the_client_s_cache_are_removed(pull: Pull) -> None:
@@ -204,9 +178,7 @@ def test_other_files_and_the_client_s_cache_are_removed(pull: Pull) -> None:
 
 
 @pytest.mark.parametrize("gone", ["repo", "gate"])
-def test_upstream_that_is_deleted_or_gated_meanwhile_is_named(
-    hub: LocalHub, api: HfApi, tmp_path: Path, gone: str
-) -> None:
+def test_deleted_or_gated_upstream_is_named(hub: LocalHub, api: HfApi, tmp_path: Path, gone: str) -> None:
     hub.seed("bot/Brief", source_files(), gated="auto" if gone == "gate" else None)
     hub.add_token("guest", role="read")
     hub.grant_access("bot/Brief", "guest")
@@ -232,10 +204,8 @@ def test_unreachable_hub_is_an_environment_problem(hub: LocalHub, pull: Pull) ->
         pull.fails(EnvironmentProblem, "cannot be reached")
 
 
-def test_disk_that_is_too_small_is_found_before_any_request(
-    hub: LocalHub, pull: Pull, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**12, 10**12 - 10**9, 10**9))
+def test_small_disk_is_found_at_once(hub: LocalHub, pull: Pull, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10**9))
     assert "--work" in pull.fails(EnvironmentProblem, r"1\.0 GB free, the job needs 7\.0 GB")
     assert hub.requests == ()
 
@@ -254,12 +224,7 @@ def test_unsafe_names_are_refused_before_any_request(hub: LocalHub, pull: Pull) 
 
 def test_killed_pull_resumes_with_the_missing_files(hub: LocalHub, pull: Pull) -> None:
     hub.faults.add(Fault(path="/objects/", delay_s=30))
-    code = (
-        "import sys; from pathlib import Path; from bot.records import Job, from_json, no_progress\n"
-        "from bot.hub.pull import pull_source; from bot.hub.session import Hub\n"
-        "pull_source(Hub.from_environment(), from_json(Job, sys.argv[1]), Path(sys.argv[2]), no_progress)\n"
-    )
-    arguments = [sys.executable, "-c", code, to_json(pull.job), str(pull.folder)]
+    arguments = [sys.executable, "-c", PULL, to_json(pull.job), str(pull.folder)]
     child = subprocess.Popen(arguments, env={"HF_ENDPOINT": hub.endpoint, "PATH": ""})
     deadline = time.monotonic() + 20
     while not set(pull.found) >= RELEASED - {"model.safetensors"} and time.monotonic() < deadline:

@@ -136,19 +136,14 @@ def test_source_commit_with_other_hashes_is_a_failure(hub: LocalHub, published: 
     assert recorded[0].path in checks(hub)[source_check(published)].found
 
 
-def test_each_release_is_compared_with_its_own_provenance(
-    hub: LocalHub, published: Release, tmp_path: Path
-) -> None:
+def test_each_release_has_its_own_provenance(hub: LocalHub, published: Release, tmp_path: Path) -> None:
     old, first = hub.files(TARGET)["provenance.json"], hub.history(TARGET)[0].sha
     newer = published.next(tmp_path, {"config.json": b'{"new": 1}', "model.safetensors": b"new" * 5000})
     newer.publish()
-    for revision, tag in (
-        (published.job.tag, published.job.tag),
-        (first, published.job.tag),
-        (None, newer.job.tag),
-    ):
+    tag = published.job.tag
+    for revision, name in ((tag, tag), (first, tag), (None, newer.job.tag)):
         assert wrong(hub, revision) == {}
-        assert tag in checks(hub, revision)["tag"].found
+        assert name in checks(hub, revision)["tag"].found
     # The older provenance over the newer files.
     hub.seed(TARGET, {"provenance.json": old})
     assert {"tag", "config.json", "model.safetensors"} <= wrong(hub).keys()
@@ -173,18 +168,14 @@ def test_gated_repo_is_said_to_be_gated(hub: LocalHub, published: Release) -> No
     assert checks(hub)
 
 
-@pytest.mark.parametrize("repo_id", [TARGET, "quantized/Nothing"])
-def test_repo_that_cannot_be_read_is_named(hub: LocalHub, published: Release, repo_id: str) -> None:
-    if repo_id == TARGET:
-        hub.faults.add(Fault(path="/refs", status=403, times=None))
-    words = "answers 403" if repo_id == TARGET else "no such repo"
-    assert words in refused(hub, UpstreamError, repo_id=repo_id).message
+def test_repo_that_cannot_be_read_is_named(hub: LocalHub, published: Release) -> None:
+    assert "no such repo" in refused(hub, UpstreamError, repo_id="quantized/Nothing").message
+    hub.faults.add(Fault(path="/refs", status=403, times=None))
+    assert "answers 403" in refused(hub, UpstreamError).message
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]"], ids=["none", "broken", "a list"])
-def test_commit_without_a_readable_provenance_is_refused(
-    hub: LocalHub, published: Release, content: str | None
-) -> None:
+def test_commit_without_provenance_is_refused(hub: LocalHub, published: Release, content: str | None) -> None:
     broken = {} if content is None else {"provenance.json": content}
     hub.seed(TARGET, broken, delete=("provenance.json",) if content is None else ())
     assert "awq-bot did not" in refused(hub, PublishError).hint

@@ -6,9 +6,6 @@ import math
 import os
 import subprocess
 import sys
-import textwrap
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +13,8 @@ import pytest
 
 from bot.checkpoint.constants import tool_versions
 from bot.errors import EnvironmentProblem, QuantizationError, WatchlistError
-from bot.jobs.folder import (
-    JobDir,
-    card_inputs,
-    evaluate_inputs,
-    pull_inputs,
-    quantize_inputs,
-)
-from bot.records import (
-    Calibration,
-    Card,
-    Job,
-    JobResult,
-    Publication,
-    Recipe,
-    Report,
-    Status,
-    Weights,
-    job_result,
-)
+from bot.jobs.folder import JobDir, card_inputs, evaluate_inputs, pull_inputs, quantize_inputs
+from bot.records import Calibration, Card, Job, Publication, Recipe, Report, Status, Weights, job_result
 from tests.support.factories import entry, job, published_file, quantized, report, upstream, weights, with_file
 
 PUBLICATION = Publication(
@@ -43,16 +23,8 @@ PUBLICATION = Publication(
 FAILED = job_result(
     job(), stage="quantize", status=Status.FAILED, error=QuantizationError("layer 3: «NaN»", hint="h")
 )
-RECORDS = [
-    job(),
-    weights(),
-    quantized(),
-    report(),
-    report(kl_p99=math.inf),
-    Card(files=(published_file("README.md"),)),
-    PUBLICATION,
-    FAILED,
-]
+CARD = Card(files=(published_file("README.md"),))
+RECORDS = [job(), weights(), quantized(), report(), report(kl_p99=math.inf), CARD, PUBLICATION, FAILED]
 
 
 @pytest.fixture
@@ -90,17 +62,13 @@ def test_a_damaged_record_counts_as_missing(jobdir: JobDir, content: bytes) -> N
     assert jobdir.load(Report) is None
 
 
-def test_a_folder_without_a_job_is_named(jobdir: JobDir) -> None:
-    with pytest.raises(WatchlistError, match=r"no job\.json") as caught:
-        _ = jobdir.job
-    assert "--work" in caught.value.hint
-
-
-def test_a_file_in_place_of_a_folder_has_no_job_and_takes_none(tmp_path: Path) -> None:
+def test_a_folder_without_a_job_and_a_file_in_its_place_are_named(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("text")
     jobdir = JobDir(tmp_path / "README.md")
-    with pytest.raises(WatchlistError, match=r"no job\.json"):
-        _ = jobdir.job
+    for folder in (tmp_path, jobdir.path):
+        with pytest.raises(WatchlistError, match=r"no job\.json") as caught:
+            _ = JobDir(folder).job
+        assert "--work" in caught.value.hint
     with pytest.raises(EnvironmentProblem, match="cannot be written"):
         jobdir.store(job())
     with pytest.raises(EnvironmentProblem, match="cannot be written"), jobdir.locked():
@@ -111,13 +79,6 @@ def test_a_record_that_cannot_be_read_is_an_error_unlike_a_missing_one(jobdir: J
     (jobdir.path / "report.json").mkdir(parents=True)
     with pytest.raises(EnvironmentProblem, match=r"report\.json: cannot be read"):
         jobdir.load(Report)
-
-
-def test_a_missing_record_can_be_forgotten(jobdir: JobDir) -> None:
-    jobdir.forget(JobResult)
-    jobdir.store(FAILED)
-    jobdir.forget(JobResult)
-    assert jobdir.load(JobResult) is None
 
 
 # --- writing ------------------------------------------------------------------------------------------------
@@ -149,58 +110,55 @@ def test_a_write_that_fails_or_is_interrupted_leaves_the_old_record_alone(
     assert (jobdir.path / "report.json").stat().st_mode & 0o777 == 0o644
 
 
+KILLED_WRITER = """
+import os, signal, sys
+from pathlib import Path
+from bot.files import write_atomic
+os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)
+write_atomic(Path(sys.argv[1]), b"half")
+"""
+
+
 def test_a_killed_writer_leaves_the_old_record_whole(jobdir: JobDir) -> None:
     jobdir.store(report())
-    script = """
-        import os, signal, sys
-        from pathlib import Path
-        from bot.files import write_atomic
-        os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)
-        write_atomic(Path(sys.argv[1]), b"half")
-    """
-    command = [sys.executable, "-c", textwrap.dedent(script), str(jobdir.path / "report.json")]
+    command = [sys.executable, "-c", KILLED_WRITER, str(jobdir.path / "report.json")]
     assert subprocess.run(command, check=False, timeout=200).returncode == -9
     assert jobdir.load(Report) == report()
 
 
 # --- the lock -----------------------------------------------------------------------------------------------
 
-_HOLDER = """
-    import sys
-    from pathlib import Path
-    from bot.jobs.folder import JobDir
-    with JobDir(Path(sys.argv[1])).locked():
-        print("held", flush=True)
-        sys.stdin.read()
+HOLDER = """
+import sys
+from pathlib import Path
+from bot.jobs.folder import JobDir
+with JobDir(Path(sys.argv[1])).locked():
+    print("held", flush=True)
+    sys.stdin.read()
 """
 
 
-@pytest.fixture
-def holder(jobdir: JobDir) -> Iterator[subprocess.Popen[str]]:
-    """Another process that works on the folder until its stdin ends."""
-    command = [sys.executable, "-c", textwrap.dedent(_HOLDER), str(jobdir.path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "held\n"
-        yield process
-        process.kill()
+def holder(jobdir: JobDir) -> subprocess.Popen[str]:
+    """A process that works on the folder until its stdin ends."""
+    command = [sys.executable, "-c", HOLDER, str(jobdir.path)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 @pytest.mark.parametrize("ending", ["done", "killed"])
-def test_a_second_process_waits_until_the_first_is_done(
-    jobdir: JobDir, holder: subprocess.Popen[str], ending: str
-) -> None:
-    command = [sys.executable, "-c", textwrap.dedent(_HOLDER), str(jobdir.path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as second:
-        with pytest.raises(subprocess.TimeoutExpired):
-            second.wait(timeout=0.7)
-        if ending == "done":
-            assert holder.stdin is not None
-            holder.stdin.close()
-        else:
-            holder.kill()
-        assert second.communicate(input="", timeout=200)[0] == "held\n"
-        assert second.returncode == 0
+def test_a_second_process_waits_until_the_first_is_done(jobdir: JobDir, ending: str) -> None:
+    with holder(jobdir) as first:
+        assert first.stdout is not None
+        assert first.stdin is not None
+        assert first.stdout.readline() == "held\n"
+        with holder(jobdir) as second:
+            with pytest.raises(subprocess.TimeoutExpired):
+                second.wait(timeout=0.7)
+            if ending == "done":
+                first.stdin.close()
+            else:
+                first.kill()
+            assert second.communicate(input="", timeout=200)[0] == "held\n"
+            assert second.returncode == 0
 
 
 # --- space --------------------------------------------------------------------------------------------------
@@ -214,7 +172,7 @@ def test_clearing_frees_the_space_and_keeps_the_results(jobdir: JobDir) -> None:
         folder.mkdir()
         (folder / "large").write_bytes(b"x")
     jobdir.clear()
-    jobdir.clear()
+    jobdir.clear()  # what is missing can be forgotten
     kept = {"card", "card.json", "job.json", "publication.json", "report.json", "result.json"}
     assert {path.name for path in jobdir.path.iterdir()} == kept
 
@@ -231,7 +189,6 @@ def stored(jobdir: JobDir, record: object, before: object, after: object) -> boo
 @pytest.mark.parametrize(
     ("changed", "holds"),
     [
-        (job(), True),
         (job(reason="another reason"), True),
         (job(entry(priority=5)), True),
         (job(entry(recipe=Recipe(group_size=64))), True),
@@ -248,7 +205,6 @@ def test_pull_is_repeated_when_the_files_change(jobdir: JobDir, changed: Job, ho
 @pytest.mark.parametrize(
     ("asked", "pulled", "holds"),
     [
-        (entry(), weights(), True),
         (entry(priority=5, private=True), weights(), True),
         (entry(), weights(duration_s=1.0), True),
         (entry(recipe=Recipe(group_size=64)), weights(), False),
@@ -266,14 +222,17 @@ def test_quantize_is_repeated_when_recipe_or_source_change(
 
 def test_later_stages_are_repeated_when_the_artifact_changes(jobdir: JobDir) -> None:
     other = quantized(files=(published_file("model.safetensors", 7),))
-    assert stored(jobdir, report(), evaluate_inputs(quantized()), evaluate_inputs(quantized(duration_s=1.0)))
-    assert not stored(jobdir, report(), evaluate_inputs(quantized()), evaluate_inputs(other))
-    card = Card(files=())
-    first = card_inputs(job(), quantized(), report())
-    assert stored(jobdir, card, first, card_inputs(job(), quantized(), report()))
-    assert not stored(jobdir, card, first, card_inputs(job(), other, report()))
-    assert not stored(jobdir, card, first, card_inputs(job(), quantized(), replace(report(), kl_mean=0.5)))
-    assert not stored(jobdir, card, first, card_inputs(job(tag="another"), quantized(), report()))
+    before = evaluate_inputs(quantized())
+    assert stored(jobdir, report(), before, evaluate_inputs(quantized(duration_s=1.0)))
+    assert not stored(jobdir, report(), before, evaluate_inputs(other))
+    before = card_inputs(job(), quantized(), report())
+    assert stored(jobdir, CARD, before, card_inputs(job(), quantized(), report()))
+    for changed in (
+        (job(), other, report()),
+        (job(), quantized(), report(kl_mean=0.5)),
+        (job(tag="another"), quantized(), report()),
+    ):
+        assert not stored(jobdir, CARD, before, card_inputs(*changed))
 
 
 def test_records_are_valid_for_the_tool_versions_that_made_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,6 +240,5 @@ def test_records_are_valid_for_the_tool_versions_that_made_them(monkeypatch: pyt
     assert {"torch", "transformers", "autoawq"} <= set(installed)
     before = quantize_inputs(job(), weights()), evaluate_inputs(quantized())
     monkeypatch.setattr("bot.jobs.folder.tool_versions", lambda: installed | {"torch": "0.0.1"})
-    after = quantize_inputs(job(), weights()), evaluate_inputs(quantized())
-    assert before[0] != after[0]
-    assert before[1] != after[1]
+    assert quantize_inputs(job(), weights()) != before[0]
+    assert evaluate_inputs(quantized()) != before[1]

@@ -43,13 +43,10 @@ def texts(hub: LocalHub) -> TextSource:
 
 def test_each_data_set_is_asked_for_once(hub: LocalHub, texts: TextSource) -> None:
     test_split = TextSource(dataset=texts.dataset, revision=texts.revision, split="test", column="text")
-    planned = plan(
-        hub, [entry("a", texts), entry("b", texts, test_split), entry("c", TextSource(builtin="stdlib"))]
-    )
-    assert len(planned.jobs) == 3
-    assert [item.path for item in requests(hub, "GET", "datasets/")] == [
-        f"/api/datasets/lab/texts/revision/{texts.revision}"
-    ]
+    asked = [entry("a", texts), entry("b", texts, test_split), entry("c", TextSource(builtin="stdlib"))]
+    assert len(plan(hub, asked).jobs) == 3
+    [request] = requests(hub, "GET", "datasets/")
+    assert request.path == f"/api/datasets/lab/texts/revision/{texts.revision}"
     assert not requests(hub, "HEAD", "")
 
 

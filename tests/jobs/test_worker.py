@@ -52,19 +52,23 @@ def test_the_error_of_a_child_is_raised_with_its_hint(tmp_path: Path) -> None:
     assert (recorded.stage, recorded.status, recorded.exit_code) == ("quantize", "failed", 2)
 
 
-def test_a_child_that_records_no_error_is_named_with_its_code(tmp_path: Path) -> None:
-    with pytest.raises(QuantizationError, match="quantize ended with code 2"):
+@pytest.mark.parametrize(
+    ("script", "message", "hint"),
+    [("exit 2", "quantize ended with code 2", ""), ("kill -9 $$", "killed by SIGKILL", "memory")],
+)
+def test_a_child_that_records_no_error_is_reported_with_how_it_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, message: str, hint: str
+) -> None:
+    monkeypatch.setattr(sys, "executable", str(executable(tmp_path / "python", f"#!/bin/sh\n{script}\n")))
+    with pytest.raises(QuantizationError, match=message) as caught:
         run_child("quantize", JobDir(tmp_path))
+    assert hint in caught.value.hint
 
 
-def test_a_killed_child_is_reported_with_its_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    script = tmp_path / "python"
-    script.write_text("#!/bin/sh\nkill -9 $$\n")
-    script.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(script))
-    with pytest.raises(QuantizationError, match="killed by SIGKILL") as caught:
-        run_child("quantize", JobDir(tmp_path))
-    assert "memory" in caught.value.hint
+def executable(path: Path, script: str) -> Path:
+    path.write_text(script)
+    path.chmod(0o755)
+    return path
 
 
 def test_a_child_ends_when_its_parent_is_killed() -> None:
@@ -111,8 +115,7 @@ def open_folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o777)
-        (folder / "python").write_text(SPY)
-        (folder / "python").chmod(0o755)
+        executable(folder / "python", SPY)
         yield folder
 
 

@@ -1,4 +1,4 @@
-"""What is on disk: restarts, killed servers, concurrent clients, and ids that match git's."""
+"""What is on disk: restarts, killed servers, concurrent clients, ids that match git's, and the log of requests."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import httpx2
@@ -24,9 +22,9 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import get_session
 
 from bot.errors import EnvironmentProblem
-from bot.localhub import LocalHub
+from bot.localhub import Fault, LocalHub
 from bot.localhub.repo import Repo
-from tests.support.commits import push
+from tests.support.commits import push, refused
 
 REPO = "quantized/x"
 SERVE = """
@@ -90,9 +88,7 @@ def test_a_given_port_is_used_or_refused(tmp_path: Path) -> None:
         assert hub.endpoint == f"http://127.0.0.1:{port}"
 
 
-def test_a_failure_at_any_step_of_a_commit_leaves_the_old_state(
-    hub: LocalHub, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failure_at_any_step_of_a_commit_changes_nothing(hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.seed(REPO, {"a": "1"})
     before, sha = hub.files(REPO), hub.history(REPO)[0].sha
     rename, steps = Path.replace, 0
@@ -128,18 +124,19 @@ def start_server(root: Path) -> tuple[subprocess.Popen[str], str]:
     return process, process.stdout.readline().strip()
 
 
-def push_plainly(endpoint: str, token: str, name: str, content: bytes) -> str:
+def push_plainly(endpoint: str, token: str, name: str) -> str:
     """A commit with a small and a large file, without the client: it would retry for a minute."""
-    session, oid = get_session(), hashlib.sha256(content).hexdigest()
+    session, content = get_session(), os.urandom(50_000)
     headers = {"authorization": f"Bearer {token}"}
-    wanted = {"operation": "upload", "transfers": ["basic"], "objects": [{"oid": oid, "size": len(content)}]}
+    sent = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content)}
+    wanted = {"operation": "upload", "transfers": ["basic"], "objects": [sent]}
     batch = session.post(f"{endpoint}/{REPO}.git/info/lfs/objects/batch", headers=headers, json=wanted)
     upload = batch.raise_for_status().json()["objects"][0]["actions"]["upload"]["href"]
     session.put(upload, content=content).raise_for_status()
     lines = [
         {"key": "header", "value": {"summary": name}},
         {"key": "file", "value": {"path": name, "content": "AAAA", "encoding": "base64"}},
-        {"key": "lfsFile", "value": {"path": "w.bin", "algo": "sha256", "oid": oid, "size": len(content)}},
+        {"key": "lfsFile", "value": {"path": "w.bin", "algo": "sha256", **sent}},
     ]
     body = "\n".join(json.dumps(line) for line in lines)
     answer = session.post(f"{endpoint}/api/models/{REPO}/commit/main", headers=headers, content=body)
@@ -156,11 +153,11 @@ def test_killed_server_leaves_whole_repos(tmp_path: Path) -> None:
     for round_number in range(6):
         process, endpoint = start_server(root)
         timer = threading.Timer(chance.random() * 0.3, process.kill)
-        answered.append(push_plainly(endpoint, token, f"{round_number}-first", os.urandom(50_000)))
+        answered.append(push_plainly(endpoint, token, f"{round_number}-first"))
         timer.start()
         with contextlib.suppress(httpx2.HTTPError):
             for number in range(1000):
-                answered.append(push_plainly(endpoint, token, f"{round_number}-{number}", os.urandom(50_000)))
+                answered.append(push_plainly(endpoint, token, f"{round_number}-{number}"))
         timer.join()
         process.communicate()
         with LocalHub(root) as hub:
@@ -185,29 +182,22 @@ def test_interrupt_ends_the_server_cleanly(tmp_path: Path) -> None:
 
 
 def test_concurrent_commits_and_creations(hub: LocalHub, api: HfApi) -> None:
-    api.create_repo(REPO)
-    base = hub.history(REPO)[0].sha
+    def create(number: int) -> int:
+        try:
+            api.create_repo(REPO)
+        except HfHubHTTPError as error:
+            return error.response.status_code
+        return 200
 
     def push_one(number: int) -> str:
         return push(api, REPO, {f"f{number}": b"x", "w.bin": b"\0same"}).oid
 
     with ThreadPoolExecutor(8) as pool:
+        assert sorted(pool.map(create, range(4))) == [200, 409, 409, 409]
+        base = hub.history(REPO)[0].sha
         made = list(pool.map(push_one, range(16)))
     assert {commit.sha for commit in hub.history(REPO)} == {base, *made}
     assert len(hub.files(REPO)) == 18
-
-    def status_of(call: Callable[[], object]) -> int:
-        try:
-            call()
-        except HfHubHTTPError as error:
-            return error.response.status_code
-        return 200
-
-    head = hub.history(REPO)[0].sha
-    race = [partial(push, api, REPO, {"r": b"%d" % number}, parent_commit=head) for number in range(8)]
-    with ThreadPoolExecutor(8) as pool:
-        assert sorted(pool.map(status_of, race)) == [200] + [412] * 7
-        assert sorted(pool.map(status_of, [partial(api.create_repo, "quantized/one")] * 4)) == [200, 409, 409, 409]
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="compares with git itself")
@@ -241,3 +231,41 @@ def test_ids_are_those_of_git(hub: LocalHub, tmp_path: Path) -> None:
         git("commit", "--quiet", "-m", commit.title, **identity, **dates)
         assert git("rev-parse", "HEAD") == commit.sha
     assert git("rev-parse", "HEAD") == sha
+
+
+# --- faults and the log of requests -------------------------------------------------------------------------
+
+
+def test_upload_that_is_refused_at_its_start_is_read_to_its_end(hub: LocalHub, api: HfApi) -> None:
+    api.create_repo(REPO)
+    hub.faults.add(Fault(path="/uploads/", method="PUT", status=503, headers={"Retry-After": "0"}))
+    push(api, REPO, {"a.bin": b"\0" * 200_000})  # the client tries again
+    assert hub.files(REPO)["a.bin"] == b"\0" * 200_000
+
+
+def test_another_process_can_add_faults_and_read_the_log(hub: LocalHub, api: HfApi) -> None:
+    session, headers = get_session(), {"X-Local-Hub": "1"}
+    url = f"{hub.endpoint}/_local"
+    assert session.post(f"{url}/faults", json={"status": 503}).status_code == 403
+    for fault, status in (({"nonsense": 1}, 400), ({"path": "("}, 400), ({"status": 503, "times": None}, 200)):
+        assert session.post(f"{url}/faults", json=fault, headers=headers).status_code == status
+    assert refused(api.whoami) == 503
+    assert session.delete(f"{url}/faults", headers=headers).json() == []
+    api.whoami()
+    seen = session.get(f"{url}/requests", headers=headers).json()
+    assert [record["status"] for record in seen if record["path"] == "/api/whoami-v2"] == [503, 200]
+    assert session.delete(f"{url}/requests", headers=headers).json() == []
+
+
+def test_requests_are_logged_in_memory_and_on_disk(hub: LocalHub, api: HfApi, anonymous: HfApi) -> None:
+    api.create_repo(REPO)
+    hub.clear_requests()
+    anonymous.model_info(REPO, expand=["sha"])
+    api.list_repo_refs(REPO)
+    first, second = hub.requests
+    assert (first.method, first.path, first.query) == ("GET", f"/api/models/{REPO}", "expand=sha")
+    assert (first.user, first.authenticated, first.host, first.status) == (None, False, "hub", 200)
+    assert first.bytes_sent > 20
+    assert (second.user, second.authenticated) == ("bot", True)
+    lines = (hub.root / "requests.jsonl").read_text().splitlines()
+    assert [json.loads(line)["path"] for line in lines] == ["/api/repos/create", first.path, second.path]

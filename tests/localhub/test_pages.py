@@ -1,10 +1,11 @@
-"""The pages that open in a browser: what they show, and what an untrusted card cannot do to them."""
+"""Cards: metadata as the server checks it, and the pages in a browser, where an untrusted card can do nothing."""
 
 from __future__ import annotations
 
 import re
 import time
 from html.parser import HTMLParser
+from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import httpx2
@@ -12,7 +13,77 @@ import pytest
 from huggingface_hub.utils import get_session
 
 from bot.localhub import LocalHub
+from bot.localhub.card import body, check_card, front_matter
 from bot.localhub.store import Content
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        "license: apache-2.0",
+        "license: other\nlicense_name: tiny-license\nlicense_link: LICENSE",
+        "base_model: org/name\nbase_model_relation: quantized",
+        "base_model:\n- org/name\n- other/name",
+        "language:\n- en\n- no\n- zh-Hans\n- multilingual",
+        "tags: [awq, 4-bit]\npipeline_tag: text-generation\nlibrary_name: transformers",
+        "inference: false\nquantized_by: someone",
+        "date: 2024-01-01",
+    ],
+)
+def test_good_metadata(metadata: str) -> None:
+    assert check_card(f"---\n{metadata}\n---\n# Title\n") == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("license", ["apache2", "Apache-2.0", "other", "[{a: b}]"]),
+        ("license_name", ["Not A Name\nlicense: other"]),
+        ("base_model", ["https://huggingface.co/org/name", "5"]),
+        ("base_model_relation", ["distilled\nbase_model: a/b", "quantized"]),
+        ("language", ["English", "[en, 5]"]),
+        ("pipeline_tag", ["[text-generation]", "making-tea"]),
+        ("tags", ["awq", "[1]"]),
+        ("library_name", ["[transformers]"]),
+    ],
+)
+def test_bad_metadata_names_the_key(key: str, values: list[str]) -> None:
+    found = [check_card(f"---\n{key}: {value}\n---\n# Title\n")[0] for value in values]
+    assert [[error.split()[0] for error in errors] for errors in found] == [[f'"{key}"']] * len(values)
+
+
+@pytest.mark.parametrize(
+    ("readme", "errors", "warnings"),
+    [
+        ("---\na: [\n---\n", 1, 0),
+        ("---\n- a\n- b\n---\n", 1, 0),
+        ("---\njust text\n---\n", 1, 0),
+        ("# Title\n", 0, 1),
+        ("", 0, 1),
+        ("---\n---\n# Title\n", 0, 1),
+        ("text\n---\nlicense: nothing\n---\n", 0, 1),
+    ],
+)
+def test_no_metadata_is_a_warning_and_no_mapping_an_error(readme: str, errors: int, warnings: int) -> None:
+    found = check_card(readme)
+    assert tuple(map(len, found)) == (errors, warnings)
+    assert found[1] == ["empty or missing yaml metadata in repo card"] * warnings
+
+
+@pytest.mark.parametrize(
+    ("readme", "metadata", "text"),
+    [
+        ("---\na: x---y\nb: 1\n---\n---\n", {"a": "x---y", "b": 1}, "---\n"),
+        ("\ufeff---\r\nlicense: mit\r\n---\r\nText", {"license": "mit"}, "Text"),
+        ("# Title\n---\na: 1\n---\n", None, "# Title\n---\na: 1\n---\n"),
+    ],
+)
+def test_metadata_ends_at_the_second_marker(readme: str, metadata: dict[str, Any] | None, text: str) -> None:
+    assert front_matter(readme) == metadata
+    assert body(readme) == text
+
+
+# --- pages --------------------------------------------------------------------------------------------------
 
 REPO = "upstream/tiny"
 PNG = b"\x89PNG\r\n\x1a\n\0" + bytes(50)
@@ -49,11 +120,7 @@ class Page(HTMLParser):
         self.text += "" if self.tags and self.tags[-1][0] == "style" else data
 
     def all(self, tag: str, attribute: str) -> list[str]:
-        return [
-            attributes[attribute] or ""
-            for name, attributes in self.tags
-            if name == tag and attribute in attributes
-        ]
+        return [attrs[attribute] or "" for name, attrs in self.tags if name == tag and attribute in attrs]
 
 
 def browse(hub: LocalHub, path: str, **headers: str) -> httpx2.Response:
@@ -86,6 +153,9 @@ def test_repo_page_shows_the_card_with_its_picture_and_the_files(hub: LocalHub, 
     for text in ("apache-2.0", "chat", "2.0 kB", "assets/", sha[:8]):
         assert text in page.text
     assert "license: apache-2.0" not in page.text  # the metadata is no part of the text
+    hub.seed(REPO, {"README.md": "# Another"})
+    assert "KL" in opened(hub, f"/{REPO}/tree/{sha}").text
+    assert "KL" not in opened(hub, f"/{REPO}").text
 
 
 def test_every_link_of_a_repo_opens(hub: LocalHub, sha: str) -> None:
@@ -111,28 +181,15 @@ def test_every_link_of_a_repo_opens(hub: LocalHub, sha: str) -> None:
     assert [path for path in expected if path not in seen] == []
 
 
-@pytest.mark.parametrize(
-    ("path", "shown"),
-    [
-        ("config.json", '{"a": "<b>"}'),
-        ("w.bin", "No preview"),
-        ("large.txt", "No preview"),
-        ("latin.txt", "No preview"),
-    ],
-)
-def test_file_page_previews_small_text_alone(hub: LocalHub, path: str, shown: str) -> None:
-    files: dict[str, Content] = {"config.json": '{"a": "<b>"}', "w.bin": b"\0", "latin.txt": b"caf\xe9"}
-    hub.seed(REPO, files | {"large.txt": "x" * 600_000})
-    page = opened(hub, f"/{REPO}/blob/main/{path}")
-    assert shown in page.text
-    assert "b" not in {tag for tag, _ in page.tags}
-    assert hub.history(REPO)[0].files[path].sha256 in page.text
-
-
-def test_card_of_a_revision(hub: LocalHub, sha: str) -> None:
-    hub.seed(REPO, {"README.md": "# Another"})
-    assert "KL" in opened(hub, f"/{REPO}/tree/{sha}").text
-    assert "KL" not in opened(hub, f"/{REPO}").text
+def test_file_page_previews_small_text_alone(hub: LocalHub) -> None:
+    text = '{"a": "<b>"}'
+    files: dict[str, Content] = {"w.bin": b"\0", "latin.txt": b"caf\xe9", "large.txt": "x" * 600_000}
+    hub.seed(REPO, files | {"config.json": text})
+    for path, shown in (dict.fromkeys(files, "No preview") | {"config.json": text}).items():
+        page = opened(hub, f"/{REPO}/blob/main/{path}")
+        assert shown in page.text
+        assert "b" not in {tag for tag, _ in page.tags}
+        assert hub.history(REPO)[0].files[path].sha256 in page.text
 
 
 HOSTILE = r"""---

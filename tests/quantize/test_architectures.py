@@ -1,8 +1,5 @@
 """The table of shared inputs against AutoAWQ's own, and which linears a recipe selects."""
 
-from __future__ import annotations
-
-import warnings
 from collections import defaultdict
 from types import SimpleNamespace
 from typing import Any
@@ -13,20 +10,17 @@ import transformers
 from torch import nn
 
 from bot.checkpoint.skeleton import decoder_layers
-from bot.errors import QuantizationError, UnsupportedModelError, WatchlistError
+from bot.errors import BotError, QuantizationError, UnsupportedModelError, WatchlistError
 from bot.quantize.architectures import (
     SHARED_INPUTS,
     check_blocks,
     check_dtypes,
-    merged_with,
     select_linears,
     shared_inputs,
 )
 from bot.records import Recipe, TensorInfo
+from tests.support.stock_awq import AWQ_CAUSAL_LM_MODEL_MAP
 from tests.support.tiny_models import CONFIGS
-
-with warnings.catch_warnings(record=True):
-    from awq.models.auto import AWQ_CAUSAL_LM_MODEL_MAP
 
 
 def first_layer(model_type: str) -> nn.Module:
@@ -63,12 +57,7 @@ def test_a_linear_that_no_table_knows_is_alone() -> None:
     )
 
 
-def test_servers_merge_within_one_layer_only() -> None:
-    linears = [f"model.layers.{i}.mlp.{name}" for i in (0, 1) for name in ("gate_proj", "up_proj", "down_proj")]
-    assert merged_with("model.layers.1.mlp.up_proj", linears) == tuple(linears[3:5])
-    assert merged_with("model.layers.1.mlp.down_proj", linears) == ("model.layers.1.mlp.down_proj",)
-
-
+ONE = "model.layers.1"
 LINEARS = {
     f"model.layers.{index}.{name}": shape
     for index in (1, 11)
@@ -84,46 +73,37 @@ LINEARS = {
 }
 
 
-@pytest.mark.parametrize("left_out", [(), ("model.layers.1.mlp.down_proj",)])
-def test_all_linears_are_quantized_but_those_left_out_by_full_path(left_out: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("linears", "left_out"),
+    [
+        (LINEARS, ()),
+        (LINEARS, (f"{ONE}.mlp.down_proj",)),
+        (LINEARS, (f"{ONE}.mlp.gate_proj", f"{ONE}.mlp.up_proj")),
+        ({"wrong.shape": (256, 320), "a.c": (256, 256)}, ("wrong.shape",)),
+    ],
+)
+def test_linears_are_left_out_by_full_path(linears: dict[str, tuple[int, int]], left_out: tuple[str, ...]) -> None:
     recipe = Recipe(modules_to_not_convert=left_out)
-    assert select_linears(LINEARS, recipe=recipe) == tuple(name for name in LINEARS if name not in left_out)
+    assert select_linears(linears, recipe=recipe) == tuple(name for name in linears if name not in left_out)
 
 
 @pytest.mark.parametrize(
-    ("left_out", "problem"),
+    ("linears", "left_out", "error", "problem"),
     [
-        (("mlp.down_proj",), "no linear 'mlp.down_proj'"),
-        (("model.layers.1.mlp.up_proj",), "without model.layers.1.mlp.gate_proj"),
-        (("model.layers.1.self_attn.q_proj", "model.layers.1.self_attn.v_proj"), "without .*k_proj"),
-        (("model.layers.1.mlp.gate",), "servers would also leave out model.layers.1.mlp.gate_proj for"),
+        (LINEARS, ("mlp.down_proj",), WatchlistError, "no linear 'mlp.down_proj'"),
+        (LINEARS, (f"{ONE}.mlp.up_proj",), WatchlistError, f"without {ONE}.mlp.gate_proj$"),
+        (LINEARS, (f"{ONE}.self_attn.q_proj", f"{ONE}.self_attn.v_proj"), WatchlistError, "without .*k_proj"),
+        (LINEARS, (f"{ONE}.mlp.gate",), WatchlistError, f"servers would also leave out {ONE}.mlp.gate_proj"),
+        ({"a.b": (256, 320)}, (), UnsupportedModelError, "a.b: 320 input channels are not a multiple of .* 128"),
+        ({"a.b": (260, 256)}, (), UnsupportedModelError, "a.b: 260 output"),
+        ({"a": (8, 128)}, ("a",), UnsupportedModelError, "no linear is left"),
     ],
 )
-def test_what_readers_would_misunderstand_is_refused(left_out: tuple[str, ...], problem: str) -> None:
-    with pytest.raises(WatchlistError, match=problem):
-        select_linears(LINEARS, recipe=Recipe(modules_to_not_convert=left_out))
-
-
-@pytest.mark.parametrize(
-    ("shape", "problem"),
-    [
-        ((256, 320), "a.b: 320 input channels are not a multiple of the group size 128"),
-        ((260, 256), "a.b: 260 output"),
-    ],
-)
-def test_shapes_that_do_not_divide_are_refused_by_name(shape: tuple[int, int], problem: str) -> None:
-    with pytest.raises(UnsupportedModelError, match=problem):
-        select_linears({"a.b": shape}, recipe=Recipe())
-
-
-def test_module_with_a_bad_shape_can_be_left_out() -> None:
-    linears = {"a.b": (256, 320), "a.c": (256, 256)}
-    assert select_linears(linears, recipe=Recipe(modules_to_not_convert=("a.b",))) == ("a.c",)
-
-
-def test_nothing_to_quantize_is_refused() -> None:
-    with pytest.raises(UnsupportedModelError, match="no linear is left"):
-        select_linears({"a": (8, 128)}, recipe=Recipe(modules_to_not_convert=("a",)))
+def test_selections_that_readers_misunderstand_or_that_do_not_divide_are_refused(
+    linears: dict[str, tuple[int, int]], left_out: tuple[str, ...], error: type[BotError], problem: str
+) -> None:
+    with pytest.raises(error, match=problem):
+        select_linears(linears, recipe=Recipe(modules_to_not_convert=left_out))
 
 
 def test_weights_that_are_not_floats_are_refused() -> None:

@@ -1,9 +1,6 @@
 """AutoAWQ's search as we use it: the bug that is fixed, and the errors for models that do not fit."""
 
-from __future__ import annotations
-
 import copy
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +20,22 @@ from bot.quantize.layer import Scale, unscaled
 from bot.quantize.walk import QuantizeContext
 from bot.records import Recipe, no_progress
 from tests.support import tiny_models
-
-with warnings.catch_warnings(record=True):
-    from awq.quantize.quantizer import AwqQuantizer
+from tests.support.stock_awq import AwqQuantizer
 
 CPU = torch.device("cpu")
+
+
+def context_of(skeleton: Skeleton, folder: Path) -> QuantizeContext:
+    return QuantizeContext(
+        skeleton=skeleton,
+        blocks=tiny_models.random_blocks(4, 32),
+        linears_to_quantize=frozenset(linears_inside(skeleton.layers, skeleton.path)),
+        folder=folder,
+        fingerprint="key",
+        device=CPU,
+        recipe=Recipe(),
+        progress=no_progress,
+    )
 
 
 def searched(kind: type[AwqQuantizer]) -> tuple[nn.Linear, nn.Linear]:
@@ -39,41 +47,25 @@ def searched(kind: type[AwqQuantizer]) -> tuple[nn.Linear, nn.Linear]:
     quantizer: Any = object.__new__(kind)
     quantizer.group_size, quantizer.w_bit, quantizer.zero_point, quantizer.duo_scaling = 128, 4, True, True
     quantizer.max_chunk_memory, quantizer.n_parallel_calib_samples = 2**30, None
-    quantizer._context = QuantizeContext(
-        skeleton=Skeleton(
-            model=linear, path="", layers=nn.ModuleList(), names={}, read=before.get_parameter, dtype=torch.float32
-        ),
-        blocks=torch.zeros(2, 32, dtype=torch.int64),
-        linears_to_quantize=frozenset(),
-        folder=Path(),
-        fingerprint="",
-        device=CPU,
-        recipe=Recipe(),
-        progress=no_progress,
+    skeleton = Skeleton(
+        model=linear, path="", layers=nn.ModuleList(), names={}, read=before.get_parameter, dtype=torch.float32
     )
+    quantizer._context = context_of(skeleton, Path())
     with torch.no_grad():
         quantizer._search_best_scale(nn.Sequential(nn.Identity(), linear), linear, [linear], inputs)
     return before, linear
 
 
-def test_stock_search_on_a_cpu_leaves_the_weights_scaled() -> None:
+def test_search_on_a_cpu_leaves_the_weights_alone_other_than_autoawqs() -> None:
     before, after = searched(AwqQuantizer)
     assert (after.weight - before.weight).norm() > 0.1 * before.weight.norm()
-
-
-def test_our_search_on_a_cpu_leaves_the_weights_alone() -> None:
     before, after = searched(LayerwiseQuantizer)
     assert torch.equal(after.weight, before.weight)
     assert "state_dict" not in vars(after)
 
 
 def quantized(
-    model_type: str,
-    folder: Path,
-    *,
-    method: str,
-    dtype: torch.dtype = torch.float32,
-    **changes: Any,
+    model_type: str, folder: Path, *, method: str, dtype: torch.dtype = torch.float32, **changes: Any
 ) -> dict[str, Tensor]:
     """All tensors of the finished layers' files."""
     source = tiny_models.build(model_type, folder / "source", **changes)
@@ -83,17 +75,7 @@ def quantized(
     )
     check_known(skeleton.model, skeleton.layers)
     (folder / "layers").mkdir()
-    context = QuantizeContext(
-        skeleton=skeleton,
-        blocks=tiny_models.random_blocks(4, 32),
-        linears_to_quantize=frozenset(linears_inside(skeleton.layers, skeleton.path)),
-        folder=folder / "layers",
-        fingerprint="key",
-        device=CPU,
-        recipe=Recipe(),
-        progress=no_progress,
-    )
-    finished = quantize_layers(context, quantizer=METHODS[method])
+    finished = quantize_layers(context_of(skeleton, folder / "layers"), quantizer=METHODS[method])
     return {name: layer.file.read(name) for layer in finished for name in layer.file.tensors}
 
 
@@ -108,21 +90,20 @@ def test_a_search_in_half_precision_ends_in_norms_that_are_not_rounded_to_it(met
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_layer_whose_function_the_scaling_would_change_is_refused(method: str, tmp_path: Path) -> None:
-    """GELU is not homogeneous: what fc1 makes smaller, fc2 cannot make larger again."""
-    with pytest.raises(UnsupportedModelError, match="layer 0: AutoAWQ's scaling changes what this opt computes"):
-        quantized("opt", tmp_path, method=method, activation_function="gelu")
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_a_layer_that_autoawq_has_no_table_for_is_refused(method: str, tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedModelError, match=r"AutoAWQ does not know this kind of 'falcon': .*ln_attn"):
-        quantized("falcon", tmp_path, method=method, new_decoder_architecture=False)
-
-
-def test_experts_that_are_one_tensor_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedModelError, match="holds its experts as one tensor"):
-        quantized("qwen3_moe", tmp_path, method="awq+gptq")
+@pytest.mark.parametrize(
+    ("model_type", "changes", "problem"),
+    [
+        # GELU is not homogeneous: what fc1 makes smaller, fc2 cannot make larger again.
+        ("opt", {"activation_function": "gelu"}, "layer 0: AutoAWQ's scaling changes what this opt computes"),
+        ("falcon", {"new_decoder_architecture": False}, "AutoAWQ does not know this kind of 'falcon': .*ln_attn"),
+        ("qwen3_moe", {}, "holds its experts as one tensor"),
+    ],
+)
+def test_layers_that_autoawqs_tables_do_not_fit_are_refused(
+    method: str, model_type: str, changes: dict[str, Any], problem: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UnsupportedModelError, match=problem):
+        quantized(model_type, tmp_path, method=method, **changes)
 
 
 def test_a_search_that_finds_nothing_names_its_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,14 +111,10 @@ def test_a_search_that_finds_nothing_names_its_layer(tmp_path: Path, monkeypatch
         raise Exception  # what AutoAWQ raises when no loss is finite
 
     monkeypatch.setattr(AwqQuantizer, "_compute_best_scale", nothing)
-    with pytest.raises(QuantizationError, match="layer 0: the search found no finite scales"):
-        quantized("llama", tmp_path, method="awq")
-
-
-def test_our_search_names_its_layer_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search_module, "output_energy", lambda *args: float("nan"))
-    with pytest.raises(QuantizationError, match="layer 0: the search found no finite scales"):
-        quantized("llama", tmp_path, method="awq+gptq")
+    for method in METHODS:
+        with pytest.raises(QuantizationError, match="layer 0: the search found no finite scales"):
+            quantized("llama", tmp_path / method, method=method)
 
 
 def test_scaling_is_undone_in_rows_and_columns() -> None:
@@ -151,11 +128,13 @@ def test_scaling_is_undone_in_rows_and_columns() -> None:
     assert torch.equal(unscaled(up, "other", scales), up)
 
 
-def test_layers_that_autoawq_finds_elsewhere_are_refused() -> None:
+def test_types_and_layers_that_autoawq_does_not_know_are_refused() -> None:
     """The quantizer and the evaluator go by one rule, and AutoAWQ's table must be about the same layers."""
-    config = transformers.LlamaConfig(**tiny_models.CONFIGS["llama"])
     with torch.device("meta"):
-        model = transformers.LlamaForCausalLM(config)
-    check_known(model, model.model.layers)
+        llama = transformers.LlamaForCausalLM(transformers.LlamaConfig(**tiny_models.CONFIGS["llama"]))
+        gpt2 = transformers.GPT2LMHeadModel(transformers.GPT2Config())
+    check_known(llama, llama.model.layers)
     with pytest.raises(UnsupportedModelError, match="its decoder layers are elsewhere"):
-        check_known(model, nn.ModuleList(model.model.layers))
+        check_known(llama, nn.ModuleList(llama.model.layers))
+    with pytest.raises(UnsupportedModelError, match="no causal language model of type 'gpt2'"):
+        check_known(gpt2, gpt2.transformer.h)

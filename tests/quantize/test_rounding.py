@@ -1,7 +1,5 @@
-from __future__ import annotations
-
-import weakref
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import pytest
@@ -16,7 +14,6 @@ from bot.errors import QuantizationError
 from bot.quantize import rounding
 from bot.quantize.rounding import (
     Levels,
-    as_stored,
     clipped_share,
     compensated,
     dequantize,
@@ -25,6 +22,7 @@ from bot.quantize.rounding import (
     nearest_steps,
     refined,
     round_to_nearest,
+    to_rounded,
     whole_range,
 )
 
@@ -57,12 +55,9 @@ def test_no_weight_is_further_off_than_one_step(offset: float, spread: float, se
     rounded = round_to_nearest(weight, group_size=32)
     step = rounded.scales.float().repeat_interleave(32, dim=1)
     assert ((dequantize(rounded) - weight).abs() <= 1.02 * step).all()
-
-
-def test_zeros_stay_zeros() -> None:
-    rounded = round_to_nearest(torch.zeros(8, 32), group_size=32)
-    assert (rounded.scales > 0).all()
-    assert (dequantize(rounded) == 0).all()
+    zeros = round_to_nearest(torch.zeros(8, 32), group_size=32)
+    assert (zeros.scales > 0).all()
+    assert (dequantize(zeros) == 0).all()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 2e6])
@@ -132,47 +127,34 @@ def test_blocked_sweep_is_the_naive_one(block: int, monkeypatch: pytest.MonkeyPa
     assert np.array_equal(steps.numpy(), expected)
 
 
-class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch gives it no types
-    """peak_bytes: the most that tensors made inside held at once, beside those that were there."""
+class PeakMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch gives it no types
+    """peak_bytes: the most that tensors made inside held at once, beside the given one."""
 
-    def __init__(self, *there: Tensor) -> None:
+    def __init__(self, given: Tensor) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.peak_bytes, self._bytes = 0, 0
-        self._storages = {tensor.untyped_storage().data_ptr() for tensor in there}
+        self.peak_bytes, self._given = 0, given.untyped_storage().data_ptr()
+        self._live: WeakValueDictionary[int, Any] = WeakValueDictionary()
 
-    def __torch_dispatch__(
-        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = function(*args, **(kwargs or {}))
-        for tensor in made if isinstance(made, tuple) else (made,):
-            if isinstance(tensor, Tensor) and (place := tensor.untyped_storage()).data_ptr() not in self._storages:
-                self._count(place.data_ptr(), place.nbytes())
-                weakref.finalize(place, self._forget, place.data_ptr(), place.nbytes())
+        tensors = [each for each in (made if isinstance(made, tuple) else (made,)) if isinstance(each, Tensor)]
+        storages = [tensor.untyped_storage() for tensor in tensors]
+        self._live |= {storage.data_ptr(): storage for storage in storages if storage.data_ptr() != self._given}
+        self.peak_bytes = max(self.peak_bytes, sum(storage.nbytes() for storage in self._live.values()))
         return made
-
-    def _count(self, place: int, size: int) -> None:
-        self._storages.add(place)
-        self._bytes += size
-        self.peak_bytes = max(self.peak_bytes, self._bytes)
-
-    def _forget(self, place: int, size: int) -> None:
-        self._storages.discard(place)
-        self._bytes -= size
 
 
 def test_factoring_holds_two_matrices_beside_the_one_it_is_given() -> None:
     inputs = numbers(600, 512)
     gram = inputs.t() @ inputs
-    with _Live(gram) as live:
+    with PeakMemory(gram) as live:
         inverse_factor(gram, torch.arange(512))
     # And, for a moment, a byte or two per value to see whether all of them are finite.
     assert 2 <= live.peak_bytes / gram.nbytes < 3
 
 
 @pytest.mark.parametrize("block", [1, 7, 128])
-def test_refining_takes_the_best_of_sixteen_for_each_integer_in_turn(
-    block: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_refining_takes_the_best_of_sixteen_for_each_integer(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rounding, "BLOCK", block)
     weight, inputs = numbers(2, COLUMNS), correlated(150)
     levels = levels_of(weight)
@@ -200,7 +182,7 @@ def test_compensation_loses_much_less_and_no_output_loses_more() -> None:
     assert fallback == ""
     assert (ours <= plain * (1 + 1e-5)).all()
     assert ours.sum() < 0.5 * plain.sum()
-    rounded = as_stored(steps, levels)
+    rounded = to_rounded(steps, levels)
     assert (int(rounded.q.min()), int(rounded.q.max())) == (0, 15)
     expected = steps * levels.scales.repeat_interleave(GROUP, dim=1)
     assert torch.equal(dequantize(rounded), expected)
@@ -221,32 +203,34 @@ def test_inputs_that_never_vary_need_no_fallback_as_damping_makes_up_for_it() ->
     weight, inputs = numbers(8, COLUMNS).float(), torch.ones(50, COLUMNS)
     levels = levels_of(weight)
     (steps,), fallback = compensated([weight], [levels], inputs.t() @ inputs)
+    losses = [lost(weight, each, levels, inputs).sum() for each in (steps, nearest(weight, levels))]
     assert fallback == ""
-    assert (
-        lost(weight, steps, levels, inputs).sum()
-        < 0.1 * lost(weight, nearest(weight, levels), levels, inputs).sum()
-    )
+    assert losses[0] < 0.1 * losses[1]
 
 
-def test_damping_grows_until_the_matrix_can_be_factored() -> None:
-    """A matrix that is none of inputs: its smallest eigenvalue is below zero, by 5 % of its diagonal."""
-    axes = torch.linalg.qr(numbers(COLUMNS, COLUMNS)).Q
+def not_a_gram_matrix() -> Tensor:
+    """Its smallest eigenvalue is below zero, by 5 % of its diagonal."""
+    axes: Tensor = torch.linalg.qr(numbers(COLUMNS, COLUMNS)).Q
     values = torch.linspace(1, 2, COLUMNS, dtype=torch.float64)
     values[0] = -0.05 * 1.5
-    broken = (axes * values @ axes.t()).float()
+    return (axes * values @ axes.t()).float()
+
+
+@pytest.mark.parametrize(
+    ("gram", "expected", "is_plain"),
+    [
+        (not_a_gram_matrix(), "damping 0.1", False),
+        (-torch.eye(COLUMNS), "plain rounding", True),
+        (torch.zeros(COLUMNS, COLUMNS), "", True),
+    ],
+)
+def test_damping_grows_until_factoring_works_or_falls_back(gram: Tensor, expected: str, is_plain: bool) -> None:
     weight = numbers(8, COLUMNS).float()
     levels = levels_of(weight)
-    (steps,), fallback = compensated([weight], [levels], broken)
-    assert fallback == "damping 0.1"
+    (steps,), fallback = compensated([weight], [levels], gram)
+    assert fallback == expected
     assert torch.isfinite(steps).all()
-
-
-def test_what_cannot_be_factored_is_rounded_to_nearest_and_reported() -> None:
-    weight = numbers(8, COLUMNS).float()
-    levels = levels_of(weight)
-    (steps,), fallback = compensated([weight], [levels], -torch.eye(COLUMNS))
-    assert fallback == "plain rounding"
-    assert torch.equal(steps, nearest(weight, levels))
+    assert torch.equal(steps, nearest(weight, levels)) == is_plain
 
 
 def test_dead_channels_are_plainly_rounded_and_change_nothing_else() -> None:
@@ -257,10 +241,6 @@ def test_dead_channels_are_plainly_rounded_and_change_nothing_else() -> None:
     (steps,), fallback = compensated([weight], [levels], inputs.t() @ inputs)
     assert fallback == ""
     assert torch.equal(steps[:, dead], nearest(weight, levels)[:, dead])
-
-    (steps,), fallback = compensated([weight], [levels], torch.zeros(COLUMNS, COLUMNS))
-    assert fallback == ""
-    assert torch.equal(steps, nearest(weight, levels))
 
 
 def test_clipped_weights_are_counted() -> None:

@@ -1,9 +1,5 @@
 """Losses from Gram matrices against the sums over tokens that they stand for, and AutoAWQ's own clip search."""
 
-from __future__ import annotations
-
-import warnings
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,7 +8,6 @@ from bot.errors import QuantizationError
 from bot.quantize.autoawq import LayerwiseQuantizer
 from bot.quantize.rounding import nearest_steps
 from bot.quantize.search import (
-    add_upper_gram,
     best_levels,
     best_scaling,
     collect_input_stats,
@@ -23,12 +18,9 @@ from bot.quantize.search import (
     grouped_energy,
     output_energy,
     relative_errors,
-    symmetrize,
 )
+from tests.support.stock_awq import AwqQuantizer
 from tests.support.tiny_models import rounded
-
-with warnings.catch_warnings(record=True):
-    from awq.quantize.quantizer import AwqQuantizer
 
 CPU = torch.device("cpu")
 
@@ -45,16 +37,13 @@ def test_relative_error_is_that_of_the_outputs() -> None:
 
     before, after = inputs.double() @ weight.double().t(), inputs.double() @ other.double().t()
     assert error == pytest.approx(float(((before - after) ** 2).sum() / (before**2).sum()), rel=1e-4)
-
-
-def test_gram_does_not_depend_on_how_tokens_are_cut() -> None:
-    inputs = numbers(2, 9000, 8)
-    expected = inputs.view(-1, 8).double().t() @ inputs.view(-1, 8).double()
-    assert torch.allclose(gram(inputs.half().float(), device=CPU).double(), expected, rtol=1e-3, atol=5)
-
-
-def test_error_of_zero_outputs_is_zero() -> None:
     assert relative_errors(torch.zeros(4, 4), [torch.ones(4, 4)], torch.zeros(4, 4)) == [0]
+
+
+def test_gram_does_not_depend_on_how_tokens_and_channels_are_cut() -> None:
+    inputs = numbers(2, 9000, 300)
+    expected = inputs.view(-1, 300).double().t() @ inputs.view(-1, 300).double()
+    assert torch.allclose(gram(inputs, device=CPU).double(), expected, rtol=1e-3, atol=0.1)
 
 
 def test_grouped_energy_is_the_mean_square_of_each_groups_share() -> None:
@@ -102,16 +91,6 @@ def plainly_rounded(weight: Tensor, by: Tensor, group_size: int) -> Tensor:
 def outliers(*shape: int, seed: int = 0) -> Tensor:
     channels = torch.exp(1.5 * numbers(shape[-1], seed=seed + 100))
     return numbers(*shape, seed=seed) * channels
-
-
-def test_gram_matrix_follows_from_its_upper_half() -> None:
-    inputs = numbers(70, 600)
-    upper = torch.zeros(600, 600)
-    for part in torch.split(inputs, 32):
-        add_upper_gram(upper, part)
-    expected = inputs.double().t() @ inputs.double()
-    assert torch.allclose(symmetrize(upper).double(), expected, atol=1e-3)
-    assert not upper[300:, :200].any()
 
 
 def test_diagonal_blocks_are_those_of_the_tokens() -> None:

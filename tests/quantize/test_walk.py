@@ -1,19 +1,15 @@
 """An interrupted run loses one layer at most, and ends in the same bytes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from bot.quantize.artifact import quantize
 from bot.quantize.layerfile import hidden_path, layer_path
 from bot.quantize.walk import LayerRun
-from bot.records import Recipe
 from tests.support import tiny_models
-from tests.support.canary import losses
+from tests.support.canary import losses, quantize_into
 
 LAYERS = 4
 Bytes = dict[str, bytes]
@@ -30,17 +26,7 @@ def run(source: Path, folder: Path, *, kill_before: int = LAYERS, samples: int =
         if (what, done) == ("quantizing", kill_before) and done < total:
             raise KilledError
 
-    blocks = tiny_models.random_blocks(samples, 32)
-    quantize(
-        source,
-        folder / "out",
-        layers=folder / "layers",
-        recipe=Recipe(),
-        blocks=blocks,
-        calibration=tiny_models.calibration_set(blocks),
-        trust_remote_code=False,
-        progress=watch,
-    )
+    quantize_into(folder, source, blocks=tiny_models.random_blocks(samples, 32), progress=watch)
     assert not list((folder / "layers").glob("hidden-*"))
     return {path.name: path.read_bytes() for path in (folder / "out").glob("*.safetensors")}
 
@@ -70,9 +56,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.parametrize("killed", [1, 2, 3])
-def test_it_resumes_after_the_last_complete_layer(
-    killed: int, source: Path, expected: Bytes, runs: list[int], tmp_path: Path
-) -> None:
+def test_a_killed_run_resumes(killed: int, source: Path, expected: Bytes, runs: list[int], tmp_path: Path) -> None:
     with pytest.raises(KilledError):
         run(source, tmp_path, kill_before=killed)
     assert hidden_path(tmp_path / "layers", killed).is_file()
@@ -81,9 +65,7 @@ def test_it_resumes_after_the_last_complete_layer(
     assert runs == list(range(killed, LAYERS))
 
 
-def test_lost_activations_are_computed_again(
-    source: Path, expected: Bytes, runs: list[int], tmp_path: Path
-) -> None:
+def test_lost_activations_are_recomputed(source: Path, expected: Bytes, runs: list[int], tmp_path: Path) -> None:
     with pytest.raises(KilledError):
         run(source, tmp_path, kill_before=2)
     hidden_path(tmp_path / "layers", 2).unlink()
@@ -94,20 +76,16 @@ def test_lost_activations_are_computed_again(
     assert layer_path(tmp_path / "layers", 1).stat().st_mtime_ns == kept
 
 
-def test_a_damaged_layer_is_made_again(source: Path, expected: Bytes, tmp_path: Path) -> None:
+def test_only_damaged_layers_are_run_again(source: Path, expected: Bytes, runs: list[int], tmp_path: Path) -> None:
     run(source, tmp_path)
+    runs.clear()
+    assert run(source, tmp_path) == expected
+    assert runs == []
     path = layer_path(tmp_path / "layers", 1)
     content = bytearray(path.read_bytes())
     content[-5] ^= 1
     path.write_bytes(content)
     assert run(source, tmp_path) == expected
-
-
-def test_finished_run_runs_no_layer(source: Path, expected: Bytes, runs: list[int], tmp_path: Path) -> None:
-    run(source, tmp_path)
-    runs.clear()
-    assert run(source, tmp_path) == expected
-    assert runs == []
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])

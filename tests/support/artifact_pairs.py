@@ -13,6 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from tests.support.tiny_models import dequantized, tensors_of
+
 GROUP_SIZE = 32
 VOCABULARY = 160
 ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
@@ -67,33 +69,27 @@ def make_pair(model_type: str, folder: Path) -> Pair:
 
 def quantized_pair(source: Path, folder: Path) -> Pair:
     """The artifact of any float16 model folder, by plain rounding."""
-    tensors = {name: tensor for path in source.glob("*.safetensors") for name, tensor in load_file(path).items()}
-    packed, restored = _quantized(tensors)
     pair = Pair(source, folder / "quantized", folder / "restored")
-    for path, content in ((pair.quantized, packed), (pair.restored, restored)):
+    settings = {"quant_method": "awq", "bits": 4, "group_size": GROUP_SIZE, "zero_point": True, "version": "gemm"}
+    for path in (pair.quantized, pair.restored):
         path.mkdir()
         shutil.copy(source / "config.json", path)
-        save_file(content, path / "model.safetensors", metadata={"format": "pt"})
-    settings = {"quant_method": "awq", "bits": 4, "group_size": GROUP_SIZE, "zero_point": True, "version": "gemm"}
     change_config(pair.quantized, lambda config: config.update(quantization_config=settings))
+    save_file(_quantized(tensors_of(source)), pair.quantized / "model.safetensors", metadata={"format": "pt"})
+    restored = {name: tensor.contiguous() for name, tensor in dequantized(pair.quantized).items()}
+    save_file(restored, pair.restored / "model.safetensors", metadata={"format": "pt"})
     return pair
 
 
-def _quantized(tensors: Tensors) -> tuple[Tensors, Tensors]:
-    packed: Tensors = {}
-    restored: Tensors = {}
-    for name, tensor in tensors.items():
-        if not name.endswith("proj.weight"):
-            packed[name] = restored[name] = tensor
-            continue
-        q, scales, zeros = _round(tensor.float().numpy())
+def _quantized(tensors: Tensors) -> Tensors:
+    packed = {name: tensor for name, tensor in tensors.items() if not name.endswith("proj.weight")}
+    for name in tensors.keys() - packed.keys():
+        q, scales, zeros = _round(tensors[name].float().numpy())
         linear = name.removesuffix(".weight")
         packed[f"{linear}.qweight"] = torch.from_numpy(_pack(q.T))
         packed[f"{linear}.qzeros"] = torch.from_numpy(_pack(zeros.T))
         packed[f"{linear}.scales"] = torch.from_numpy(scales.T.copy())
-        expanded = (q - zeros.repeat(GROUP_SIZE, axis=1)) * scales.astype(np.float32).repeat(GROUP_SIZE, axis=1)
-        restored[name] = torch.from_numpy(expanded.astype(np.float32))
-    return packed, restored
+    return packed
 
 
 def _round(weight: Any) -> tuple[Any, Any, Any]:

@@ -13,23 +13,20 @@ import json
 import subprocess
 import sys
 import tempfile
-import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from torch import Tensor
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from bot.checkpoint.constants import tool_versions
 from bot.errors import BotError
 from bot.quantize.artifact import quantize
-from bot.records import Recipe, no_progress
+from bot.records import Progress, QuantizedModel, Recipe, no_progress
 from tests.support import tiny_models
-
-with warnings.catch_warnings(record=True):  # a DeprecationWarning on import
-    from awq.models.auto import AWQ_CAUSAL_LM_MODEL_MAP
-    from awq.models.base import TRANSFORMERS_AUTO_MAPPING_DICT
+from tests.support.stock_awq import AWQ_CAUSAL_LM_MODEL_MAP, TRANSFORMERS_AUTO_MAPPING_DICT
 
 TABLE = Path(__file__).parents[2] / "bot" / "watch" / "support_table.json"
 GROUP_SIZE = 128
@@ -37,21 +34,32 @@ GROUP_SIZE = 128
 TOLERATED = 1.1
 
 
+def quantize_into(
+    folder: Path,
+    source: Path,
+    *,
+    blocks: Tensor,
+    recipe: Recipe = Recipe(group_size=GROUP_SIZE),  # noqa: B008 - it is frozen
+    progress: Progress = no_progress,
+) -> QuantizedModel:
+    """Quantize source into folder / "out"."""
+    return quantize(
+        source,
+        folder / "out",
+        layers=folder / "layers",
+        recipe=recipe,
+        blocks=blocks,
+        calibration=tiny_models.calibration_set(blocks),
+        trust_remote_code=False,
+        progress=progress,
+    )
+
+
 def canary(model_type: str, folder: Path, **settings: Any) -> str | None:
     """Quantize a tiny model of this type in folder. None when the artifact is right, else the reason why not."""
     source = tiny_models.build(model_type, folder / "source", **settings)
-    blocks = tiny_models.random_blocks(8, 64)
     try:
-        quantize(
-            source,
-            folder / "out",
-            layers=folder / "layers",
-            recipe=Recipe(group_size=GROUP_SIZE),
-            blocks=blocks,
-            calibration=tiny_models.calibration_set(blocks),
-            trust_remote_code=False,
-            progress=no_progress,
-        )
+        quantize_into(folder, source, blocks=tiny_models.random_blocks(8, 64))
     except BotError as error:
         return error.message.replace(f"{source}: ", "").removeprefix("layer 0: ")
     lost, lost_by_rounding = losses(source, folder / "out")

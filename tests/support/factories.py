@@ -31,7 +31,6 @@ from bot.records import (
     Tag,
     TargetState,
     TensorInfo,
-    TextSource,
     Upstream,
     WatchEntry,
     Weights,
@@ -311,7 +310,3 @@ def job(asked: WatchEntry | None = None, source: Upstream | None = None, **field
         "tensor_parallel": (1, 2),
     }
     return Job(**standard | fields)
-
-
-def text_source(**fields: Any) -> TextSource:
-    return TextSource(**fields or {"builtin": "stdlib"})

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from bot.errors import BotError, PublishError
-from bot.hub import client
 from bot.hub.publish import Artifact, finish, publish
 from bot.hub.session import Hub
+from bot.hub.targets import read_targets
 from bot.jobs import pipeline
 from bot.localhub import LocalHub
 from bot.records import Job, Progress, Publication, Published, no_progress
@@ -71,7 +71,7 @@ class Release:
 
     @property
     def state(self) -> Published:
-        return client.published(as_bot(self.hub), [self.job.entry])[0]
+        return read_targets(as_bot(self.hub), [self.job.entry])[0]
 
     @property
     def complete(self) -> bool:

@@ -9,9 +9,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bot.hub import client
 from bot.hub.publish import Artifact
 from bot.hub.session import Hub
+from bot.hub.sources import read_sources
+from bot.hub.targets import read_target
 from bot.localhub import LocalHub, RequestRecord
 from bot.records import Job, PublishedFile, Upstream, WatchEntry, to_json
 from tests.support import factories
@@ -53,7 +54,7 @@ def as_bot(hub: LocalHub) -> Hub:
 
 
 def upstream_of(hub: LocalHub, entry: WatchEntry) -> Upstream:
-    return client.upstream(as_bot(hub), [entry])[0]
+    return read_sources(as_bot(hub), [entry])[0]
 
 
 def release_job(hub: LocalHub, *, seed: bool = True, **entry: Any) -> Job:
@@ -64,7 +65,7 @@ def release_job(hub: LocalHub, *, seed: bool = True, **entry: Any) -> Job:
         hub.seed(asked.repo_id, {path: source_files()[path] for path in few})
     source = upstream_of(hub, asked)
     assert source.problem is None, source.problem
-    there = client.published_one(as_bot(hub), asked).provenance
+    there = read_target(as_bot(hub), asked).provenance
     return factories.job(asked, source, replaces=there.tag if there else None)
 
 

@@ -22,15 +22,7 @@ from bot.watch import watchlist as watchlists
 
 ASSETS = Path(__file__).parents[1] / "assets"
 MODELS = ("qwen3-tiny", "llama-tiny")
-WATCHLIST = """\
-publish_to: quantized
-defaults:
-  calibration: {samples: 16, seq_len: 256, sources: [{builtin: stdlib}]}
-  gate: {max_kl: 0.3, min_top1: 0.6, max_perplexity_ratio: 1.4}
-models:
-  - lab/qwen3-tiny
-  - lab/llama-tiny
-"""
+GATE = "{max_kl: 0.3, min_top1: 0.6, max_perplexity_ratio: 1.4}"
 PATIENCE_S = 240.0
 _KEPT = {"quantized", "quantized.json", "report.json", "card"}
 
@@ -98,11 +90,21 @@ class Sandbox:
         return Sandbox(LocalHub(root / "hub"), root)
 
 
+# Names of stages -> a sandbox in which they have not run.
+SandboxBefore = Callable[..., Sandbox]
+
+
+def watchlist(*names: str, gate: str = GATE) -> str:
+    """Of models of `lab`, calibrated on little text."""
+    calibration = "{samples: 16, seq_len: 256, sources: [{builtin: stdlib}]}"
+    head = f"publish_to: quantized\ndefaults:\n  calibration: {calibration}\n  gate: {gate}\nmodels:\n"
+    return head + "".join(f"  - lab/{name}\n" for name in names)
+
+
 def build_sandbox(root: Path, *, models: tuple[str, ...] = MODELS) -> Sandbox:
     """Its Hub is not started yet."""
     root.mkdir(parents=True, exist_ok=True)
-    lines = [line for line in WATCHLIST.splitlines() if not line.startswith("  - ")]
-    (root / "watchlist.yaml").write_text("\n".join([*lines, *(f"  - lab/{name}" for name in models), ""]))
+    (root / "watchlist.yaml").write_text(watchlist(*models))
     sandbox = Sandbox(LocalHub(root / "hub"), root)
     for name in models:
         sandbox.hub.seed(f"lab/{name}", ASSETS / name)

@@ -23,11 +23,9 @@ from safetensors.numpy import save
 from bot.localhub import Fault, LocalHub
 from bot.localhub.store import Content
 from tests.support import factories
-from tests.support.sandbox import ASSETS, Sandbox, wait_for
+from tests.support.sandbox import ASSETS, Sandbox, SandboxBefore, wait_for
 
 Result = subprocess.CompletedProcess[str]
-# A stage's name -> a sandbox in which it has not run.
-SandboxBefore = Callable[[str], Sandbox]
 
 SOURCE, TARGET = "lab/small", "quantized/small-awq"
 WEIGHTS = "model.safetensors"
@@ -57,8 +55,12 @@ defaults:
 models:
   - lab/small
 """
-# Which records and folders are missing when only the stage of this name has not run.
-_OUTPUTS = {"pull": ("weights.json", "source"), "quantize": ("quantized.json", "quantized", "layers")}
+_OUTPUTS = {
+    "pull": ("weights.json", "source"),
+    "quantize": ("quantized.json", "quantized", "layers"),
+    "evaluate": ("report.json", "card"),
+    "card": ("card.json",),
+}
 _WORDS = Path(factories.__file__).read_text().split()
 
 
@@ -121,13 +123,12 @@ def prepare_once(root: Path) -> Sandbox:
 
 @contextmanager
 def copies_before(ready: Sandbox, folder: Path) -> Iterator[SandboxBefore]:
-    """Copies of a prepared sandbox in which the stage of the given name has not run; their Hubs are up."""
+    """Copies of a prepared sandbox in which these stages, and publishing, have not run; their Hubs are up."""
     with ExitStack() as hubs:
 
-        def make(stage: str) -> Sandbox:
-            sandbox = ready.copy_to(folder / stage)
-            for name in _OUTPUTS.get(stage, ()):
-                path = sandbox.jobs[0] / name
+        def make(*stages: str) -> Sandbox:
+            sandbox = ready.copy_to(folder / "sandbox")
+            for path in (sandbox.jobs[0] / name for stage in stages for name in _OUTPUTS[stage]):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
             hubs.enter_context(sandbox.hub)
             return sandbox
@@ -194,24 +195,6 @@ def assert_failed(result: Result, code: int, *words: str) -> str:
     assert "hint:" in result.stderr
     assert "Traceback" not in result.stdout + result.stderr
     return errors[0]
-
-
-def assert_refused(sandbox: Sandbox, code: int, *words: str) -> None:
-    """A run ends with this code and no job, says the reason in these words, and publishes nothing."""
-    result = sandbox.call("run")
-    errors = [line for line in result.stderr.splitlines() if line.startswith("error:")]
-    assert (result.returncode, len(errors)) == (code, 1), result.stderr
-    assert "Traceback" not in result.stderr
-    assert "refused" in result.stderr
-    assert "nothing to do" in result.stdout
-    said = " ".join(result.stderr.split())
-    assert [word for word in words if word not in said] == [], said
-    assert_nothing_published(sandbox)
-
-
-def assert_planned(sandbox: Sandbox) -> None:
-    [job] = sandbox.plan()["jobs"]
-    assert (job["kind"], job["entry"]["repo_id"]) == ("release", SOURCE)
 
 
 def assert_nothing_published(sandbox: Sandbox) -> None:

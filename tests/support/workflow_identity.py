@@ -10,7 +10,8 @@ from huggingface_hub import constants
 from huggingface_hub.utils import _auth
 
 from bot.localhub import LocalHub
-from tests.support.github_api.id_token import ISSUER, REPOSITORY, IdTokens, public_key
+from tests.support.github_api.id_token import ISSUER, IdTokens, public_key
+from tests.support.github_api.server import REPOSITORY
 from tests.support.repos import TARGET
 
 PUBLISHER = {"repository": REPOSITORY, "branch": "main", "workflow": "watch.yml"}

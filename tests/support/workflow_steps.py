@@ -8,7 +8,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from unittest.mock import patch
@@ -22,12 +22,15 @@ from bot.cli import app
 
 _HEREDOC = re.compile(r"^([\w-]+)<<(\S+)\n(.*?)\n\2$", re.MULTILINE | re.DOTALL)
 _COMMAND = re.compile(r"^::([\w-]+)(?: ([^\n]*?))?::([^\n]*)$")
+# Name, properties, message.
+Command = tuple[str, str, str]
+ANNOTATIONS = ("error", "warning", "notice")
 _OURS = ("HF_", "GITHUB_", "ACTIONS_", "AWQ_BOT_", "RUNNER_")
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """How a step ended. commands: those that the runner executes, as (name, properties, message)."""
+    """How a step ended. commands: those that the runner executes."""
 
     code: int
     out: str
@@ -36,12 +39,12 @@ class StepResult:
     outputs: dict[str, str]
 
     @property
-    def commands(self) -> list[tuple[str, str, str]]:
+    def commands(self) -> list[Command]:
         return workflow_commands(self.out)
 
     @property
-    def annotations(self) -> list[tuple[str, str, str]]:
-        return [item for item in self.commands if item[0] in ("error", "warning", "notice")]
+    def annotations(self) -> list[Command]:
+        return [item for item in self.commands if item[0] in ANNOTATIONS]
 
     @property
     def everything(self) -> str:
@@ -96,8 +99,7 @@ class Runner:
         return kept | ours | files | dict(self.variables) | dict(more)
 
     def _ended(self, code: int, out: str, err: str) -> StepResult:
-        outputs = {found[1]: found[3] for found in _HEREDOC.finditer(self._output.read_text())}
-        return StepResult(code, out, err, self._summary.read_text(), outputs)
+        return StepResult(code, out, err, self._summary.read_text(), step_outputs(self._output.read_text()))
 
     @property
     def _output(self) -> Path:
@@ -108,19 +110,24 @@ class Runner:
         return self.root / "github-summary"
 
 
-def workflow_commands(log: str) -> list[tuple[str, str, str]]:
-    """Workflow commands as GitHub's runner reads them: nothing counts between stop-commands and its token."""
-    found: list[tuple[str, str, str]] = []
+def workflow_commands(log: str) -> list[Command]:
+    return [command for _, command in read_log(log) if command is not None]
+
+
+def read_log(log: str) -> Iterator[tuple[str, Command | None]]:
+    """Each line with its command, as GitHub's runner reads it: none between stop-commands and its token."""
     stopped_by = ""
     for line in log.splitlines():
-        command = _COMMAND.match(line.lstrip())
-        if command is None:
-            continue
-        name, properties, message = command[1], command[2] or "", command[3]
-        if stopped_by:
-            stopped_by = "" if name == stopped_by else stopped_by
-        elif name == "stop-commands":
-            stopped_by = message
+        found = _COMMAND.match(line.lstrip())
+        command = (found[1], found[2] or "", found[3]) if found else None
+        if command and command[0] == (stopped_by or "stop-commands"):
+            stopped_by = "" if stopped_by else command[2]
         else:
-            found.append((name, properties, message))
-    return found
+            yield line, None if stopped_by else command
+
+
+def step_outputs(text: str) -> dict[str, str]:
+    """Of the file GITHUB_OUTPUT, in the form that allows values of several lines."""
+    rest = _HEREDOC.sub("", text).strip()
+    assert not rest, rest
+    return {found[1]: found[3] for found in _HEREDOC.finditer(text)}

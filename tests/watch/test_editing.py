@@ -39,15 +39,12 @@ def test_a_model_is_added_in_the_style_of_the_file(before: str, after: str) -> N
     assert yaml.safe_load(after)["models"] == [*yaml.safe_load(before)["models"], "lab/Tiny"]
 
 
-@pytest.mark.parametrize(
-    "last",
-    [
-        "  - a/b  # first\n",
-        "  - repo_id: 'a/b'   # why\n    recipe: {bits: 4,\n             group_size: 64}   # small\n",
-        "  - repo_id: a/b\n    hold: |\n      waiting\n      for v2\n",
-    ],
-    ids=["short", "over several lines", "block of text"],
-)
+ONE_LINE = "  - a/b  # first\n"
+SEVERAL_LINES = "  - repo_id: 'a/b'   # why\n    recipe: {bits: 4,\n             group_size: 64}   # small\n"
+BLOCK_OF_TEXT = "  - repo_id: a/b\n    hold: |\n      waiting\n      for v2\n"
+
+
+@pytest.mark.parametrize("last", [ONE_LINE, SEVERAL_LINES, BLOCK_OF_TEXT])
 def test_every_other_character_stays_as_it_was(last: str) -> None:
     head, tail = "\ufeff# Ours.\nmodels:\n  # Small ones.\n", "  # the end\n\n# About us.\npublish_to:   'me'\n"
     assert with_model(head + last + tail, TINY) == f"{head}{last}  - lab/Tiny\n{tail}"
@@ -73,6 +70,7 @@ def test_a_revision_is_written_so_that_yaml_reads_it_as_text(revision: str, show
         ("https://huggingface.co/lab/Tiny/blob/v1/config.json#L3", Reference("lab/Tiny", "v1")),
         ("https://huggingface.co/lab/Tiny/discussions", TINY),
         ("https://huggingface.co/datasets/lab/Tiny", TINY),
+        ("https://hub.example/lab/Tiny/", TINY),
         ("hf.co/lab/Tiny?library=vllm", TINY),
         ("http://127.0.0.1:8765/lab/Tiny", TINY),
         ("Tiny", None),

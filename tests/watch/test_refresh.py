@@ -17,29 +17,25 @@ from tests.support.factories import (
     with_file,
     without_file,
 )
-from tests.support.watch import candidate, job, skip
+from tests.support.watch import job, skip
+
+COMPANIONS = ("tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json", "LICENSE", "NOTICE.txt")
+TAG = provenance().tag
 
 
 @pytest.mark.parametrize(
-    ("after", "changed"),
+    ("after", "reason"),
     [
-        (with_file(upstream(), "tokenizer_config.json", "v2"), "tokenizer_config.json"),
-        (with_file(upstream(), "chat_template.jinja", "v2"), "chat_template.jinja"),
-        (with_file(upstream(), "special_tokens_map.json", "v2"), "special_tokens_map.json"),
-        (with_file(upstream(), "LICENSE", "v2"), "LICENSE"),
-        (with_file(upstream(), "NOTICE.txt", "new"), "NOTICE.txt"),
-        (without_file(upstream(), "generation_config.json"), "generation_config.json"),
-        (upstream(license="mit"), "licence or gating"),
-        (upstream(license_link="https://example.org"), "licence or gating"),
-        (upstream(gated="manual"), "licence or gating"),
+        *((with_file(upstream(), path, "v2"), f"small files changed upstream: {path}") for path in COMPANIONS),
+        (without_file(upstream(), "LICENSE"), "small files changed upstream: LICENSE"),
+        (upstream(license="mit"), "licence or gating changed upstream"),
+        (upstream(license_link="https://example.org"), "licence or gating changed upstream"),
+        (upstream(gated="manual"), "licence or gating changed upstream"),
     ],
 )
-def test_small_files_licence_and_gating_are_refreshed_without_a_gpu(after: Upstream, changed: str) -> None:
+def test_small_files_licence_and_gating_are_refreshed_without_a_gpu(after: Upstream, reason: str) -> None:
     found = job(triage(entry(), after, published()))
-    small = f"small files changed upstream: {changed}"
-    reason = "licence or gating changed upstream" if changed == "licence or gating" else small
-    assert (found.kind, found.reason) == (JobKind.REFRESH, reason)
-    assert found.estimate is None
+    assert (found.kind, found.reason, found.estimate) == (JobKind.REFRESH, reason, None)
     made = published().provenance
     assert made is not None
     assert found.source_files == made.source.source_files
@@ -56,11 +52,6 @@ def test_a_gate_that_closes_and_opens_again_gets_a_tag_that_is_free() -> None:
     gated = provenance(entry(), upstream(gated="auto"))
     target = published(gated, tags=(Tag(name=first.tags[0].name, sha=SHA), Tag(name=gated.tag, sha=HEAD)))
     assert job(triage(entry(), upstream(), target)).tag == f"{first.tags[0].name}-2"
-
-
-def test_changed_weights_count_before_changed_small_files() -> None:
-    after = with_file(with_file(upstream(), "LICENSE", "v2"), "model.safetensors", "v2")
-    assert candidate(triage(entry(), after, published())).reason == "upstream changed: model.safetensors"
 
 
 def test_a_publication_without_its_tag_is_finished_as_it_was_made() -> None:
@@ -80,9 +71,9 @@ def test_a_publication_without_its_tag_is_finished_as_it_was_made() -> None:
     [
         ((), False),
         ((Tag(name="v1", sha=HEAD),), False),
-        ((Tag(name=provenance().tag, sha=SHA),), False),
-        ((Tag(name=provenance().tag, sha=HEAD),), True),
-        ((Tag(name="v1", sha=SHA), Tag(name=provenance().tag, sha=HEAD)), True),
+        ((Tag(name=TAG, sha=SHA),), False),
+        ((Tag(name=TAG, sha=HEAD),), True),
+        ((Tag(name="v1", sha=SHA), Tag(name=TAG, sha=HEAD)), True),
     ],
 )
 def test_complete_is_provenance_on_the_head_and_its_tag_pointing_there(
@@ -94,9 +85,9 @@ def test_complete_is_provenance_on_the_head_and_its_tag_pointing_there(
 
 def test_a_commit_by_hand_on_top_of_a_release_is_reported_and_left_alone() -> None:
     """The tag cannot move to it, so trying to finish would fail for ever."""
-    target = published(tags=(Tag(name=provenance().tag, sha=SHA),))
+    target = published(tags=(Tag(name=TAG, sha=SHA),))
     found = skip(triage(entry(), upstream(), target))
-    assert found.reason == f"main of quantized/Tiny-awq was changed by hand after {provenance().tag}"
+    assert found.reason == f"main of quantized/Tiny-awq was changed by hand after {TAG}"
     assert found.blocked
     assert "Revert" in found.hint
     assert isinstance(triage(entry(), with_file(upstream(), "config.json", "v2"), target), Candidate)

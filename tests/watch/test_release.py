@@ -21,7 +21,7 @@ from bot.records import (
     Upstream,
     WatchEntry,
 )
-from bot.watch.release import QUANTIZER_VERSION, decide, recipe_digest, source_files, triage
+from bot.watch.release import QUANTIZER_VERSION, recipe_digest, triage
 from bot.watch.sizing import gpu_class
 from tests.support.factories import (
     HEAD,
@@ -31,7 +31,6 @@ from tests.support.factories import (
     details,
     digests,
     entry,
-    hub_file,
     layer_tensors,
     provenance,
     published,
@@ -39,28 +38,30 @@ from tests.support.factories import (
     with_file,
     without_file,
 )
-from tests.support.watch import candidate, job, skip
-
-SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+from tests.support.watch import SHARDS, candidate, decided, job, sharded, skip
 
 
-def sharded() -> Upstream:
-    files = [file for file in upstream().files if file.path != "model.safetensors"]
-    index = hub_file("model.safetensors.index.json")
-    return upstream(files=(*files, index, *(hub_file(shard) for shard in SHARDS)))
-
-
-def released(asked: WatchEntry, source: Upstream, weight_files: tuple[str, ...]) -> Published:
+def released(source: Upstream, weight_files: tuple[str, ...] = SHARDS) -> Published:
     """The target after what `decide` asks for was done."""
-    first = job(decide(candidate(triage(asked, source, absent())), details(weight_files=weight_files)))
+    first = job(decided(source=source, found=details(weight_files=weight_files)))
     origin = replace(
-        provenance(asked, source).source,
+        provenance(entry(), source).source,
         source_files=first.source_files,
         source_digest=first.digests.source,
         refresh_digest=first.digests.refresh,
     )
-    made = provenance(asked, source, tag=first.tag, recipe_digest=first.digests.recipe, source=origin)
+    made = provenance(entry(), source, tag=first.tag, recipe_digest=first.digests.recipe, source=origin)
     return published(made)
+
+
+def reason(asked: WatchEntry, source: Upstream, target: Published) -> str:
+    """Why a new release is due."""
+    return candidate(triage(asked, source, target)).reason
+
+
+def assert_up_to_date(asked: WatchEntry, source: Upstream, target: Published) -> None:
+    found = skip(triage(asked, source, target))
+    assert (found.reason, found.blocked, found.exit_code) == ("up to date", False, 0)
 
 
 # --- the first release --------------------------------------------------------------------------------------
@@ -68,48 +69,35 @@ def released(asked: WatchEntry, source: Upstream, weight_files: tuple[str, ...])
 
 @pytest.mark.parametrize("state", [TargetState.ABSENT, TargetState.EMPTY])
 def test_a_model_that_was_never_published_is_a_release(state: TargetState) -> None:
-    found = candidate(triage(entry(), upstream(), absent(state=state)))
-    first = job(decide(found, details(warnings=("two templates",))))
-    assert (first.kind, first.reason) == (JobKind.RELEASE, "first release")
+    asked = entry(recipe=Recipe(group_size=64), revision="v1", target="Some_Org.x/Model-1.5B_v2-awq")
+    target = absent(state=state, repo_id=asked.target)
+    first = job(decided(asked, upstream(), target, details(warnings=("two templates",))))
+    assert (first.kind, first.reason, first.replaces) == (JobKind.RELEASE, "first release", None)
+    assert (first.entry, first.upstream.sha) == (asked, SHA)
     assert first.weight_files == ("model.safetensors",)
     assert [file.path for file in first.source_files] == ["config.json", "model.safetensors", "tokenizer.json"]
-    assert [file.path for file in first.refresh_files] == [
-        "LICENSE",
-        "chat_template.jinja",
-        "generation_config.json",
-        "tokenizer_config.json",
-    ]
+    companions = ["LICENSE", "chat_template.jinja", "generation_config.json", "tokenizer_config.json"]
+    assert [file.path for file in first.refresh_files] == companions
     assert first.estimate is not None
     assert gpu_class(first.estimate) == 16
     assert first.tensor_parallel
     assert first.warnings == ("two templates",)
-
-
-def test_the_job_carries_the_pinned_commit_and_what_was_asked_for() -> None:
-    asked = entry(recipe=Recipe(group_size=64), revision="v1")
-    first = job(decide(candidate(triage(asked, upstream(), absent())), details()))
-    assert (first.entry, first.upstream.sha) == (asked, SHA)
-    assert first.tag == f"upstream-01234567-{first.digests.content[:8]}"
-    assert first.job_id == f"quantized--Tiny-awq-01234567-{first.digests.content[:8]}"
+    content = first.digests.content[:8]
+    assert first.tag == f"upstream-01234567-{content}"
+    # A folder's name on any system.
+    assert first.job_id == f"Some_Org.x--Model-1.5B_v2-awq-01234567-{content}"
 
 
 def test_a_job_says_what_it_replaces() -> None:
-    first = job(decide(candidate(triage(entry(), upstream(), absent())), details()))
-    assert first.replaces is None
     before = provenance()
     newer = with_file(upstream(), "model.safetensors", "newer")
-    assert job(decide(candidate(triage(entry(), newer, published())), details())).replaces == before.tag
     smaller = with_file(upstream(), "generation_config.json", "newer")
+    assert job(decided(source=newer, target=published())).replaces == before.tag
     assert job(triage(entry(), smaller, published())).replaces == before.tag
     assert job(triage(entry(), upstream(), published(tags=()))).replaces == before.tag
 
 
 # --- nothing new --------------------------------------------------------------------------------------------
-
-
-def test_what_is_published_completely_is_up_to_date() -> None:
-    found = skip(triage(entry(), upstream(), published()))
-    assert (found.reason, found.blocked, found.exit_code) == ("up to date", False, 0)
 
 
 @pytest.mark.parametrize(
@@ -127,32 +115,31 @@ def test_what_is_published_completely_is_up_to_date() -> None:
 def test_a_commit_to_files_that_are_not_loaded_is_not_a_release(path: str) -> None:
     after = with_file(upstream(), path, "edited")
     assert after.sha == OTHER_SHA
-    assert skip(triage(entry(), after, published())).reason == "up to date"
+    assert_up_to_date(entry(), after, published())
 
 
 def test_a_stale_shard_that_the_index_does_not_name_may_come_and_go() -> None:
     before = with_file(sharded(), "model-00003-of-00003.safetensors", "left over")
-    target = released(entry(), before, SHARDS)
-    assert skip(triage(entry(), before, target)).reason == "up to date"
-    assert skip(triage(entry(), sharded(), target)).reason == "up to date"
+    for after in (before, sharded()):
+        assert_up_to_date(entry(), after, released(before))
 
 
 def test_an_index_beside_the_single_file_means_nothing() -> None:
     before = with_file(upstream(), "model.safetensors.index.json", "old")
-    target = released(entry(), before, ("model.safetensors",))
     after = with_file(before, "model.safetensors.index.json", "new")
-    assert skip(triage(entry(), after, target)).reason == "up to date"
+    assert_up_to_date(entry(), after, released(before, ("model.safetensors",)))
 
 
 def test_the_order_in_which_the_hub_lists_files_does_not_matter() -> None:
     backwards = upstream(files=tuple(reversed(upstream().files)))
     assert digests(source=backwards) == digests()
-    assert skip(triage(entry(), backwards, published())).reason == "up to date"
+    assert_up_to_date(entry(), backwards, published())
 
 
 @pytest.mark.parametrize(
     "changes",
     [
+        {},
         {"revision": "v1.0"},
         {"priority": 5},
         {"private": True},
@@ -163,65 +150,58 @@ def test_the_order_in_which_the_hub_lists_files_does_not_matter() -> None:
     ],
 )
 def test_what_does_not_change_the_weights_requantizes_nothing(changes: dict[str, Any]) -> None:
-    assert skip(triage(entry(**changes), upstream(), published())).reason == "up to date"
+    assert_up_to_date(entry(**changes), upstream(), published())
 
 
 # --- new releases -------------------------------------------------------------------------------------------
 
 
+def changed(source: Upstream, *paths: str) -> Upstream:
+    for path in paths:
+        source = with_file(source, path, "v2")
+    return source
+
+
 @pytest.mark.parametrize(
-    ("after", "reason"),
+    ("after", "names"),
     [
-        (with_file(upstream(), "model.safetensors", "v2"), "upstream changed: model.safetensors"),
-        (with_file(upstream(), "config.json", "v2"), "upstream changed: config.json"),
-        (with_file(upstream(), "tokenizer.json", "v2"), "upstream changed: tokenizer.json"),
-        (with_file(upstream(), "merges.txt", "new"), "upstream changed: merges.txt"),
-        (with_file(upstream(), "vocab.json", "new"), "upstream changed: vocab.json"),
+        (changed(upstream(), "model.safetensors"), "model.safetensors"),
+        (changed(upstream(), "config.json"), "config.json"),
+        (changed(upstream(), "tokenizer.json"), "tokenizer.json"),
+        (changed(upstream(), "merges.txt"), "merges.txt"),
+        (changed(upstream(), "vocab.json"), "vocab.json"),
         (
-            with_file(without_file(upstream(), "tokenizer.json"), "tokenizer.model", "new"),
-            "upstream changed: tokenizer.json, tokenizer.model",
+            changed(without_file(upstream(), "tokenizer.json"), "tokenizer.model"),
+            "tokenizer.json, tokenizer.model",
         ),
-        (
-            with_file(with_file(upstream(), "config.json", "v2"), "model.safetensors", "v2"),
-            "upstream changed: config.json, model.safetensors",
-        ),
+        (changed(upstream(), "config.json", "model.safetensors"), "config.json, model.safetensors"),
+        (changed(upstream(), "LICENSE", "model.safetensors"), "model.safetensors"),
     ],
 )
-def test_changed_weights_config_or_vocabulary_are_a_release(after: Upstream, reason: str) -> None:
-    found = candidate(triage(entry(), after, published()))
-    assert found.reason == reason
-    second = job(decide(found, details()))
+def test_changed_weights_config_or_vocabulary_are_a_release(after: Upstream, names: str) -> None:
+    second = job(decided(source=after, target=published()))
+    assert (second.kind, second.reason) == (JobKind.RELEASE, f"upstream changed: {names}")
     assert second.tag.startswith("upstream-fedcba98-")
     assert second.tag != published().tags[0].name
 
 
 def test_a_reason_names_three_files_and_counts_the_rest() -> None:
-    after = sharded()
-    target = released(entry(), after, SHARDS)
-    for path in (*SHARDS, "config.json", "tokenizer.json", "model.safetensors.index.json"):
-        after = with_file(after, path, "v2")
-    reason = candidate(triage(entry(), after, target)).reason
-    assert reason == f"upstream changed: config.json, {SHARDS[0]}, {SHARDS[1]} and 2 more"
+    after = changed(sharded(), *SHARDS, "config.json", "tokenizer.json", "model.safetensors.index.json")
+    shown = f"upstream changed: config.json, {SHARDS[0]}, {SHARDS[1]} and 2 more"
+    assert reason(entry(), after, released(sharded())) == shown
 
 
 def test_a_changed_shard_is_a_release() -> None:
-    target = released(entry(), sharded(), SHARDS)
-    found = candidate(triage(entry(), with_file(sharded(), SHARDS[1], "v2"), target))
-    assert found.reason == f"upstream changed: {SHARDS[1]}"
+    after = changed(sharded(), SHARDS[1])
+    assert reason(entry(), after, released(sharded())) == f"upstream changed: {SHARDS[1]}"
 
 
-def test_shards_that_become_one_file_are_a_release() -> None:
-    target = released(entry(), sharded(), SHARDS)
-    found = candidate(triage(entry(), upstream(sha=OTHER_SHA), target))
-    assert "model.safetensors" in found.reason
-    again = job(decide(found, details()))
-    assert again.weight_files == ("model.safetensors",)
-    assert not any(file.path in SHARDS for file in again.source_files)
-
-
-def test_one_file_that_becomes_shards_is_a_release() -> None:
-    found = candidate(triage(entry(), sharded(), published()))
-    shards = job(decide(found, details(weight_files=SHARDS)))
+def test_shards_that_become_one_file_and_back_are_releases() -> None:
+    single = job(decided(source=upstream(sha=OTHER_SHA), target=released(sharded())))
+    assert "model.safetensors" in single.reason
+    assert single.weight_files == ("model.safetensors",)
+    assert not any(file.path in SHARDS for file in single.source_files)
+    shards = job(decided(source=sharded(), target=published(), found=details(weight_files=SHARDS)))
     assert {*SHARDS, "model.safetensors.index.json"} <= {file.path for file in shards.source_files}
 
 
@@ -229,98 +209,56 @@ def test_code_counts_where_it_is_run_and_only_there() -> None:
     asked = entry(trust_remote_code=True, revision=SHA)
     with_code = with_file(upstream(), "modeling_tiny.py", "v1")
     after = with_file(with_code, "modeling_tiny.py", "v2")
-    target = published(provenance(asked, with_code))
-    assert candidate(triage(asked, after, target)).reason == "upstream changed: modeling_tiny.py"
-    assert skip(triage(entry(), after, published(provenance(entry(), with_code)))).reason == "up to date"
+    assert reason(asked, after, published(provenance(asked, with_code))) == "upstream changed: modeling_tiny.py"
+    assert_up_to_date(entry(), after, published(provenance(entry(), with_code)))
+
+
+OTHER_TEXT = Calibration(samples=16, seq_len=256, sources=(TextSource(file="a.txt", sha256="00" * 32),))
 
 
 @pytest.mark.parametrize(
-    ("changes", "reason"),
+    ("changes", "what"),
     [
-        ({"recipe": Recipe(group_size=64)}, "another recipe: group_size"),
-        (
-            {"recipe": Recipe(modules_to_not_convert=("model.layers.0.mlp.gate",))},
-            "another recipe: modules_to_not_convert",
-        ),
-        ({"calibration": Calibration(samples=32, seq_len=256)}, "another calibration"),
-        (
-            {
-                "calibration": Calibration(
-                    samples=16, seq_len=256, sources=(TextSource(file="a.txt", sha256="00" * 32),)
-                )
-            },
-            "another calibration",
-        ),
+        ({"recipe": Recipe(group_size=64)}, "recipe: group_size"),
+        ({"recipe": Recipe(modules_to_not_convert=("model.layers.0.x",))}, "recipe: modules_to_not_convert"),
+        ({"calibration": Calibration(samples=32, seq_len=256)}, "calibration"),
+        ({"calibration": OTHER_TEXT}, "calibration"),
     ],
 )
-def test_another_recipe_or_calibration_is_a_release(changes: dict[str, Any], reason: str) -> None:
-    found = candidate(triage(entry(**changes), upstream(), published()))
-    assert found.reason == f"the watchlist asks for {reason}"
+def test_another_recipe_or_calibration_is_a_release(changes: dict[str, Any], what: str) -> None:
+    assert reason(entry(**changes), upstream(), published()) == f"the watchlist asks for another {what}"
 
 
 def test_an_edited_calibration_file_is_another_recipe() -> None:
-    before, after = (
-        entry(calibration=Calibration(sources=(TextSource(file="a.txt", sha256=digest),)))
-        for digest in ("00" * 32, "11" * 32)
-    )
-    assert recipe_digest(before) != recipe_digest(after)
+    edited = replace(OTHER_TEXT, sources=(TextSource(file="a.txt", sha256="11" * 32),))
+    assert recipe_digest(entry(calibration=OTHER_TEXT)) != recipe_digest(entry(calibration=edited))
 
 
 def test_a_recipe_that_changes_and_changes_back_gets_a_tag_that_is_free() -> None:
     """Tags never move, so the second time needs another one."""
     first = published()
-    coarse = entry(recipe=Recipe(group_size=64))
-    second = provenance(coarse)
+    second = provenance(entry(recipe=Recipe(group_size=64)))
     target = published(second, tags=(Tag(name=first.tags[0].name, sha=SHA), Tag(name=second.tag, sha=HEAD)))
-    again = job(decide(candidate(triage(entry(), upstream(), target)), details()))
+    again = job(decided(target=target))
     assert again.tag == f"{first.tags[0].name}-2"
-    assert skip(triage(entry(), upstream(), published(provenance(tag=again.tag)))).reason == "up to date"
+    assert_up_to_date(entry(), upstream(), published(provenance(tag=again.tag)))
+
+
+def test_tensors_alone_change_no_digest() -> None:
+    more = (*layer_tensors(), TensorInfo(name="extra", dtype="F32", shape=(2, 2)))
+    assert job(decided(found=details(tensors=more))).digests == job(decided()).digests
 
 
 # --- requantize ---------------------------------------------------------------------------------------------
 
 
-def test_an_older_quantizer_is_redone_only_where_the_entry_asks_for_it() -> None:
-    old = published(provenance(quantizer=QUANTIZER_VERSION - 1))
-    assert skip(triage(entry(), upstream(), old)).reason == "up to date"
-    found = candidate(triage(entry(requantize="outdated"), upstream(), old))
-    assert (
-        found.reason
-        == f"made by quantizer {QUANTIZER_VERSION - 1}, now {QUANTIZER_VERSION} (requantize: outdated)"
-    )
-
-
 @pytest.mark.parametrize("afterwards", ["outdated", "changed"])
-def test_a_requantized_model_is_up_to_date_and_has_a_tag_of_its_own(afterwards: str) -> None:
-    old = published(provenance(quantizer=QUANTIZER_VERSION - 1))
-    again = job(decide(candidate(triage(entry(requantize="outdated"), upstream(), old)), details()))
+def test_an_older_quantizer_is_redone_once_and_only_where_the_entry_asks_for_it(afterwards: str) -> None:
+    older, asked = QUANTIZER_VERSION - 1, entry(requantize="outdated")
+    old = published(provenance(quantizer=older))
+    assert_up_to_date(entry(), upstream(), old)
+    again = job(decided(asked, target=old))
+    assert again.reason == f"made by quantizer {older}, now {QUANTIZER_VERSION} (requantize: outdated)"
     assert again.tag != old.tags[0].name
-    new = published(provenance(tag=again.tag, recipe_digest=again.digests.recipe, quantizer=QUANTIZER_VERSION))
-    assert skip(triage(entry(requantize=afterwards), upstream(), new)).reason == "up to date"
-
-
-# --- names and digests --------------------------------------------------------------------------------------
-
-
-def test_job_ids_are_folder_names_on_any_system() -> None:
-    asked = entry(target="Some_Org.x/Model-1.5B_v2-awq")
-    first = job(decide(candidate(triage(asked, upstream(), absent())), details()))
-    assert first.job_id.replace("--", "/", 1).startswith("Some_Org.x/Model-1.5B_v2-awq-01234567-")
-    assert set(first.job_id) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
-    assert not first.job_id.startswith((".", "-"))
-
-
-def test_the_tag_of_a_refresh_differs_though_the_commit_is_the_same() -> None:
-    assert digests(source=upstream(license="mit")).content != digests().content
-
-
-def test_weight_files_are_what_is_named_and_tensors_alone_change_nothing() -> None:
-    named = source_files(entry(), sharded(), (SHARDS[0],))
-    assert SHARDS[0] in [file.path for file in named]
-    assert SHARDS[1] not in [file.path for file in named]
-    more = (*layer_tensors(), TensorInfo(name="extra", dtype="F32", shape=(2, 2)))
-    first, second = (
-        job(decide(candidate(triage(entry(), upstream(), absent())), details(tensors=tensors)))
-        for tensors in (layer_tensors(), more)
-    )
-    assert first.digests == second.digests
+    made = provenance(tag=again.tag, recipe_digest=again.digests.recipe, quantizer=QUANTIZER_VERSION)
+    assert_up_to_date(entry(requantize=afterwards), upstream(), published(made))

@@ -24,9 +24,9 @@ from bot.watch.schema import (
     json_schema,
 )
 from bot.watch.watchlist import load
+from tests.support.watch import SHA
 
-ROOT = Path(__file__).parent.parent.parent
-SHA = "0123456789abcdef0123456789abcdef01234567"
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -48,32 +48,34 @@ def test_the_watchlist_of_the_template_starts_nothing_and_fits_the_schema(valida
     assert f"$schema={SCHEMA_FILE.relative_to(ROOT).as_posix()}" in example.read_text()
 
 
+def calibrated_on(*sources: dict[str, Any], **settings: Any) -> dict[str, Any]:
+    return {"models": [], "defaults": {"calibration": {"sources": list(sources)} | settings}}
+
+
+STDLIB = {"builtin": "stdlib"}
+
+
 @pytest.mark.parametrize(
     ("document", "valid"),
     [
         ({"publish_to": "me", "models": ["a/b", {"repo_id": "a/c", "target": "me/d"}]}, True),
         ({"publish_to": "me", "models": [{"repo_id": "a/b", "revision": SHA, "trust_remote_code": True}]}, True),
         ({"publish_to": "me", "models": [], "defaults": {"recipe": {"group_size": 32}, "priority": -3}}, True),
-        ({"publish_to": "me", "models": [], "defaults": {"gate": {"max_kl": 1, "min_top1": 0}}}, True),
-        ({"publish_to": "me", "models": [], "defaults": {"licenses": {"allow": ["mit"], "deny": []}}}, True),
-        ({"models": [], "defaults": {"calibration": {"sources": [{"builtin": "stdlib", "weight": 0.5}]}}}, True),
-        ({"models": [], "defaults": {"calibration": {"sources": [{"dataset": "a/b", "revision": SHA}]}}}, True),
+        ({"models": [], "defaults": {"gate": {"max_kl": 1, "min_top1": 0}}}, True),
+        ({"models": [], "defaults": {"licenses": {"allow": ["mit"], "deny": []}}}, True),
+        (calibrated_on(STDLIB | {"weight": 0.5}), True),
+        (calibrated_on({"dataset": "a/b", "revision": SHA}), True),
         ({"publish_to": "me"}, False),
         ({"publish_to": "me/you", "models": []}, False),
-        ({"publish_to": "me", "models": ["b"]}, False),
-        ({"publish_to": "me", "models": ["a/b--c"]}, False),
-        ({"publish_to": "me", "models": ["a/" + "b" * 100]}, False),
+        *(({"publish_to": "me", "models": [name]}, False) for name in ("b", "a/b--c", "a/" + "b" * 100)),
         ({"publish_to": "me", "models": [{"repo": "a/b"}]}, False),
         ({"publish_to": "me", "models": [{"repo_id": "a/b", "recipe": {"bits": 8}}]}, False),
         ({"publish_to": "me", "models": [{"repo_id": "a/b", "recipe": {"group_size": 100}}]}, False),
         ({"publish_to": "me", "models": [], "default": {}}, False),
-        ({"models": [], "defaults": {"calibration": {"samples": 15}}}, False),
-        ({"models": [], "defaults": {"calibration": {"sources": []}}}, False),
-        ({"models": [], "defaults": {"calibration": {"sources": [{"file": "a.csv"}]}}}, False),
-        (
-            {"models": [], "defaults": {"calibration": {"sources": [{"builtin": "stdlib", "file": "a.txt"}]}}},
-            False,
-        ),
+        (calibrated_on(STDLIB, samples=15), False),
+        (calibrated_on(), False),
+        (calibrated_on({"file": "a.csv"}), False),
+        (calibrated_on(STDLIB | {"file": "a.txt"}), False),
         ({"models": [], "defaults": {"licenses": {"deny": "other"}}}, False),
     ],
 )
@@ -90,10 +92,9 @@ def test_every_key_is_explained_or_its_kind_is() -> None:
     schema = json.loads(SCHEMA_FILE.read_text())
     kinds = schema["$defs"]
     assert all("description" in kind for kind in kinds.values())
-    explained = [
-        key for kind in kinds.values() for key, value in kind["properties"].items() if "description" in value
-    ]
-    assert {"group_size", "samples", "hold", "requantize", "trust_remote_code", "dataset"} <= set(explained)
+    keys = {key: value for kind in kinds.values() for key, value in kind["properties"].items()}
+    for key in ("group_size", "samples", "hold", "requantize", "trust_remote_code", "dataset"):
+        assert "description" in keys[key]
 
 
 def test_the_files_that_may_be_named_are_those_that_calibration_reads() -> None:

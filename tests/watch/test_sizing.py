@@ -11,19 +11,16 @@ import pytest
 
 from bot.records import Calibration, Estimate, Recipe, TensorInfo
 from bot.records.config import Method
-from bot.watch.sizing import RUNNER_VRAM_GB, estimate, gpu_class, linears_to_quantize, output_bytes
+from bot.watch.sizing import (
+    RUNNER_VRAM_GB,
+    estimate,
+    gpu_class,
+    legal_tensor_parallel,
+    linears_to_quantize,
+    output_bytes,
+)
 from tests.support.factories import CONFIG, details, entry, layer_tensors, needs
-
-QWEN3_4B: dict[str, Any] = {
-    "hidden_size": 2560,
-    "intermediate_size": 9728,
-    "num_hidden_layers": 36,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "vocab_size": 151_936,
-    "tie_word_embeddings": True,
-}
+from tests.support.watch import QWEN3_4B
 
 
 def packed(out: int, columns: int, group_size: int) -> int:
@@ -46,21 +43,6 @@ def test_qwen3_4b_comes_out_as_measured() -> None:
     assert f"{embeddings / 1e9:.3f} GB" == "0.778 GB"
 
 
-def test_qwen3_4b_has_four_billion_parameters_and_fits_the_smallest_card() -> None:
-    found = estimate(
-        details(config=QWEN3_4B, tensors=layer_tensors(QWEN3_4B)),
-        entry(calibration=Calibration()),
-        download_bytes=8_061_000_000,
-    )
-    assert f"{found.parameters / 1e9:.2f}" == "4.02"
-    assert gpu_class(found) == 16
-    assert found.download_bytes == 8_061_000_000
-    # Source, layers and shards lie on the disk together at the end.
-    assert found.disk_bytes > 8_061_000_000 + 2 * found.output_bytes
-    # The model is never in memory as a whole.
-    assert found.ram_bytes < 2 * found.parameters
-
-
 @pytest.mark.parametrize(
     ("method", "vram", "duration_s"),
     [
@@ -78,6 +60,9 @@ def test_what_qwen3_4b_takes_as_computed_by_hand(method: Method, vram: float, du
         entry(calibration=Calibration(), recipe=Recipe(method=method)),
         download_bytes=8_061_000_000,
     )
+    assert f"{found.parameters / 1e9:.2f}" == "4.02"
+    assert found.download_bytes == 8_061_000_000
+    assert gpu_class(found) == 16
     assert found.vram_bytes == pytest.approx(vram, rel=0.005)
     assert found.duration_s == pytest.approx(duration_s, rel=0.005)
     # Two layers, twice the embeddings, the hidden states of 65,536 tokens twice, 2 GiB.
@@ -135,12 +120,6 @@ def test_linears_of_layers_are_quantized_under_any_usual_name(name: str) -> None
     assert linears_to_quantize((tensor(name, 128, 128),), Recipe(modules_to_not_convert=(module,))) == ()
 
 
-def test_smaller_groups_take_more_space() -> None:
-    sizes = [output_bytes(layer_tensors(), Recipe(group_size=size)) for size in (128, 64, 32)]
-    assert sizes == sorted(sizes)
-    assert len(set(sizes)) == 3
-
-
 @pytest.mark.parametrize("method", ["awq+gptq", "awq"])
 def test_more_calibration_never_takes_less(method: Method) -> None:
     def needed(samples: int, seq_len: int) -> Estimate:
@@ -149,11 +128,9 @@ def test_more_calibration_never_takes_less(method: Method) -> None:
 
     grown = [needed(16, 256), needed(17, 256), needed(128, 256), needed(128, 512), needed(4096, 32_768)]
     for less, more in pairwise(grown):
-        assert less.vram_bytes <= more.vram_bytes
-        assert less.ram_bytes < more.ram_bytes
-        assert less.disk_bytes < more.disk_bytes
-        assert less.duration_s < more.duration_s
-        assert less.output_bytes == more.output_bytes
+        assert (less.vram_bytes <= more.vram_bytes, less.output_bytes == more.output_bytes) == (True, True)
+        for name in ("ram_bytes", "disk_bytes", "duration_s"):
+            assert getattr(less, name) < getattr(more, name), name
     # AutoAWQ keeps all activations of a layer, the other search a part of them.
     assert (grown[0].vram_bytes < grown[-1].vram_bytes) == (method == "awq")
 
@@ -165,11 +142,11 @@ def test_a_job_gets_the_smallest_class_of_card_that_fits(gigabytes: float, fits:
     assert gpu_class(needs(vram_bytes=int(gigabytes * 10**9))) == fits
 
 
-@pytest.mark.parametrize(
-    ("gigabytes", "mebibytes"),
-    # As nvidia-smi says it of a T4, an L4, an L40S, an A100 and an H200.
-    list(zip(RUNNER_VRAM_GB, (15_360, 23_034, 46_068, 81_920, 143_771), strict=True)),
-)
+# As nvidia-smi reports it of a T4, an L4, an L40S, an A100 and an H200.
+CARD_MEBIBYTES = (15_360, 23_034, 46_068, 81_920, 143_771)
+
+
+@pytest.mark.parametrize(("gigabytes", "mebibytes"), list(zip(RUNNER_VRAM_GB, CARD_MEBIBYTES, strict=True)))
 def test_a_job_that_fills_its_class_fits_a_card_of_it(gigabytes: int, mebibytes: int) -> None:
     full = needs(vram_bytes=gigabytes * 10**9)
     assert gpu_class(full) == gigabytes
@@ -180,8 +157,24 @@ def test_a_job_that_fills_its_class_fits_a_card_of_it(gigabytes: int, mebibytes:
 def test_nonsense_in_a_config_does_not_stop_the_plan(size: object) -> None:
     odd = details(config=CONFIG | {"hidden_size": size, "intermediate_size": size})
     assert estimate(odd, entry(), download_bytes=1).vram_bytes > 0
+    without_tensors = estimate(replace(odd, tensors=()), entry(), download_bytes=1)
+    assert (without_tensors.parameters, without_tensors.output_bytes) == (0, 0)
 
 
-def test_a_model_without_tensors_has_an_estimate() -> None:
-    found = estimate(replace(details(), tensors=()), entry(), download_bytes=1)
-    assert (found.parameters, found.output_bytes) == (0, 0)
+@pytest.mark.parametrize(
+    ("change", "group_size", "sizes"),
+    [
+        ({}, 128, (1, 2, 4)),  # 9728 / 8 = 1216 is no multiple of 128
+        ({}, 64, (1, 2, 4, 8)),
+        ({"intermediate_size": 8192}, 128, (1, 2, 4, 8, 16)),
+        ({"intermediate_size": 8192, "num_attention_heads": 12}, 128, (1, 2, 4)),
+        ({"intermediate_size": 8192, "num_key_value_heads": 1}, 128, (1, 2, 4, 8, 16)),
+        ({"intermediate_size": 8192, "num_key_value_heads": 6}, 128, (1, 2)),
+        ({"hidden_size": None}, 128, (1,)),
+        ({"num_attention_heads": "32"}, 128, (1,)),
+    ],
+)
+def test_tensor_parallel_sizes_split_heads_groups_and_int32s(
+    change: dict[str, Any], group_size: int, sizes: tuple[int, ...]
+) -> None:
+    assert legal_tensor_parallel(QWEN3_4B | change, Recipe(group_size=group_size)) == sizes

@@ -16,7 +16,7 @@ from bot.hub.session import Hub
 from bot.jobs import pipeline
 from bot.localhub import HubError, LocalHub
 from bot.watch import watchlist as watchlists
-from tests.support.sandbox import ASSETS, WATCHLIST
+from tests.support.sandbox import ASSETS, GATE, watchlist
 from tests.workflows.interpreter.api import RunsApi
 from tests.workflows.interpreter.parser import WorkflowParser
 from tests.workflows.interpreter.repository import Repository
@@ -43,12 +43,8 @@ class Deployment:
     def watch(self, event: str = "schedule", **payload: Any) -> Run:
         return start(self.repository, "watch.yml", event, **payload)
 
-    def write_watchlist(self, *names: str, gate: str = "") -> None:
-        """gate: another `gate:` line."""
-        head = [line for line in WATCHLIST.splitlines() if not line.startswith("  - ")]
-        lines = [gate if gate and line.startswith("  gate:") else line for line in head]
-        text = "\n".join([*lines, *(f"  - lab/{name}" for name in names), ""])
-        (self.repository.checkout / "watchlist.yaml").write_text(text)
+    def write_watchlist(self, *names: str, gate: str = GATE) -> None:
+        (self.repository.checkout / "watchlist.yaml").write_text(watchlist(*names, gate=gate))
 
     def act_before(self, job: str, step: str, act: Callable[[], object]) -> None:
         """Do something just before a step of a job, once. An empty step: before the job starts."""
@@ -116,12 +112,20 @@ def open_deployment(
     with LocalHub(root / "hub") as hub, RunsApi() as api:
         for name in names:
             hub.seed(f"lab/{name}", ASSETS / ASSET)
+        machine = {
+            "PATH": _path(),
+            "HF_ENDPOINT": hub.endpoint,
+            "HF_HUB_DISABLE_XET": "1",
+            "MPLCONFIGDIR": str(root.parent / "matplotlib"),
+            "OMP_NUM_THREADS": "1",
+            "COLUMNS": "120",
+        }
         repository = Repository(
             parser=parser,
             api=api,
             root=root / "runs",
             checkout=checkout,
-            machine=hosted_machine(hub, root),
+            machine=machine,
             gpu_machine={"PATH": f"{tools}:{_path()}", "AWQ_BOT_WORK": str(root / "volume")},
         )
         made = Deployment(hub=hub, api=api, repository=repository, volume=root / "volume", quantized=quantized)
@@ -131,18 +135,6 @@ def open_deployment(
         if quantized is not None:
             made.prepare()
         yield made
-
-
-def hosted_machine(hub: LocalHub, root: Path) -> dict[str, str]:
-    """The environment of every machine."""
-    return {
-        "PATH": _path(),
-        "HF_ENDPOINT": hub.endpoint,
-        "HF_HUB_DISABLE_XET": "1",
-        "MPLCONFIGDIR": str(root.parent / "matplotlib"),
-        "OMP_NUM_THREADS": "1",
-        "COLUMNS": "120",
-    }
 
 
 def _path() -> str:

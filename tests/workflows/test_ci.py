@@ -30,9 +30,8 @@ def deployment(deploy: Deploy, tmp_path: Path) -> Deployment:
 
 
 def propose(deployment: Deployment) -> Run:
-    return start(
-        deployment.repository, "ci.yml", "pull_request", pull_request={"head": {"repo": {"full_name": "a/fork"}}}
-    )
+    pull = {"head": {"repo": {"full_name": "a/fork"}}}
+    return start(deployment.repository, "ci.yml", "pull_request", pull_request=pull)
 
 
 def test_a_change_is_checked_on_every_supported_python(deployment: Deployment) -> None:
@@ -50,8 +49,7 @@ def test_a_change_is_checked_on_every_supported_python(deployment: Deployment) -
 @pytest.mark.parametrize("fails", ["make check", "make test", "make test-base"])
 def test_all_green_fails_when_any_job_failed(deployment: Deployment, fails: str) -> None:
     deployment.repository.machine["FAILS"] = fails
-    run = propose(deployment)
-    assert run.job("all green").result == "failure"
+    assert propose(deployment).job("all green").result == "failure"
 
 
 def watchdog(deployment: Deployment) -> None:

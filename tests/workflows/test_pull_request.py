@@ -9,27 +9,23 @@ from tests.workflows.interpreter.runs import Run, start
 
 
 def propose(deployment: Deployment, number: int, *, repository: str = NAME) -> Run:
-    head = {"repo": {"full_name": repository}}
-    pull = {"number": number, "head": head}
-    return start(
-        deployment.repository,
-        "pull-request.yml",
-        "pull_request",
-        action="synchronize",
-        number=number,
-        pull_request=pull,
-    )
+    pull = {"number": number, "head": {"repo": {"full_name": repository}}}
+    payload = {"action": "synchronize", "number": number, "pull_request": pull}
+    return start(deployment.repository, "pull-request.yml", "pull_request", **payload)
 
 
 def open_pull_request(deployment: Deployment) -> int:
     return deployment.api.open_issue("maintainer", "Watch one more", "", labels=[], is_pull=True).number
 
 
-def test_the_plan_is_one_comment_that_is_updated(deploy: Deploy) -> None:
+def test_the_plan_needs_no_secret_and_is_one_comment_that_is_updated(deploy: Deploy) -> None:
     deployment = deploy("one", "two", prepared=False)
     number = open_pull_request(deployment)
+    deployment.hub.clear_requests()
     run = propose(deployment, number)
     assert run.results == {"plan": "success"}
+    assert not [step for step in run.steps if "HF_TOKEN" in step.env]
+    assert {request.authenticated for request in deployment.hub.requests} == {False}
     [comment] = deployment.api.comments_on(number)
     assert "lab/one" in comment
     assert "lab/two" in comment
@@ -42,16 +38,7 @@ def test_the_plan_is_one_comment_that_is_updated(deploy: Deploy) -> None:
     assert {each.author for each in deployment.api.comments.values()} == {ACTIONS}
 
 
-def test_planning_a_pull_request_needs_no_secret(deploy: Deploy) -> None:
-    deployment = deploy("one", prepared=False)
-    deployment.hub.clear_requests()
-    run = propose(deployment, open_pull_request(deployment))
-    assert deployment.hub.requests
-    assert not [request for request in deployment.hub.requests if request.authenticated]
-    assert not [step for step in run.steps if "HF_TOKEN" in step.env]
-
-
-def test_a_pull_request_from_a_fork_gets_a_summary_and_no_comment(deploy: Deploy) -> None:
+def test_a_pull_request_from_a_fork_gets_a_summary_annotations_and_no_comment(deploy: Deploy) -> None:
     deployment = deploy("one", prepared=False)
     number = open_pull_request(deployment)
     run = propose(deployment, number, repository="another/fork")
@@ -60,14 +47,9 @@ def test_a_pull_request_from_a_fork_gets_a_summary_and_no_comment(deploy: Deploy
     assert deployment.api.comments_on(number) == []
     assert not [asked for asked in deployment.api.requests if asked.method not in ("GET", "HEAD")]
 
-
-def test_a_mistake_in_a_fork_is_annotated_on_its_line(deploy: Deploy) -> None:
-    deployment = deploy("one", prepared=False)
     path = deployment.repository.checkout / "watchlist.yaml"
     path.write_text(path.read_text() + "  - not-a-model\n")
-    line = len(path.read_text().splitlines())
-    run = propose(deployment, open_pull_request(deployment), repository="another/fork")
+    run = propose(deployment, number, repository="another/fork")
     assert run.results == {"plan": "failure"}
     [annotation] = run.job("plan").annotations
-    assert annotation.startswith(f"::error file=watchlist.yaml,line={line}")
-    assert not deployment.api.issues[1].labels
+    assert annotation.startswith(f"::error file=watchlist.yaml,line={len(path.read_text().splitlines())}")

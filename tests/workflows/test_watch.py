@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 
@@ -32,17 +33,15 @@ def first(
         yield Watched(deployment, deployment.watch())
 
 
-def test_both_models_are_published_each_as_soon_as_it_is_quantized(first: Watched) -> None:
-    assert list(first.run.results.items()) == [
-        ("plan", "success"),
-        (QUANTIZE_ONE, "success"),
-        (PUBLISH_ONE, "success"),
-        (QUANTIZE_TWO, "success"),
-        (PUBLISH_TWO, "success"),
-        ("report", "success"),
-    ]
+def test_both_models_are_published_and_reported_each_as_soon_as_it_is_quantized(first: Watched) -> None:
+    assert list(first.run.results) == ["plan", QUANTIZE_ONE, PUBLISH_ONE, QUANTIZE_TWO, PUBLISH_TWO, "report"]
+    assert set(first.run.results.values()) == {"success"}
     assert first.deployment.is_published("one")
     assert first.deployment.is_published("two")
+    page = first.run.job("report").summary
+    assert "2 published" in page
+    assert page.count("✅") == 2
+    assert not first.deployment.api.issues
 
 
 def test_only_quantizing_uses_the_self_hosted_runner(first: Watched) -> None:
@@ -50,34 +49,16 @@ def test_only_quantizing_uses_the_self_hosted_runner(first: Watched) -> None:
     assert labels == dict.fromkeys((QUANTIZE_ONE, QUANTIZE_TWO), ("self-hosted", "gpu", "gpu-16gb"))
 
 
-def test_no_step_before_publish_sees_the_write_credential(first: Watched) -> None:
+def test_each_credential_is_seen_only_by_the_steps_that_use_it(first: Watched) -> None:
+    deployment, see = first.deployment, partial(steps_with_value, first.run.steps)
+    publish = {(job, "Publish / Publish") for job in (PUBLISH_ONE, PUBLISH_TWO)}
+    check = {(job, "Check this machine") for job in (QUANTIZE_ONE, QUANTIZE_TWO)}
+    quantize = {(job, "Quantize / Run the job") for job in (QUANTIZE_ONE, QUANTIZE_TWO)}
     assert len(first.run.steps) >= 8
-    assert steps_with_value(first.run.steps, first.deployment.write_token) == {
-        (PUBLISH_ONE, "Publish / Publish"),
-        (PUBLISH_TWO, "Publish / Publish"),
-    }
-
-
-def test_no_job_before_publish_can_request_an_id_token(first: Watched) -> None:
-    proving = {step.job for step in first.run.steps if any(name.startswith("ACTIONS_ID") for name in step.env)}
-    assert proving == {PUBLISH_ONE, PUBLISH_TWO}
-
-
-def test_the_read_token_is_seen_by_the_steps_that_read_the_hub(first: Watched) -> None:
-    assert steps_with_value(first.run.steps, first.deployment.read_token) == {
-        ("plan", "Plan"),
-        *(
-            (job, step)
-            for job in (QUANTIZE_ONE, QUANTIZE_TWO)
-            for step in ("Check this machine", "Quantize / Run the job")
-        ),
-        *((job, "Publish / Publish") for job in (PUBLISH_ONE, PUBLISH_TWO)),
-    }
-
-
-def test_the_token_for_github_is_seen_only_by_steps_that_talk_to_github(first: Watched) -> None:
-    seen = {found for token in first.deployment.api.granted for found in steps_with_value(first.run.steps, token)}
-    assert seen == {("plan", "Plan"), ("report", "Report")}
+    assert see(deployment.write_token) == publish
+    assert see(deployment.api.identities.request_token) == publish
+    assert see(deployment.read_token) == {("plan", "Plan")} | check | quantize | publish
+    assert set().union(*map(see, deployment.api.granted)) == {("plan", "Plan"), ("report", "Report")}
 
 
 def test_no_token_is_left_in_logs_pages_artifacts_or_on_a_machine(first: Watched) -> None:
@@ -103,13 +84,6 @@ def test_artifacts_are_the_plan_the_models_and_the_results(first: Watched) -> No
     there = {path.name for path in first.run.artifacts.named(handed).folder.iterdir()}
     assert {"quantized", "card", "card.json"} <= there
     assert not there & {"source", "layers", "hf-home"}
-
-
-def test_the_report_lists_both_models(first: Watched) -> None:
-    page = first.run.job("report").summary
-    assert "2 published" in page
-    assert page.count("✅") == 2
-    assert not first.deployment.api.issues
 
 
 def test_when_nothing_is_new_only_the_plan_runs_with_few_requests(first: Watched) -> None:

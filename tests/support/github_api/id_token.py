@@ -1,7 +1,7 @@
 """GitHub's issuer of id-tokens: the part of a job's environment that proves which workflow is running.
 
+hub.trust_issuer(ISSUER, public_key())
 with IdTokens() as tokens:
-    hub.trust_issuer(tokens.issuer, tokens.public_key)
     environment |= tokens.environment
 """
 
@@ -10,9 +10,8 @@ from __future__ import annotations
 import contextlib
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
-from types import TracebackType
 from typing import Any
 
 import jwt
@@ -23,11 +22,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from tests.support.github_api.server import REPOSITORY
 from tests.support.github_api.serving import served
 
 ISSUER = "https://token.actions.githubusercontent.com"
 PATH = "/_services/id-token"
-REPOSITORY = "someone/awq-bot"
 LIFETIME_S = 300
 # As GitHub writes them for the publishing job of a scheduled run.
 CLAIMS: dict[str, Any] = {
@@ -69,22 +68,8 @@ def public_key() -> str:
     return pem.decode()
 
 
-def routes(request_token: str, claims: Callable[[], Mapping[str, Any]]) -> list[Route]:
-    """To be served anywhere. claims: of the job that asks, looked up at each request."""
-
-    def answer(request: Request) -> Response:
-        if request.headers.get("authorization") != f"Bearer {request_token}":
-            return JSONResponse({"message": "Bad credentials"}, status_code=401)
-        audience = request.query_params.get("audience", "https://github.com/someone")
-        return JSONResponse({"count": 1, "value": sign(audience, claims())})
-
-    return [Route(PATH, answer)]
-
-
 class IdTokens:
     """Served on its own port. claims: of the job that asks; may be changed while it runs."""
-
-    issuer = ISSUER
 
     def __init__(self, claims: Mapping[str, Any] = CLAIMS) -> None:
         self.claims = dict(claims)
@@ -92,10 +77,6 @@ class IdTokens:
         self.asked = 0
         self._stack = contextlib.ExitStack()
         self._url = ""
-
-    @property
-    def public_key(self) -> str:
-        return public_key()
 
     @property
     def environment(self) -> dict[str, str]:
@@ -107,15 +88,16 @@ class IdTokens:
         }
 
     def __enter__(self) -> IdTokens:
-        app = Starlette(routes=routes(self.request_token, self._claims_of_now))
+        app = Starlette(routes=[Route(PATH, self._answer)])
         self._url = self._stack.enter_context(served(app))
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *ended: object) -> None:
         self._stack.close()
 
-    def _claims_of_now(self) -> dict[str, Any]:
+    def _answer(self, request: Request) -> Response:
+        if request.headers.get("authorization") != f"Bearer {self.request_token}":
+            return JSONResponse({"message": "Bad credentials"}, status_code=401)
         self.asked += 1
-        return self.claims
+        audience = request.query_params.get("audience", "https://github.com/someone")
+        return JSONResponse({"count": 1, "value": sign(audience, self.claims)})

@@ -12,15 +12,14 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from types import TracebackType
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlencode
 
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute, Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from bot.localhub.middleware import Fault, Faults
 from tests.support.github_api.serving import served
@@ -96,7 +95,7 @@ class GitHubApi:
     states: of workflows, by file; `active` if nothing else is said.
     """
 
-    def __init__(self, routes: Sequence[BaseRoute] = ()) -> None:
+    def __init__(self) -> None:
         self.issues: dict[int, Issue] = {}
         self.comments: dict[int, Comment] = {}
         self.runs: dict[int, Run] = {}
@@ -104,12 +103,26 @@ class GitHubApi:
         self.states: dict[str, str] = {}
         self.faults = Faults()
         self.requests: list[Asked] = []
-        self.page_size = 100
         self._accounts: dict[str, Account] = {}
         self._numbers = itertools.count(1)
-        self._more = routes
         self._stack = contextlib.ExitStack()
         self.url = ""
+        self._app = Starlette(
+            routes=[
+                Route("/graphql", self._graphql, methods=["POST"]),
+                Route("/user", self._user),
+                Route(f"{_REPO}/issues", self._issues, methods=["GET"]),
+                Route(f"{_REPO}/issues", self._create_issue, methods=["POST"]),
+                Route(f"{_REPO}/issues/comments/{{number:int}}", self._edit_comment, methods=["PATCH"]),
+                Route(f"{_REPO}/issues/{{number:int}}", self._issue, methods=["GET", "PATCH"]),
+                Route(f"{_REPO}/issues/{{number:int}}/comments", self._comments, methods=["GET", "POST"]),
+                Route(f"{_REPO}/actions/workflows/{{file}}", self._workflow),
+                Route(f"{_REPO}/actions/workflows/{{file}}/runs", self._runs),
+                Route(f"{_REPO}/actions/workflows/{{file}}/enable", self._enable, methods=["PUT"]),
+                Route(f"{_REPO}/actions/runs/{{number:int}}", self._run),
+                Route(f"{_REPO}/actions/runs/{{number:int}}/jobs", self._jobs),
+            ]
+        )
 
     def token(self, login: str = ACTIONS, *, may_write: bool = True) -> str:
         token = f"ghs_{secrets.token_hex(18)}"
@@ -161,33 +174,12 @@ class GitHubApi:
 
     # -- running
 
-    def __enter__(self) -> GitHubApi:
-        self.url = self._stack.enter_context(served(_Door(self, self._app())))
+    def __enter__(self) -> Self:
+        self.url = self._stack.enter_context(served(self))
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *ended: object) -> None:
         self._stack.close()
-
-    def _app(self) -> Starlette:
-        return Starlette(
-            routes=[
-                Route("/graphql", self._graphql, methods=["POST"]),
-                Route("/user", self._user),
-                Route(f"{_REPO}/issues", self._issues, methods=["GET"]),
-                Route(f"{_REPO}/issues", self._create_issue, methods=["POST"]),
-                Route(f"{_REPO}/issues/comments/{{number:int}}", self._edit_comment, methods=["PATCH"]),
-                Route(f"{_REPO}/issues/{{number:int}}", self._issue, methods=["GET", "PATCH"]),
-                Route(f"{_REPO}/issues/{{number:int}}/comments", self._comments, methods=["GET", "POST"]),
-                Route(f"{_REPO}/actions/workflows/{{file}}", self._workflow),
-                Route(f"{_REPO}/actions/workflows/{{file}}/runs", self._runs),
-                Route(f"{_REPO}/actions/workflows/{{file}}/enable", self._enable, methods=["PUT"]),
-                Route(f"{_REPO}/actions/runs/{{number:int}}", self._run),
-                Route(f"{_REPO}/actions/runs/{{number:int}}/jobs", self._jobs),
-                *self._more,
-            ]
-        )
 
     def account(self, request: Request) -> Account | None:
         word, _, token = request.headers.get("authorization", "").partition(" ")
@@ -320,7 +312,7 @@ class GitHubApi:
 
     def _page(self, request: Request, items: list[dict[str, Any]], *, key: str = "") -> Response:
         asked = request.query_params
-        size = min(int(asked.get("per_page", 30)), self.page_size)
+        size = min(int(asked.get("per_page", 30)), 100)
         page = int(asked.get("page", 1))
         headers = {}
         if page * size < len(items):
@@ -330,28 +322,22 @@ class GitHubApi:
         content = {"total_count": len(items), key: shown} if key else shown
         return JSONResponse(content, headers=headers)
 
-
-class _Door:
-    """In front of every route: the log, failures on request, and who may do what."""
-
-    def __init__(self, api: GitHubApi, app: ASGIApp) -> None:
-        self._api, self._app = api, app
+    # -- in front of every route: the log, failures on request, and who may do what
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
-        account = self._api.account(request)
-        response = self._refused(request, account)
+        account = self.account(request)
 
         async def sending(message: Any) -> None:
             if message["type"] == "http.response.start":
                 login = account.login if account is not None else ""
-                self._api.requests.append(Asked(request.method, request.url.path, login, message["status"]))
+                self.requests.append(Asked(request.method, request.url.path, login, message["status"]))
             await send(message)
 
-        await (response or self._app)(scope, receive, sending)
+        await (self._refused(request, account) or self._app)(scope, receive, sending)
 
     def _refused(self, request: Request, account: Account | None) -> Response | None:
-        fault = self._api.faults.take(request.method, request.url.path)
+        fault = self.faults.take(request.method, request.url.path)
         if fault is not None and fault.status is not None:
             return refusal(fault.status, fault.body or "Server Error", dict(fault.headers))
         if not request.url.path.startswith(("/repos/", "/graphql", "/user")):

@@ -2,39 +2,28 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from types import TracebackType
+from typing import Self
 
 from starlette.requests import Request
-from starlette.routing import BaseRoute
 
 from tests.support.github_api.id_token import IdTokens
-from tests.support.github_api.server import Account, GitHubApi, Issue, Job
-
-_SCOPES = {"/issues": "issues", "/actions": "actions"}
+from tests.support.github_api.server import Account, GitHubApi, Job
 
 
 class RunsApi(GitHubApi):
     """Use as a context manager. identities: what jobs with `id-token: write` can prove."""
 
-    def __init__(self, routes: Sequence[BaseRoute] = ()) -> None:
-        super().__init__(routes)
+    def __init__(self) -> None:
+        super().__init__()
         self.identities = IdTokens()
         self._permissions: dict[str, Mapping[str, str]] = {}
 
-    def __enter__(self) -> RunsApi:
-        self.identities.__enter__()
-        super().__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        super().__exit__(kind, error, trace)
-        self.identities.__exit__(kind, error, trace)
+    def __enter__(self) -> Self:
+        self._stack.enter_context(self.identities)
+        return super().__enter__()
 
     @property
     def granted(self) -> tuple[str, ...]:
@@ -49,12 +38,12 @@ class RunsApi(GitHubApi):
         self._permissions[token] = permissions
         return token
 
-    def identity(self, environment: str, workflow: str) -> dict[str, str]:
-        subject = {"sub": f"repo:{self.identities.claims['repository']}:environment:{environment}"}
-        self.identities.claims |= subject | {"environment": environment}
+    def identity(self, environment: str) -> dict[str, str]:
+        subject = f"repo:{self.identities.claims['repository']}:environment:{environment}"
+        self.identities.claims |= {"sub": subject, "environment": environment}
         return self.identities.environment
 
-    def start_run(self, file: str, event: str) -> int:
+    def start_run(self, file: str) -> int:
         number = 1000 + len(self.runs)
         self.add_run(number, workflow=file, status="in_progress", created_at=datetime.now(UTC))
         return number
@@ -65,28 +54,15 @@ class RunsApi(GitHubApi):
         ended = datetime.now(UTC) if status == "completed" else None
         jobs.append(Job(name=name, status=status, conclusion=conclusion, completed_at=ended))
 
-    def finish_run(self, run_id: int, conclusion: str) -> None:
-        self.runs[run_id].status = "completed"
-
     # -- what a token may do
 
     def account(self, request: Request) -> Account | None:
         known = super().account(request)
-        token = request.headers.get("authorization", "").partition(" ")[2]
-        if known is None or token not in self._permissions:
+        granted = self._permissions.get(request.headers.get("authorization", "").partition(" ")[2])
+        if known is None or granted is None:
             return known
-        scope = next((name for part, name in _SCOPES.items() if part in request.url.path), "contents")
-        rights = {self._permissions[token].get(each) for each in self._sufficient(scope, request)}
-        return replace(known, may_write="write" in rights)
-
-    def _sufficient(self, scope: str, request: Request) -> tuple[str, ...]:
-        """Comments on pull requests are issues' comments, for which the right to pull requests is enough."""
-        issue = self._issue_of(request.url.path)
-        return (scope, "pull-requests") if issue is not None and issue.is_pull else (scope,)
-
-    def _issue_of(self, path: str) -> Issue | None:
-        found = re.search(r"/issues/(comments/)?(\d+)", path)
-        if found is None:
-            return None
-        number = int(found[2])
-        return self.issues.get(self.comments[number].issue if found[1] else number)
+        path = request.url.path
+        scopes = ["issues"] if "/issues" in path else ["actions"] if "/actions" in path else ["contents"]
+        # Comments on pull requests are issues' comments, for which the right to pull requests is enough.
+        scopes += ["pull-requests"] if "/comments" in path else []
+        return replace(known, may_write="write" in {granted.get(scope) for scope in scopes})

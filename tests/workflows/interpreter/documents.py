@@ -1,43 +1,31 @@
-"""Workflows and composite actions as GitHub's parser reads them. What the interpreter does not know is refused."""
+"""Workflows and composite actions as GitHub's parser reads them. A key without a field here is refused."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tests.workflows.interpreter.parser import Tree, WorkflowError, WorkflowParser
 
 ROOT = Path(__file__).parents[3]
 SELF = "$/"  # this repository, at the commit that runs
 
-_WORKFLOW = {"name", "on", "permissions", "concurrency", "env", "jobs"}
-_JOB = {
-    "name",
-    "needs",
-    "if",
-    "runs-on",
-    "timeout-minutes",
-    "strategy",
-    "concurrency",
-    "environment",
-    "permissions",
-    "outputs",
-    "steps",
-}
-_CALL = {"name", "needs", "if", "strategy", "concurrency", "permissions", "uses", "with", "secrets"}
-_STEP = {"name", "id", "if", "run", "shell", "uses", "with", "env"}
-_STRATEGY = {"matrix", "fail-fast", "max-parallel"}
-_SUCCESS = {"$expression": "success()"}
+_RENAMED = {"if": "condition", "with": "inputs", "on": "events"}
+T = TypeVar("T")
+
+
+def _success() -> Tree:
+    return {"$expression": "success()"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    id: str
     name: str
-    condition: Tree
-    run: Tree = None
+    id: str
+    condition: Tree = field(default_factory=_success)
+    run: Any = None
     shell: str | None = None
     uses: str | None = None
     inputs: Tree = field(default_factory=dict)
@@ -50,11 +38,11 @@ class Job:
 
     id: str
     name: Tree
-    needs: tuple[str, ...]
-    condition: Tree
-    matrix: Tree
-    concurrency: Tree
     permissions: dict[str, str]
+    needs: str | list[str] = field(default_factory=list)
+    condition: Tree = field(default_factory=_success)
+    strategy: dict[str, Any] = field(default_factory=dict)
+    concurrency: Tree = None
     runs_on: Tree = None
     timeout_minutes: Tree = None
     environment: Tree = None
@@ -64,108 +52,72 @@ class Job:
     inputs: Tree = field(default_factory=dict)
     secrets: Tree = field(default_factory=dict)
 
+    @property
+    def needed(self) -> list[str]:
+        return [self.needs] if isinstance(self.needs, str) else self.needs
+
 
 @dataclass(frozen=True, kw_only=True)
 class Workflow:
     file: str
     name: str
     events: dict[str, Any]
-    env: Tree
+    permissions: dict[str, str]
+    concurrency: Tree = None  # one run at a time here, so it has no effect
+    env: Tree = field(default_factory=dict)
     jobs: tuple[Job, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompositeAction:
-    path: str
-    inputs: dict[str, Any]
-    outputs: dict[str, Tree]
+    name: str
+    description: str
+    inputs: dict[str, Any] = field(default_factory=dict)
+    outputs: dict[str, Any] = field(default_factory=dict)
+    runs: dict[str, Any]
     steps: tuple[Step, ...]
 
 
 def load_workflow(parser: WorkflowParser, file: str, *, source: Path = ROOT) -> Workflow:
     tree = parser.parse("workflow", source / ".github" / "workflows" / file)
-    _only(tree, _WORKFLOW, file)
     if tree["permissions"] != {}:
         raise WorkflowError(f"{file}: rights are listed per job here")
-    return Workflow(
-        file=file,
-        name=tree["name"],
-        events=_events(tree["on"]),
-        env=tree.get("env", {}),
-        jobs=tuple(_job(file, name, job) for name, job in tree["jobs"].items()),
-    )
+    jobs = tuple(_job(f"{file}: {name}", name, job) for name, job in tree["jobs"].items())
+    return _read(Workflow, file, tree, file=file, jobs=jobs)
 
 
 def load_action(parser: WorkflowParser, uses: str, *, source: Path = ROOT) -> CompositeAction:
     path = uses.removeprefix(SELF)
     tree = parser.parse("action", source / path / "action.yml")
-    _only(tree, {"name", "description", "inputs", "outputs", "runs"}, path)
-    runs = tree["runs"]
-    if runs["using"] != "composite":
+    if tree["runs"]["using"] != "composite":
         raise WorkflowError(f"{path}: only composite actions are run here")
-    return CompositeAction(
-        path=path,
-        inputs=tree.get("inputs", {}),
-        outputs={name: output["value"] for name, output in tree.get("outputs", {}).items()},
-        steps=_steps(path, runs["steps"]),
-    )
+    return _read(CompositeAction, path, tree, steps=_steps(path, tree["runs"]))
 
 
-def _events(on: Tree) -> dict[str, Any]:
-    if isinstance(on, str):
-        return {on: {}}
-    if isinstance(on, list):
-        return {name: {} for name in on}
-    return {name: config or {} for name, config in on.items()}
-
-
-def _job(file: str, name: str, tree: dict[str, Any]) -> Job:
-    where = f"{file}: {name}"
-    _only(tree, _CALL if "uses" in tree else _JOB, where)
-    strategy = tree.get("strategy", {})
-    _only(strategy, _STRATEGY, where)
-    if "matrix" in strategy and strategy.get("fail-fast", True):
+def _job(where: str, name: str, tree: dict[str, Any]) -> Job:
+    job = _read(Job, where, {"name": name} | tree, id=name, steps=_steps(where, tree))
+    if "matrix" in job.strategy and job.strategy.get("fail-fast", True):
         raise WorkflowError(f"{where}: a failing job would cancel the others of its matrix")
-    if "uses" not in tree and "timeout-minutes" not in tree:
+    if job.uses is None and job.timeout_minutes is None:
         raise WorkflowError(f"{where}: a job without a timeout may run for six hours")
-    needs = tree.get("needs", [])
-    return Job(
-        id=name,
-        name=tree.get("name", name),
-        needs=(needs,) if isinstance(needs, str) else tuple(needs),
-        condition=tree.get("if", _SUCCESS),
-        matrix=strategy.get("matrix"),
-        concurrency=tree.get("concurrency"),
-        permissions=tree["permissions"],
-        runs_on=tree.get("runs-on"),
-        timeout_minutes=tree.get("timeout-minutes"),
-        environment=tree.get("environment"),
-        outputs=tree.get("outputs", {}),
-        steps=_steps(where, tree.get("steps", [])),
-        uses=tree.get("uses"),
-        inputs=tree.get("with", {}),
-        secrets=tree.get("secrets", {}),
-    )
+    if "failure()" in str(job.condition):
+        raise WorkflowError(f"{where}: the interpreter knows failure() only in steps")
+    return job
 
 
-def _steps(where: str, trees: Iterable[dict[str, Any]]) -> tuple[Step, ...]:
-    return tuple(_step(f"{where}: step {number}", number, tree) for number, tree in enumerate(trees, 1))
+def _steps(where: str, holder: Mapping[str, Any]) -> tuple[Step, ...]:
+    found = []
+    for number, tree in enumerate(holder.get("steps", []), 1):
+        step = _read(Step, f"{where}: step {number}", {"id": f"__{number}"} | tree)
+        if step.uses and step.env:
+            raise WorkflowError(f"{where}: step {number}: the interpreter knows env only beside run")
+        found.append(step)
+    return tuple(found)
 
 
-def _step(where: str, number: int, tree: dict[str, Any]) -> Step:
-    _only(tree, _STEP, where)
-    return Step(
-        id=tree.get("id", f"__{number}"),
-        name=tree["name"],
-        condition=tree.get("if", _SUCCESS),
-        run=tree.get("run"),
-        shell=tree.get("shell"),
-        uses=tree.get("uses"),
-        inputs=tree.get("with", {}),
-        env=tree.get("env", {}),
-    )
-
-
-def _only(tree: dict[str, Any], known: set[str], where: str) -> None:
-    if unknown := tree.keys() - known:
+def _read(kind: type[T], where: str, tree: Mapping[str, Any], **known: Any) -> T:
+    """A record from a mapping of YAML. known: fields that are there already."""
+    found = {_RENAMED.get(key, key.replace("-", "_")): value for key, value in tree.items()}
+    if unknown := found.keys() - {each.name for each in fields(kind)}:  # type: ignore[arg-type]
         raise WorkflowError(f"{where}: the interpreter does not know {', '.join(sorted(unknown))}")
+    return kind(**found | known)

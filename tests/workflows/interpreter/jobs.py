@@ -1,49 +1,29 @@
-"""One job: its steps in order, on its own machine."""
+"""One job: what it gets (rights, secrets, a machine), and its steps in order."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tests.workflows.interpreter.actions import ActionContext, StepFailedError, run_action
-from tests.workflows.interpreter.documents import SELF, CompositeAction, Step, load_action
-from tests.workflows.interpreter.parser import WorkflowError, WorkflowParser, as_text, truthy
+from tests.workflows.interpreter.documents import SELF, Job, Step, load_action
+from tests.workflows.interpreter.parser import WorkflowError, as_text, truthy
+from tests.workflows.interpreter.repository import (
+    NAME,
+    SHA,
+    JobRecord,
+    Level,
+    Repository,
+    RunContext,
+    RunnerLostError,
+    StepRecord,
+)
 from tests.workflows.interpreter.shell import run_script
 
-_PATIENCE_S = 280.0
-
-
-class RunnerLostError(Exception):
-    """The machine is gone: no further step, whatever its condition says."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepRecord:
-    """The environment and log of one `run:` step. name: with the names of the actions around it."""
-
-    job: str
-    name: str
-    env: dict[str, str]
-    script: str
-    exit_code: int
-    log: str
-
-
-@dataclass(kw_only=True)
-class JobSetup:
-    """What a job starts with. tools: `uses` of what is on the machine already. before_step may raise."""
-
-    job: str
-    contexts: dict[str, Any]
-    env: dict[str, str]
-    machine: dict[str, str]
-    context: ActionContext
-    temp: Path
-    source: Path
-    tools: tuple[str, ...] = ()
-    before_step: Callable[[str, str], None] = lambda job, step: None
+_HOSTED = ("ubuntu-latest",)
+_RIGHTS = ("none", "read", "write")
 
 
 @dataclass(kw_only=True)
@@ -52,114 +32,166 @@ class Scope:
 
     inputs: dict[str, Any]
     steps: dict[str, Any] = field(default_factory=dict)
-    env: dict[str, str] = field(default_factory=dict)
     status: str = "success"
     inside: tuple[str, ...] = ()
-    action_path: str = ""
 
 
-class JobRun:
-    """records, annotations, summary: its log and page."""
+def launch(run: RunContext, level: Level, job: Job, contexts: dict[str, Any], *, name: str) -> JobRecord:
+    """contexts: all but what only a machine knows."""
+    repository = run.repository
+    evaluate = repository.parser.evaluate
+    environment = (evaluate(job.environment, contexts) or {}).get("name")
+    permissions = granted_permissions(job.permissions, ceiling=level.ceiling, fork=run.fork)
+    labels = _labels(job, evaluate(job.runs_on, contexts), evaluate(job.timeout_minutes, contexts))
+    token = repository.api.grant(permissions)
+    seen = contexts | {
+        "github": contexts["github"] | {"token": token},
+        "secrets": _secrets(repository, level, environment) | {"GITHUB_TOKEN": token},
+    }
+    folder = run.root / name.replace("/", "-")
+    env = repository.machine | _defaults(run, folder) | ({} if labels == _HOSTED else repository.gpu_machine)
+    if permissions.get("id-token") == "write":
+        env |= repository.api.identity(environment or "")
+    env |= {key: as_text(value) for key, value in evaluate(level.workflow.env, seen).items()}
+    record = JobRecord(name=name, labels=labels, environment=environment, permissions=permissions)
+    context = ActionContext(workspace=folder / "work", artifacts=run.artifacts, checkout=repository.checkout)
+    repository.api.set_job(run.id, name, "in_progress", None)
+    for path in (folder / "work", folder / "temp"):
+        path.mkdir(parents=True)
+    machine = _Machine(repository=repository, record=record, contexts=seen, env=env, context=context)
+    scope = Scope(inputs=level.inputs)
+    try:
+        machine.run_steps(job.steps, scope)
+        record.result = scope.status
+    except RunnerLostError:
+        record.result = "failure"
+    record.outputs = machine.texts(job.outputs, scope)
+    return record
 
-    def __init__(self, parser: WorkflowParser, setup: JobSetup) -> None:
-        self._parser, self._setup = parser, setup
-        self.scope = Scope(inputs=setup.contexts["inputs"])
-        self.records: list[StepRecord] = []
-        self.annotations: list[str] = []
-        self.summary = ""
 
-    def run(self, steps: tuple[Step, ...]) -> str:
-        """success or failure."""
-        self._setup.context.workspace.mkdir(parents=True)
-        self._setup.temp.mkdir(parents=True)
-        try:
-            self._run_steps(steps, self.scope)
-        except RunnerLostError:
-            return "failure"
-        return self.scope.status
+def granted_permissions(
+    asked: Mapping[str, str], *, ceiling: Mapping[str, str] | None, fork: bool
+) -> dict[str, str]:
+    """What a job's token may do. ceiling: what the caller of its workflow may give."""
+    for scope, right in asked.items():
+        if ceiling is not None and _RIGHTS.index(right) > _RIGHTS.index(ceiling.get(scope, "none")):
+            raise WorkflowError(f"it asks for {scope}: {right}, more than its caller may give")
+    return {scope: "read" if fork and right == "write" else right for scope, right in asked.items()}
 
-    def outputs(self, trees: Mapping[str, Any]) -> dict[str, str]:
-        return {name: as_text(self._evaluate(tree, self.scope)) for name, tree in trees.items()}
 
-    # -- steps
+def _secrets(repository: Repository, level: Level, environment: str | None) -> dict[str, str]:
+    """An environment's secrets come first; in a called workflow only those whose names its caller passed."""
+    own = repository.environments.get(environment or "", {})
+    passed = own.keys() if level.ceiling is None else level.secrets.keys()
+    return level.secrets | {name: value for name, value in own.items() if name in passed}
 
-    def _run_steps(self, steps: tuple[Step, ...], scope: Scope) -> None:
+
+def _labels(job: Job, wanted: Any, timeout_minutes: Any) -> tuple[str, ...]:
+    labels = (wanted,) if isinstance(wanted, str) else tuple(wanted)
+    if labels != _HOSTED and labels[:1] != ("self-hosted",):
+        raise WorkflowError(f"{job.id}: no machine has the labels {labels}")
+    if not timeout_minutes > 0:
+        raise WorkflowError(f"{job.id}: its timeout is not a positive number")
+    return labels
+
+
+def _defaults(run: RunContext, folder: Path) -> dict[str, str]:
+    """What every step on GitHub sees of where it is."""
+    return {
+        "CI": "true",
+        "HOME": str(folder / "temp"),
+        "GITHUB_ACTIONS": "true",
+        "GITHUB_API_URL": run.repository.api.url,
+        "GITHUB_SERVER_URL": "https://github.com",
+        "GITHUB_REPOSITORY": NAME,
+        "GITHUB_REPOSITORY_OWNER": NAME.split("/", maxsplit=1)[0],
+        "GITHUB_RUN_ID": str(run.id),
+        "GITHUB_RUN_ATTEMPT": "1",
+        "GITHUB_WORKFLOW": run.workflow.name,
+        "GITHUB_WORKFLOW_REF": f"{NAME}/.github/workflows/{run.workflow.file}@refs/heads/main",
+        "GITHUB_REF": "refs/heads/main",
+        "GITHUB_SHA": SHA,
+        "GITHUB_EVENT_NAME": run.event,
+        "GITHUB_EVENT_PATH": str(run.root / "event.json"),
+        "GITHUB_WORKSPACE": str(folder / "work"),
+        "RUNNER_TEMP": str(folder / "temp"),
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Machine:
+    """env: what every step sees. Writes what happens into the record."""
+
+    repository: Repository
+    record: JobRecord
+    contexts: dict[str, Any]
+    env: dict[str, str]
+    context: ActionContext
+
+    def run_steps(self, steps: tuple[Step, ...], scope: Scope) -> None:
         for step in steps:
             outcome, outputs = "skipped", dict[str, str]()
             if truthy(self._evaluate(step.condition, scope)):
-                self._setup.before_step(self._setup.job, " / ".join([*scope.inside, step.name]))
+                self.repository.before_step(self.record.name, " / ".join([*scope.inside, step.name]))
                 outcome, outputs = self._run_step(step, scope)
-            scope.steps[step.id] = {"outputs": outputs, "outcome": outcome, "conclusion": outcome}
+            scope.steps[step.id] = {"outputs": outputs}
             if outcome == "failure":
                 scope.status = "failure"
 
+    def texts(self, trees: Mapping[str, Any], scope: Scope) -> dict[str, str]:
+        return {name: as_text(self._evaluate(tree, scope)) for name, tree in trees.items()}
+
     def _run_step(self, step: Step, scope: Scope) -> tuple[str, dict[str, str]]:
-        env = scope.env | {name: as_text(value) for name, value in self._evaluate(step.env, scope).items()}
-        if step.run is not None:
-            return self._run_shell(step, scope, env)
-        inputs = {name: as_text(value) for name, value in self._evaluate(step.inputs, scope).items()}
-        uses = str(step.uses)
-        if uses in self._setup.tools:
+        if step.uses is None:
+            return self._run_shell(step, scope)
+        inputs = self.texts(step.inputs, scope)
+        if step.uses in self.repository.tools:
             return "success", {}
-        if uses.startswith(SELF):
-            return self._run_composite(self._action(uses), step, scope, env=env, inputs=inputs)
+        if step.uses.startswith(SELF):
+            return self._run_composite(step.uses, inputs, scope, inside=(*scope.inside, step.name))
         try:
-            return "success", run_action(uses, inputs, self._setup.context)
+            return "success", run_action(step.uses, inputs, self.context)
         except StepFailedError as error:
-            self.annotations.append(f"::error::{error}")
+            self.record.annotations.append(f"::error::{error}")
             return "failure", {}
 
     def _run_composite(
-        self, action: CompositeAction, step: Step, outer: Scope, *, env: dict[str, str], inputs: dict[str, str]
+        self, uses: str, given: dict[str, str], outer: Scope, *, inside: tuple[str, ...]
     ) -> tuple[str, dict[str, str]]:
-        inner = Scope(
-            inputs=self._action_inputs(action, inputs, outer),
-            env=env,
-            inside=(*outer.inside, step.name),
-            action_path=action.path,
-        )
-        self._run_steps(action.steps, inner)
-        outputs = {name: as_text(self._evaluate(tree, inner)) for name, tree in action.outputs.items()}
-        return inner.status, outputs
+        action = load_action(self.repository.parser, uses, source=self.repository.source)
+        check_inputs(uses, action.inputs, given)
+        defaults = self.texts({name: each.get("default") for name, each in action.inputs.items()}, outer)
+        inner = Scope(inputs=defaults | given, inside=inside)
+        self.run_steps(action.steps, inner)
+        outputs = {name: output["value"] for name, output in action.outputs.items()}
+        return inner.status, self.texts(outputs, inner)
 
-    def _action(self, uses: str) -> CompositeAction:
-        return load_action(self._parser, uses, source=self._setup.source)
-
-    def _action_inputs(self, action: CompositeAction, given: dict[str, str], outer: Scope) -> dict[str, str]:
-        if unknown := given.keys() - action.inputs.keys():
-            raise WorkflowError(f"{action.path} has no inputs {sorted(unknown)}")
-        missing = [name for name, each in action.inputs.items() if each.get("required") and name not in given]
-        if missing:
-            raise WorkflowError(f"{action.path} needs {missing}")
-        defaults = {name: self._evaluate(each.get("default", ""), outer) for name, each in action.inputs.items()}
-        return {name: as_text(value) for name, value in defaults.items()} | given
-
-    def _run_shell(self, step: Step, scope: Scope, env: dict[str, str]) -> tuple[str, dict[str, str]]:
-        script = as_text(self._evaluate(step.run, scope))
-        seen = self._setup.machine | self._setup.env | env
-        ran = run_script(
-            script, shell=step.shell, env=seen, folder=self._setup.context.workspace, timeout_s=_PATIENCE_S
-        )
-        self.summary += ran.summary
-        self.annotations += ran.annotations
+    def _run_shell(self, step: Step, scope: Scope) -> tuple[str, dict[str, str]]:
+        script, env = as_text(self._evaluate(step.run, scope)), self.env | self.texts(step.env, scope)
+        ran = run_script(script, shell=step.shell, env=env, folder=self.context.workspace)
+        self.record.summary += ran.summary
+        self.record.annotations += ran.annotations
         name = " / ".join([*scope.inside, step.name])
-        self.records.append(
-            StepRecord(
-                job=self._setup.job, name=name, env=seen, script=script, exit_code=ran.exit_code, log=ran.log
-            )
+        self.record.steps.append(
+            StepRecord(job=self.record.name, name=name, env=env, exit_code=ran.exit_code, log=ran.log)
         )
         return ("success" if ran.exit_code == 0 else "failure"), ran.outputs
 
-    # -- expressions
-
     def _evaluate(self, tree: Any, scope: Scope) -> Any:
-        contexts = self._setup.contexts
-        github = contexts["github"] | {"workspace": str(self._setup.context.workspace)}
-        seen = contexts | {
-            "github": github | {"action_path": scope.action_path},
-            "inputs": scope.inputs,
-            "steps": scope.steps,
-            "env": self._setup.env | scope.env,
-            "job": {"status": scope.status},
-        }
-        return self._parser.evaluate(tree, seen, status=scope.status)
+        seen = self.contexts | {"inputs": scope.inputs, "steps": scope.steps}
+        return self.repository.parser.evaluate(tree, seen, status=scope.status)
+
+
+_KINDS: dict[str, type | tuple[type, ...]] = {"string": str, "number": (int, float), "boolean": bool}
+
+
+def check_inputs(what: str, declared: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Of a workflow, or of an action, whose inputs are all text."""
+    if unknown := given.keys() - declared.keys():
+        raise WorkflowError(f"{what} has no inputs {sorted(unknown)}")
+    for name, each in declared.items():
+        if each.get("required") and name not in given:
+            raise WorkflowError(f"{what} needs {name}")
+        kind = each.get("type", "string")
+        if name in given and not isinstance(given[name], _KINDS[kind]):
+            raise WorkflowError(f"{what}: {name} is no {kind}: {given[name]!r}")

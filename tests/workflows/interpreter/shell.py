@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.workflow_steps import ANNOTATIONS, read_log, step_outputs
 from tests.workflows.interpreter.parser import WorkflowError
 
-_FILES = ("GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY")
 _SHELLS = {None: ("bash", "-e"), "bash": ("bash", "--noprofile", "--norc", "-eo", "pipefail")}
-_ANNOTATION = re.compile(r"::(error|warning|notice)[ :]")
-_MASK = "::add-mask::"
-_STOP = "::stop-commands::"
 _SUMMARY_LIMIT = 2**20
+_PATIENCE_S = 280.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,87 +27,49 @@ class ScriptResult:
     annotations: list[str]
 
 
-def run_script(
-    script: str, *, shell: str | None, env: Mapping[str, str], folder: Path, timeout_s: float
-) -> ScriptResult:
+def run_script(script: str, *, shell: str | None, env: Mapping[str, str], folder: Path) -> ScriptResult:
     if shell not in _SHELLS:
         raise WorkflowError(f"shell {shell}: not known here")
     with tempfile.TemporaryDirectory() as name:
-        files = {each: Path(name) / each for each in _FILES}
-        for path in files.values():
-            path.touch()
-        text = Path(name) / "script.sh"
+        outputs, summary, text = (Path(name) / each for each in ("outputs", "summary", "script.sh"))
+        outputs.touch()
+        summary.touch()
         text.write_text(script)
         done = subprocess.run(
             [*_SHELLS[shell], str(text)],
-            env={**env, **{each: str(path) for each, path in files.items()}},
+            env={**env, "GITHUB_OUTPUT": str(outputs), "GITHUB_STEP_SUMMARY": str(summary)},
             cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             check=False,
-            timeout=timeout_s,
+            timeout=_PATIENCE_S,
         )
-        summary = files["GITHUB_STEP_SUMMARY"].read_text()
-        if len(summary.encode()) > _SUMMARY_LIMIT:
+        if summary.stat().st_size > _SUMMARY_LIMIT:
             raise WorkflowError("a step summary over 1 MiB is not shown")
-        log, annotations = _read_commands(done.stdout)
+        log, annotations = _shown(done.stdout)
         return ScriptResult(
             exit_code=done.returncode,
             log=log,
             annotations=annotations,
-            outputs=_assignments(files["GITHUB_OUTPUT"].read_text()),
-            summary=summary,
+            outputs=step_outputs(outputs.read_text()),
+            summary=summary.read_text(),
         )
 
 
-def _read_commands(printed: str) -> tuple[str, list[str]]:
-    """The log as people read it, and its annotations: what the runner makes of what a step printed.
-
-    From the line that masks a value on, the value is hidden; between stop-commands and its end, commands are
-    ignored.
-    """
+def _shown(printed: str) -> tuple[str, list[str]]:
+    """The log as people read it, and its annotations. A value is hidden from the line on that masks it."""
     lines: list[str] = []
     annotations: list[str] = []
     hidden: list[str] = []
-    end: str | None = None
-    for line in printed.splitlines():
-        if end is not None and line != f"::{end}::":
-            lines.append(_hide(line, hidden))
-        elif end is not None:
-            end = None
-        elif line.startswith(_STOP):
-            end = line.removeprefix(_STOP)
-        elif line.startswith(_MASK):
-            hidden.append(line.removeprefix(_MASK))
-        else:
-            lines.append(_hide(line, hidden))
-            annotations += [lines[-1]] if _ANNOTATION.match(line) else []
-    return "\n".join(lines), annotations
-
-
-def _hide(line: str, hidden: list[str]) -> str:
-    for value in hidden:
-        line = line.replace(value, "***")
-    return line
-
-
-def _assignments(text: str) -> dict[str, str]:
-    """`name=value` lines, and `name<<MARK` … `MARK` for values of several lines."""
-    found: dict[str, str] = {}
-    lines = iter(text.splitlines())
-    for line in lines:
-        name, sign, rest = re.split("(=|<<)", line, maxsplit=1)
-        if sign == "=":
-            found[name] = rest
+    for line, command in read_log(printed):
+        if command and command[0] == "add-mask":
+            hidden.append(command[2])
             continue
-        value = []
-        for each in lines:
-            if each == rest:
-                break
-            value.append(each)
-        else:
-            raise WorkflowError(f"{name}: its value has no end {rest!r}")
-        found[name] = "\n".join(value)
-    return found
+        shown = line
+        for value in hidden:
+            shown = shown.replace(value, "***")
+        lines.append(shown)
+        annotations += [shown] if command and command[0] in ANNOTATIONS else []
+    return "\n".join(lines), annotations

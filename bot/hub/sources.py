@@ -1,9 +1,9 @@
-"""What the plan needs to know of a Hub, in few requests: sources, targets, and the details of what is new."""
+"""What the plan reads of sources, in few requests: models, the details of new releases, and data sets."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from huggingface_hub import HfApi, hf_hub_url
 from huggingface_hub.errors import (
@@ -21,64 +21,35 @@ from bot.checkpoint.repo_files import (
     CARD,
     CHAT_TEMPLATE,
     CONFIG,
-    PROVENANCE,
+    GITATTRIBUTES,
     SINGLE_WEIGHTS,
     TOKENIZER_CONFIG,
     WEIGHT_INDEX,
     is_safe_path,
 )
 from bot.errors import UpstreamError
-from bot.hub.fetch import files_at, read_range, read_small_file
-from bot.hub.session import Hub, HubFailsError, call, is_missing, status_of, workers
-from bot.records import (
-    DatasetListing,
-    Details,
-    HubFile,
-    Provenance,
-    Published,
-    Tag,
-    TargetState,
-    TensorInfo,
-    TextSource,
-    Upstream,
-    WatchEntry,
-    from_json,
-)
-
-GITATTRIBUTES = ".gitattributes"  # written by the Hub: which files are LFS
+from bot.hub.fetch import read_range, read_small_file, side_by_side
+from bot.hub.session import Hub, HubFailsError, call, status_of
+from bot.records import DatasetListing, Details, HubFile, TensorInfo, TextSource, Upstream, WatchEntry
 
 _FIRST_READ_BYTES = 100_000  # contains the whole header of nearly every safetensors file
-_WORKERS = 8
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
-def upstream(hub: Hub, entries: Sequence[WatchEntry]) -> tuple[Upstream, ...]:
+def read_sources(hub: Hub, entries: Sequence[WatchEntry]) -> tuple[Upstream, ...]:
     """Each entry's source repo at its revision: one API call per entry."""
     return side_by_side(lambda entry: _upstream(hub, entry), entries)
 
 
-def published(hub: Hub, entries: Sequence[WatchEntry]) -> tuple[Published, ...]:
-    """Each entry's target: one API call for its refs and one resolver call for its provenance."""
-    return side_by_side(lambda entry: published_one(hub, entry), entries)
-
-
-def details(hub: Hub, sources: Sequence[Upstream]) -> tuple[Details, ...]:
+def read_details(hub: Hub, sources: Sequence[Upstream]) -> tuple[Details, ...]:
     """config.json, the weight index and the safetensors headers of new releases, at the listed commit."""
     return side_by_side(lambda source: _details(hub, source), sources)
 
 
-def datasets(hub: Hub, sources: Iterable[TextSource]) -> tuple[DatasetListing, ...]:
+def read_datasets(hub: Hub, sources: Iterable[TextSource]) -> tuple[DatasetListing, ...]:
     """The data sets among the sources, each at its commit and once: one API call per data set."""
     pinned = dict.fromkeys((source.dataset, source.revision) for source in sources)
     named = [(repo_id, revision) for repo_id, revision in pinned if repo_id and revision]
     return side_by_side(lambda item: _dataset(hub, *item), named)
-
-
-def side_by_side(function: Callable[[Item], Result], items: Iterable[Item]) -> tuple[Result, ...]:
-    with workers(_WORKERS) as pool:
-        return tuple(pool.map(function, items))
 
 
 # --- sources ------------------------------------------------------------------------------------------------
@@ -145,65 +116,6 @@ def _texts(value: object) -> tuple[str, ...]:
     """Most keys of a card take one text or a list of them."""
     items = value if isinstance(value, list) else [value]
     return tuple(text for item in items if (text := _text(item)))
-
-
-# --- targets ------------------------------------------------------------------------------------------------
-
-
-def published_one(hub: Hub, entry: WatchEntry) -> Published:
-    try:
-        return published_state(hub.reader, entry.target)
-    except HubFailsError as error:
-        return Published(repo_id=entry.target, state=TargetState.UNREADABLE, problem=error.message)
-
-
-def published_state(api: HfApi, repo_id: str) -> Published:
-    """The target's state. Two requests, and two more without a provenance."""
-    try:
-        refs = call(lambda: api.list_repo_refs(repo_id))
-    except HfHubHTTPError as error:
-        if is_missing(error):
-            return Published(repo_id=repo_id, state=TargetState.ABSENT)
-        problem = f"the target answers {status_of(error)}"
-        return Published(repo_id=repo_id, state=TargetState.UNREADABLE, problem=problem)
-    head = next((branch.target_commit for branch in refs.branches if branch.name == "main"), "")
-    tags = tuple(Tag(name=tag.name, sha=tag.target_commit) for tag in refs.tags)
-    state, provenance, problem = _read_head(api, repo_id, head)
-    return Published(
-        repo_id=repo_id, state=state, head=head, tags=tags, provenance=provenance, problem=problem or None
-    )
-
-
-def _read_head(api: HfApi, repo_id: str, head: str) -> tuple[TargetState, Provenance | None, str]:
-    """The state of the head, its provenance, and why that cannot be read."""
-    try:
-        return TargetState.OURS, provenance_at(api, repo_id, head or "main"), ""
-    except (RemoteEntryNotFoundError, RevisionNotFoundError):
-        pass
-    except HfHubHTTPError as error:
-        return TargetState.UNREADABLE, None, f"the target's provenance answers {status_of(error)}"
-    except ValueError:
-        return TargetState.UNREADABLE, None, f"{repo_id}: {PROVENANCE} cannot be read"
-    try:
-        return _unproven_state(api, repo_id, head or "main"), None, ""
-    except HfHubHTTPError as error:
-        return TargetState.UNREADABLE, None, f"the target's history answers {status_of(error)}"
-
-
-def provenance_at(api: HfApi, repo_id: str, revision: str) -> Provenance:
-    """Raises HfHubHTTPError when the file is missing, and ValueError when it cannot be parsed."""
-    return from_json(Provenance, read_small_file(api, repo_id, PROVENANCE, revision=revision))
-
-
-def _unproven_state(api: HfApi, repo_id: str, head: str) -> TargetState:
-    """EMPTY when there is only what the Hub itself creates: one commit with at most these two files.
-
-    Read at `head` and not at main: another run may be publishing there right now.
-    """
-    if len(call(lambda: api.list_repo_commits(repo_id, revision=head))) > 1:
-        return TargetState.FOREIGN
-    paths = {file.path for file in files_at(api, repo_id, revision=head)}
-    return TargetState.EMPTY if paths <= {GITATTRIBUTES, CARD} else TargetState.FOREIGN
 
 
 # --- details ------------------------------------------------------------------------------------------------

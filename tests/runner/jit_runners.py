@@ -40,8 +40,7 @@ class JitRunners:
         if self.status != 201:
             return JSONResponse({"message": "Not this time"}, status_code=self.status)
         body = await request.json()
-        if not isinstance(body.get("runner_group_id"), int) or not body.get("labels") or not body.get("name"):
-            return JSONResponse({"message": "Invalid request"}, status_code=422)
+        assert isinstance(body["runner_group_id"], int)
         self.registered.append(body)
         runner = {"id": len(self.registered), "name": body["name"], "os": "unknown", "status": "offline"}
         answer = {"runner": runner, "encoded_jit_config": jit_config(body["name"])}
@@ -53,7 +52,7 @@ def jit_config(name: str) -> str:
 
 
 def _processes_that_show(secret: str) -> list[str]:
-    """As `ps` sees them: arguments are open to everybody on a machine."""
+    """As `ps` sees them: every account on the machine can read arguments."""
     shown = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
