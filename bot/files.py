@@ -38,12 +38,15 @@ _DISK_ERRORS = {
 
 
 @contextmanager
-def disk_errors(path: Path, *, hint: str = MAKE_ROOM) -> Iterator[None]:
-    """Raises EnvironmentProblem when the disk is full, or must not be written, inside the block."""
+def disk_errors(path: Path, *, hint: str = MAKE_ROOM, every: bool = False) -> Iterator[None]:
+    """Raises EnvironmentProblem when the disk is full, or must not be written, inside the block.
+
+    every: whatever OSError it is; for blocks that use no other file than path.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno not in _DISK_ERRORS:
+        if not every and error.errno not in _DISK_ERRORS:
             raise
         raise cannot_write(path, error, hint=hint) from error
 
@@ -75,11 +78,12 @@ def atomic_file(path: Path, *, mode: int = 0o644, concurrent: bool = False) -> I
 
 
 def write_atomic(path: Path, content: bytes, *, mode: int = 0o644, concurrent: bool = False) -> None:
-    """Like atomic_file, and creates the folder if it does not exist."""
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(path, mode=mode, concurrent=concurrent) as file:
-        file.write(content)
+    """As atomic_file. The folder is made if it does not exist, unless others may delete it at the same time."""
+    with disk_errors(path, every=not concurrent):
+        if not concurrent:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path, mode=mode, concurrent=concurrent) as file:
+            file.write(content)
 
 
 @contextmanager
@@ -105,19 +109,31 @@ def sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        # Some network and FUSE file systems cannot sync a folder: https://man7.org/linux/man-pages/man2/fsync.2.html
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
         os.close(descriptor)
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Holds an exclusive lock that threads and processes alike respect; a dead process loses it."""
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = path.open("ab")
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+def locked(path: Path, *, make_parents: bool = False) -> Iterator[None]:
+    """Holds an exclusive lock that threads and processes alike respect; a dead process loses it.
+
+    Raises FileNotFoundError when the folder does not exist, unless make_parents.
+    """
+    while True:
+        with disk_errors(path, every=make_parents):
+            if make_parents:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            lock = path.open("ab")
+        with lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            # Whoever held it may have deleted the file meanwhile, and with it the lock.
+            if path.exists() and os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                yield
+                return
 
 
 @contextmanager

@@ -189,8 +189,8 @@ def _json_rows(path: Path, label: str, on_bytes: OnBytes) -> Iterator[tuple[str,
 
 
 def _parquet_rows(path: Path, label: str, column: str | None, on_bytes: OnBytes) -> Iterator[tuple[str, Row]]:
-    size_bytes = path.stat().st_size
     try:
+        size_bytes = path.stat().st_size
         with pq.ParquetFile(path) as file:
             columns = [name for name in file.schema_arrow.names if name in LANGUAGE_COLUMNS]
             columns.append(_column_of(file.schema_arrow.names, column, label))

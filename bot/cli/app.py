@@ -53,7 +53,7 @@ def main() -> None:
         err.print(terminal.error_text(error), soft_wrap=True)
         code = error.exit_code
     except TyperException as error:
-        misuse = WatchlistError(error.format_message(), hint="`awq-bot VERB --help` shows arguments and options.")
+        misuse = _misuse(error)
         err.print(terminal.error_text(misuse), soft_wrap=True)
         code = misuse.exit_code
     except (KeyboardInterrupt, typer.Abort):
@@ -68,11 +68,20 @@ def main() -> None:
         err.print(terminal.error_text(problem), soft_wrap=True)
         code = problem.exit_code
     if code == INTERRUPTED:
-        err.print("interrupted; run it again and it goes on from here")
+        err.print("interrupted; to go on, run the same command again")
         sys.stdout.flush()
         # Threads may still wait for an answer from the network; the user should not wait for them.
         os._exit(INTERRUPTED)
     sys.exit(code)
+
+
+def _misuse(error: Any) -> WatchlistError:
+    """Arguments that a verb does not take. Of the parser's message, what pydantic adds to it is left out."""
+    context = getattr(error, "ctx", None)
+    hint = f"See `{context.command_path if context else 'awq-bot'} --help`."
+    if context and context.parent and getattr(error, "option_name", None) in ("--verbose", "-v", "--log-file"):
+        hint = f"{error.option_name} comes before the command: awq-bot {error.option_name} ..."
+    return WatchlistError(error.format_message().replace("Value error, ", ""), hint=hint)
 
 
 @cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from enum import StrEnum
 from importlib.util import find_spec
@@ -13,10 +14,11 @@ import typer
 from rich.console import Console
 
 from bot.cli import terminal
-from bot.errors import BotError, EnvironmentProblem
+from bot.errors import BotError, EnvironmentProblem, WatchlistError
 from bot.hub.session import Hub
 from bot.jobs.stages import JobContext
 from bot.records import Job
+from bot.watch.schema import Reference, read_reference
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -69,6 +71,16 @@ def bug(error: Exception, job: Job | None = None) -> BotError:
     about = f"{job.entry.repo_id}: " if job is not None else ""
     text = f"{about}unexpected {type(error).__name__}: {error}"
     return BotError(text, hint="This is a bug in awq-bot: please report it, with the log.")
+
+
+def model_reference(text: str) -> Reference:
+    """A model's repo id or URL, as a person typed or pasted it. Raises WatchlistError for anything else."""
+    found = read_reference(text)
+    if found is None or re.match(r"(?:https?://)?[^/]+/(?:datasets|spaces)/", text.strip()):
+        raise WatchlistError(
+            f"{text!r} is not a model's repo id", hint="A repo id is `owner/name`, as in the model's URL."
+        )
+    return found
 
 
 def needs_extra(extra: str) -> None:

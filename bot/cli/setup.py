@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bot.cli import terminal
-from bot.cli.console import Panel, WatchlistOption, WorkOption, err, out
+from bot.cli.console import Panel, WatchlistOption, WorkOption, err, model_reference, out
 from bot.errors import BotError, WatchlistError
 from bot.files import write_atomic
 from bot.hub.session import Hub
@@ -21,7 +21,7 @@ from bot.records import WatchEntry
 from bot.text import duration, size
 from bot.watch import watchlist as watchlists
 from bot.watch.document import item_of, new_watchlist, with_model
-from bot.watch.schema import EXAMPLE_NAMESPACE, Reference, is_namespace, read_reference
+from bot.watch.schema import EXAMPLE_NAMESPACE, Reference, is_namespace
 
 app = typer.Typer(rich_markup_mode="rich")
 
@@ -77,11 +77,7 @@ def add(
 
     Example: [bold]awq-bot add Qwen/Qwen3-4B[/]
     """
-    model = read_reference(repo_id)
-    if model is None:
-        raise WatchlistError(
-            f"{repo_id!r} is not a model on the Hub", hint="A repo id is `owner/name`, as in the model's URL."
-        )
+    model = model_reference(repo_id)
     entries = watchlists.load(watchlist)
     if listed := next((item for item in entries if item.repo_id.lower() == model.repo_id.lower()), None):
         line = f"{watchlist}:{listed.line}"
@@ -172,7 +168,9 @@ def _folders_table(folders: tuple[JobFolder, ...], chosen: list[JobFolder], dele
         table.add_column(name, no_wrap=True, justify="right" if name == "size" else "left")
     table.add_column("folder", overflow="fold")
     for folder in folders:
-        word = "[red]deleted[/]" if folder in deleted else "[yellow]old[/]" if folder in chosen else "[dim]kept[/]"
+        word = (
+            "[red]deleted[/]" if folder in deleted else "[yellow]delete[/]" if folder in chosen else "[dim]keep[/]"
+        )
         state = "in use" if folder.in_use else folder.state
         table.add_row(size(folder.size_bytes), state, _age(folder.changed_s), word, escape(folder.path.name))
     return table

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,8 +60,8 @@ def quantize(
     calibration: Annotated[
         Path | None, typer.Option(help="Text to calibrate on: txt, jsonl or parquet. Default: built-in text.")
     ] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Blocks of calibration tokens.")] = 128,
-    seq_len: Annotated[int, typer.Option(min=1, help="Tokens in a block.")] = 512,
+    samples: Annotated[int, typer.Option(min=16, max=4096, help="Blocks of calibration tokens.")] = 128,
+    seq_len: Annotated[int, typer.Option(min=16, help="Tokens in a block.")] = 512,
     group_size: Annotated[int, typer.Option(help="Input channels that share a scale: 32, 64 or 128.")] = 128,
     seed: Annotated[int, typer.Option(min=0, help="Random seed of the calibration blocks.")] = 0,
     method: Annotated[
@@ -81,8 +82,8 @@ def quantize(
     text = TextSource(builtin="stdlib") if calibration is None else TextSource(file=str(calibration.resolve()))
     blocks = Calibration(samples=samples, seq_len=seq_len, seed=seed, sources=(text,))
     with _child(job, "quantize"):
-        _say_without_gpu(job, source, recipe, blocks, allowed=cpu)
         with _loading_torch():
+            _say_without_gpu(job, source, recipe, blocks, allowed=cpu)
             from bot.jobs import tasks
         with terminal.Bars(err) as bars:
             if job is not None:
@@ -106,6 +107,13 @@ def quantize(
             f"{quantized.quantized_parameters:,} weights at {quantized.bits_per_weight:.2f} bits each",
             markup=False,
         )
+        if job is None:
+            err.print(
+                f"next: awq-bot evaluate --source {shlex.quote(str(source))} "
+                f"--quantized {shlex.quote(str(destination))}",
+                markup=False,
+                soft_wrap=True,
+            )
 
 
 @app.command()
@@ -215,7 +223,7 @@ class _child:  # noqa: N801 - used as a with statement's verb
             problem = problem_of(error)
         if not isinstance(problem, BotError):
             return
-        job = JobDir(self._job).load(Job) if self._job is not None else None
+        job = self._readable_job()
         if job is not None and self._job is not None:
             failed = job_result(job, stage=self._stage, status=Status.FAILED, error=problem)
             JobDir(self._job).store(failed)
@@ -223,6 +231,14 @@ class _child:  # noqa: N801 - used as a with statement's verb
                 # The parent process prints it, once.
                 raise typer.Exit(problem.exit_code) from None
         raise problem from None
+
+    def _readable_job(self) -> Job | None:
+        if self._job is None:
+            return None
+        try:
+            return JobDir(self._job).load(Job)
+        except BotError:
+            return None
 
 
 @contextmanager

@@ -246,10 +246,16 @@ def checks_table(checks: tuple[Check, ...]) -> Table:
     return table
 
 
-def hub_text(endpoint: str, token: str, root: Path) -> str:
-    """A shell script that uses a local Hub, from an upload to a verified repo. It can be pasted as it is."""
+def hub_text(endpoint: str, token: str, root: Path, model: str) -> str:
+    """A shell script that uses a local Hub, from an upload to a verified repo. It can be pasted as it is.
+
+    model: the folder to upload.
+    """
     return f"""\
 # A local Hub runs at {endpoint} and keeps its repos in {root}. Ctrl-C stops it.
+# Its user is bot, who may write to bot and to the organisation quantized. To use another publish_to,
+# add that name to bot's "orgs" in {root}/tokens.json.
+
 # In another terminal, point awq-bot and hf at it. It has no Xet storage.
 export HF_ENDPOINT={endpoint}
 export HF_TOKEN={token}
@@ -257,7 +263,7 @@ export HF_HUB_DISABLE_XET=1
 
 # Upload a model: a folder as `hf download` gives it, with the licence in its README.md.
 # A checkout of awq-bot has a small one in tests/assets/llama-tiny.
-hf upload bot/my-model ./my-model
+hf upload bot/my-model {model}
 
 # Watch it. The default calibration data sets are not on this Hub, so calibrate on text that
 # comes with Python, and use only a little, so that it finishes quickly.

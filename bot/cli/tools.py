@@ -16,6 +16,7 @@ from bot.cli.console import (
     WatchlistOption,
     WorkOption,
     err,
+    model_reference,
     needs_extra,
     out,
     print_raw,
@@ -33,6 +34,7 @@ from bot.records import Check, WatchEntry, to_json
 from bot.watch import watchlist as watchlists
 
 app = typer.Typer(rich_markup_mode="rich")
+_SMALL_MODEL = "tests/assets/llama-tiny"  # in a checkout
 
 
 @app.command("create-target", rich_help_panel=Panel.TOOLS)
@@ -74,7 +76,7 @@ def _named(entries: tuple[WatchEntry, ...], names: tuple[str, ...], watchlist: P
 
 @app.command(rich_help_panel=Panel.TOOLS)
 def verify(
-    repo_id: Annotated[str, typer.Argument(metavar="REPO_ID", help="A repo that awq-bot published.")],
+    repo_id: Annotated[str, typer.Argument(metavar="REPO_ID", help="A repo that awq-bot published, or its URL.")],
     revision: Annotated[str | None, typer.Option(help="A tag or commit. Default: the head of main.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -85,8 +87,11 @@ def verify(
 
     Example: [bold]awq-bot verify your-namespace/Qwen3-4B-awq[/]
     """
+    repo = model_reference(repo_id)
     with terminal.Bars(err) as bars:
-        checks = verify_repo(Hub.from_environment(), repo_id, revision=revision, progress=bars)
+        checks = verify_repo(
+            Hub.from_environment(), repo.repo_id, revision=revision or repo.revision, progress=bars
+        )
     _show_checks(checks, as_json=as_json, bad_code=PublishError.exit_code)
 
 
@@ -152,7 +157,8 @@ def hub(
     from bot.localhub import LocalHub, serve
 
     def announce(running: LocalHub) -> None:
-        print_raw(terminal.hub_text(running.endpoint, running.token(), root))
+        model = _SMALL_MODEL if Path(_SMALL_MODEL).is_dir() else "./my-model"
+        print_raw(terminal.hub_text(running.endpoint, running.token(), root, model))
         sys.stdout.flush()
 
     serve(root, port, on_start=announce)

@@ -62,7 +62,7 @@ def size_bytes(checkpoint: Checkpoint) -> int:
 
 def _artifact_dtype(config: dict[str, Any], path: Path) -> str:
     named = next((config[key] for key in DTYPE_KEYS if key in config), None)
-    if named not in SAFETENSORS_NAMES:
+    if not isinstance(named, str) or named not in SAFETENSORS_NAMES:
         raise QuantizationError(
             f"artifact: {path}: dtype {named!r} is neither float16 nor bfloat16", hint="Quantize again."
         )

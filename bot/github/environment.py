@@ -165,7 +165,7 @@ def _cut(text: str, room: int) -> str:
 
 
 def _append(path: Path, text: str) -> None:
-    with disk_errors(path), path.open("a", encoding="utf-8") as stream:
+    with disk_errors(path, every=True), path.open("a", encoding="utf-8") as stream:
         stream.write(text)
 
 

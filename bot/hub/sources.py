@@ -218,7 +218,7 @@ def _dataset(hub: Hub, repo_id: str, revision: str) -> DatasetListing:
     except RevisionNotFoundError:
         problem = f"missing: no commit {revision[:8]}"
     except RepositoryNotFoundError:
-        problem = "missing: no such data set, or private and not ours to read"
+        problem = "missing: no such data set, or private without access for our token"
     except HfHubHTTPError as error:
         problem = f"the Hub answers {status_of(error)}"
     except HubFailsError as error:

@@ -97,7 +97,7 @@ class JobDir:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Wait until no other process works on this folder. The lock ends with the process that holds it."""
-        with locked(self.lock):
+        with locked(self.lock, make_parents=True):
             yield
 
     def clear(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,8 @@ def _syntax_mistake(text: str, error: yaml.MarkedYAMLError) -> YamlMistake:
         return _no_aliases(line)
     if opened := _left_open(text, error):
         return opened
+    if emptied := _after_empty_list(text.splitlines()[:line]):
+        return emptied
     return YamlMistake(line, f"not YAML: {what}", "Check indentation, colons and quotes around here.")
 
 
@@ -114,6 +117,20 @@ def _left_open(text: str, error: yaml.MarkedYAMLError) -> YamlMistake | None:
         closing = {"[": "]", "{": "}"}[opened]
         hint = f"Close it with `{closing}`, and put a comma between its items."
         return YamlMistake(brackets[-1].line + 1, f"the bracket {opened} is not closed", hint)
+    return None
+
+
+def _after_empty_list(lines: list[str]) -> YamlMistake | None:
+    """Items below `models: []`, as a new watchlist has it. lines: up to the first item."""
+    if not lines or not lines[-1].lstrip().startswith("-"):
+        return None
+    for number in range(len(lines) - 1, 0, -1):
+        content = lines[number - 1].partition("#")[0].strip()
+        if content:
+            empty = re.fullmatch(r"\w+:\s*\[\s*\]", content)
+            return (
+                YamlMistake(number, f"items follow the empty list `{content}`", "Remove `[]`.") if empty else None
+            )
     return None
 
 

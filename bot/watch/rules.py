@@ -140,8 +140,14 @@ def _clashes(named: list[_Named], lines: Lines) -> Iterator[Wrong]:
     for item in (item for item in named if item.target):
         other = first.setdefault(item.target.lower(), item)
         if other is not item:
-            message = f"{item.repo_id}: publishes to {item.target}, and so does line {lines.of(other.loc)}"
-            yield item.loc, message, "Give one of them a `target`."
+            there = f"and so does line {lines.of(other.loc)}"
+            message = f"{item.repo_id}: publishes to {item.target}, {there}"
+            again = item.repo_id.lower() == other.repo_id.lower()
+            yield (
+                item.loc,
+                message,
+                "Remove one, or give it a `target`." if again else "Give one of them a `target`.",
+            )
         if item.target.lower() in sources:
             message = f"{item.repo_id}: the target {item.target} is itself on the watchlist"
             yield item.loc, message, "Choose another `target`."

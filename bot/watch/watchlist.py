@@ -194,8 +194,9 @@ def _calibration(spec: CalibrationSpec, contents: dict[str, _FileContent]) -> Ca
 
 def _file_contents(folder: Path, raw: dict[str, Any]) -> dict[str, _FileContent]:
     """Every calibration file that is named anywhere by a valid name, read once."""
-    names = {source.get("file") for _, source in sources_typed(raw)}
-    return {name: _file_content(folder, name) for name in names if isinstance(name, str) and is_text_file(name)}
+    named = [source.get("file") for _, source in sources_typed(raw)]
+    names = {name for name in named if isinstance(name, str) and is_text_file(name)}
+    return {name: _file_content(folder, name) for name in names}
 
 
 def _file_content(folder: Path, name: str) -> _FileContent:

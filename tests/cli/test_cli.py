@@ -89,6 +89,13 @@ def test_every_verbs_help_has_an_example_or_is_a_stage() -> None:
     ("words", "code", "part"),
     [
         ("plann", 2, "plan"),
+        ("check watchlist.yaml", 2, "See `awq-bot check --help`."),
+        ("actions nothing", 2, "See `awq-bot actions --help`."),
+        ("run --verbose", 2, "comes before the command: awq-bot --verbose"),
+        ("quantize --method gram", 2, "Invalid value for '--method': 'gram' is not one of"),
+        ("quantize --samples 8", 2, "Invalid value for '--samples'"),
+        ("quantize --samples 4097", 2, "Invalid value for '--samples'"),
+        ("quantize --seq-len 8", 2, "Invalid value for '--seq-len'"),
         ("check --watchlist nowhere.yaml", 2, "awq-bot init"),
         ("add lab/small --watchlist nowhere.yaml", 2, "awq-bot init"),
         ("plan --only lab/other", 2, "lab/other is not on watchlist.yaml"),
@@ -105,6 +112,8 @@ def test_every_verbs_help_has_an_example_or_is_a_stage() -> None:
         ("refresh --job nope", 2, "nope: no job.json"),
         ("verify quantized/none-awq", 3, "quantized/none-awq"),
         ("verify quantized/foreign-awq", 7, "quantized/foreign-awq"),
+        ("verify none-awq", 2, "'none-awq' is not a model's repo id"),
+        ("verify http://localhost/quantized/none-awq/tree/main", 3, "quantized/none-awq: no such repo"),
     ],
 )
 def test_what_cannot_be_done_ends_with_its_code_and_a_hint(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -12,7 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from huggingface_hub import HfApi
 from huggingface_hub.utils import get_session
+
+from bot.cli import terminal
+from bot.localhub import LocalHub
 
 ROOT = Path(__file__).parents[2]
 LAST_LINE = re.compile(r"# (http://\S+/quantized/my-model-awq)\n")
@@ -66,3 +71,28 @@ def test_every_command_that_it_prints_works_as_printed(
     shown = get_session().get(page[1], headers={"Accept": "text/html"}).text
     assert "perplexity" in shown
     assert 'src="/quantized/my-model-awq/resolve/main/assets/error-by-layer.png"' in shown
+
+
+def test_in_a_checkout_it_uploads_the_small_model_and_any_namespace_can_be_added(
+    with_hub: LocalHub,
+) -> None:
+    text = terminal.hub_text(with_hub.endpoint, with_hub.token(), with_hub.root, "tests/assets/llama-tiny")
+    assert "\nhf upload bot/my-model tests/assets/llama-tiny\n" in text
+    accounts = with_hub.root / "tokens.json"
+    assert str(accounts) in text
+    content = json.loads(accounts.read_text())
+    content["users"]["bot"]["orgs"]["my-name"] = "write"
+    accounts.write_text(json.dumps(content))
+    api = HfApi(endpoint=with_hub.endpoint, token=with_hub.token())
+    assert api.create_repo("my-name/model").repo_id == "my-name/model"
+
+
+def test_a_folder_that_another_process_serves_is_refused(
+    tmp_path: Path, environment: dict[str, str], serving: subprocess.Popen[str]
+) -> None:
+    assert serving.stdout is not None
+    assert serving.stdout.readline()
+    command = ["awq-bot", "hub", "--root", "hub", "--port", "0"]
+    second = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert second.returncode == 8
+    assert "another process serves this folder" in second.stderr

@@ -178,8 +178,10 @@ def test_a_hub_that_does_not_answer_leaves_the_file_unchanged_unless_forced(
         ("publish_to: your-namespace\nmodels: []\n", "lab/small", "only the example"),
         ("models: []\n", "lab/small", "nowhere to publish to"),
         ("modles: []\n", "lab/small", "unknown key 'modles'"),
-        (WATCHLIST, "small", "'small' is not a model on the Hub"),
-        (WATCHLIST, "https://huggingface.co/lab", "is not a model on the Hub"),
+        (WATCHLIST, "small", "'small' is not a model's repo id"),
+        (WATCHLIST, "https://huggingface.co/lab", "is not a model's repo id"),
+        (WATCHLIST, "https://huggingface.co/datasets/lab/small", "is not a model's repo id"),
+        (WATCHLIST, "https://huggingface.co/spaces/lab/small", "is not a model's repo id"),
     ],
 )
 def test_a_watchlist_that_would_be_invalid_is_never_written(
@@ -254,6 +256,11 @@ def test_clean_shows_what_is_there_and_deletes_nothing(run: Run, work: Path) -> 
     assert sorted(row[-1] for row in rows[1:-1]) == ["published", "ready", "unfinished"]
     for part in ("40 days", "ready to publish", "in 1 folder would be deleted; --yes deletes them"):
         assert part in out
+    assert {row[-1]: row[-2] for row in rows[1:-1]} == {
+        "published": "delete",
+        "ready": "keep",
+        "unfinished": "keep",
+    }
     assert names(work) == before
 
 

@@ -212,6 +212,8 @@ def test_damaged_artifact_is_an_error_of_quantizing_not_of_upstream(copied: Pair
         (lambda config: config["quantization_config"].update(group_size=64), "instead of"),
         (lambda config: config["quantization_config"].update(group_size=-1), "group_size is -1"),
         (lambda config: config.update(dtype="float32"), "dtype 'float32' is neither"),
+        (lambda config: config.update(dtype=["float16"]), "dtype ['float16'] is neither"),
+        (lambda config: config.update(dtype={"text": "float16"}), "is neither float16 nor bfloat16"),
     ],
 )
 def test_misleading_config_fails(copied: Pair, change: Callable[[dict[str, Any]], object], expected: str) -> None:

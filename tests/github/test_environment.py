@@ -67,6 +67,11 @@ def test_a_summary_shows_no_token_even_where_markdown_escapes_it(
     assert redacted("nothing") == "nothing"
 
 
+def test_a_summary_that_cannot_be_written_is_a_fault_of_the_machine(tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentProblem, match="summary: cannot be written: No such file"):
+        Actions(summary=tmp_path / "missing" / "summary").add_summary("text")
+
+
 def test_on_a_terminal_nothing_is_written(tmp_path: Path) -> None:
     Actions().set_outputs({"a": 1})
     Actions().add_summary("text")

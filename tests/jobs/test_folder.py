@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -73,6 +75,21 @@ def test_a_folder_without_a_job_and_a_file_in_its_place_are_named(tmp_path: Path
         jobdir.store(job())
     with pytest.raises(EnvironmentProblem, match="cannot be written"), jobdir.locked():
         pass
+
+
+def test_a_folder_that_cannot_be_synced_still_takes_records(
+    jobdir: JobDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync = os.fsync
+
+    def of_files_only(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", of_files_only)
+    jobdir.store(job())
+    assert jobdir.load(Job) == job()
 
 
 def test_a_record_that_cannot_be_read_is_an_error_unlike_a_missing_one(jobdir: JobDir) -> None:

@@ -13,7 +13,7 @@ import pytest
 from huggingface_hub import HfApi
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
-from bot.localhub import Limits, LocalHub
+from bot.localhub import HubError, Limits, LocalHub
 from bot.localhub.store import Content
 from tests.support.commits import push, refused
 from tests.support.github_api.id_token import CLAIMS, ISSUER, LIFETIME_S, public_key, sign
@@ -116,6 +116,18 @@ def test_deleted_repo_is_gone_and_can_be_made_again(hub: LocalHub, api: HfApi) -
         api.delete_repo("quantized/x")
     api.create_repo("quantized/x")
     assert list(hub.files("quantized/x")) == [".gitattributes"]
+
+
+def test_a_request_that_comes_too_late_leaves_nothing_of_a_deleted_repo(hub: LocalHub, api: HfApi) -> None:
+    api.create_repo("quantized/x")
+    late = hub.repo("quantized/x")
+    api.delete_repo("quantized/x")
+    with pytest.raises(HubError, match="not found"), late.locked():
+        pass
+    assert not late.folder.exists()
+    api.create_repo("quantized/x")
+    with late.locked():
+        assert late.exists
 
 
 # --- trusted publishing: which workflows get a token --------------------------------------------------------

@@ -81,6 +81,8 @@ def test_a_mistake_in_the_keys_of_a_model_is_named(tmp_path: Path, keys: str, me
             "",
         ),
         ("sources: [{weight: 2}]", "a source is one of", ""),
+        ("sources: [{file: [1]}]", "file: should be a valid string", ""),
+        ("sources: [{file: {a: 1}}]", "file: should be a valid string", ""),
         ("sources: [{datset: a/b}]", "unknown key 'datset'", "Did you mean 'dataset'?"),
         ("sources: [{builtin: stdlb}]", "builtin: stdlb is not allowed", "Did you mean 'stdlib'?"),
         ("sources: [{dataset: a/b}]", "a data set needs `revision`, the full commit sha", "revision: <full sha>"),
