@@ -49,7 +49,7 @@ UNUSABLE: dict[str, tuple[dict[str, Content], int, str, str]] = {
     "narrow": (
         small_model(config__json=json.dumps(NARROW), model__safetensors=save(small_weights(NARROW))),
         4,
-        "96 input channels are no multiple of the group size 128",
+        "96 input channels are not a multiple of the group size 128",
         "Put it on `hold:`",
     ),
     "pickled": (
@@ -72,7 +72,7 @@ def test_models_that_cannot_be_used_are_refused_with_their_reasons_until_they_ar
     theirs = hub.seed(TARGET, {"README.md": "mine", "weights.bin": b"mine"}, private=True)
     expected = {f"lab/{name}": said for name, (_, *said) in UNUSABLE.items()} | {
         "lab/gated": [3, "gated: access to the weights was refused; ask for it", "Look at lab/gated"],
-        "lab/taken": [7, f"{TARGET} is someone else's", "Choose another `target`"],
+        "lab/taken": [7, f"{TARGET} was not published by awq-bot", "Choose another `target`"],
         "lab/missing": [3, "missing: no such repo", "Look at lab/missing"],
     }
     sandbox = Sandbox(hub, tmp_path)

@@ -193,7 +193,7 @@ def test_damaged_source_is_reported_with_the_place(
     [
         ("one-line.txt", b"One line, and that is all.\n", "tokens; 1,024 are needed"),
         ("binary.txt", b"text\n\0\1\2\n", ":2: binary content"),
-        ("missing.txt", None, "is not there"),
+        ("missing.txt", None, "does not exist"),
     ],
 )
 def test_unusable_calibration_text_is_named(

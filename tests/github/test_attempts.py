@@ -166,7 +166,10 @@ def test_a_target_is_busy_until_the_quantized_model_is_published(jobs: list[Runn
         (PlanTimes(), None),
         (PlanTimes(last_success=NOW - 5 * HOUR), None),
         (PlanTimes(last_success=NOW - 6 * HOUR), None),
-        (PlanTimes(last_success=NOW - 7 * HOUR), "the last good plan was made 2026-11-21 20:17 UTC, 7 hours ago"),
+        (
+            PlanTimes(last_success=NOW - 7 * HOUR),
+            "the last successful plan was made 2026-11-21 20:17 UTC, 7 hours ago",
+        ),
         (PlanTimes(oldest_run=NOW - HOUR), None),
         (PlanTimes(oldest_run=NOW - 50 * HOUR), "no plan since at least 2026-11-20 01:17 UTC"),
     ],

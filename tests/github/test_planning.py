@@ -97,7 +97,7 @@ def test_a_dry_run_shows_the_plan_and_starts_nothing(workspace: Workspace) -> No
 
 @pytest.mark.parametrize(
     ("count", "wait", "reason"),
-    [(2, timedelta(hours=5), "next attempt not before"), (4, None, "waits for a person")],
+    [(2, timedelta(hours=5), "next attempt not before"), (4, None, "no more automatic retries")],
 )
 def test_what_failed_waits_unless_it_is_forced_or_its_issue_is_closed(
     workspace: Workspace, planned: PlannedJob, count: int, wait: timedelta | None, reason: str

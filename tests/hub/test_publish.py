@@ -189,7 +189,7 @@ def test_without_a_token_nothing_is_requested(hub: LocalHub, release: Release) -
 
 def test_read_token_is_refused_with_what_it_lacks(hub: LocalHub, release: Release) -> None:
     token = hub.token("bot", role="read")
-    error = release.by(Hub(hub.endpoint, token, token)).fails(r"may not create the repo \(403: .*write role")
+    error = release.by(Hub(hub.endpoint, token, token)).fails(r"permitted to create the repo \(403: .*write role")
     assert error.exit_code == 7
     assert "HF_WRITE_TOKEN needs write access to 'quantized'" in error.hint
     assert token not in error.message + error.hint
@@ -232,7 +232,11 @@ def test_commit_by_another_run_is_not_overwritten(
     if update:
         release.publish()
         release = release.next(tmp_path)
-    words = "another run published there meanwhile" if update else "content that awq-bot did not publish"
+    words = (
+        "another run has published to it since the plan was made"
+        if update
+        else "content that awq-bot did not publish"
+    )
     assert release.fails(words, progress=commit_by_hand).exit_code == 7
     assert hub.history(TARGET)[0].title == "by hand"
     assert (len(hub.history(TARGET)), release.private) == (3 if update else 2, not update)
@@ -248,7 +252,7 @@ def test_commit_is_made_once_whatever_happens_to_its_answer(hub: LocalHub, relea
 
 def test_commit_that_is_refused_is_not_retried(hub: LocalHub, release: Release) -> None:
     hub.faults.add(Fault(path="/commit/", status=403, body="quota", times=None))
-    release.fails(r"may not commit \(403")
+    release.fails(r"not permitted to commit \(403")
     assert len(requests(hub, "POST", "/commit/")) == 1
 
 

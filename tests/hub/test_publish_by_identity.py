@@ -249,7 +249,7 @@ def test_missing_permission_is_named(ours: Release, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "ghs_of_yesterday")
     ours.fails("its issuer answers 401", EnvironmentProblem)
     monkeypatch.delenv(missing)
-    assert "id-token: write" in ours.fails("may not request an id-token", EnvironmentProblem).hint
+    assert "id-token: write" in ours.fails("not permitted to request an id-token", EnvironmentProblem).hint
 
 
 def test_busy_exchange_is_retried_and_an_unknown_answer_is_named(hub: LocalHub, ours: Release) -> None:

@@ -94,7 +94,7 @@ def test_earlier_release_is_not_published_again(hub: LocalHub, old: Release, new
 
 def test_late_release_replaces_no_newer_one(hub: LocalHub, old: Release, new: Release, tmp_path: Path) -> None:
     first = dataclasses.replace(new, job=dataclasses.replace(new.job, replaces=None))
-    first.fails("another run published there meanwhile")
+    first.fails("another run has published to it since the plan was made")
     assert old.complete
     newest = old.next(tmp_path, NEW, '{"model_type": "llama"}')
     newest.publish()

@@ -230,7 +230,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, module: str, name: str, errors: lis
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(
     ("status", "kind", "words"),
-    [(503, HubFailsError, "answers 503"), (403, PublishError, r"may not upload assets/error\.png \(403")],
+    [(503, HubFailsError, "answers 503"), (403, PublishError, r"not permitted to upload assets/error\.png \(403")],
 )
 def test_refused_blob_is_an_error_with_a_hint(
     hub: LocalHub, release: Release, status: int, kind: type[BotError], words: str

@@ -200,9 +200,9 @@ def test_shards_are_those_that_the_index_names(hub: LocalHub) -> None:
         ("model.safetensors", b"", "model.safetensors: 0 bytes"),
         ("model.safetensors", b"\0\1", "model.safetensors: 2 bytes"),
         ("model.safetensors", b"\xff" * 100, "the header claims"),
-        ("model.safetensors", (50).to_bytes(8, "little") + b"{" * 50, "model.safetensors: the header is no JSON"),
+        ("model.safetensors", (50).to_bytes(8, "little") + b"{" * 50, "model.safetensors: the header is not JSON"),
         ("model.safetensors", safetensors({"a": [4]})[:-1], "model.safetensors: tensor 'a' ends at byte"),
-        ("model.safetensors", (2).to_bytes(8, "little") + b"[]", "the header is no JSON object"),
+        ("model.safetensors", (2).to_bytes(8, "little") + b"[]", "the header is not a JSON object"),
     ],
 )
 def test_broken_upload_is_named(

@@ -119,7 +119,7 @@ def test_missing_target_is_created_private_and_once(hub: LocalHub, tmp_path: Pat
 def test_refused_target_does_not_stop_the_others(hub: LocalHub) -> None:
     refused, created = pipeline.create_targets(as_bot(hub), [factories.entry(target="lab/Tiny-awq"), ENTRY])
     assert (refused.done, refused.private, refused.exit_code) == ((), None, 7)
-    assert "may not create the repo" in refused.problem
+    assert "not permitted to create the repo" in refused.problem
     assert "HF_CREATE_TOKEN needs write access to 'lab'" in refused.hint
     assert created.done == ("created, private",)
 
@@ -134,7 +134,7 @@ def test_create_token_is_the_one_that_is_used(hub: LocalHub, monkeypatch: pytest
 
 def test_without_a_token_nothing_is_requested(hub: LocalHub) -> None:
     forget_requests(hub)
-    with pytest.raises(PublishError, match="no token to create") as caught:
+    with pytest.raises(PublishError, match="no token that can create") as caught:
         pipeline.create_targets(Hub(hub.endpoint), [ENTRY])
     assert "HF_CREATE_TOKEN" in caught.value.hint
     assert all_requests(hub) == ()
@@ -186,4 +186,4 @@ def test_no_target_is_created_for_a_missing_source_or_an_entry_on_hold(
 def test_repo_that_the_token_cannot_read_is_named(hub: LocalHub, api: HfApi) -> None:
     headers = {"X-Error-Code": "RepoNotFound"}
     hub.faults.add(Fault(path=f"/models/{TARGET}/refs", status=404, headers=headers, times=None))
-    assert "it exists, and the token may not read it" in create(hub).problem
+    assert "it exists, but the token cannot read it" in create(hub).problem
