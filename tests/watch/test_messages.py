@@ -26,7 +26,7 @@ def assert_mistake(folder: Path, text: str, line: int, message: str, hint: str) 
         # Unknown keys, and known ones in the wrong place.
         ("recipe: {search: gram}", "unknown key 'search'", "Did you mean `method: awq+gptq`?"),
         ("recipe: {search: awq}", "unknown key 'search'", "Did you mean `method: awq`?"),
-        ("gate: {kl: 1}", "unknown key 'kl'", "Known here: max_kl, min_top1"),
+        ("gate: {kl: 1}", "unknown key 'kl'", "Allowed keys: max_kl, min_top1"),
         ("licenses: {alow: [mit]}", "unknown key 'alow'", "Did you mean 'allow'?"),
         ("samples: 64", "unknown key 'samples'", "It belongs under `calibration`."),
         ("publish_to: x", "unknown key 'publish_to'", "at the top of the file"),
