@@ -122,6 +122,7 @@ def _show_plan(entry: WatchEntry, *, force: bool) -> int:
         plan = pipeline.plan(Hub.from_environment(), [entry])
     except BotError as error:
         if not force:
+            err.print("nothing was added; --force adds the model without a plan", markup=False)
             raise
         err.print(terminal.error_text(error), soft_wrap=True)
         return error.exit_code

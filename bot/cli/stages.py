@@ -41,7 +41,10 @@ app = typer.Typer(rich_markup_mode="rich")
 
 @app.command()
 def pull(job: JobOption, watchlist: WatchlistOption = Path("watchlist.yaml")) -> None:
-    """Stage 1 of a job: fetch the source at its pinned commit, and the calibration files."""
+    """Stage 1 of a job: fetch the source at its pinned commit, and the calibration files.
+
+    Example: [bold]awq-bot pull --job work/JOB_ID[/]
+    """
     with terminal.Bars(err) as bars:
         weights = stages.pull(job_context(job.parent, watchlist.parent, bars), JobDir(job))
     out.print(f"{len(weights.files)} files of {weights.sha[:8]} in {job / weights.folder}", markup=False)
@@ -156,14 +159,20 @@ def evaluate(
 
 @app.command()
 def card(job: JobOption) -> None:
-    """Stage 4 of a job: write its model card and provenance."""
+    """Stage 4 of a job: write its model card and provenance.
+
+    Example: [bold]awq-bot card --job work/JOB_ID[/]
+    """
     stages.card(JobDir(job))
     out.print(str(job / "card" / "README.md"), markup=False)
 
 
 @app.command()
 def publish(job: JobOption, dry_run: DryRunOption = False) -> None:
-    """Stage 5 of a job: publish it. Does nothing if it is already published."""
+    """Stage 5 of a job: publish it. Does nothing if it is already published.
+
+    Example: [bold]awq-bot publish --job work/JOB_ID --dry-run[/]
+    """
     with terminal.Bars(err) as bars:
         context = job_context(job.parent, Path(), bars)
         if dry_run:

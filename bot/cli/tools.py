@@ -168,7 +168,10 @@ def hub(
 def demo(
     root: Annotated[Path, typer.Option(help="The folder for its Hub and its jobs.")] = Path("demo"),
 ) -> None:
-    """Run everything on this machine, with two tiny models and a local Hub. A few minutes."""
+    """Run everything on this machine, with two tiny models and a local Hub. A few minutes.
+
+    Example: [bold]awq-bot demo --root /tmp/awq-bot-demo[/]
+    """
     needs_extra("hub")
     needs_extra("quantize")
     from bot.cli.demo import run_demo

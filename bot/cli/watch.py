@@ -18,6 +18,7 @@ from bot.cli.console import (
     err,
     job_context,
     log,
+    model_reference,
     needs_extra,
     out,
     print_raw,
@@ -129,5 +130,6 @@ def _first_failure(planned: Plan, results: list[JobResult]) -> int:
 
 
 def _plan(watchlist: Path, *, only: str | None) -> Plan:
-    entries = watchlists.select(watchlists.load(watchlist), only, path=watchlist)
+    repo_id = model_reference(only).repo_id if only else None
+    entries = watchlists.select(watchlists.load(watchlist), repo_id, path=watchlist)
     return pipeline.plan(Hub.from_environment(), entries)

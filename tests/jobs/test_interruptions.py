@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from collections.abc import Iterator
 from functools import partial
@@ -135,6 +136,18 @@ def stop_at(sandbox: Sandbox, fault: Fault, number: signal.Signals) -> Result:
 def assert_interrupted(result: Result) -> None:
     assert result.returncode == 130, result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_two_runs_racing_for_one_target_publish_once_and_both_end_well(
+    sandbox_before: SandboxBefore, expected: Tree
+) -> None:
+    sandbox = sandbox_before("publish")
+    shutil.copytree(sandbox.root / "work", sandbox.root / "other")
+    with sandbox.start("run") as first, sandbox.start("run", "--work", "other") as second:
+        ends = [process.communicate(timeout=120) for process in (first, second)]
+    assert [first.returncode, second.returncode] == [0, 0], ends
+    assert sandbox.hub.files(TARGET) == expected
+    assert len([commit for commit in sandbox.hub.history(TARGET) if commit.title.startswith("AWQ INT4")]) == 1
 
 
 def test_ctrl_c_while_quantizing_ends_both_and_leaves_no_half_folder(trained: Sandbox) -> None:
