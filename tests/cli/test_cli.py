@@ -80,9 +80,9 @@ def test_the_shell_completes_verbs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (done.returncode, done.stdout.split()) == (0, ["plan"]), done.stderr
 
 
-def test_every_verbs_help_has_an_example_or_is_a_stage() -> None:
+def test_every_verbs_help_has_an_example() -> None:
     without = {name for name, verb in app.command().commands.items() if "Example: " not in verb.help}
-    assert without == {"pull", "card", "publish", "refresh", "demo", "actions"}
+    assert without == {"actions", "refresh"}  # a group, and what only a child process calls
 
 
 @pytest.mark.parametrize(

@@ -141,7 +141,7 @@ def assert_interrupted(result: Result) -> None:
 def test_two_runs_racing_for_one_target_publish_once_and_both_end_well(
     sandbox_before: SandboxBefore, expected: Tree
 ) -> None:
-    sandbox = sandbox_before("publish")
+    sandbox = sandbox_before()
     shutil.copytree(sandbox.root / "work", sandbox.root / "other")
     with sandbox.start("run") as first, sandbox.start("run", "--work", "other") as second:
         ends = [process.communicate(timeout=120) for process in (first, second)]
