@@ -96,3 +96,45 @@ def test_a_folder_that_another_process_serves_is_refused(
     second = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert second.returncode == 8
     assert "another process serves this folder" in second.stderr
+
+
+# What README prints besides: installing (run by tests/workflows/test_five_steps.py), the Hub itself, and what only
+# the real Hub has, which is Qwen3-4B and the default data sets at their pinned commits.
+ELSEWHERE = re.compile(
+    r"git clone|python3\.11 -m venv|pip install|awq-bot (hub$|add Qwen|plan +#|run --work /mnt)", re.MULTILINE
+)
+
+
+@pytest.mark.slow
+def test_every_command_that_readme_prints_works_as_printed(
+    tmp_path: Path, environment: dict[str, str], serving: subprocess.Popen[str]
+) -> None:
+    section = (ROOT / "README.md").read_text().split("## From the command line")[1].split("\n## ")[0]
+    blocks = "".join(re.findall(r"```console\n(.*?)```", section, re.DOTALL))
+    commands = [text for text in re.split(r"^\$ ", blocks, flags=re.MULTILINE) if text]
+    assert len(commands) > 10
+    assert serving.stdout is not None
+    printed = "".join(iter(serving.stdout.readline, "export HF_HUB_DISABLE_XET=1\n"))
+    hub = dict(re.findall(r"export (\w+)=(\S+)", printed))
+    script = "cd checkout\n" + "".join(text for text in commands if not ELSEWHERE.match(text))
+    script = script.replace("http://127.0.0.1:8765", hub["HF_ENDPOINT"]).replace(
+        "HF_TOKEN=...", f"HF_TOKEN={hub['HF_TOKEN']}"
+    )
+    script = script.replace(
+        "mkdir ~/awq && cd ~/awq ", "mkdir ~/awq; ln -s ~/checkout/tests ~/awq/tests; cd ~/awq "
+    )
+    (tmp_path / "checkout").symlink_to(ROOT)
+    done = subprocess.run(
+        ["bash", "-eux", "-o", "pipefail"],
+        input=script,
+        cwd=tmp_path,
+        env=environment | {"HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = re.findall(r"^\+ ((?:hf|awq-bot) \S+)", done.stderr, re.MULTILINE)
+    assert run == [
+        "awq-bot init", "awq-bot check", "hf upload", "awq-bot plan", "awq-bot run", "awq-bot verify",
+    ]  # fmt: skip
