@@ -79,7 +79,7 @@ class Step:
 def _print(lines: Iterable[str]) -> None:
     """Workflow commands. Flushed, so that they are in order with the output of child processes."""
     for line in lines:
-        print(line, flush=True)  # noqa: T201
+        print(line, flush=True)  # noqa: T201 - the runner reads commands from plain stdout
 
 
 def _text(message: str, hint: str) -> str:

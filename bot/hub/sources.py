@@ -27,7 +27,7 @@ from bot.checkpoint.repo_files import (
     WEIGHT_INDEX,
     is_safe_path,
 )
-from bot.errors import UpstreamError
+from bot.errors import BotError, UpstreamError
 from bot.hub.fetch import read_range, read_small_file, side_by_side
 from bot.hub.session import Hub, HubFailsError, call, status_of
 from bot.records import DatasetListing, Details, HubFile, TensorInfo, TextSource, Upstream, WatchEntry
@@ -58,21 +58,23 @@ def read_datasets(hub: Hub, sources: Iterable[TextSource]) -> tuple[DatasetListi
 def _upstream(hub: Hub, entry: WatchEntry) -> Upstream:
     try:
         info = call(lambda: _model_info(hub.reader, entry))
-    except GatedRepoError:
-        problem = "gated: our token has no access"
-    except RevisionNotFoundError:
-        problem = f"missing: no revision {entry.revision!r}"
-    except RepositoryNotFoundError:
-        problem = "missing: no such repo, or private without access for our token"
-    except HfHubHTTPError as error:
-        problem = f"the Hub answers {status_of(error)}"
-    except HubFailsError as error:
-        problem = error.message
-    except UpstreamError as error:
-        problem = error.message
-    else:
-        return _read_upstream(entry.repo_id, info)
-    return Upstream(repo_id=entry.repo_id, problem=problem)
+    except (HfHubHTTPError, HubFailsError, UpstreamError) as error:
+        problem = _problem_of(error, what="repo", revision=f"revision {entry.revision!r}")
+        return Upstream(repo_id=entry.repo_id, problem=problem)
+    return _read_upstream(entry.repo_id, info)
+
+
+def _problem_of(error: HfHubHTTPError | BotError, *, what: str, revision: str) -> str:
+    """Why a repo cannot be read, in short. The plan's refusals depend on the first word."""
+    if isinstance(error, BotError):
+        return error.message
+    if isinstance(error, GatedRepoError):
+        return "gated: our token has no access"
+    if isinstance(error, RevisionNotFoundError):
+        return f"missing: no {revision}"
+    if isinstance(error, RepositoryNotFoundError):
+        return f"missing: no such {what}, or private without access for our token"
+    return f"the Hub answers {status_of(error)}"
 
 
 def _model_info(api: HfApi, entry: WatchEntry) -> ModelInfo:
@@ -213,19 +215,10 @@ def _dataset(hub: Hub, repo_id: str, revision: str) -> DatasetListing:
         paths = tuple(sibling.rfilename for sibling in info.siblings or ())
         if info.gated:
             _check_access(hub.reader, repo_id, revision, paths)
-    except GatedRepoError:
-        problem = "gated: our token has no access"
-    except RevisionNotFoundError:
-        problem = f"missing: no commit {revision[:8]}"
-    except RepositoryNotFoundError:
-        problem = "missing: no such data set, or private without access for our token"
-    except HfHubHTTPError as error:
-        problem = f"the Hub answers {status_of(error)}"
-    except HubFailsError as error:
-        problem = error.message
-    else:
-        return DatasetListing(repo_id=repo_id, revision=revision, paths=paths)
-    return DatasetListing(repo_id=repo_id, revision=revision, problem=problem)
+    except (HfHubHTTPError, HubFailsError) as error:
+        problem = _problem_of(error, what="data set", revision=f"commit {revision[:8]}")
+        return DatasetListing(repo_id=repo_id, revision=revision, problem=problem)
+    return DatasetListing(repo_id=repo_id, revision=revision, paths=paths)
 
 
 def _check_access(api: HfApi, repo_id: str, revision: str, paths: tuple[str, ...]) -> None:

@@ -33,7 +33,7 @@ HEADER = "X-Local-Hub"
 PUBLISHER = "[OIDC]"  # the author of a workflow's commits
 _GRANT = "urn:ietf:params:oauth:grant-type:token-exchange"
 _ID_TOKEN = "urn:ietf:params:oauth:token-type:id_token"  # noqa: S105 - a name, no secret
-_ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105
+_ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105 - likewise
 _START_TIMEOUT_S = 10.0
 _UNFINISHED_REQUESTS_S = 1.0
 
@@ -169,7 +169,7 @@ class Connections:
         transports = self._transports
 
         class Protocol(H11Protocol):
-            def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # always a TCP one
                 super().connection_made(transport)
                 # asyncio sets it only on sockets that name their protocol. Without it, a response whose head and
                 # body are sent separately waits 40 ms for an acknowledgement (Nagle's algorithm).

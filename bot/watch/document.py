@@ -162,7 +162,7 @@ class _Reading:
             raise _no_aliases(line)
         self._seen.add(id(node))
         plain = isinstance(node, yaml.ScalarNode) and node.style is None
-        resolved = self._loader.resolve(type(node), node.value, (plain, not plain))  # type: ignore[no-untyped-call]
+        resolved = self._loader.resolve(type(node), node.value, (plain, not plain))  # type: ignore[no-untyped-call]  # PyYAML
         tagged = node.tag != resolved
         if tagged:
             self._mistake(line, f"the YAML tag {_shortened(node.tag)} is not read", "Remove it.")
