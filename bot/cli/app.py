@@ -24,6 +24,7 @@ import bot
 from bot.cli import actions, setup, stages, terminal, tools, watch
 from bot.cli.console import Panel, child_options, err, help_without_verb, log, out, problem_of
 from bot.errors import BotError, WatchlistError
+from bot.jobs.worker import PARENT
 from bot.watch.watchlist import InvalidWatchlistError
 
 _HELP = ["-h", "--help"]
@@ -68,7 +69,8 @@ def main() -> None:
         err.print(terminal.error_text(problem), soft_wrap=True)
         code = problem.exit_code
     if code == INTERRUPTED:
-        err.print("interrupted; to go on, run the same command again")
+        if PARENT not in os.environ:  # Ctrl-C reaches a child process too, and its parent says it
+            err.print("interrupted; to go on, run the same command again")
         sys.stdout.flush()
         # Threads may still wait for an answer from the network; the user should not wait for them.
         os._exit(INTERRUPTED)

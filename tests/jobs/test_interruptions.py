@@ -136,6 +136,7 @@ def stop_at(sandbox: Sandbox, fault: Fault, number: signal.Signals) -> Result:
 def assert_interrupted(result: Result) -> None:
     assert result.returncode == 130, result.stderr
     assert "Traceback" not in result.stderr
+    assert result.stderr.count("interrupted") <= 1, result.stderr
 
 
 def test_two_runs_racing_for_one_target_publish_once_and_both_end_well(
