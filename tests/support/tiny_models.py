@@ -1,11 +1,20 @@
-"""Tiny random models of each family, with outlier channels, and an independent reader of AWQ folders."""
+"""Tiny random models of each family, with outlier channels, and an independent reader of AWQ folders.
+
+python -m tests.support.tiny_models --check            build and run every type, some minutes
+python -m tests.support.tiny_models --check TYPE...    only these types
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
+import subprocess
+import sys
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +22,14 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+)
 
 from bot.records import CalibrationSet
+from tests.support.tiny_configs import NOT_TRIED, VISION_LANGUAGE, VOCABULARY, merged, tiny_settings
 
-VOCABULARY = 512
 GQA = {"num_attention_heads": 4, "num_key_value_heads": 2}
 SIZES = {
     "vocab_size": VOCABULARY,
@@ -90,14 +103,32 @@ VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
 )
 
 
+ALL_TYPES = frozenset(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) | frozenset(VISION_LANGUAGE)
+
+
 def build(model_type: str, folder: Path, *, dtype: torch.dtype = torch.float16, **changes: Any) -> Path:
     """Save a random model of this type into folder, as a repo holds it."""
     torch.manual_seed(0)
-    config = transformers.AutoConfig.for_model(model_type, **CONFIGS[model_type] | changes)
-    model = transformers.AutoModelForCausalLM.from_config(config)
+    settings = CONFIGS[model_type] if model_type in CONFIGS else tiny_settings(model_type)
+    config = transformers.AutoConfig.for_model(model_type, **merged(settings, changes))
+    auto = transformers.AutoModelForCausalLM
+    if model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        auto = transformers.AutoModelForImageTextToText
+    with _uninitialized_as_nan():
+        model = auto.from_config(config)
+    _initialize_rest(model)
     _make_outliers(model)
-    model.to(dtype).save_pretrained(folder)
+    for parameter in model.parameters():  # not the buffers, which may be complex
+        parameter.data = parameter.data.to(dtype)
+    model.save_pretrained(folder)
     return folder
+
+
+def load(folder: Path) -> nn.Module:
+    """The float32 model of the class that config.json names."""
+    (architecture,) = json.loads((folder / "config.json").read_text())["architectures"]
+    model: nn.Module = getattr(transformers, architecture).from_pretrained(folder, dtype=torch.float32)
+    return model
 
 
 def random_blocks(samples: int, seq_len: int, *, seed: int = 0) -> Tensor:
@@ -119,9 +150,7 @@ def logits_of(folder: Path, tokens: Tensor, *, weights: Mapping[str, Tensor] | N
             shutil.copy(folder / "config.json", other)
             contiguous = {name: value.contiguous() for name, value in weights.items()}
             save_file(contiguous, Path(other) / "model.safetensors", metadata={"format": "pt"})
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            folder if weights is None else other, dtype=torch.float32
-        )
+        model = load(folder if weights is None else Path(other))
     logits: Tensor = model.eval()(tokens).logits
     return logits
 
@@ -177,3 +206,70 @@ def _make_outliers(model: nn.Module) -> None:
             parameter.copy_(torch.exp(torch.randn_like(parameter)) - offset)
         elif parameter.dim() == 1:
             parameter.add_(0.02 * torch.randn_like(parameter))
+
+
+@contextmanager
+def _uninitialized_as_nan() -> Iterator[None]:
+    """torch.empty fills with NaN, so that parameters that no rule of transformers initializes can be found."""
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@torch.no_grad()
+def _initialize_rest(model: nn.Module) -> None:
+    """Random numbers where transformers leaves none, such as routers that begin at zero."""
+    for parameter in model.parameters():
+        if parameter.isnan().any():
+            parameter.normal_(0, 0.02)
+        elif parameter.dim() > 1 and parameter.numel() > 1 and parameter.min() == parameter.max():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+
+
+def check(model_type: str, folder: Path) -> str:
+    """Build a model of this type, read it back and run it. Its size, and whether it reads later tokens."""
+    model = load(build(model_type, folder)).eval()
+    tokens = random_blocks(2, 64)
+    changed = tokens.clone()
+    changed[:, 32] = (changed[:, 32] + 1) % VOCABULARY
+    with torch.no_grad():
+        logits: Tensor = model(tokens).logits
+        moved = (model(changed).logits - logits).abs().amax(dim=(0, 2))
+    if not logits.isfinite().all():
+        raise ValueError("a logit is not finite")
+    if not moved[32:].any():
+        raise ValueError("the logits do not depend on the tokens")
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    size_bytes = sum(file.stat().st_size for file in folder.iterdir())
+    looks_ahead = moved[:32].max() > 1e-5 * moved.max()
+    return f"{parameters:,} parameters, {size_bytes / 1e6:.1f} MB{', not causal' if looks_ahead else ''}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--check", metavar="TYPE", nargs="*", required=True)
+    types = parser.parse_args().check
+    if len(types) == 1:
+        torch.set_num_threads(1)
+        with tempfile.TemporaryDirectory() as folder:
+            print(check(types[0], Path(folder)))
+        return
+    for model_type in types or sorted(ALL_TYPES):
+        start = time.monotonic()
+        outcome = f"not tried, {NOT_TRIED[model_type]}" if model_type in NOT_TRIED else _checked(model_type)
+        print(f"{model_type}: {outcome}, {time.monotonic() - start:.1f} s", flush=True)
+
+
+def _checked(model_type: str) -> str:
+    """In a separate process, so that a type may crash."""
+    command = [sys.executable, "-m", "tests.support.tiny_models", "--check", model_type]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return f"ok, {done.stdout.strip().splitlines()[-1]}"
+    return f"FAILED, {(done.stderr.strip().splitlines() or ['it crashed'])[-1]}"
+
+
+if __name__ == "__main__":
+    main()
