@@ -7,6 +7,7 @@ and same kind of CPU: same weights.
 
 import argparse
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,8 +20,14 @@ from tests.assets import corpus, outliers
 from tests.assets.training import Schedule, perplexity, train
 
 ASSETS: Final = Path(__file__).parent
-SCHEDULES: Final = {"qwen3-tiny": Schedule(seed=20, steps=1400), "llama-tiny": Schedule(seed=20, steps=1400)}
-SHARDS: Final = {"qwen3-tiny": 1, "llama-tiny": 2}
+SCHEDULES: Final = {
+    "qwen3-tiny": Schedule(seed=20, steps=1400),
+    "llama-tiny": Schedule(seed=20, steps=1400),
+    "qwen3-moe-tiny": Schedule(seed=20, steps=1800),
+}
+SHARDS: Final = {"qwen3-tiny": 1, "llama-tiny": 2, "qwen3-moe-tiny": 1}
+# transformers stacks the projections of all experts in two tensors when it loads a mixture.
+FUSED: Final = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}
 
 
 def main() -> None:
@@ -68,7 +75,7 @@ def finish(model: Any, tokens: dict[str, Tensor], repo: Path, seed: int) -> None
 
 def write_weights(model: Any, repo: Path, *, shards: int) -> None:
     """fp16 safetensors, in the model's order of tensors; an index where there is more than one shard."""
-    tensors = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}
+    tensors = {name: tensor.half().contiguous() for name, tensor in _stored(model)}
     if model.config.tie_word_embeddings:
         del tensors["lm_head.weight"]
     if shards == 1:
@@ -85,6 +92,18 @@ def write_weights(model: Any, repo: Path, *, shards: int) -> None:
         _save({name: tensors[name] for name in tensors if weight_map[name] == file}, repo / file)
     index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(weight_map.items()))}
     (repo / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _stored(model: Any) -> Iterator[tuple[str, Tensor]]:
+    """The model's tensors as repos store them: one per expert and projection."""
+    for name, tensor in model.state_dict().items():
+        experts, _, fused = name.rpartition(".")
+        if not experts.endswith(".experts"):
+            yield name, tensor
+            continue
+        for index, expert in enumerate(tensor):
+            parts = zip(FUSED[fused], expert.chunk(len(FUSED[fused])), strict=True)
+            yield from ((f"{experts}.{index}.{part}.weight", weight) for part, weight in parts)
 
 
 def _save(tensors: dict[str, Tensor], path: Path) -> None:

@@ -1,4 +1,4 @@
-"""One byte-level BPE for both models, and the token streams they are trained and measured on."""
+"""One byte-level BPE for all models, and the token streams they are trained and measured on."""
 
 import json
 from pathlib import Path

@@ -19,22 +19,30 @@ def rescale(model: Any, *, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     config = model.config
     for layer in model.model.layers:
-        attention, mlp = layer.self_attn, layer.mlp
-        hidden, intermediate = mlp.gate_proj.in_features, mlp.gate_proj.out_features
-        attended = (attention.q_proj, attention.k_proj, attention.v_proj)
-        _move(layer.input_layernorm.weight, attended, _ratios(hidden, generator))
-        _move(layer.post_attention_layernorm.weight, (mlp.gate_proj, mlp.up_proj), _ratios(hidden, generator))
-        _move(mlp.up_proj.weight, (mlp.down_proj,), _ratios(intermediate, generator))
-        value = _ratios(attention.v_proj.out_features, generator)
+        attention = layer.self_attn
+        attended = (attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight)
+        _move(layer.input_layernorm.weight, attended, _ratios((config.hidden_size,), generator))
+        read_by, up, down = _mlp(layer.mlp)
+        _move(layer.post_attention_layernorm.weight, read_by, _ratios((config.hidden_size,), generator))
+        _move(up, (down,), _ratios(up.shape[:-1], generator))
+        value = _ratios((attention.v_proj.out_features,), generator)
         attention.v_proj.weight.mul_(value[:, None])
         attention.o_proj.weight.div_(_for_every_head(value, config))
 
 
-def _move(made: Tensor, read_by: tuple[Any, ...], ratios: Tensor) -> None:
-    """`made` is a norm's weight [channels] or a linear's [channels, in]; readers' weights are [out, channels]."""
-    made.mul_(ratios if made.ndim == 1 else ratios[:, None])
-    for linear in read_by:
-        linear.weight.div_(ratios)
+def _mlp(mlp: Any) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
+    """What reads the norm, then up_proj and down_proj; of a mixture, with every expert's [experts, out, in]."""
+    if not hasattr(mlp, "experts"):
+        return (mlp.gate_proj.weight, mlp.up_proj.weight), mlp.up_proj.weight, mlp.down_proj.weight
+    gate_up, down = mlp.experts.gate_up_proj, mlp.experts.down_proj
+    return (gate_up, mlp.gate.weight), gate_up[:, gate_up.shape[1] // 2 :], down
+
+
+def _move(made: Tensor, read_by: tuple[Tensor, ...], ratios: Tensor) -> None:
+    """`made` is a norm's weight [channels] or a linear's [..., channels, in]; readers are [..., out, channels]."""
+    made.mul_(ratios if made.ndim == 1 else ratios[..., None])
+    for weight in read_by:
+        weight.div_(ratios[..., None, :])
 
 
 def _for_every_head(value: Tensor, config: Any) -> Tensor:
@@ -43,5 +51,5 @@ def _for_every_head(value: Tensor, config: Any) -> Tensor:
     return per_head.repeat_interleave(config.num_attention_heads // config.num_key_value_heads, dim=0).flatten()
 
 
-def _ratios(channels: int, generator: torch.Generator) -> Tensor:
-    return torch.exp(SPREAD * torch.randn(channels, generator=generator))
+def _ratios(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    return torch.exp(SPREAD * torch.randn(shape, generator=generator))

@@ -2,11 +2,12 @@
 
 import time
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss_func
 
 WARM_UP_STEPS: Final = 60
 # The last steps see longer windows, so that positions up to 512 are trained too.
@@ -37,7 +38,10 @@ class Schedule:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose update is made orthogonal by five Newton-Schulz steps (https://kellerjordan.github.io/posts/muon)."""
+    """Momentum whose update is made orthogonal by five Newton-Schulz steps (https://kellerjordan.github.io/posts/muon).
+
+    Parameters are matrices [rows, columns] or stacks of them [experts, rows, columns].
+    """
 
     def __init__(self, params: list[nn.Parameter], lr: float, momentum: float = 0.95) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum})
@@ -51,18 +55,18 @@ class Muon(torch.optim.Optimizer):
                 buffer.lerp_(param.grad, 1 - group["momentum"])
                 update = orthogonalised(param.grad.lerp(buffer, group["momentum"]))
                 param.mul_(1 - group["lr"] * MUON_DECAY)
-                param.add_(update, alpha=-group["lr"] * max(1, param.shape[0] / param.shape[1]) ** 0.5)
+                param.add_(update, alpha=-group["lr"] * max(1, param.shape[-2] / param.shape[-1]) ** 0.5)
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:
-    """`matrix` [rows, columns] with its singular values moved close to one."""
-    tall = matrix.shape[0] > matrix.shape[1]
-    x = matrix.T if tall else matrix
-    x = (x / (x.norm() + 1e-7)).bfloat16()
+    """`matrix` [..., rows, columns] with its singular values moved close to one."""
+    tall = matrix.shape[-2] > matrix.shape[-1]
+    x = matrix.mT if tall else matrix
+    x = (x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)).bfloat16()
     for _ in range(5):
-        gram = x @ x.T
+        gram = x @ x.mT
         x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
-    found: Tensor = (x.T if tall else x).to(matrix.dtype)
+    found: Tensor = (x.mT if tall else x).to(matrix.dtype)
     return found
 
 
@@ -96,17 +100,36 @@ def perplexity(model: nn.Module, blocks: Tensor) -> float:
     return float(torch.stack(losses).mean().exp())
 
 
-def _loss(model: nn.Module, windows: Tensor) -> Tensor:
+def _loss(model: Any, windows: Tensor) -> Tensor:
+    routed = hasattr(model.config, "num_experts")
+    options = {"output_router_logits": True} if routed else {}
     with torch.autocast("cpu", torch.bfloat16):
-        logits = model(input_ids=windows[:, :-1], use_cache=False).logits
-    return cross_entropy(logits.float().flatten(0, 1), windows[:, 1:].flatten())
+        output = model(input_ids=windows[:, :-1], use_cache=False, **options)
+    loss = cross_entropy(output.logits.float().flatten(0, 1), windows[:, 1:].flatten())
+    return loss + _imbalance(output.router_logits, model.config) if routed else loss
+
+
+def _imbalance(router_logits: tuple[Tensor, ...], config: Any) -> Tensor:
+    """The weighted load-balancing loss (https://huggingface.co/papers/2101.03961), as the mean over layers.
+
+    The model's own loss adds up the layers first: an idle expert of one layer can hide behind busy ones of others.
+    router_logits: one [n_tokens, n_experts] per layer.
+    """
+    losses = [
+        load_balancing_loss_func((logits.float(),), config.num_experts, config.num_experts_per_tok)
+        for logits in router_logits
+    ]
+    weighted: Tensor = config.router_aux_loss_coef * torch.stack(losses).mean()
+    return weighted
 
 
 def _optimizers(model: nn.Module) -> list[torch.optim.Optimizer]:
     inside: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
     for name, param in model.named_parameters():
-        (inside if param.ndim == 2 and ".layers." in name else rest).append(param)
+        # A router is a classifier, with one row per expert. Muon is for the matrices between hidden states.
+        matrix = param.ndim > 1 and ".layers." in name and not name.endswith("mlp.gate.weight")
+        (inside if matrix else rest).append(param)
     optimizers = [Muon(inside, MUON_RATE), torch.optim.AdamW(rest, ADAM_RATE, (0.9, 0.95), weight_decay=0.01)]
     for optimizer in optimizers:
         for group in optimizer.param_groups:
