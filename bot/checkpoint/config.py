@@ -7,6 +7,7 @@ are edited and every other byte stays as it was.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from bot.errors import UnsupportedModelError, UpstreamError
@@ -22,10 +23,18 @@ def parse_config(content: bytes, *, where: str = "config.json") -> dict[str, Any
     return parse_object(content, where=where)
 
 
-def artifact_config(upstream: bytes, *, recipe: Recipe, artifact_dtype: str, where: str = "config.json") -> bytes:
+def artifact_config(
+    upstream: bytes,
+    *,
+    recipe: Recipe,
+    modules_to_not_convert: Sequence[str],
+    artifact_dtype: str,
+    where: str = "config.json",
+) -> bytes:
     """upstream's bytes with `quantization_config` added and its dtype key set to artifact_dtype (`float16`).
 
-    Raises UpstreamError as parse_config does, UnsupportedModelError when the model is already quantized.
+    modules_to_not_convert: what is not packed and has a matrix, by full path. Raises UpstreamError as parse_config
+    does, UnsupportedModelError when the model is already quantized.
     """
     config = parse_config(upstream, where=where)
     if config.get("quantization_config") is not None:
@@ -36,10 +45,11 @@ def artifact_config(upstream: bytes, *, recipe: Recipe, artifact_dtype: str, whe
     content = upstream
     for key in [key for key in DTYPE_KEYS if key in config] or [DTYPE_KEYS[0]]:
         content = set_key(content, key, artifact_dtype, where=where)
-    return set_key(content, "quantization_config", quantization_config(recipe), where=where)
+    written = quantization_config(recipe, modules_to_not_convert)
+    return set_key(content, "quantization_config", written, where=where)
 
 
-def quantization_config(recipe: Recipe) -> dict[str, object]:
+def quantization_config(recipe: Recipe, modules_to_not_convert: Sequence[str]) -> dict[str, object]:
     """The keys that AutoAWQ 0.2.9 writes and that vLLM, SGLang and transformers read."""
     return {
         "quant_method": "awq",
@@ -47,7 +57,7 @@ def quantization_config(recipe: Recipe) -> dict[str, object]:
         "group_size": recipe.group_size,
         "zero_point": recipe.zero_point,
         "version": recipe.version,
-        "modules_to_not_convert": list(recipe.modules_to_not_convert) or None,
+        "modules_to_not_convert": list(modules_to_not_convert) or None,
     }
 
 

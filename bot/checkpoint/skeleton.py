@@ -6,11 +6,15 @@ The tensors of a part are read from the checkpoint by offset, assigned, and unlo
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,35 +22,36 @@ import torch
 import transformers
 from accelerate import init_empty_weights
 from torch import Tensor, nn
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import WeightRenaming, rename_source_key
+from torch.overrides import TorchFunctionMode
 
+from bot.checkpoint.experts import separate_experts
+from bot.checkpoint.origins import Origin, Origins, Read, find_origins, read_values, separated, shape_of
 from bot.errors import EnvironmentProblem, UnsupportedModelError, UpstreamError
 from bot.records import TensorInfo
 
-Read = Callable[[str], Tensor]  # the source's name of a tensor -> the tensor, on the CPU
-Names = Mapping[str, str]  # the model's name of a tensor -> the source's
 Item = TypeVar("Item")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Skeleton:
     """model: without weights. layers: its decoder layers; path: of their list in the model.
 
-    names: the source's name for each tensor of the model that the source has. read: reads such a tensor. dtype:
-    what its floats are converted to.
+    origins: of each tensor of the model that the source has. stored: the names that read takes. dtype: what floats
+    are converted to. unread: paths of the modules that text does not reach, such as a vision tower.
     """
 
     model: Any
     path: str
     layers: nn.ModuleList
-    names: Names
+    origins: Origins
+    stored: Container[str]
     read: Read
     dtype: torch.dtype
+    unread: tuple[str, ...]
 
     def layer_tensors(self, index: int) -> dict[str, Tensor]:
         """Read the tensors of one layer, by the layer's own names."""
-        return self._read(_sources(self.layers[index], f"{self.path}.{index}", self.names))
+        return self._read(origins_inside(self.layers[index], f"{self.path}.{index}", self.origins))
 
     def tensors_before(self) -> dict[str, Tensor]:
         """Read everything outside the layers except an untied output embedding."""
@@ -56,25 +61,75 @@ class Skeleton:
         """Read everything outside the layers except an untied input embedding."""
         return self._read(self._outside(self.model.get_output_embeddings(), self.model.get_input_embeddings()))
 
-    def _outside(self, kept: nn.Module | None, skipped: nn.Module | None) -> dict[str, str]:
-        without = self._sources_of(skipped) - self._sources_of(kept)
+    def name_of(self, path: str) -> str:
+        """The stored name of a linear, without `.weight`. path: the linear's in the model."""
+        return self.origins[f"{path}.weight"].name.removesuffix(".weight")
+
+    def linears_outside(self) -> tuple[str, ...]:
+        """Paths of the linears that text reaches and that are in no layer, but for the output embedding."""
+        head = self.model.get_output_embeddings()
+        return tuple(
+            name
+            for name, module in self.model.named_modules()
+            if isinstance(module, nn.Linear)
+            and module is not head
+            and not is_inside(name, (self.path, *self.unread))
+        )
+
+    def why_fixed(self, key: str) -> str | None:
+        """Why an artifact cannot hold another value of this tensor, or its packed form; None where it can."""
+        origin = self.origins[key]
+        if self._shared[origin.name] > 1:
+            return "stored once for several layers"
+        if origin.name in self.stored or origin.part is not None:
+            return None if origin.name.endswith((".weight", ".bias")) else "stored under a name without `.weight`"
+        return "stored in another form"
+
+    @cached_property
+    def _shared(self) -> Counter[str]:
+        """How many tensors of the layers are stored under each name."""
+        inside = (key for key in self.origins if is_inside(key, (self.path,)))
+        return Counter(self.origins[key].name for key in inside)
+
+    def tensors_as_written(
+        self, tensors: Mapping[str, TensorInfo], packed: Collection[str]
+    ) -> dict[str, TensorInfo]:
+        """The source's tensors in their order, but experts that the artifact packs one by one each for itself.
+
+        packed: stored names of linears, without `.weight`.
+        """
+        replaced: dict[str, list[TensorInfo]] = {}
+        for key, value in self.model.state_dict().items():
+            origin = self.origins.get(key)
+            if origin is not None and origin.part is not None and origin.name not in tensors:
+                sources = origin.names(tensors)
+                if origin.name.rpartition(".")[0] in packed:
+                    info = TensorInfo(name=origin.name, dtype=tensors[sources[0]].dtype, shape=tuple(value.shape))
+                    replaced.setdefault(sources[0], []).append(info)
+                    for other in sources[1:]:
+                        replaced.setdefault(other, [])
+        return {info.name: info for name in tensors for info in replaced.get(name, [tensors[name]])}
+
+    def _outside(self, kept: nn.Module | None, skipped: nn.Module | None) -> dict[str, Origin]:
+        without = self._names_of(skipped) - self._names_of(kept)
         return {
-            key: source
-            for key, source in _sources(self.model, "", self.names).items()
-            if not key.startswith(f"{self.path}.") and source not in without
+            key: origin
+            for key, origin in origins_inside(self.model, "", self.origins).items()
+            if not is_inside(key, (self.path, *self.unread)) and origin.name not in without
         }
 
-    def _sources_of(self, part: nn.Module | None) -> set[str]:
-        path = next((name for name, module in self.model.named_modules() if module is part), None)
-        return set() if part is None or path is None else set(_sources(part, path, self.names).values())
+    def _names_of(self, part: nn.Module | None) -> set[str]:
+        path = path_of(self.model, part)
+        found = {} if part is None or path is None else origins_inside(part, path, self.origins)
+        return {origin.name for origin in found.values()}
 
-    def _read(self, sources: Mapping[str, str]) -> dict[str, Tensor]:
-        # Tied tensors have one source, and share their memory.
-        values = {source: self.read(source) for source in dict.fromkeys(sources.values())}
-        values = {
-            name: value.to(self.dtype) if value.is_floating_point() else value for name, value in values.items()
+    def _read(self, origins: Origins) -> dict[str, Tensor]:
+        # Tied tensors have one origin, and share their memory.
+        values = read_values(origins, self.read, stored=self.stored)
+        converted = {
+            id(value): value.to(self.dtype) if value.is_floating_point() else value for value in values.values()
         }
-        return {key: values[source] for key, source in sources.items()}
+        return {key: converted[id(value)] for key, value in values.items()}
 
 
 def open_skeleton(
@@ -84,19 +139,35 @@ def open_skeleton(
     read: Read,
     dtype: torch.dtype,
     trust_remote_code: bool,
+    stored: Container[str] | None = None,
 ) -> Skeleton:
-    """The model of a source folder. tensors: the source's; read: reads one of them, or a substitute of that name.
+    """The model of a source folder. tensors: the source's.
 
-    Raises UnsupportedModelError or UpstreamError when config.json and the tensors do not match.
+    read: reads one of them, or a substitute of that name; stored: the names that it takes, if others than the
+    source's. Raises UnsupportedModelError or UpstreamError when config.json and the tensors do not match.
     """
     model = empty_model(folder, dtype=dtype, trust_remote_code=trust_remote_code)
-    names = source_names(model, tensors, where=folder)
+    # The conversions look at the model as transformers builds it.
+    origins = find_origins(copy.deepcopy(model), tensors)
+    for key, tied_to in model.all_tied_weights_keys.items():
+        if tied_to in origins:
+            origins[key] = origins[tied_to]
+    _check_complete(dict(model.named_parameters(remove_duplicate=False)), origins, tensors, where=folder)
     path, layers = decoder_layers(model)
-    return Skeleton(model=model, path=path, layers=layers, names=names, read=read, dtype=dtype)
+    return Skeleton(
+        model=model,
+        path=path,
+        layers=layers,
+        origins=separated(origins, separate_experts(model), tensors),
+        stored=tensors if stored is None else stored,
+        read=read,
+        dtype=dtype,
+        unread=modules_beside_text(model),
+    )
 
 
 def empty_model(folder: Path, *, dtype: torch.dtype, trust_remote_code: bool) -> Any:
-    """A causal language model in eval mode whose parameters have shapes but no values; its buffers have both.
+    """A language model in eval mode whose parameters have shapes but no values; its buffers have both.
 
     Raises UnsupportedModelError when transformers cannot build it from the folder's config.json.
     """
@@ -107,10 +178,14 @@ def empty_model(folder: Path, *, dtype: torch.dtype, trust_remote_code: bool) ->
         )
         # A config may ask for kernels that this machine does not have.
         config._attn_implementation = None
-        with init_empty_weights(include_buffers=False):
-            model = transformers.AutoModelForCausalLM.from_config(
-                config, dtype=dtype, trust_remote_code=trust_remote_code
-            )
+        # accelerate moves a parameter when it is made already, and those of many experts may not fit into memory.
+        with init_empty_weights(include_buffers=False), _LargeOnMeta():
+            if (known := _named_class(config)) is not None:
+                model = known._from_config(config, dtype=dtype)
+            else:
+                model = transformers.AutoModelForCausalLM.from_config(
+                    config, dtype=dtype, trust_remote_code=trust_remote_code
+                )
     except MemoryError as error:
         raise EnvironmentProblem(
             f"{folder}: the model does not fit into memory",
@@ -122,54 +197,84 @@ def empty_model(folder: Path, *, dtype: torch.dtype, trust_remote_code: bool) ->
             f"{folder}: transformers {transformers.__version__} cannot load it: {_first_line(error)}",
             hint="Look at config.json: does the model need its own code (trust_remote_code)?",
         ) from error
-    model.config.use_cache = False
+    model.config.get_text_config().use_cache = False
     model.requires_grad_(False)
     return model.eval()
 
 
+class _LargeOnMeta(TorchFunctionMode):
+    """Large tensors are made on the meta device: no computed buffer is as large."""
+
+    _MADE = frozenset({torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn})
+    _LARGE = 1 << 26
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        sizes = args[0] if args and isinstance(args[0], (tuple, list)) else args
+        known = func in self._MADE and bool(sizes) and all(isinstance(size, int) for size in sizes)
+        moved = {"device": "meta"} if known and prod(sizes) >= self._LARGE else {}
+        return func(*args, **{**(kwargs or {}), **moved})
+
+
+def _named_class(config: Any) -> Any:
+    """The class of transformers that `architectures` names, if it generates text and is made for this config."""
+    names = config.architectures or []
+    found: Any = getattr(transformers, str(names[0]), None) if len(names) == 1 else None
+    if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
+        return None
+    model: Any = found
+    return model if model.can_generate() and model.config_class is type(config) else None
+
+
 def decoder_layers(model: Any) -> tuple[str, nn.ModuleList]:
-    """The path of the list that holds the decoder layers, and the list.
+    """The path of the list that holds the text decoder's layers, and the list.
 
     Raises UnsupportedModelError when no list is as long as config.json says.
     """
-    count = getattr(model.config.get_text_config(), "num_hidden_layers", None)
-    for name, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and len(module) == count:
-            return name, module
+    config = model.config.get_text_config()
+    # LongCat-Flash counts two attentions to a layer.
+    counts = [getattr(config, name, None) for name in ("num_hidden_layers", "num_layers")]
+    inside = path_of(model, model.get_decoder()) or ""
+    lists = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
+    for count in counts:
+        for found in (*(each for each in lists if is_inside(each[0], (inside,))), *lists):
+            if len(found[1]) == count:
+                return found
     raise UnsupportedModelError(
-        f"{type(model).__name__}: no list of {count} decoder layers", hint="Put it on `hold:` on the watchlist."
+        f"{type(model).__name__}: no list of {counts[0]} decoder layers",
+        hint="Put it on `hold:` on the watchlist.",
     )
 
 
-def source_names(model: Any, tensors: Mapping[str, TensorInfo], *, where: Path) -> dict[str, str]:
-    """The source's name for each tensor of the model, by transformers' rules for prefixes and renamed tensors.
+def modules_beside_text(model: Any) -> tuple[str, ...]:
+    """Paths of the modules that text does not reach: what stands beside the text decoder of a multimodal model."""
+    if model.config.get_text_config() is model.config:
+        return ()
+    path, head = path_of(model, model.get_decoder()) or "", path_of(model, model.get_output_embeddings())
+    return tuple(
+        name
+        for name, _ in model.named_modules()
+        if name
+        and is_inside(path, (name.rpartition(".")[0],))
+        and not is_inside(path, (name,))
+        and not is_inside(name, (path,))
+        and not (head and is_inside(head, (name,)))
+    )
 
-    A tied tensor has the name of the one that it is tied to. Raises UnsupportedModelError for tensors that
-    transformers merges from several, such as experts; UpstreamError for those that are missing.
-    """
-    names = _stored_names(model, tensors)
-    for key, tied_to in model.all_tied_weights_keys.items():
-        if tied_to in names:
-            names[key] = names[tied_to]
-    _check_complete(dict(model.named_parameters(remove_duplicate=False)), names, tensors, where=where)
-    return names
+
+def path_of(model: nn.Module, part: nn.Module | None) -> str | None:
+    return next((name for name, module in model.named_modules() if module is part), None)
 
 
-def unused_tensors(model: Any, tensors: Mapping[str, TensorInfo]) -> frozenset[str]:
+def is_inside(path: str, parents: Collection[str]) -> bool:
+    """Whether the path is one of the parents, or inside of one. Everything is inside of ""."""
+    return any(not parent or path == parent or path.startswith(f"{parent}.") for parent in parents)
+
+
+def unused_tensors(origins: Origins, tensors: Mapping[str, TensorInfo]) -> frozenset[str]:
     """The source's tensors that the model does not use, such as the masks that older versions stored."""
-    return frozenset(tensors) - frozenset(_stored_names(model, tensors).values())
-
-
-def _stored_names(model: Any, tensors: Mapping[str, TensorInfo]) -> dict[str, str]:
-    """The model's name of each tensor that has a place in it -> the source's."""
-    state = model.state_dict()
-    renamings = [item for item in get_model_conversion_mapping(model) if isinstance(item, WeightRenaming)]
-    names: dict[str, str] = {}
-    for name in tensors:
-        key, _ = rename_source_key(name, renamings, [], model.base_model_prefix, state)
-        if name in state or key in state:
-            names[name if name in state else key] = name
-    return names
+    return frozenset(tensors).difference(*(origin.names(tensors) for origin in origins.values()))
 
 
 def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], *, device: torch.device) -> None:
@@ -207,21 +312,20 @@ def read_ahead(reads: Iterable[Callable[[], Item]]) -> Iterator[Item]:
             yield pending.result()
 
 
-def _sources(module: nn.Module, path: str, names: Names) -> dict[str, str]:
-    """A module's own names for its tensors -> the source's. path: the module's in the model."""
-    return {key: names[full] for key in module.state_dict() if (full := f"{path}.{key}" if path else key) in names}
+def origins_inside(module: nn.Module, path: str, origins: Origins) -> dict[str, Origin]:
+    """By a module's own names for its tensors. path: the module's in the model."""
+    return {
+        key: origins[full] for key in module.state_dict() if (full := f"{path}.{key}" if path else key) in origins
+    }
 
 
 def _check_complete(
-    parameters: Mapping[str, nn.Parameter], names: Names, tensors: Mapping[str, TensorInfo], *, where: Path
+    parameters: Mapping[str, nn.Parameter], origins: Origins, tensors: Mapping[str, TensorInfo], *, where: Path
 ) -> None:
-    missing = [key for key in parameters if key not in names]
-    reshaped = [key for key in names if key in parameters and tensors[names[key]].shape != parameters[key].shape]
-    if experts := [key for key in (*missing, *reshaped) if ".experts." in key]:
-        raise UnsupportedModelError(
-            "transformers holds its experts as one tensor, which AutoAWQ does not quantize",
-            hint=f"The tensor is {experts[0]}.",
-        )
+    missing = [key for key in parameters if key not in origins]
+    reshaped = [
+        key for key in origins if key in parameters and shape_of(origins[key], tensors) != parameters[key].shape
+    ]
     for kind, keys in (("missing", missing), ("mismatched", reshaped)):
         if keys:
             shown = json.dumps(sorted(keys)[:4])[1:-1]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Literal
 
 from bot.records.config import Calibration, Recipe
@@ -57,6 +59,65 @@ class ModuleError:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertTokens:
+    """How many calibration tokens the experts of one layer saw. lowest, median: of one expert; unseen: experts."""
+
+    layer: int
+    experts: int
+    lowest: int
+    median: float
+    unseen: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertsOfModel:
+    """The layers with experts together. fewest, most: experts in a layer; median: of the layers' medians."""
+
+    layers: int
+    fewest: int
+    most: int
+    lowest: int
+    median: float
+    unseen_share: float
+
+    @property
+    def in_a_layer(self) -> str:
+        return str(self.most) if self.fewest == self.most else f"{self.fewest} to {self.most}"
+
+    @property
+    def label(self) -> str:
+        """On one line, for a log."""
+        layers = "1 layer" if self.layers == 1 else f"{self.layers} layers"
+        unseen = f"{self.unseen} saw none" if self.unseen_share else "each saw some"
+        return (
+            f"{self.in_a_layer} in {layers}; calibration tokens per expert: lowest {self.lowest:,}, "
+            f"median {self.median:,.0f}; {unseen}"
+        )
+
+    @property
+    def unseen(self) -> str:
+        """The share of experts without a calibration token, in words."""
+        if 0 < self.unseen_share < 0.001:
+            return "less than 0.1 %"
+        return f"{100 * self.unseen_share:.1f} %" if self.unseen_share else "none"
+
+
+def experts_of_model(by_layer: Sequence[ExpertTokens]) -> ExpertsOfModel | None:
+    """None for a model without experts."""
+    if not by_layer:
+        return None
+    total = sum(layer.experts for layer in by_layer)
+    return ExpertsOfModel(
+        layers=len({layer.layer for layer in by_layer}),
+        fewest=min(layer.experts for layer in by_layer),
+        most=max(layer.experts for layer in by_layer),
+        lowest=min(layer.lowest for layer in by_layer),
+        median=median(layer.median for layer in by_layer),
+        unseen_share=sum(layer.unseen for layer in by_layer) / max(1, total),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class QuantizedModel:
     """The artifact folder, and everything that was measured while quantizing."""
 
@@ -74,11 +135,15 @@ class QuantizedModel:
     device: str
     duration_s: float
     layer_durations_s: tuple[float, ...] = ()
+    experts: tuple[ExpertTokens, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """Source against artifact, as read back from disk. KL in nats per predicted token; sizes in bytes."""
+    """Source against artifact, as read back from disk. KL in nats per predicted token; sizes in bytes.
+
+    experts: as counted while quantizing.
+    """
 
     perplexity_source: float
     perplexity_quantized: float
@@ -95,6 +160,7 @@ class Report:
     versions: dict[str, str] = field(default_factory=dict)
     pictures: tuple[str, ...] = ()
     duration_s: float = 0.0
+    experts: tuple[ExpertTokens, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +182,8 @@ class Card:
 class Provenance:
     """provenance.json of a published repo: source, recipe, calibration, tools and files.
 
-    Without dates, durations and local paths, so that the same job gives the same bytes.
+    Without dates, durations and local paths, so that the same job gives the same bytes. modules_to_not_convert: as
+    in config.json; empty in releases of version 0.1.
     """
 
     schema: Literal[1] = 1
@@ -134,6 +201,7 @@ class Provenance:
     device: str
     versions: dict[str, str]
     files: tuple[PublishedFile, ...]
+    modules_to_not_convert: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,10 @@ def _method(value: object) -> object:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """How to quantize. group_size in input channels; modules by full path: `model.layers.3.mlp.gate`."""
+    """How to quantize. group_size in input channels; modules by full path: `model.layers.3.mlp.gate`.
+
+    max_unquantized_share: of the weights in a model's layers that may stay unquantized because of their shapes.
+    """
 
     bits: int = 4
     group_size: int = 128
@@ -28,6 +31,7 @@ class Recipe:
         Method, Field(validation_alias=AliasChoices("method", "search")), BeforeValidator(_method)
     ] = "awq+gptq"
     modules_to_not_convert: tuple[str, ...] = ()
+    max_unquantized_share: float = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,11 +69,15 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thresholds:
-    """The quality gate. max_kl in nats per predicted token; min_top1 as a share of 1."""
+    """The quality gate. max_kl in nats per predicted token; min_top1 as a share of 1.
+
+    max_unseen_experts: of the experts of one layer, the share that saw no calibration token.
+    """
 
     max_kl: float = 0.10
     min_top1: float = 0.85
     max_perplexity_ratio: float = 1.10
+    max_unseen_experts: float = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -47,15 +47,43 @@ class TensorInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Layers:
+    """What the decoder layers of a model hold, by its paths in the model and without `.weight`.
+
+    path: of their list; stored_path: the same in the checkpoint. linears: [out, in] each; others: other matrices.
+    experts: their number, by the path of each mixture. fixed: the linears whose packed form has no place in a
+    checkpoint, and why. problem: why the model cannot be built, if it cannot; exit_code: of that error.
+    """
+
+    path: str = ""
+    stored_path: str = ""
+    linears: tuple[TensorInfo, ...] = ()
+    others: tuple[TensorInfo, ...] = ()
+    experts: dict[str, int] = field(default_factory=dict)
+    fixed: dict[str, str] = field(default_factory=dict)
+    problem: str = ""
+    hint: str = ""
+    exit_code: int = 0
+
+    def mixture_of(self, linear: str) -> str | None:
+        """The path of the mixture that one of its experts' linears is in."""
+        parts = linear.split(".")
+        paths = (".".join(parts[:end]) for end in range(1, len(parts) - 1))
+        return next((path for path in paths if path in self.experts), None) if self.experts else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Details:
     """What the plan reads of a new release besides the listing: config, weight files and safetensors headers.
 
-    problem: what is wrong with the upload or our access to it, in short.
+    layers: of the model that transformers builds from these, where it is installed. problem: what is wrong with
+    the upload or our access to it, in short.
     """
 
     config: dict[str, Any] = field(default_factory=dict)
     weight_files: tuple[str, ...] = ()
     tensors: tuple[TensorInfo, ...] = ()
+    layers: Layers | None = None
     problem: str | None = None
     warnings: tuple[str, ...] = ()
 

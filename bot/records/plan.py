@@ -36,7 +36,11 @@ class Skip:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """What a job will need, in bytes, and seconds on a GPU; estimated before anything is downloaded."""
+    """What a job will need, in bytes, and seconds on a GPU; estimated before anything is downloaded.
+
+    quantized_share: of the weights in the decoder layers. experts: in each mixture, of which a token passes
+    through experts_per_token; 0 without mixtures, or where the config does not say.
+    """
 
     download_bytes: int
     output_bytes: int
@@ -46,6 +50,9 @@ class Estimate:
     duration_s: float
     parameters: int
     float_operations: float = 0.0
+    quantized_share: float = 0.0
+    experts: int = 0
+    experts_per_token: int = 0
 
 
 class JobKind(StrEnum):

@@ -1,6 +1,7 @@
 """config.json and tokenizer_config.json are changed in one place, everything else stays as upstream wrote it."""
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -27,9 +28,14 @@ JSON = st.recursive(
 )
 
 
+def converted(upstream: bytes, *, recipe: Recipe | None = None, **changes: Any) -> bytes:
+    settings: dict[str, Any] = {"modules_to_not_convert": (), "artifact_dtype": "float16"} | changes
+    return artifact_config(upstream, recipe=recipe or Recipe(), **settings)
+
+
 def test_only_dtype_and_quantization_config_change() -> None:
-    recipe = Recipe(group_size=64, modules_to_not_convert=("model.layers.3.mlp.gate",))
-    written = artifact_config(UPSTREAM, recipe=recipe, artifact_dtype="float16")
+    listed = ("model.layers.3.mlp.gate",)
+    written = converted(UPSTREAM, recipe=Recipe(group_size=64), modules_to_not_convert=listed)
     assert written == UPSTREAM.replace(b'"bfloat16"', b'"float16"').replace(
         b'\xc3\xa9"\n',
         b"""\xc3\xa9",
@@ -57,7 +63,7 @@ def test_only_dtype_and_quantization_config_change() -> None:
     ],
 )
 def test_the_dtype_key_that_is_there_is_set(upstream: bytes, keys: dict[str, str]) -> None:
-    config = json.loads(artifact_config(upstream, recipe=Recipe(), artifact_dtype="float16"))
+    config = json.loads(converted(upstream))
     assert config.pop("quantization_config")["modules_to_not_convert"] is None
     assert config == keys
 
@@ -68,12 +74,12 @@ def test_the_dtype_key_that_is_there_is_set(upstream: bytes, keys: dict[str, str
 )
 def test_text_that_is_no_json_object_is_refused(upstream: bytes) -> None:
     with pytest.raises(UpstreamError, match=r"source/config\.json: "):
-        artifact_config(upstream, recipe=Recipe(), artifact_dtype="float16", where="source/config.json")
+        converted(upstream, where="source/config.json")
 
 
 def test_a_model_that_is_quantized_already_is_refused() -> None:
     with pytest.raises(UnsupportedModelError, match="already quantized"):
-        artifact_config(b'{"quantization_config": {}}', recipe=Recipe(), artifact_dtype="float16")
+        converted(b'{"quantization_config": {}}')
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,13 @@ import torch
 import transformers
 from torch import nn
 
-from bot.checkpoint.layerwise import capture_layer_inputs, hidden_states_of, logits_after, output_count, run_layer
+from bot.checkpoint.capture import capture_layer_inputs
+from bot.checkpoint.layerwise import hidden_states_of, logits_after, output_count, run_layer
 from bot.checkpoint.skeleton import decoder_layers
+from bot.errors import UnsupportedModelError
 from tests.support import tiny_models
 
+CPU = torch.device("cpu")
 # gemma2's layers alternate between two masks, which differ as the blocks are longer than its window; bloom's and
 # mpt's return tuples and take an ALiBi bias; opt and gpt2's kind add positions before the layers.
 SPECIAL = ["bloom", "gemma2", "gpt_bigcode", "mpt", "opt"]
@@ -36,10 +39,15 @@ def test_three_steps_give_the_models_own_logits(model_type: str, tmp_path: Path)
     states, outputs = captured.hidden, 0
     assert states.shape == (3, 64, 256)
     for layer, arguments in zip(layers, captured.arguments, strict=True):
-        outputs = output_count(layer(states[:1], **arguments))
-        states = run_layer(layer, states, arguments, blocks=2)
+        outputs = output_count(layer(states[:1], **arguments.of(slice(0, 1), device=CPU)))
+        states = torch.cat(
+            [
+                run_layer(layer, states[:2], arguments, start=0, total=3, blocks=2),
+                run_layer(layer, states[2:], arguments, start=2, total=3, blocks=2),
+            ]
+        )
 
-    assert torch.allclose(logits_after(model, layers, states, outputs), expected, atol=1e-4)
+    assert torch.allclose(logits_after(model, layers, states, blocks, outputs), expected, atol=1e-4)
     assert torch.equal(model(blocks, use_cache=False).logits, expected)  # no stand-in is left
 
 
@@ -49,13 +57,14 @@ def test_the_states_are_what_a_layer_returns_first() -> None:
     assert (output_count(states), output_count((states, None))) == (0, 2)
 
 
-def test_an_error_of_the_models_own_is_not_swallowed(tmp_path: Path) -> None:
+def test_an_error_of_the_models_own_is_named(tmp_path: Path) -> None:
     model, layers = loaded("llama", tmp_path)
 
     def broken(*args: object, **kwargs: object) -> None:
         raise ValueError("from the model's own code")
 
     model.model.rotary_emb.forward = broken
-    with pytest.raises(ValueError, match="the model's own code"):
+    problem = "LlamaForCausalLM does not run layer by layer: ValueError: from the model's own code"
+    with pytest.raises(UnsupportedModelError, match=problem):
         capture_layer_inputs(model, layers, tiny_models.random_blocks(1, 8))
     assert all("forward" not in vars(layer) for layer in layers)
