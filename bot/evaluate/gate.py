@@ -12,7 +12,7 @@ def judge(report: Report, thresholds: Thresholds) -> Verdict:
 
     A figure that is not finite fails.
     """
-    reasons = (*_not_finite(report), *_beyond(report, thresholds))
+    reasons = (*_not_finite(report), *_beyond(report, thresholds), *_unseen(report, thresholds))
     return Verdict(passed=not reasons, reasons=reasons)
 
 
@@ -45,3 +45,20 @@ def _beyond(report: Report, thresholds: Thresholds) -> tuple[str, ...]:
             f"is above max_perplexity_ratio {thresholds.max_perplexity_ratio:g}"
         )
     return tuple(reasons)
+
+
+def _unseen(report: Report, thresholds: Thresholds) -> tuple[str, ...]:
+    """One reason for all layers, naming the worst: most layers of a mixture have the same cause."""
+    beyond = [
+        layer for layer in report.experts if layer.unseen > thresholds.max_unseen_experts * max(1, layer.experts)
+    ]
+    if not beyond:
+        return ()
+    worst = max(beyond, key=lambda layer: layer.unseen / max(1, layer.experts))
+    others = len(beyond) - 1
+    more = f", and so is the share of {others} other layer{'s' if others > 1 else ''}" if others else ""
+    return (
+        f"{worst.unseen} of {worst.experts} experts of layer {worst.layer} saw no calibration token, a share of "
+        f"{worst.unseen / max(1, worst.experts):.4g}, which is above max_unseen_experts "
+        f"{thresholds.max_unseen_experts:g}{more}",
+    )

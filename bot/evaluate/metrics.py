@@ -18,7 +18,14 @@ from bot.checkpoint.inventory import bits_per_weight, bits_per_weight_file, main
 from bot.checkpoint.reader import TORCH_DTYPES, Checkpoint
 from bot.checkpoint.skeleton import Skeleton, open_skeleton, unused_tensors
 from bot.errors import QuantizationError
-from bot.evaluate.models import FinalStates, open_artifact, read_dequantized, run_layers, size_bytes
+from bot.evaluate.models import (
+    FinalStates,
+    open_artifact,
+    read_dequantized,
+    readable_names,
+    run_layers,
+    size_bytes,
+)
 from bot.records import Progress, Report
 
 _MAX_BLOCKS_AT_A_TIME: Final = 8
@@ -59,10 +66,10 @@ def evaluate(
         open_skeleton, source, source_weights.tensors, dtype=dtype, trust_remote_code=trust_remote_code
     )
     source_skeleton = skeleton(read=source_weights.read)
-    unused = unused_tensors(source_skeleton.model, source_weights.tensors)
-    artifact = open_artifact(quantized, source_weights.tensors, unused=unused)
-    artifact_skeleton = skeleton(read=partial(read_dequantized, artifact))
+    artifact = open_artifact(quantized, source_skeleton, source_weights.tensors)
+    artifact_skeleton = skeleton(read=partial(read_dequantized, artifact), stored=readable_names(artifact))
     tied = frozenset(source_skeleton.model.all_tied_weights_keys)
+    uncounted = tied | unused_tensors(source_skeleton.origins, source_weights.tensors)
     figures = compare(source_skeleton, artifact_skeleton, tokens, device=target, progress=progress)
     return Report(
         perplexity_source=perplexity(figures.nll_source),
@@ -71,7 +78,7 @@ def evaluate(
         kl_p99=percentile(figures.kl, 0.99),
         top1_agreement=float(figures.agrees.double().mean()),
         bits_per_weight=bits_per_weight(artifact.tensors),
-        bits_per_weight_file=bits_per_weight_file(source_weights.tensors, artifact.tensors, tied | unused),
+        bits_per_weight_file=bits_per_weight_file(source_weights.tensors, artifact.tensors, uncounted),
         size_source_bytes=size_bytes(source_weights),
         size_quantized_bytes=size_bytes(artifact),
         tokens=tokens.numel(),
@@ -151,6 +158,6 @@ def _logits(model: FinalStates, batch: slice, what: str) -> Tensor:
     if not bool(torch.isfinite(logits).all()):
         raise QuantizationError(
             f"{what}: logits are not finite in blocks {batch.start} to {batch.start + len(logits) - 1}",
-            hint="Weights or activations leave the range of the dtype; try a bfloat16 artifact.",
+            hint="Weights or activations leave the range of the dtype; or more than the last layer is read.",
         )
     return logits

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,19 +14,19 @@ from torch import Tensor
 from bot.checkpoint import gemm
 from bot.checkpoint.config import DTYPE_KEYS, parse_config
 from bot.checkpoint.constants import BITS, SAFETENSORS_NAMES, TOKENS_AT_ONCE
-from bot.checkpoint.inventory import Inventory, check_inventory
-from bot.checkpoint.layerwise import inputs_of_layers, logits_after, output_count, run_layer, to_device
+from bot.checkpoint.inventory import Inventory, check_inventory, quantized_linears
+from bot.checkpoint.layerwise import inputs_of_layers, logits_after, output_count, run_layer
 from bot.checkpoint.reader import Checkpoint
-from bot.checkpoint.skeleton import Skeleton, load_tensors, read_ahead, unload
+from bot.checkpoint.skeleton import Skeleton, load_tensors, read_ahead, unload, unused_tensors
 from bot.errors import QuantizationError, UpstreamError
 
 _CPU = torch.device("cpu")
 
 
-def open_artifact(folder: Path, source: Inventory, *, unused: Collection[str]) -> Checkpoint:
+def open_artifact(folder: Path, skeleton: Skeleton, source: Inventory) -> Checkpoint:
     """The artifact's weights; their names, shapes, dtypes and group size match the source and config.json.
 
-    unused: the source's tensors that its model does not have. Raises QuantizationError, also for damaged files.
+    skeleton: of the source. Raises QuantizationError, also for damaged files.
     """
     path = folder / "config.json"
     try:
@@ -38,11 +38,11 @@ def open_artifact(folder: Path, source: Inventory, *, unused: Collection[str]) -
         reason = f"{path}: cannot be read: {error.strerror}"
         raise QuantizationError(f"artifact: {reason}", hint="Quantize again.") from error
     check_inventory(
-        source,
+        skeleton.tensors_as_written(source, quantized_linears(artifact.tensors)),
         artifact.tensors,
         artifact_dtype=_artifact_dtype(config, path),
         group_size=_group_size(config, path),
-        unused=unused,
+        unused=unused_tensors(skeleton.origins, source),
     )
     return artifact
 
@@ -53,6 +53,12 @@ def read_dequantized(artifact: Checkpoint, name: str) -> Tensor:
     if f"{linear}.qweight" not in artifact.tensors:
         return artifact.read(name)
     return gemm.dequantize(*(artifact.read(f"{linear}.{part}") for part in gemm.Packed._fields))
+
+
+def readable_names(artifact: Checkpoint) -> frozenset[str]:
+    """The names that read_dequantized takes."""
+    linears = quantized_linears(artifact.tensors)
+    return frozenset(artifact.tensors).union(f"{linear}.weight" for linear in linears)
 
 
 def size_bytes(checkpoint: Checkpoint) -> int:
@@ -92,12 +98,13 @@ def _group_size(config: dict[str, Any], path: Path) -> int:
 class FinalStates:
     """A model whose layers have run on all tokens, so that logits can be computed.
 
-    states: the outputs of the last layer, [blocks, seq_len, hidden], on the CPU. outputs_per_layer: see
-    output_count.
+    tokens: int64 [blocks, seq_len]. states: the outputs of the last layer, [blocks, seq_len, hidden], on the CPU.
+    outputs_per_layer: see output_count.
     """
 
     skeleton: Skeleton
     device: torch.device
+    tokens: Tensor
     states: Tensor
     outputs_per_layer: int
 
@@ -108,7 +115,9 @@ class FinalStates:
     def logits(self, blocks: slice) -> Tensor:
         """Float [blocks, seq_len, vocabulary], on the device."""
         states = self.states[blocks].to(self.device)
-        return logits_after(self.skeleton.model, self.skeleton.layers, states, self.outputs_per_layer)
+        return logits_after(
+            self.skeleton.model, self.skeleton.layers, states, self.tokens[blocks], self.outputs_per_layer
+        )
 
 
 @torch.no_grad()
@@ -121,13 +130,18 @@ def run_layers(
     blocks = max(1, TOKENS_AT_ONCE // tokens.shape[1])
     reads = (partial(skeleton.layer_tensors, index) for index in range(len(skeleton.layers)))
     for index, tensors in enumerate(read_ahead(reads)):
-        layer, arguments = skeleton.layers[index], to_device(captured.arguments[index], device=device)
+        layer, arguments = skeleton.layers[index], captured.arguments[index]
         load_tensors(layer, tensors, device=device)
-        outputs_per_layer = output_count(layer(states[:1].to(device), **arguments))
+        first = arguments.of(slice(0, 1), device=device)
+        outputs_per_layer = output_count(layer(states[:1].to(device), **first))
         for start in range(0, len(states), blocks):
             part = slice(start, start + blocks)
-            states[part] = run_layer(layer, states[part], arguments, blocks=blocks).to(_CPU)
+            states[part] = run_layer(
+                layer, states[part], arguments, start=start, total=len(states), blocks=blocks
+            ).to(_CPU)
         unload(layer)
         step()
     load_tensors(skeleton.model, skeleton.tensors_after(), device=device)
-    return FinalStates(skeleton=skeleton, device=device, states=states, outputs_per_layer=outputs_per_layer)
+    return FinalStates(
+        skeleton=skeleton, device=device, tokens=tokens, states=states, outputs_per_layer=outputs_per_layer
+    )

@@ -7,7 +7,7 @@ Its background is opaque white: a transparent picture with dark text is unreadab
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil, isfinite
 from pathlib import Path
@@ -20,6 +20,7 @@ from bot.text import method_text
 WIDTH_PIXELS: Final = 1200
 _DPI: Final = 150
 _COLUMNS: Final = 4
+_MOST_PANELS: Final = 12  # more are no longer readable at this width
 # The blue of Okabe and Ito's palette for colour-blind readers: https://jfly.uni-koeln.de/color/
 _OURS: Final = "#0072B2"
 _ROUNDING: Final = "#9AA3AD"
@@ -78,18 +79,37 @@ def draw_error_by_layer(quantized: QuantizedModel, path: Path) -> None:
             left=0.055, right=0.985, top=1 - 0.98 / height, bottom=0.4 / height, wspace=0.09, hspace=0.3
         )
         _draw_panels(axes, curves)
-        _draw_heading(figure, height, quantized)
+        kinds = {_broad_kind_of(module.module) for module in quantized.modules}
+        _draw_heading(figure, height, quantized, left_out=max(0, len(kinds) - _MOST_PANELS))
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
         _save(canvas, path)
 
 
 def curves_of(modules: Sequence[ModuleError]) -> tuple[Curve, ...]:
-    """One curve per kind of linear, in the order in which the kinds first appear."""
+    """One curve per kind of linear, in the order in which the kinds first appear.
+
+    Where there are many kinds, as in a mixture with shared experts, gate and up of an MLP are averaged; and of the
+    kinds that are still too many, those of the most layers stay.
+    """
+    grouped = _grouped(modules, kind_of)
+    if len(grouped) > _MOST_PANELS:
+        grouped = _grouped(modules, _broad_kind_of)
+    widest = sorted(grouped, key=lambda kind: -len(grouped[kind]))[:_MOST_PANELS]
+    return tuple(_curve(kind, by_layer) for kind, by_layer in grouped.items() if kind in widest)
+
+
+def _grouped(
+    modules: Sequence[ModuleError], kind: Callable[[str], str]
+) -> dict[str, dict[int, list[ModuleError]]]:
     grouped: dict[str, dict[int, list[ModuleError]]] = {}
     for module in modules:
-        grouped.setdefault(kind_of(module.module), {}).setdefault(module.layer, []).append(module)
-    return tuple(_curve(kind, by_layer) for kind, by_layer in grouped.items())
+        grouped.setdefault(kind(module.module), {}).setdefault(module.layer, []).append(module)
+    return grouped
+
+
+def _broad_kind_of(module: str) -> str:
+    return re.sub(r"(?<=\.)(?:gate|up)_proj$", "{gate,up}_proj", kind_of(module))
 
 
 def kind_of(module: str) -> str:
@@ -159,14 +179,16 @@ def _limits(curves: Sequence[Curve]) -> tuple[float, float]:
     return low / widen, high * widen
 
 
-def _draw_heading(figure: Any, height: float, quantized: QuantizedModel) -> None:
-    """Title, then what is drawn, then the legend."""
+def _draw_heading(figure: Any, height: float, quantized: QuantizedModel, *, left_out: int) -> None:
+    """Title, then what is drawn, then the legend. left_out: kinds without a panel."""
     recipe = quantized.recipe
     title, what, legend = (1 - inches / height for inches in (0.24, 0.43, 0.62))
     figure.text(0.055, title, "Relative error by layer, on calibration inputs", fontsize=10.5, fontweight="bold")
     figure.text(0.985, title, f"INT{recipe.bits}, groups of {recipe.group_size}", color=_FAINT, ha="right")
     formula = r"of each quantized linear's output: $\Vert WX-W_qX\Vert^2\,/\,\Vert WX\Vert^2$"
     figure.text(0.055, what, formula, color=_FAINT)
+    if left_out:
+        figure.text(0.985, what, f"without {left_out} kinds in few layers", color=_FAINT, ha="right")
     lines = [figure.add_artist(_line(color)) for color in (_OURS, _ROUNDING)]
     figure.legend(
         lines,

@@ -1,82 +1,115 @@
-"""Which linears of a decoder layer are quantized, which read the same input, and which are merged by servers.
-
-The table lists for each model_type, by names relative to the layer, what AutoAWQ's `get_layers_for_scaling` lists:
-https://github.com/casper-hansen/AutoAWQ/tree/v0.2.9/awq/models.
-"""
+"""What the decoder layers of a model hold: linears and mixtures of experts; and whether it can read its inputs."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
-from bot.checkpoint.constants import PER_INT32, SOURCE_FLOATS
-from bot.errors import QuantizationError, UnsupportedModelError, WatchlistError
-from bot.records import Recipe, TensorInfo
-
-Groups = tuple[tuple[str, ...], ...]
-
-_ATTENTION: Groups = (("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), ("self_attn.o_proj",))
-_GATED: Groups = (("mlp.gate_proj", "mlp.up_proj"), ("mlp.down_proj",))
-_LLAMA = _ATTENTION + _GATED
-
-SHARED_INPUTS: dict[str, Groups] = {
-    "llama": _LLAMA,
-    "mistral": _LLAMA,
-    "qwen2": _LLAMA,
-    "qwen3": _LLAMA,
-    "gemma": _LLAMA,
-    "gemma2": _LLAMA,
-    "stablelm": _LLAMA,
-    "starcoder2": (*_ATTENTION, ("mlp.c_fc",), ("mlp.c_proj",)),
-    "phi3": (("self_attn.qkv_proj",), ("self_attn.o_proj",), ("mlp.gate_up_proj",), ("mlp.down_proj",)),
-    "cohere": ((*_ATTENTION[0], *_GATED[0]), _ATTENTION[1], _GATED[1]),
-    "opt": (_ATTENTION[0], ("self_attn.out_proj",), ("fc1",), ("fc2",)),
-    "gptj": (
-        ("attn.q_proj", "attn.k_proj", "attn.v_proj", "mlp.fc_in"),
-        ("attn.out_proj",),
-        ("mlp.fc_out",),
-    ),
-    "minicpm3": (
-        ("self_attn.q_a_proj", "self_attn.kv_a_proj_with_mqa"),
-        ("self_attn.q_b_proj",),
-        ("self_attn.kv_b_proj",),
-        ("self_attn.o_proj",),
-        *_GATED,
-    ),
-}
-
-# vLLM and SGLang load each of these as one matrix, which is either packed or not.
-MERGED_BY_SERVERS: tuple[frozenset[str], ...] = (
-    frozenset({"q_proj", "k_proj", "v_proj"}),
-    frozenset({"gate_proj", "up_proj"}),
-    frozenset({"q_a_proj", "kv_a_proj_with_mqa"}),
-)
+from bot.checkpoint.constants import SOURCE_FLOATS
+from bot.checkpoint.experts import SeparateExperts
+from bot.checkpoint.selection import Mixture, Selection, Shape, check_listed, select_linears
+from bot.checkpoint.skeleton import Skeleton
+from bot.errors import QuantizationError, UnsupportedModelError
+from bot.records import Layers, Recipe, TensorInfo
 
 
-def shared_inputs(model_type: str, linears: Collection[str]) -> Groups:
-    """The linears of a layer in groups that read the same input; one that is not in the table is alone."""
-    known = [tuple(name for name in group if name in linears) for group in SHARED_INPUTS.get(model_type, ())]
-    listed = {name for group in known for name in group}
-    return (*(group for group in known if group), *((name,) for name in linears if name not in listed))
+def layers_of(skeleton: Skeleton, tensors: Mapping[str, TensorInfo]) -> Layers:
+    """What the plan needs to know of a model. tensors: the source's."""
+    layers, path, origins = skeleton.layers, skeleton.path, skeleton.origins
+    linears = linears_inside(layers, path)
+
+    def stored(key: str) -> str:
+        return origins[key].names(tensors)[0]
+
+    def info(name: str, key: str, shape: tuple[int, ...]) -> TensorInfo:
+        return TensorInfo(name=name, dtype=tensors[stored(key)].dtype, shape=shape)
+
+    # A tensor of the layer may be stored in a list of its own kind.
+    prefixes = Counter(stored(key).partition(".0.")[0] for key in origins if key.startswith(f"{path}.0."))
+    return Layers(
+        path=path,
+        stored_path=prefixes.most_common(1)[0][0],
+        linears=tuple(info(name, f"{name}.weight", shape) for name, shape in linears.items()),
+        others=tuple(info(name, key, shape) for name, (key, shape) in _others(layers, path).items()),
+        experts={mixture.path: mixture.experts for mixture in mixtures_inside(layers, path)},
+        fixed={name: reason for name in linears if (reason := skeleton.why_fixed(f"{name}.weight"))},
+    )
 
 
-def merged_with(linear: str, linears: Collection[str]) -> tuple[str, ...]:
-    """Those of linears that a server merges with this one, itself included."""
-    parent, _, last = linear.rpartition(".")
-    for merged in MERGED_BY_SERVERS:
-        if last in merged:
-            return tuple(
-                name for name in linears if name.rpartition(".")[0] == parent and name.rpartition(".")[2] in merged
-            )
-    return (linear,)
+def others_inside(layers: nn.Module, path: str) -> dict[str, tuple[int, ...]]:
+    """Full path, without `.weight`, and shape of every parameter in the layers that is a matrix of no linear."""
+    return {name: shape for name, (_, shape) in _others(layers, path).items()}
 
 
-Shape = tuple[int, int]  # [out, in]
+def _others(layers: nn.Module, path: str) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """By the same names, the names of the parameters too."""
+    linears = {f"{name}.weight" for name in linears_inside(layers, path)}
+    named = ((f"{path}.{name}", tuple(value.shape)) for name, value in layers.named_parameters())
+    return {
+        name.removesuffix(".weight"): (name, shape)
+        for name, shape in named
+        if len(shape) > 1 and name not in linears
+    }
 
 
-def linears_inside(layers: nn.ModuleList, path: str) -> dict[str, Shape]:
+def select(skeleton: Skeleton, recipe: Recipe) -> Selection:
+    """What of the model is packed. Raises as select_linears does."""
+    layers, path = skeleton.layers, skeleton.path
+    linears = linears_inside(layers, path)
+    fixed = {name: reason for name in linears if (reason := skeleton.why_fixed(f"{name}.weight"))}
+    return select_linears(
+        linears,
+        mixtures_inside(layers, path),
+        recipe=recipe,
+        fixed=fixed,
+        others=others_inside(layers, path),
+    )
+
+
+def listed_names(skeleton: Skeleton, selection: Selection, tensors: Mapping[str, TensorInfo]) -> tuple[str, ...]:
+    """What config.json lists: every linear and router that is not packed, and what text does not reach.
+
+    By stored names, and by the model's where these are others. The output embedding is nowhere packed.
+    """
+    packed = {skeleton.name_of(name) for name in selection.packed}
+    paths = [
+        *matrices_inside(skeleton.layers, skeleton.path, selection),
+        *skeleton.linears_outside(),
+        *(child for path in skeleton.unread for child in _children(skeleton.model, path)),
+    ]
+    stored = {path: _stored_path(skeleton, path) for path in paths}
+    names = dict.fromkeys(name for path, other in stored.items() if other for name in (other, path))
+    check_listed(names, packed | set(selection.packed))
+    others = {name.rpartition(".")[0] for name in tensors} - packed
+    if not names and any(other in name for other in others for name in packed):
+        # Without a list vLLM takes the modules of all other tensors, and each of them as a substring.
+        return ("lm_head",)
+    return tuple(names)
+
+
+def _children(model: nn.Module, path: str) -> Iterator[str]:
+    """What a module consists of, or itself. Servers rename its path only where something follows it."""
+    module = model.get_submodule(path)
+    if next(module.parameters(recurse=False), None) is not None:
+        yield path
+    yield from (f"{path}.{name}" for name, _ in module.named_children())
+
+
+def _stored_path(skeleton: Skeleton, path: str) -> str | None:
+    """The path of a module in the stored names of its weights; None if it has no matrix."""
+    parameters = skeleton.model.get_submodule(path).named_parameters()
+    keys = {f"{path}.{key}" for key, value in parameters if value.dim() > 1 and key.endswith("weight")}
+    for key in sorted(keys & set(skeleton.origins)):
+        inside = key.removeprefix(path)
+        if (name := skeleton.origins[key].name).endswith(inside):
+            return name.removesuffix(inside)
+    return path if keys else None
+
+
+def linears_inside(layers: nn.Module, path: str) -> dict[str, Shape]:
     """Full path and shape of every linear in the decoder layers, in order."""
     return {
         f"{path}.{name}": (module.out_features, module.in_features)
@@ -85,23 +118,57 @@ def linears_inside(layers: nn.ModuleList, path: str) -> dict[str, Shape]:
     }
 
 
-def select_linears(linears: Mapping[str, Shape], *, recipe: Recipe) -> tuple[str, ...]:
-    """The linears that the recipe quantizes, in order.
+def matrices_inside(layers: nn.Module, path: str, selection: Selection) -> tuple[str, ...]:
+    """Full path of everything in the decoder layers that holds a matrix and is not packed.
 
-    Raises WatchlistError when the recipe leaves out a linear that does not exist, or some of those that servers
-    merge; UnsupportedModelError when a shape does not divide.
+    Routers of a class of their own are among it; experts are named by their common path.
     """
-    left_out = recipe.modules_to_not_convert
-    for name in left_out:
-        _check_left_out(name, left_out, linears)
-    chosen = tuple(name for name in linears if name not in left_out)
-    for name in chosen:
-        _check_shape(name, linears[name], recipe.group_size)
-    if not chosen:
-        raise UnsupportedModelError(
-            "no linear is left to quantize", hint="Name fewer modules under modules_to_not_convert."
+    found = {
+        f"{path}.{name}": None
+        for name, module in layers.named_modules()
+        if isinstance(weight := getattr(module, "weight", None), nn.Parameter) and weight.dim() == 2
+    }
+    packed = frozenset(selection.packed)
+    mixtures = mixtures_inside(layers, path)
+    unpacked = [name for name in found if name not in packed]
+    return tuple(
+        dict.fromkeys(
+            next((mixture.path for mixture in mixtures if mixture.holds(name)), name) for name in unpacked
         )
-    return chosen
+    )
+
+
+def mixtures_inside(layers: nn.Module, path: str = "") -> tuple[Mixture, ...]:
+    """The mixtures: separated experts, and lists of equal modules beside a router. path: prepended to theirs."""
+    return tuple(
+        Mixture(path=f"{path}.{name}" if path else name, experts=sum(map(_holds_linears, module.children())))
+        for name, module in layers.named_modules()
+        if isinstance(module, SeparateExperts)
+        or (isinstance(module, nn.ModuleList) and _are_experts(layers, name))
+    )
+
+
+def _holds_linears(module: nn.Module) -> bool:
+    return any(isinstance(each, nn.Linear) for each in module.modules())
+
+
+def _are_experts(layers: nn.Module, path: str) -> bool:
+    """Whether the modules of a list are equal, and a matrix beside it has a row for each of them."""
+    parent, _, last = path.rpartition(".")
+    children = list(layers.get_submodule(path).children())
+    shapes = [{name: value.shape for name, value in child.named_parameters()} for child in children]
+    if (
+        not path
+        or len(children) < 2
+        or not _holds_linears(children[0])
+        or any(each != shapes[0] for each in shapes)
+    ):
+        return False
+    return any(
+        value.dim() == 2 and len(value) == len(children)
+        for name, value in layers.get_submodule(parent).named_parameters()
+        if not name.startswith(f"{last}.")
+    )
 
 
 def check_dtypes(chosen: Mapping[str, TensorInfo]) -> None:
@@ -129,39 +196,4 @@ def check_blocks(blocks: Tensor, model: Any) -> None:
         raise QuantizationError(
             f"calibration blocks of {blocks.shape[1]} tokens, the model reads {positions}",
             hint="Set a smaller seq_len in the entry's calibration.",
-        )
-
-
-def _check_left_out(name: str, left_out: tuple[str, ...], linears: Mapping[str, Shape]) -> None:
-    if name not in linears:
-        raise WatchlistError(
-            f"modules_to_not_convert: the model has no linear {name!r} in its layers",
-            hint="Write the full path, one per layer, such as model.layers.3.mlp.down_proj.",
-        )
-    apart = [other for other in merged_with(name, linears) if other not in left_out]
-    if apart:
-        raise WatchlistError(
-            f"modules_to_not_convert: {name} without {', '.join(apart)}",
-            hint="Servers merge these into one matrix: leave them out together or not at all.",
-        )
-    # vLLM and SGLang match the name as a substring of a module's path.
-    hit = [other for other in linears if name in other and other not in left_out]
-    if hit:
-        raise WatchlistError(
-            f"modules_to_not_convert: servers would also leave out {hit[0]} for {name}",
-            hint="Name both or neither: servers match the name as a substring of a module's path.",
-        )
-
-
-def _check_shape(name: str, shape: Shape, group_size: int) -> None:
-    out, columns = shape
-    if columns % group_size:
-        raise UnsupportedModelError(
-            f"{name}: {columns} input channels are not a multiple of the group size {group_size}",
-            hint="Use a group_size that divides them, or leave the module out with modules_to_not_convert.",
-        )
-    if out % PER_INT32:
-        raise UnsupportedModelError(
-            f"{name}: {out} output channels are not a multiple of {PER_INT32}",
-            hint="Leave the module out with modules_to_not_convert.",
         )

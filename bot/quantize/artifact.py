@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -22,10 +22,19 @@ from bot.checkpoint.writer import Part, copy_of, part_of, write_checkpoint
 from bot.errors import EnvironmentProblem, QuantizationError, UnsupportedModelError, UpstreamError, WatchlistError
 from bot.files import atomic_folder, describe_folder, disk_errors, file_sha256, write_atomic
 from bot.quantize import architectures, destination
-from bot.quantize.autoawq import CompensatedQuantizer, LayerwiseQuantizer, check_known, quantize_layers
+from bot.quantize.autoawq import LayerwiseQuantizer, quantize_layers
+from bot.quantize.compensated import CompensatedQuantizer
 from bot.quantize.layerfile import FinishedLayer
 from bot.quantize.walk import QuantizeContext
-from bot.records import CalibrationSet, Progress, QuantizedModel, Recipe, byte_counter, sha256_of
+from bot.records import (
+    CalibrationSet,
+    Progress,
+    QuantizedModel,
+    Recipe,
+    TensorInfo,
+    byte_counter,
+    sha256_of,
+)
 
 METHODS: dict[str, type[LayerwiseQuantizer]] = {"awq+gptq": CompensatedQuantizer, "awq": LayerwiseQuantizer}
 # Half of float16's maximum: on other text activations may be larger than on the calibration blocks.
@@ -45,15 +54,18 @@ class Source:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuantizedLayers:
-    """linears: the source's names of the quantized linears, without `.weight`. tied: names of tied tensors.
+    """linears: the stored names of the quantized linears, without `.weight`. tied: names of tied tensors.
 
-    unused: the source's tensors that the model does not have.
+    tensors: the source's, as the artifact has them before they are packed; unused: those that the model does not
+    have. listed: see selection.Selection, by stored names.
     """
 
     layers: tuple[FinishedLayer, ...]
     linears: tuple[str, ...]
+    tensors: Mapping[str, TensorInfo]
     tied: frozenset[str]
     unused: frozenset[str]
+    listed: tuple[str, ...]
 
 
 def quantize(
@@ -92,23 +104,23 @@ def quantize(
         if with_record:
             written = destination.Written(source_sha256=_source_sha256(opened, weights), files=files)
             destination.write_record(folder, written)
-    tensors = opened.checkpoint.tensors
-    quantized_parameters = sum(prod(tensors[f"{linear}.weight"].shape) for linear in done.linears)
+    quantized_parameters = sum(prod(done.tensors[f"{linear}.weight"].shape) for linear in done.linears)
     return QuantizedModel(
         folder=out.name,
         files=files,
         recipe=recipe,
         calibration=calibration,
         artifact_dtype=dtype,
-        modules_to_not_convert=recipe.modules_to_not_convert,
+        modules_to_not_convert=done.listed,
         modules=tuple(module for layer in done.layers for module in layer.measured.modules),
         quantized_parameters=quantized_parameters,
         bits_per_weight=bits_per_weight(artifact.tensors),
-        bits_per_weight_file=bits_per_weight_file(tensors, artifact.tensors, done.tied | done.unused),
+        bits_per_weight_file=bits_per_weight_file(done.tensors, artifact.tensors, done.tied | done.unused),
         versions=tool_versions(),
         device=device_name(device),
         duration_s=time.monotonic() - started,
         layer_durations_s=tuple(layer.measured.duration_s for layer in done.layers),
+        experts=tuple(tokens for layer in done.layers for tokens in layer.measured.experts),
     )
 
 
@@ -183,11 +195,10 @@ def _quantize_layers(
         dtype=dtype,
         trust_remote_code=source.trust_remote_code,
     )
-    check_known(skeleton.model, skeleton.layers)
-    inside = architectures.linears_inside(skeleton.layers, skeleton.path)
-    chosen = architectures.select_linears(inside, recipe=recipe)
-    linears = tuple(skeleton.names[f"{name}.weight"].removesuffix(".weight") for name in chosen)
-    architectures.check_dtypes({name: tensors[f"{name}.weight"] for name in linears})
+    selection = architectures.select(skeleton, recipe)
+    linears = tuple(skeleton.name_of(name) for name in selection.packed)
+    written = skeleton.tensors_as_written(tensors, linears)
+    architectures.check_dtypes({name: written[f"{name}.weight"] for name in linears})
     architectures.check_blocks(blocks, skeleton.model)
     progress("loading", 1, 1, "model")
     with disk_errors(folder):
@@ -195,7 +206,7 @@ def _quantize_layers(
     context = QuantizeContext(
         skeleton=skeleton,
         blocks=blocks,
-        linears_to_quantize=frozenset(chosen),
+        linears_to_quantize=frozenset(selection.packed),
         folder=folder,
         fingerprint=fingerprint,
         device=device,
@@ -206,8 +217,10 @@ def _quantize_layers(
         return QuantizedLayers(
             layers=quantize_layers(context, quantizer=METHODS[recipe.method]),
             linears=linears,
+            tensors=written,
             tied=frozenset(skeleton.model.all_tied_weights_keys),
-            unused=unused_tensors(skeleton.model, tensors),
+            unused=unused_tensors(skeleton.origins, tensors),
+            listed=architectures.listed_names(skeleton, selection, written),
         )
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise EnvironmentProblem(
@@ -242,13 +255,16 @@ def _write(
 ) -> Checkpoint:
     """Write every file of the artifact, and check the tensors as read back."""
     name = SAFETENSORS_NAMES[dtype]
-    parts = artifact_parts(source.checkpoint, done.layers, dtype=name, unused=done.unused)
+    parts = artifact_parts(source.checkpoint, done.layers, done.tensors, dtype=name, unused=done.unused)
     write_checkpoint(folder, parts)
     carry_small_files(source.folder, folder, trust_remote_code=source.trust_remote_code)
-    write_atomic(folder / "config.json", artifact_config(source.config, recipe=recipe, artifact_dtype=dtype))
+    config = artifact_config(
+        source.config, recipe=recipe, modules_to_not_convert=done.listed, artifact_dtype=dtype
+    )
+    write_atomic(folder / "config.json", config)
     artifact = Checkpoint(folder)
     check_inventory(
-        source.checkpoint.tensors,
+        done.tensors,
         artifact.tensors,
         artifact_dtype=name,
         group_size=recipe.group_size,
@@ -275,14 +291,20 @@ def artifact_dtype(source_dtype: str, layers: Sequence[FinishedLayer]) -> Artifa
 
 
 def artifact_parts(
-    source: Checkpoint, layers: Sequence[FinishedLayer], *, dtype: str, unused: Collection[str]
+    source: Checkpoint,
+    layers: Sequence[FinishedLayer],
+    tensors: Collection[str],
+    *,
+    dtype: str,
+    unused: Collection[str],
 ) -> Iterator[Part]:
-    """Every tensor of the artifact in the source's order, each from the file that holds it.
+    """Every tensor of the artifact in this order, each from the file that holds it.
 
-    unused: tensors that the model does not read; their bytes are copied, as their values may not fit dtype.
+    tensors: the names before packing. unused: tensors that the model does not read; their bytes are copied, as
+    their values may not fit dtype.
     """
     layer_files: dict[str, TensorFile] = {name: layer.file for layer in layers for name in layer.file.tensors}
-    for name in source.tensors:
+    for name in tensors:
         stem = name.removesuffix(".weight")
         if name in unused:
             yield copy_of(source, name)

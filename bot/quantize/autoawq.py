@@ -2,92 +2,61 @@
 
 Method `awq` is AutoAWQ's search for scales and clipping (https://arxiv.org/abs/2306.00978) and plain rounding.
 Method `awq+gptq` searches both from Gram matrices, and rounds with the error compensation of GPTQ
-(https://arxiv.org/abs/2210.17323). In both AutoAWQ's tables say what can be scaled, and its code scales it.
+(https://arxiv.org/abs/2210.17323). In both what can be scaled is traced, so that AutoAWQ needs no table.
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
+import logging
 import warnings
 from collections.abc import Iterator, Mapping
+from functools import partial
 from math import isfinite
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bot.checkpoint.layerwise import hidden_states_of, to_device
+from bot.checkpoint.arguments import to_device
+from bot.checkpoint.layerwise import hidden_states_of
 from bot.errors import QuantizationError, UnsupportedModelError
-from bot.quantize.architectures import shared_inputs
-from bot.quantize.layer import (
-    LayerReference,
-    QuantizedLinear,
-    Scale,
-    fit_linears,
-    is_scalable,
-    layer_tensors,
-    measure,
-    name_of,
-    reference_of,
-    round_linears,
-    scaled_inputs,
-    weights_of,
-)
+from bot.quantize.layer import layer_tensors, measure, reference_of, round_linears
 from bot.quantize.layerfile import FinishedLayer, HiddenStates, largest
-from bot.quantize.search import InputStats, best_scaling, collect_input_stats, diagonal_grams, grouped_energy
+from bot.quantize.scaling import Group, Scale, scale_channels
+from bot.quantize.search import (
+    diagonal_grams,
+    grouped_energy,
+)
+from bot.quantize.trace import Trace, equivalent, still_holds, trace_layer
 from bot.quantize.walk import LayerRun, QuantizeContext, QuantizedLayer, quantize_remaining_layers
 
 # AutoAWQ announces its end in a DeprecationWarning on import, and resets the warning filters to have it shown.
 with warnings.catch_warnings(record=True):
     from awq.models.auto import AWQ_CAUSAL_LM_MODEL_MAP
-    from awq.models.base import TRANSFORMERS_AUTO_MAPPING_DICT
+    from awq.models.base import TRANSFORMERS_AUTO_MAPPING_DICT, BaseAWQForCausalLM
     from awq.quantize.quantizer import AwqQuantizer
-    from awq.quantize.scale import apply_clip, apply_scale
+    from awq.quantize.scale import apply_clip
 
-_EQUIVALENT = 1e-3  # relative: float32 rounding stays far below, a wrong scaling is far above
+_log = logging.getLogger("awq_bot")
 
 _BROKEN = "The file upstream is broken: report it to its author. Nothing was published."
 _OUT_OF_RANGE = "Its activations exceed the range of its dtype on this text: try other calibration text."
 _NOTHING_TO_DO = "This version cannot quantize it; put it on `hold:` in the watchlist."
-
-
-def check_known(model: Any, layers: nn.ModuleList) -> None:
-    """Raises UnsupportedModelError unless AutoAWQ knows it as a causal language model with just these layers.
-
-    AutoAWQ names the list of layers for each type: `get_model_layers` in
-    https://github.com/casper-hansen/AutoAWQ/tree/v0.2.9/awq/models.
-    """
-    model_type = model.config.model_type
-    if TRANSFORMERS_AUTO_MAPPING_DICT.get(model_type) != "AutoModelForCausalLM":
-        raise UnsupportedModelError(
-            f"AutoAWQ has no causal language model of type {model_type!r}", hint=_NOTHING_TO_DO
-        )
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):  # one of its classes prints the model
-            known = AWQ_CAUSAL_LM_MODEL_MAP[model_type].get_model_layers(model)
-    except AttributeError as error:
-        raise UnsupportedModelError(
-            f"AutoAWQ does not know this kind of {model_type!r}: {error}", hint=_NOTHING_TO_DO
-        ) from error
-    if known is not layers:
-        raise UnsupportedModelError(
-            f"AutoAWQ does not know this kind of {model_type!r}: its decoder layers are elsewhere",
-            hint=_NOTHING_TO_DO,
-        )
+_OTHER_METHOD = "Set `method: awq+gptq` in the entry's recipe."
 
 
 @torch.no_grad()
 def quantize_layers(context: QuantizeContext, *, quantizer: type[LayerwiseQuantizer]) -> tuple[FinishedLayer, ...]:
     """Quantize every decoder layer, each into its own file as soon as it is done; existing files are kept.
 
-    Raises QuantizationError naming layer and module when numbers are not finite, UnsupportedModelError when
-    AutoAWQ's scaling does not fit the model.
+    Raises QuantizationError naming layer and module when numbers are not finite, UnsupportedModelError for what
+    the method cannot do.
     """
     model = context.skeleton.model
-    wrapped = AWQ_CAUSAL_LM_MODEL_MAP[model.config.model_type](
-        model, model.config.model_type, False, model.config, None, None
-    )
+    model_type = model.config.model_type
+    _register(model_type)
+    wrapped = AWQ_CAUSAL_LM_MODEL_MAP[model_type](model, model_type, False, model.config, None, None)
     wrapped.quantize(
         quant_config={
             "zero_point": context.recipe.zero_point,
@@ -102,11 +71,18 @@ def quantize_layers(context: QuantizeContext, *, quantizer: type[LayerwiseQuanti
     return finished
 
 
+def _register(model_type: str) -> None:
+    """Make a type known to AutoAWQ, in the maps in which it looks for its own."""
+    AWQ_CAUSAL_LM_MODEL_MAP.setdefault(model_type, type("TracedAWQForCausalLM", (BaseAWQForCausalLM,), {}))
+    TRANSFORMERS_AUTO_MAPPING_DICT.setdefault(model_type, "AutoModelForCausalLM")
+
+
 class LayerwiseQuantizer(AwqQuantizer):  # type: ignore[misc]  # awq has no types
     """Method `awq`: AutoAWQ's search on our calibration blocks, with its CPU bug fixed, without its saving."""
 
     def __init__(self, *args: Any, context: QuantizeContext, **kwargs: Any) -> None:
         self._context = context
+        self._traces: dict[object, Trace] = {}
         self.finished: tuple[FinishedLayer, ...] = ()
         super().__init__(*args, **kwargs)
 
@@ -120,24 +96,83 @@ class LayerwiseQuantizer(AwqQuantizer):  # type: ignore[misc]  # awq has no type
 
     def _quantize_layer(self, run: LayerRun, layer: nn.Module) -> QuantizedLayer:
         index, inside = run.index, f"{self._path}.{run.index}"
-        self.module_kwargs = dict(run.arguments)
+        if not run.arguments.same_for_all:
+            raise UnsupportedModelError(
+                f"layer {index}: AutoAWQ's search needs arguments that are the same for all samples",
+                hint=_OTHER_METHOD,
+            )
+        trace = self._trace(run, layer)
+        if trace.experts:
+            raise UnsupportedModelError(
+                f"layer {index}: AutoAWQ's search does not do mixtures", hint=_OTHER_METHOD
+            )
+        self.module_kwargs = run.first_arguments(self._context.device)
         self.inps = torch.cat(list(run.states())).to(self._context.device)
         linears, chosen = self._linears(layer, inside)
         inputs = self._get_input_feat(layer, linears)
         outputs = run.store_outputs(torch.split(self.inps, run.blocks_at_once))
         self._check_finite(index, linears, {name: largest(seen) for name, seen in inputs.items()}, outputs)
-        groups = shared_inputs(self.awq_model.model_type, chosen)
-        before = reference_of(chosen, inputs, groups, device=self._context.device)
-        scales = self._search_scales(index, layer, chosen, inputs)
-        self._apply_scales(index, layer, run.first_block(), scales, inputs)
+        before = reference_of(chosen, inputs, _among(trace.inputs, chosen), device=self._context.device)
+        scales = [self._search(index, layer, group, chosen, inputs) for group in self._usable(layer, trace, index)]
+        self._apply_scales(run, layer, scales)
+        for group, factors, _ in scales:
+            for name in set(group.readers) & set(inputs):
+                inputs[name].div_(factors.to(inputs[name].device))
         clipped = self._clip(layer, chosen, inputs)
         quantized = round_linears(index, chosen, clipped, group_size=self.group_size)
         return QuantizedLayer(
-            tensors=layer_tensors(layer, inside, quantized, self._context.skeleton.names),
+            tensors=layer_tensors(layer, inside, quantized, self._context.skeleton),
             modules=measure(index, before, quantized, scales, group_size=self.group_size),
             source_outputs=outputs,
             max_activation=max(outputs.peak, *(largest(seen) for seen in inputs.values())),
         )
+
+    def _trace(self, run: LayerRun, layer: nn.Module) -> Trace:
+        """Of this layer, or of an earlier one that is put together in the same way."""
+        shapes = tuple((name, tuple(value.shape)) for name, value in layer.named_parameters())
+        classes = tuple(type(module).__qualname__ for module in layer.modules())
+        dtype = next(layer.parameters()).dtype
+        layer.float()
+        states = run.first_block().to(self._context.device).float()
+        once = partial(self._forward, run, layer, states)
+        trace = self._traces.get((shapes, classes))
+        if trace is None or not still_holds(trace, layer, once, states):
+            trace = trace_layer(layer, once, states)
+            for readers in trace.dropped:
+                _log.debug("layer %d: the inputs of %s are not scaled", run.index, ", ".join(readers[:4]))
+            self._traces[shapes, classes] = trace
+        layer.to(dtype)
+        return trace
+
+    def _forward(self, run: LayerRun, layer: nn.Module, states: Tensor) -> tuple[Tensor, ...]:
+        """The layer on the first block's states, in float32: its hidden states, and what it hands on."""
+        arguments = self._first_arguments(run)
+        output = layer(states.clone(), **arguments)
+        handed_on = run.arguments.handed_on_by(arguments, output).values()
+        return hidden_states_of(output), *(value for values in handed_on for value in values)
+
+    def _first_arguments(self, run: LayerRun) -> dict[str, Any]:
+        """In float32."""
+        device = self._context.device
+        made: dict[str, Any] = to_device(run.first_arguments(device), device=device, dtype=torch.float32)
+        return made
+
+    def _usable(self, layer: nn.Module, trace: Trace, index: int) -> list[Group]:
+        """The groups outside of experts that have something to quantize, and nothing that is stored in parts."""
+        packed, inside = self._context.linears_to_quantize, f"{self._path}.{index}"
+        skeleton = self._context.skeleton
+
+        def is_written(name: str) -> bool:
+            path = f"{inside}.{name}"
+            is_stored = skeleton.origins[f"{path}.weight"].name in skeleton.stored
+            return skeleton.why_fixed(f"{path}.weight") is None and (path in packed or is_stored)
+
+        return [
+            group
+            for group in trace.groups
+            if any(f"{inside}.{name}" in packed for name in group.readers)
+            and all(is_written(name) for name in (group.producer, *group.readers))
+        ]
 
     def _linears(self, layer: nn.Module, inside: str) -> tuple[dict[str, nn.Linear], dict[str, nn.Linear]]:
         """All linears of the layer by name, and those to quantize. inside: the layer's path."""
@@ -146,54 +181,47 @@ class LayerwiseQuantizer(AwqQuantizer):  # type: ignore[misc]  # awq has no type
             name: linears[name] for name in linears if f"{inside}.{name}" in self._context.linears_to_quantize
         }
 
-    def _search_scales(
-        self, index: int, layer: nn.Module, chosen: Mapping[str, nn.Linear], inputs: Mapping[str, Any]
-    ) -> list[Scale]:
-        """inputs: what each linear reads, in the form that _search_best_scale takes."""
-        scales: list[Scale] = []
-        with _naming(index, self.awq_model.model_type):
-            for entry in self.awq_model.get_layers_for_scaling(layer, inputs, self.module_kwargs):
-                if is_scalable(entry, chosen.values(), name_of(layer, entry["prev_op"])):
-                    scales.append(Scale(*self._search_best_scale(layer, **entry)))
-            for _, consumers, factors in scales:
-                if not bool((torch.isfinite(factors) & (factors > 0)).all()):
-                    raise QuantizationError(
-                        f"the scales for {', '.join(consumers)} are not finite", hint=_OUT_OF_RANGE
-                    )
-        return scales
-
-    def _apply_scales(
+    def _search(
         self,
         index: int,
         layer: nn.Module,
-        first: Tensor,
-        scales: list[Scale],
-        inputs: dict[str, Tensor] | None = None,
-    ) -> None:
-        """Apply the scales, to the layer and to inputs. first: one block's hidden states, to check the result on.
+        group: Group,
+        chosen: Mapping[str, nn.Linear],
+        inputs: Mapping[str, Tensor],
+    ) -> Scale:
+        """AutoAWQ's search, on the output of the smallest module that holds the linears of the group."""
+        names = [name for name in group.readers if name in chosen]
+        parent = _common_parent(names)
+        with name_layer(index):
+            _, _, factors = self._search_best_scale(
+                layer,
+                prev_op=layer.get_submodule(group.producer),
+                layers=[chosen[name] for name in names],
+                inp=inputs[names[0]],
+                module2inspect=layer.get_submodule(parent) if parent else _Side(chosen[name] for name in names),
+                kwargs=self.module_kwargs,
+            )
+            return check_scale(Scale(group, factors))
 
-        Leaves the layer in float32: rounded to half precision, the norms would lose what the scaling gains.
-        """
+    def _apply_scales(self, run: LayerRun, layer: nn.Module, scales: list[Scale]) -> None:
+        """Leaves the layer in float32: rounded to half precision, the norms would lose what the scaling gains."""
         layer.float()
-        first = first.to(self._context.device)
-        self.module_kwargs = to_device(self.module_kwargs, device=self._context.device, dtype=torch.float32)
-        expected = self._module_forward(first.float(), layer, self._kwargs_of(layer))
-        with _naming(index, self.awq_model.model_type):
-            apply_scale(layer, scales, input_feat_dict=inputs)
-        layer.to(self._context.device)
-        got = self._module_forward(first.float(), layer, self._kwargs_of(layer))
-        # Compared by what the layer adds to its input: the input itself may be far larger.
-        if (got - expected).norm() > _EQUIVALENT * (expected - first.float()).norm():
+        first = run.first_block().to(self._context.device).float()
+        self.module_kwargs = self._first_arguments(run)
+        expected = self._forward(run, layer, first)
+        for group, factors, _ in scales:
+            scale_channels(layer, group, factors)
+        if not equivalent(self._forward(run, layer, first), expected, first):
             raise UnsupportedModelError(
-                f"layer {index}: AutoAWQ's scaling changes what this {self.awq_model.model_type} computes",
-                hint=_NOTHING_TO_DO,
+                f"layer {run.index}: scaling changes what this layer computes", hint=_NOTHING_TO_DO
             )
 
     def _clip(
         self, layer: nn.Module, chosen: Mapping[str, nn.Linear], inputs: Mapping[str, Tensor]
     ) -> dict[str, float]:
-        """Search the clipping and apply it. Returns the share of each linear's weights that it changed."""
-        limits = self._search_best_clip(layer, chosen, inputs)
+        """Search the clipping and apply it. Returns the share of each reached linear's weights that it changed."""
+        reached = {name: linear for name, linear in chosen.items() if name in inputs}
+        limits = self._search_best_clip(layer, reached, inputs)
         unclipped = {name: chosen[name].weight.detach().cpu().clone() for name, _ in limits}
         apply_clip(layer, limits)
         layer.to(self._context.device)
@@ -205,16 +233,11 @@ class LayerwiseQuantizer(AwqQuantizer):  # type: ignore[misc]  # awq has no type
     def _check_finite(
         self, index: int, linears: Mapping[str, nn.Linear], peaks: Mapping[str, float], outputs: HiddenStates
     ) -> None:
-        """peaks: the largest absolute value that each linear read."""
+        """peaks: the largest absolute value that each linear read; those that no token reached are not in it."""
         for name, linear in linears.items():
-            if name not in peaks:
-                raise UnsupportedModelError(
-                    f"layer {index}, {name}: the calibration blocks never reached it",
-                    hint="Give it more calibration samples, or leave the module out with modules_to_not_convert.",
-                )
             if not isfinite(largest(linear.weight)):
                 raise QuantizationError(f"layer {index}, {name}: its weights hold NaN or infinity", hint=_BROKEN)
-            if not isfinite(peaks[name]):
+            if not isfinite(peaks.get(name, 0.0)):
                 raise QuantizationError(
                     f"layer {index}, {name}: its inputs hold NaN or infinity", hint=_OUT_OF_RANGE
                 )
@@ -269,72 +292,50 @@ class LayerwiseQuantizer(AwqQuantizer):  # type: ignore[misc]  # awq has no type
         return torch.cat([hidden_states_of(module(part, **module_kwargs)) for part in torch.split(x, rows)])
 
 
-class CompensatedQuantizer(LayerwiseQuantizer):
-    """Method `awq+gptq`: one forward pass collects statistics of the inputs; everything is searched on these."""
+class _Side(nn.Module):
+    """Linears that read the same input, as one module: their outputs beside each other."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._ratios: dict[str, float] = {}
-        super().__init__(*args, **kwargs)
+    def __init__(self, linears: Any) -> None:
+        super().__init__()
+        self.linears = nn.ModuleList(linears)
 
-    def _quantize_layer(self, run: LayerRun, layer: nn.Module) -> QuantizedLayer:
-        index, inside = run.index, f"{self._path}.{run.index}"
-        self.module_kwargs = dict(run.arguments)
-        linears, chosen = self._linears(layer, inside)
-        groups = shared_inputs(self.awq_model.model_type, linears)
-        with collect_input_stats(linears, groups) as inputs:
-            outputs = run.forward(layer)
-        self._check_finite(index, linears, {name: largest(seen.peak) for name, seen in inputs.items()}, outputs)
-        before = LayerReference(weights=weights_of(chosen), grams={name: inputs[name].gram for name in chosen})
-        self._ratios = {}
-        scales = self._search_scales(index, layer, chosen, inputs)
-        self._apply_scales(index, layer, run.first_block(), scales)
-        scaled = scaled_inputs(inputs, scales)
-        quantized = self._fit(index, chosen, scaled)
-        return QuantizedLayer(
-            tensors=layer_tensors(layer, inside, quantized, self._context.skeleton.names),
-            modules=measure(index, before, quantized, scales, group_size=self.group_size),
-            source_outputs=outputs,
-            max_activation=max(outputs.peak, *(largest(seen.peak) for seen in scaled.values())),
+    def forward(self, inputs: Tensor) -> Tensor:
+        return torch.cat([linear(inputs) for linear in self.linears], dim=-1)
+
+
+def _common_parent(names: list[str]) -> str:
+    """The smallest module that holds all of these; for one, the linear itself."""
+    if len(names) == 1:
+        return names[0]
+    parts = zip(*(name.split(".") for name in names), strict=False)
+    common = []
+    for part in parts:
+        if len(set(part)) > 1:
+            break
+        common.append(part[0])
+    return ".".join(common)
+
+
+def _among(together: Any, chosen: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    found = [tuple(name for name in names if name in chosen) for names in together]
+    return [names for names in found if names]
+
+
+def check_scale(scale: Scale) -> Scale:
+    if not bool((torch.isfinite(scale.factors) & (scale.factors > 0)).all()):
+        raise QuantizationError(
+            f"the scales for {', '.join(scale.group.readers[:4])} are not finite", hint=_OUT_OF_RANGE
         )
-
-    def _search_best_scale(self, module: nn.Module, *args: Any, kwargs: Any = None, **others: Any) -> Any:
-        readers, inputs = others["layers"], others["inp"]  # InputStats in place of AutoAWQ's tokens
-        names = tuple(name_of(module, reader) for reader in readers)
-        weights = [reader.weight.detach().float() for reader in readers]
-        scaling = best_scaling(weights, inputs.gram, inputs.mean, group_size=self.group_size)
-        self._ratios |= dict.fromkeys(names, scaling.ratio)
-        return name_of(module, others["prev_op"]), names, scaling.factors.cpu()
-
-    def _fit(
-        self, index: int, chosen: Mapping[str, nn.Linear], inputs: Mapping[str, InputStats]
-    ) -> dict[str, QuantizedLinear]:
-        """Ranges and integers for the scaled weights; linears that read the same scaled inputs go together."""
-        together: dict[int, list[str]] = {}
-        for name in chosen:
-            together.setdefault(id(inputs[name]), []).append(name)
-        quantized: dict[str, QuantizedLinear] = {}
-        for names in together.values():
-            quantized |= fit_linears(
-                index,
-                {name: chosen[name] for name in names},
-                inputs[names[0]].gram,
-                group_size=self.group_size,
-                ratios=self._ratios,
-            )
-        return {name: quantized[name] for name in chosen}
+    return scale
 
 
 @contextlib.contextmanager
-def _naming(index: int, model_type: str) -> Iterator[None]:
+def name_layer(index: int) -> Iterator[None]:
     """AutoAWQ's exceptions, and ours, as errors that name the layer."""
     try:
         yield
     except QuantizationError as error:
         raise QuantizationError(f"layer {index}: {error.message}", hint=error.hint) from error
-    except (AttributeError, KeyError, NotImplementedError, TypeError) as error:
-        raise UnsupportedModelError(
-            f"layer {index}: AutoAWQ does not know this kind of {model_type!r}: {error}", hint=_NOTHING_TO_DO
-        ) from error
     except Exception as error:
         # It asserts on NaN, and raises a bare Exception when no step of the grid has a finite loss.
         if isinstance(error, AssertionError) or type(error) is Exception:

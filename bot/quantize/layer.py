@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from bot.checkpoint.gemm import pack
+from bot.checkpoint.skeleton import Skeleton
 from bot.errors import QuantizationError
-from bot.quantize.architectures import Groups
 from bot.quantize.rounding import Rounded, clipped_share, compensated, dequantize, round_to_nearest, to_rounded
+from bot.quantize.scaling import Scale, unscaled
 from bot.quantize.search import InputStats, best_levels, diagonal_blocks, gram, relative_errors
 from bot.records import ModuleError
 
 Linears = Mapping[str, nn.Linear]  # name within the layer
-
-
-class Scale(NamedTuple):
-    """A scaling, in the order in which AutoAWQ's apply_scale unpacks it.
-
-    producer: the module that computes the channels; its rows are divided by the factors. consumers: the linears
-    that read them; their columns are multiplied. factors: [channels].
-    """
-
-    producer: str
-    consumers: tuple[str, ...]
-    factors: Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,12 +39,12 @@ class QuantizedLinear:
 
 
 def reference_of(
-    linears: Linears, inputs: Mapping[str, Tensor], groups: Groups, *, device: torch.device
+    linears: Linears, inputs: Mapping[str, Tensor], together: Iterable[Sequence[str]], *, device: torch.device
 ) -> LayerReference:
-    """groups: the linears that share an input, whose Gram matrix is computed once."""
+    """together: the linears that share an input, whose Gram matrix is computed once."""
     grams: dict[str, Tensor] = {}
-    for group in groups:
-        grams |= dict.fromkeys(group, gram(inputs[group[0]], device=device))
+    for first, *others in together:
+        grams |= dict.fromkeys((first, *others), gram(inputs[first], device=device))
     return LayerReference(weights=weights_of(linears), grams=grams)
 
 
@@ -77,8 +65,30 @@ def round_linears(
     return quantized
 
 
-def fit_linears(
-    index: int, linears: Linears, inputs_gram: Tensor, *, group_size: int, ratios: Mapping[str, float]
+def fit_by_input(
+    index: int, linears: Linears, inputs: Mapping[str, InputStats], scales: Sequence[Scale], *, group_size: int
+) -> dict[str, QuantizedLinear]:
+    """Ranges and integers for the scaled weights; linears that read the same scaled inputs go together.
+
+    inputs: statistics of the scaled inputs; a linear without any is rounded to nearest.
+    """
+    together: dict[int, list[str]] = {}
+    for name in linears:
+        if name in inputs:
+            together.setdefault(id(inputs[name]), []).append(name)
+    ratios = {name: scale.ratio for scale in scales for name in scale.group.readers}
+    quantized: dict[str, QuantizedLinear] = {}
+    for names in together.values():
+        chosen, inputs_gram = {name: linears[name] for name in names}, inputs[names[0]].gram
+        quantized |= _fit_linears(index, chosen, inputs_gram, group_size=group_size, ratios=ratios)
+    unseen = {name: linear for name, linear in linears.items() if name not in inputs}
+    for name, rounded in round_linears(index, unseen, {}, group_size=group_size).items():
+        quantized[name] = replace(rounded, fallback="plain rounding")
+    return quantized
+
+
+def _fit_linears(
+    index: int, linears: Linears, inputs_gram: Tensor, *, group_size: int, ratios: Mapping[str, float | None]
 ) -> dict[str, QuantizedLinear]:
     """Ranges and integers that keep the outputs close, for linears that read the same scaled inputs.
 
@@ -122,6 +132,8 @@ def measure(
     """The output error of each linear on the source's own inputs, and that of plain rounding."""
     modules = []
     for name, weight in before.weights.items():
+        if name not in before.grams:  # nothing reached it
+            continue
         ours = unscaled(dequantize(quantized[name].rounded), name, scales)
         plain = dequantize(round_to_nearest(weight, group_size=group_size))
         error, error_rounding = relative_errors(weight, (ours, plain), before.grams[name])
@@ -139,70 +151,22 @@ def measure(
     return tuple(modules)
 
 
-def scaled_inputs(inputs: Mapping[str, InputStats], scales: Sequence[Scale]) -> dict[str, InputStats]:
-    """Statistics of what each linear reads once the scales are applied; those that shared an input still do."""
-    scaled, seen = {}, {}
-    for name, before in inputs.items():
-        applied = tuple(index for index, scale in enumerate(scales) if name in scale.consumers)
-        if (id(before), applied) not in seen:
-            after = before
-            for index in applied:
-                after = after.scaled(scales[index].factors.to(before.mean.device))
-            seen[id(before), applied] = after
-        scaled[name] = seen[id(before), applied]
-    return scaled
-
-
-def unscaled(weight: Tensor, name: str, scales: Sequence[Scale]) -> Tensor:
-    """The weight [out, in] with the scaling undone, to be compared with the source's."""
-    for producer, consumers, on_cpu in scales:
-        factors = on_cpu.to(device=weight.device, dtype=weight.dtype)
-        if name in consumers:
-            weight = weight / factors
-        if name == producer:
-            # A merged linear (gate and up, or q, k and v) computes the scaled channels with its last rows.
-            rows = torch.ones(weight.shape[0], device=weight.device, dtype=weight.dtype)
-            rows[-len(factors) :] = factors
-            weight = weight * rows.unsqueeze(1)
-    return weight
-
-
 def layer_tensors(
-    layer: nn.Module, path: str, quantized: Mapping[str, QuantizedLinear], names: Mapping[str, str]
+    layer: nn.Module, path: str, quantized: Mapping[str, QuantizedLinear], skeleton: Skeleton
 ) -> dict[str, Tensor]:
-    """The layer's tensors as a checkpoint holds them, under the source's names: packed linears, and the rest.
+    """The layer's tensors as a checkpoint holds them, under their stored names: packed linears, and the rest.
 
-    path: the layer's in the model; names: the source's name for each tensor of the model that the source has.
+    path: the layer's in the model. Tensors that transformers makes from others are left out: those are copied.
     """
     tensors: dict[str, Tensor] = {}
     for key, value in layer.state_dict().items():
-        linear, name = key.removesuffix(".weight"), names.get(f"{path}.{key}")
-        if name is None:  # a buffer that the model computes for itself
+        linear, origin = key.removesuffix(".weight"), skeleton.origins.get(f"{path}.{key}")
+        if origin is None:  # a buffer that the model computes for itself
             continue
         if linear in quantized and key != linear:
             packed = pack(*quantized[linear].rounded)
-            stem = name.removesuffix(".weight")
+            stem = origin.name.removesuffix(".weight")
             tensors |= {f"{stem}.{part}": tensor for part, tensor in packed._asdict().items()}
-        else:
-            tensors[name] = value
+        elif origin.name in skeleton.stored or key.rpartition(".")[0] in quantized:
+            tensors[origin.name] = value
     return tensors
-
-
-def is_scalable(entry: dict[str, Any], chosen: Collection[nn.Linear], producer: str) -> bool:
-    """Whether this entry of AutoAWQ's table scales the input of a chosen linear without changing the model."""
-    prev_op, readers = entry["prev_op"], entry["layers"]
-    if not any(reader is linear for reader in readers for linear in chosen):
-        return False
-    if isinstance(prev_op, nn.Linear):
-        # The channels are the last rows: of up in gate and up, of v in q, k and v when they are equally many.
-        parts = (3,) if "qkv" in producer.lower() else (1, 2)
-        return prev_op.out_features in {part * readers[0].in_features for part in parts}
-    # Scaling an activation function adds a tensor `act.scales`, for which vLLM's models have no place.
-    return any(True for _ in prev_op.parameters())
-
-
-def name_of(layer: nn.Module, module: nn.Module | None) -> str:
-    for name, candidate in layer.named_modules():
-        if candidate is module:
-            return str(name)
-    raise AttributeError("its table names a module that this layer does not have")

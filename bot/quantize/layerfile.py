@@ -19,7 +19,7 @@ from bot.checkpoint.reader import DTYPE_NAMES, TORCH_DTYPES, TensorFile
 from bot.checkpoint.writer import write_tensors
 from bot.errors import UpstreamError
 from bot.files import disk_errors, file_sha256
-from bot.records import ModuleError, from_json, to_json
+from bot.records import ExpertTokens, ModuleError, from_json, to_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +92,7 @@ class Measured:
     modules: tuple[ModuleError, ...]
     max_activation: float
     duration_s: float
+    experts: tuple[ExpertTokens, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ https://github.com/casper-hansen/AutoAWQ/blob/v0.2.9/awq/quantize/quantizer.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from bot.errors import QuantizationError
-from bot.quantize.architectures import Groups
 from bot.quantize.rounding import Levels, levels_between, nearest_steps, whole_range
 
 RATIOS = tuple(step / 20 for step in range(20))  # AutoAWQ's grid
@@ -86,28 +85,43 @@ def grouped_energy(weight: Tensor, grams: Tensor) -> Tensor:
     return ((by_group @ grams) * by_group).sum(dim=-1).t()
 
 
-def best_scaling(
-    weights: Sequence[Tensor], inputs_gram: Tensor, inputs_mean: Tensor, *, group_size: int
-) -> Scaling:
-    """The scaling of AWQ's grid with the smallest output error of the linears that read these inputs.
+class Reading(NamedTuple):
+    """Linears that read the same input. weights: [out, in] each; gram: computes the H of their inputs, [in, in].
 
-    weights: float32 [out, in] each; inputs_mean: mean absolute value of each input channel, [in]. Each linear's
-    error is relative to its outputs, so that large ones do not outweigh small ones. Raises QuantizationError when
-    no error is finite.
+    share: of the tokens, those that they see.
     """
-    energies = [output_energy(weight, inputs_gram) or 1.0 for weight in weights]
-    best, lowest = None, float("inf")
-    for scaling in _scalings(weights, inputs_mean, group_size=group_size):
-        error = sum(
-            output_energy(fake_quantize(weight, scaling.factors, group_size=group_size) - weight, inputs_gram)
-            / energy
-            for weight, energy in zip(weights, energies, strict=True)
-        )
-        if error < lowest:
-            best, lowest = scaling, error
-    if best is None:
+
+    weights: Sequence[Tensor]
+    gram: Callable[[], Tensor]
+    share: float = 1.0
+
+
+def best_scaling(readings: Sequence[Reading], inputs_mean: Tensor, *, group_size: int) -> Scaling:
+    """The scaling of AWQ's grid with the smallest output error of everything that reads these channels.
+
+    inputs_mean: mean absolute value of each channel, [in]. Each linear's error is relative to its outputs, so that
+    large ones do not outweigh small ones, and counts by its share of the tokens. One Gram matrix exists at a time.
+    Raises QuantizationError when no error is finite.
+    """
+    weights_mean = _weights_mean([weight for reading in readings for weight in reading.weights], group_size)
+    scalings = list(_scalings(weights_mean, inputs_mean))
+    errors = torch.zeros(len(scalings), dtype=torch.float64)
+    for reading in readings:
+        gram = reading.gram()
+        for each in reading.weights:
+            weight = each.detach().float()
+            energy = output_energy(weight, gram) or 1.0
+            errors += reading.share * torch.tensor(
+                [
+                    output_energy(fake_quantize(weight, scaling.factors, group_size=group_size) - weight, gram)
+                    / energy
+                    for scaling in scalings
+                ],
+                dtype=torch.float64,
+            )
+    if not bool(torch.isfinite(errors).any()):
         raise QuantizationError("the search found no finite scales")
-    return best
+    return scalings[int(torch.nan_to_num(errors, nan=torch.inf).argmin())]
 
 
 def fake_quantize(weight: Tensor, factors: Tensor, *, group_size: int) -> Tensor:
@@ -117,10 +131,18 @@ def fake_quantize(weight: Tensor, factors: Tensor, *, group_size: int) -> Tensor
     return (nearest_steps(groups, levels) * levels.scales.unsqueeze(-1)).view(weight.shape) / factors
 
 
-def _scalings(weights: Sequence[Tensor], inputs_mean: Tensor, *, group_size: int) -> Iterator[Scaling]:
+def _weights_mean(weights: Sequence[Tensor], group_size: int) -> Tensor:
+    """How large each input channel's weights are within their groups, on average: [in], 0 to 1."""
+    total, rows = torch.zeros(weights[0].shape[1], device=weights[0].device), 0
+    for weight in weights:
+        groups = weight.detach().float().view(-1, group_size).abs()
+        total += (groups / (groups.amax(dim=1, keepdim=True) + 1e-6)).view(weight.shape).sum(dim=0)
+        rows += len(weight)
+    return total / rows
+
+
+def _scalings(weights_mean: Tensor, inputs_mean: Tensor) -> Iterator[Scaling]:
     """AutoAWQ's grid, from scales by the weights alone to scales by (almost) the inputs alone."""
-    groups = torch.cat([weight.view(-1, group_size) for weight in weights]).abs()
-    weights_mean = (groups / (groups.amax(dim=1, keepdim=True) + 1e-6)).view(-1, len(inputs_mean)).mean(dim=0)
     nonzero = inputs_mean > 0
     for ratio in RATIOS:
         factors = (inputs_mean.pow(ratio) / (weights_mean.pow(1 - ratio) + 1e-4)).clamp(min=1e-4)
@@ -197,7 +219,9 @@ class _RunningStats:
 
 
 @contextmanager
-def collect_input_stats(linears: Mapping[str, nn.Linear], groups: Groups) -> Iterator[dict[str, InputStats]]:
+def collect_input_stats(
+    linears: Mapping[str, nn.Linear], groups: Iterable[Sequence[str]]
+) -> Iterator[dict[str, InputStats]]:
     """Collect statistics of the linears' inputs inside the `with` block; afterwards the dict holds them by name.
 
     groups: the linears that share an input, of which only the first is hooked. A group that no input reached is

@@ -11,14 +11,16 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from bot.checkpoint.arguments import Arguments
 from bot.checkpoint.constants import TOKENS_AT_ONCE
-from bot.checkpoint.layerwise import inputs_of_layers, run_layer, to_device
+from bot.checkpoint.layerwise import inputs_of_layers, run_layer
 from bot.checkpoint.skeleton import Skeleton, load_tensors, read_ahead, unload
 from bot.quantize.layerfile import (
     FinishedLayer,
@@ -31,7 +33,7 @@ from bot.quantize.layerfile import (
     write_hidden,
     write_layer,
 )
-from bot.records import ModuleError, Progress, Recipe
+from bot.records import ExpertTokens, ModuleError, Progress, Recipe
 
 _log = logging.getLogger("awq_bot")
 
@@ -60,13 +62,10 @@ class QuantizeContext:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerRun:
-    """The inputs of one layer, and where its outputs go.
-
-    arguments: the layer's other arguments beside the hidden states, on the device.
-    """
+    """The inputs of one layer, and where its outputs go."""
 
     index: int
-    arguments: Mapping[str, Any]
+    arguments: Arguments
     hidden: HiddenStates
     folder: Path
     blocks_at_once: int
@@ -78,10 +77,16 @@ class LayerRun:
     def first_block(self) -> Tensor:
         return next(self.hidden.read(hidden_path(self.folder, self.index), blocks=1))
 
+    def first_arguments(self, device: torch.device) -> dict[str, Any]:
+        """Those that belong to the first block."""
+        return self.arguments.of(slice(0, 1), device=device)
+
     def forward(self, layer: nn.Module) -> HiddenStates:
         """Run the layer on all inputs."""
+        total, start = self.hidden.shape[0], count(0, self.blocks_at_once)
         return self.store_outputs(
-            run_layer(layer, part, self.arguments, blocks=self.blocks_at_once) for part in self.states()
+            run_layer(layer, part, self.arguments, start=next(start), total=total, blocks=self.blocks_at_once)
+            for part in self.states()
         )
 
     def store_outputs(self, outputs: Iterable[Tensor]) -> HiddenStates:
@@ -97,6 +102,7 @@ class QuantizedLayer:
     modules: tuple[ModuleError, ...]
     source_outputs: HiddenStates
     max_activation: float
+    experts: tuple[ExpertTokens, ...] = ()
 
 
 def quantize_remaining_layers(
@@ -120,7 +126,9 @@ def _quantize_from(
     layers = context.skeleton.layers
     hidden = open_layer(layer_path(context.folder, done - 1)).outputs if done else None
     start = done if hidden is not None and hidden.is_at(hidden_path(context.folder, done)) else 0
-    captured = inputs_of_layers(context.skeleton, context.blocks if start == 0 else context.blocks[:1])
+    captured = inputs_of_layers(context.skeleton, context.blocks)
+    if any(arguments.depend_on_layers for arguments in captured.arguments):
+        start = 0  # what finished layers handed on is not kept
     if start == 0:
         hidden = write_hidden(hidden_path(context.folder, 0), torch.split(captured.hidden, context.blocks_at_once))
     arguments = captured.arguments
@@ -134,7 +142,7 @@ def _quantize_from(
         assert hidden is not None
         run = LayerRun(
             index=index,
-            arguments=to_device(arguments[index], device=context.device),
+            arguments=arguments[index],
             hidden=hidden,
             folder=context.folder,
             blocks_at_once=context.blocks_at_once,
@@ -153,7 +161,10 @@ def _quantize(
     started = time.monotonic()
     quantized = quantize_layer(run, layer)
     measured = Measured(
-        modules=quantized.modules, max_activation=quantized.max_activation, duration_s=time.monotonic() - started
+        modules=quantized.modules,
+        max_activation=quantized.max_activation,
+        duration_s=time.monotonic() - started,
+        experts=quantized.experts,
     )
     path = layer_path(context.folder, run.index)
     write_layer(

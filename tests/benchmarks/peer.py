@@ -65,7 +65,9 @@ def write_artifact(model: Any, source: Path, folder: Path) -> None:
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     carry_small_files(source, folder, trust_remote_code=False)
     config = (source / "config.json").read_bytes()
-    (folder / "config.json").write_bytes(artifact_config(config, recipe=Recipe(), artifact_dtype="float16"))
+    (folder / "config.json").write_bytes(
+        artifact_config(config, recipe=Recipe(), modules_to_not_convert=(), artifact_dtype="float16")
+    )
 
 
 def pack_with_autoawq(linear: torch.nn.Linear, scales: Tensor, zeros: Tensor) -> Any:

@@ -8,7 +8,7 @@ import pytest
 
 from bot.evaluate.gate import judge
 from bot.records import Thresholds
-from tests.support.factories import report
+from tests.support.factories import expert_tokens, report
 
 GOOD = report(perplexity_source=10.0, perplexity_quantized=10.5, kl_mean=0.02, kl_p99=0.3, top1_agreement=0.93)
 KL = "mean KL divergence {} nats is above max_kl 0.1"
@@ -40,6 +40,36 @@ def test_each_failing_threshold_gives_one_reason(changes: dict[str, Any], reason
     verdict = judge(replace(GOOD, **changes), Thresholds(max_kl=0.10, min_top1=0.85, max_perplexity_ratio=1.10))
     assert list(verdict.reasons) == reasons
     assert verdict.passed == (not reasons)
+
+
+UNSEEN = "{} of 128 experts of layer {} saw no calibration token, a share of {}, which is above max_unseen_experts"
+
+
+@pytest.mark.parametrize(
+    ("unseen", "threshold", "reasons"),
+    [
+        ((), 0.0, []),
+        ((0, 0), 0.0, []),
+        ((6, 6), 0.05, []),
+        ((64,), 0.5, []),
+        ((3,), 0.0, [UNSEEN.format(3, 0, 0.02344) + " 0"]),
+        ((6, 7), 0.05, [UNSEEN.format(7, 1, 0.05469) + " 0.05"]),
+        ((7, 9), 0.05, [UNSEEN.format(9, 1, 0.07031) + " 0.05, and so is the share of 1 other layer"]),
+        ((8, 7, 0, 7), 0.05, [UNSEEN.format(8, 0, 0.0625) + " 0.05, and so is the share of 2 other layers"]),
+        ((128,), 1.0, []),
+    ],
+)
+def test_experts_without_a_token_are_counted_by_layer(
+    unseen: tuple[int, ...], threshold: float, reasons: list[str]
+) -> None:
+    experts = tuple(expert_tokens(layer, unseen=count) for layer, count in enumerate(unseen))
+    verdict = judge(replace(GOOD, experts=experts), Thresholds(max_unseen_experts=threshold))
+    assert list(verdict.reasons) == reasons
+
+
+def test_a_layer_without_experts_is_no_reason() -> None:
+    """Records from another machine may say anything."""
+    assert judge(replace(GOOD, experts=(expert_tokens(experts=0),)), Thresholds()).passed
 
 
 def test_values_that_are_not_finite_fail_however_much_is_allowed() -> None:

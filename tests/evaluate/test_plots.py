@@ -55,6 +55,47 @@ def test_a_curve_holds_its_layers_in_order_and_the_mean_over_experts() -> None:
     )
 
 
+def mixture(layers: int, *kinds: str, dense: int = 0) -> tuple[ModuleError, ...]:
+    """`dense`: how many layers come first that have an MLP instead of experts."""
+    experts = [
+        f"mlp.{path}.{part}_proj" for path in ("experts.*", "shared_expert") for part in ("gate", "up", "down")
+    ]
+    return tuple(
+        error(layer, kind, 0.01, 0.02)
+        for layer in range(layers)
+        for kind in (*kinds, *(DENSE[4:] if layer < dense else experts))
+    )
+
+
+def test_a_mixture_has_a_curve_for_each_kind_while_they_are_few() -> None:
+    kinds = [curve.kind for curve in curves_of(mixture(4, *ATTENTION))]
+    assert len(kinds) == 10
+    assert kinds[4:6] == ["mlp.experts.*.gate_proj", "mlp.experts.*.up_proj"]
+
+
+def test_gate_and_up_share_a_curve_where_there_are_many_kinds() -> None:
+    modules = (
+        *mixture(4, *ATTENTION, "linear_attn.in_proj_qkv", dense=1),
+        error(2, "mlp.experts.*.up_proj", 0.04, 0.08),
+    )
+    curves = {curve.kind: curve for curve in curves_of(modules)}
+    assert len(curves) == 11
+    assert list(curves)[5:7] == ["mlp.{gate,up}_proj", "mlp.down_proj"]
+    experts = curves["mlp.experts.*.{gate,up}_proj"]
+    assert experts.layers == (1, 2, 3)
+    assert experts.ours == pytest.approx((0.01, 0.02, 0.01))
+
+
+def test_the_kinds_of_the_most_layers_stay_where_there_are_too_many() -> None:
+    rare = tuple(error(0, f"rare.{number}_proj", 0.01, 0.02) for number in range(20))
+    kinds = [curve.kind for curve in curves_of((*rare, *mixture(4, *ATTENTION)))]
+    assert len(kinds) == 12
+    assert kinds[4:8] == list(ATTENTION)
+    assert kinds[8:] == [
+        f"mlp.{path}.{part}_proj" for path in ("experts.*", "shared_expert") for part in ("{gate,up}", "down")
+    ]
+
+
 @pytest.mark.parametrize("layers", [1, 4, 130])
 def test_a_picture_is_a_small_opaque_png_of_the_cards_width_with_both_curves(tmp_path: Path, layers: int) -> None:
     path = tmp_path / "error.png"

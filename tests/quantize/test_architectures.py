@@ -1,109 +1,62 @@
-"""The table of shared inputs against AutoAWQ's own, and which linears a recipe selects."""
+"""What the decoder layers hold, and which weights and blocks are refused."""
 
-from collections import defaultdict
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
-import transformers
 from torch import nn
 
-from bot.checkpoint.skeleton import decoder_layers
-from bot.errors import BotError, QuantizationError, UnsupportedModelError, WatchlistError
+from bot.checkpoint.selection import Mixture, Selection
+from bot.errors import QuantizationError, UnsupportedModelError
 from bot.quantize.architectures import (
-    SHARED_INPUTS,
     check_blocks,
     check_dtypes,
-    select_linears,
-    shared_inputs,
+    linears_inside,
+    matrices_inside,
+    mixtures_inside,
 )
-from bot.records import Recipe, TensorInfo
-from tests.support.stock_awq import AWQ_CAUSAL_LM_MODEL_MAP
-from tests.support.tiny_models import CONFIGS
+from bot.records import TensorInfo
 
 
-def first_layer(model_type: str) -> nn.Module:
-    settings = CONFIGS[model_type]
-    heads = settings.get("num_attention_heads", 4)
-    config = transformers.AutoConfig.for_model(model_type, **settings | {"num_key_value_heads": heads})
-    with torch.device("meta"):
-        model: Any = transformers.AutoModelForCausalLM.from_config(config)
-    return decoder_layers(model)[1][0]
+class Router(nn.Module):
+    def __init__(self, experts: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(experts, 8))
 
 
-@pytest.mark.parametrize("model_type", sorted(SHARED_INPUTS))
-def test_table_says_what_autoawq_says(model_type: str) -> None:
-    layer = first_layer(model_type)
-    names = {module: name for name, module in layer.named_modules()}
-    linears = {name for module, name in names.items() if isinstance(module, nn.Linear)}
-    feats: dict[str, None] = defaultdict(lambda: None)
-    entries = AWQ_CAUSAL_LM_MODEL_MAP[model_type].get_layers_for_scaling(layer, feats, {})
-    groups = SHARED_INPUTS[model_type]
-
-    assert {name for group in groups for name in group} == linears
-    for entry in entries:
-        readers = {names[reader] for reader in entry["layers"]}
-        assert [group for group in groups if readers & set(group)] == [
-            group for group in groups if readers <= set(group)
-        ]
+def block(*, router: int, experts: int, wider: int = 0) -> nn.Module:
+    """A router and a list of linears. wider: how many outputs the last of them has more."""
+    sizes = [8] * (experts - 1) + [8 + wider]
+    made = nn.Module()
+    made.router, made.experts = Router(router), nn.ModuleList(nn.ModuleDict({"w": nn.Linear(8, n)}) for n in sizes)
+    return made
 
 
-def test_a_linear_that_no_table_knows_is_alone() -> None:
-    assert shared_inputs("bloom", ["a", "b"]) == (("a",), ("b",))
-    assert shared_inputs("llama", ["self_attn.k_proj", "self_attn.q_proj", "extra"]) == (
-        ("self_attn.q_proj", "self_attn.k_proj"),
-        ("extra",),
-    )
-
-
-ONE = "model.layers.1"
-LINEARS = {
-    f"model.layers.{index}.{name}": shape
-    for index in (1, 11)
-    for name, shape in {
-        "self_attn.q_proj": (256, 256),
-        "self_attn.k_proj": (80, 256),
-        "self_attn.v_proj": (80, 256),
-        "mlp.gate": (8, 256),
-        "mlp.gate_proj": (512, 256),
-        "mlp.up_proj": (512, 256),
-        "mlp.down_proj": (256, 512),
-    }.items()
-}
+def test_equal_modules_beside_a_router_are_a_mixture() -> None:
+    layers = nn.ModuleList([nn.ModuleDict({"mlp": block(router=3, experts=3)})])
+    assert mixtures_inside(layers, "model.layers") == (Mixture(path="model.layers.0.mlp.experts", experts=3),)
+    assert mixtures_inside(layers[0]) == (Mixture(path="mlp.experts", experts=3),)
 
 
 @pytest.mark.parametrize(
-    ("linears", "left_out"),
-    [
-        (LINEARS, ()),
-        (LINEARS, (f"{ONE}.mlp.down_proj",)),
-        (LINEARS, (f"{ONE}.mlp.gate_proj", f"{ONE}.mlp.up_proj")),
-        ({"wrong.shape": (256, 320), "a.c": (256, 256)}, ("wrong.shape",)),
-    ],
+    "other",
+    [block(router=4, experts=3), block(router=3, experts=3, wider=8), block(router=1, experts=1)],
+    ids=["no router of this size", "of different sizes", "one"],
 )
-def test_linears_are_left_out_by_full_path(linears: dict[str, tuple[int, int]], left_out: tuple[str, ...]) -> None:
-    recipe = Recipe(modules_to_not_convert=left_out)
-    assert select_linears(linears, recipe=recipe) == tuple(name for name in linears if name not in left_out)
+def test_other_lists_are_none(other: nn.Module) -> None:
+    assert mixtures_inside(nn.ModuleList([other])) == ()
 
 
-@pytest.mark.parametrize(
-    ("linears", "left_out", "error", "problem"),
-    [
-        (LINEARS, ("mlp.down_proj",), WatchlistError, "no linear 'mlp.down_proj'"),
-        (LINEARS, (f"{ONE}.mlp.up_proj",), WatchlistError, f"without {ONE}.mlp.gate_proj$"),
-        (LINEARS, (f"{ONE}.self_attn.q_proj", f"{ONE}.self_attn.v_proj"), WatchlistError, "without .*k_proj"),
-        (LINEARS, (f"{ONE}.mlp.gate",), WatchlistError, f"servers would also leave out {ONE}.mlp.gate_proj"),
-        ({"a.b": (256, 320)}, (), UnsupportedModelError, "a.b: 320 input channels are not a multiple of .* 128"),
-        ({"a.b": (260, 256)}, (), UnsupportedModelError, "a.b: 260 output"),
-        ({"a": (8, 128)}, ("a",), UnsupportedModelError, "no linear is left"),
-    ],
-)
-def test_selections_that_readers_misunderstand_or_that_do_not_divide_are_refused(
-    linears: dict[str, tuple[int, int]], left_out: tuple[str, ...], error: type[BotError], problem: str
-) -> None:
-    with pytest.raises(error, match=problem):
-        select_linears(linears, recipe=Recipe(modules_to_not_convert=left_out))
+def test_what_is_not_packed_is_listed_by_the_path_of_its_mixture() -> None:
+    layers = nn.ModuleList([nn.ModuleDict({"attn": nn.Linear(8, 8), "mlp": block(router=2, experts=2)})])
+    linears = linears_inside(layers, "layers")
+    assert list(linears) == ["layers.0.attn", "layers.0.mlp.experts.0.w", "layers.0.mlp.experts.1.w"]
+
+    def listed(*packed: str) -> tuple[str, ...]:
+        return matrices_inside(layers, "layers", Selection(packed=packed, left_out={}, left_out_share=0))
+
+    assert listed(*linears) == ("layers.0.mlp.router",)
+    assert listed("layers.0.attn") == ("layers.0.mlp.router", "layers.0.mlp.experts")
 
 
 def test_weights_that_are_not_floats_are_refused() -> None:

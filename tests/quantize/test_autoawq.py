@@ -1,22 +1,26 @@
-"""AutoAWQ's search as we use it: the bug that is fixed, and the errors for models that do not fit."""
+"""AutoAWQ's search as we use it: the bug that is fixed, what is scaled, and the errors for what does not fit."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import transformers
 from torch import Tensor, nn
 
+from bot.checkpoint.gemm import pack
 from bot.checkpoint.reader import Checkpoint
 from bot.checkpoint.skeleton import Skeleton, open_skeleton
 from bot.errors import QuantizationError, UnsupportedModelError
+from bot.quantize import autoawq as autoawq_module
 from bot.quantize import search as search_module
 from bot.quantize.architectures import linears_inside
 from bot.quantize.artifact import METHODS
-from bot.quantize.autoawq import LayerwiseQuantizer, check_known, quantize_layers
-from bot.quantize.layer import Scale, unscaled
+from bot.quantize.autoawq import LayerwiseQuantizer, quantize_layers
+from bot.quantize.rounding import round_to_nearest
+from bot.quantize.scaling import Group, Scale, unscaled
+from bot.quantize.trace import Trace, trace_layer
 from bot.quantize.walk import QuantizeContext
 from bot.records import Recipe, no_progress
 from tests.support import tiny_models
@@ -48,7 +52,14 @@ def searched(kind: type[AwqQuantizer]) -> tuple[nn.Linear, nn.Linear]:
     quantizer.group_size, quantizer.w_bit, quantizer.zero_point, quantizer.duo_scaling = 128, 4, True, True
     quantizer.max_chunk_memory, quantizer.n_parallel_calib_samples = 2**30, None
     skeleton = Skeleton(
-        model=linear, path="", layers=nn.ModuleList(), names={}, read=before.get_parameter, dtype=torch.float32
+        model=linear,
+        path="",
+        layers=nn.ModuleList(),
+        origins={},
+        stored=(),
+        read=before.get_parameter,
+        dtype=torch.float32,
+        unread=(),
     )
     quantizer._context = context_of(skeleton, Path())
     with torch.no_grad():
@@ -64,19 +75,25 @@ def test_search_on_a_cpu_leaves_the_weights_alone_other_than_autoawqs() -> None:
     assert "state_dict" not in vars(after)
 
 
-def quantized(
-    model_type: str, folder: Path, *, method: str, dtype: torch.dtype = torch.float32, **changes: Any
-) -> dict[str, Tensor]:
-    """All tensors of the finished layers' files."""
-    source = tiny_models.build(model_type, folder / "source", **changes)
-    checkpoint = Checkpoint(source)
-    skeleton = open_skeleton(
-        source, checkpoint.tensors, read=checkpoint.read, dtype=dtype, trust_remote_code=False
+def opened(
+    model_type: str, folder: Path, *, dtype: torch.dtype = torch.float32, **changes: Any
+) -> tuple[Checkpoint, Skeleton]:
+    checkpoint = Checkpoint(tiny_models.build(model_type, folder / "source", **changes))
+    return checkpoint, open_skeleton(
+        checkpoint.folder, checkpoint.tensors, read=checkpoint.read, dtype=dtype, trust_remote_code=False
     )
-    check_known(skeleton.model, skeleton.layers)
+
+
+def quantized_layers(skeleton: Skeleton, folder: Path, *, method: str) -> dict[str, Tensor]:
+    """All tensors of the finished layers' files."""
     (folder / "layers").mkdir()
     finished = quantize_layers(context_of(skeleton, folder / "layers"), quantizer=METHODS[method])
     return {name: layer.file.read(name) for layer in finished for name in layer.file.tensors}
+
+
+def quantized(model_type: str, folder: Path, *, method: str, **settings: Any) -> dict[str, Tensor]:
+    _, skeleton = opened(model_type, folder, **settings)
+    return quantized_layers(skeleton, folder, method=method)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -91,19 +108,72 @@ def test_a_search_in_half_precision_ends_in_norms_that_are_not_rounded_to_it(met
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
-    ("model_type", "changes", "problem"),
+    ("model_type", "changes", "divided", "as_it_was"),
     [
         # GELU is not homogeneous: what fc1 makes smaller, fc2 cannot make larger again.
-        ("opt", {"activation_function": "gelu"}, "layer 0: AutoAWQ's scaling changes what this opt computes"),
-        ("falcon", {"new_decoder_architecture": False}, "AutoAWQ does not know this kind of 'falcon': .*ln_attn"),
-        ("qwen3_moe", {}, "holds its experts as one tensor"),
+        ("opt", {"activation_function": "gelu"}, "final_layer_norm.bias", "fc1.bias"),
+        ("opt", {"activation_function": "relu"}, "fc1.bias", "fc2.bias"),
+        ("falcon", {"new_decoder_architecture": False}, "input_layernorm.weight", ""),
+        ("qwen3", {}, "post_attention_layernorm.weight", "self_attn.q_norm.weight"),
     ],
 )
-def test_layers_that_autoawqs_tables_do_not_fit_are_refused(
-    method: str, model_type: str, changes: dict[str, Any], problem: str, tmp_path: Path
+def test_only_what_leaves_the_layers_outputs_as_they_are_is_scaled(
+    method: str, model_type: str, changes: dict[str, Any], divided: str, as_it_was: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(UnsupportedModelError, match=problem):
-        quantized(model_type, tmp_path, method=method, **changes)
+    source, skeleton = opened(model_type, tmp_path, **changes)
+    tensors = quantized_layers(skeleton, tmp_path, method=method)
+    before = {name: source.read(name).float() for name in source.tensors}
+    assert not torch.equal(tensors[f"{skeleton.path}.0.{divided}"], before[f"{skeleton.path}.0.{divided}"])
+    if as_it_was:
+        assert torch.equal(tensors[f"{skeleton.path}.0.{as_it_was}"], before[f"{skeleton.path}.0.{as_it_was}"])
+    linears = linears_inside(skeleton.layers, skeleton.path)
+    assert {name.removesuffix(".qweight") for name in tensors if name.endswith(".qweight")} == set(linears)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_scaling_that_changes_the_outputs_is_refused(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is proved on one block of tokens before, and checked again when all factors are known."""
+
+    def wrong(*args: Any) -> Trace:
+        found = trace_layer(*args)
+        return replace(found, groups=(*found.groups, Group(producer="fc1", readers=("fc2",))))
+
+    monkeypatch.setattr(autoawq_module, "trace_layer", wrong)
+    with pytest.raises(UnsupportedModelError, match="layer 0: scaling changes what this layer computes"):
+        quantized("opt", tmp_path, method=method, activation_function="gelu")
+
+
+@pytest.mark.parametrize(
+    ("model_type", "problem"),
+    [
+        ("qwen3_moe", "does not do mixtures"),
+        ("gemma4_text", "needs arguments that are the same for all samples"),
+    ],
+)
+def test_layers_that_autoawqs_search_cannot_run_are_refused_and_ours_runs_them(
+    model_type: str, problem: str, tmp_path: Path
+) -> None:
+    (tmp_path / "ours").mkdir()
+    assert any(name.endswith("qweight") for name in quantized(model_type, tmp_path / "ours", method="awq+gptq"))
+    with pytest.raises(UnsupportedModelError, match=f"layer 0: AutoAWQ's search {problem}") as refused:
+        quantized(model_type, tmp_path, method="awq")
+    assert "awq+gptq" in refused.value.hint
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_linears_that_no_token_reaches_are_rounded_to_nearest(method: str, tmp_path: Path) -> None:
+    source, skeleton = opened("llama", tmp_path)
+    layers: Any = skeleton.layers
+    for layer in layers:
+        layer.mlp.forward = nn.Identity().forward
+    tensors = quantized_layers(skeleton, tmp_path, method=method)
+    for name in ("gate_proj", "up_proj", "down_proj"):
+        path = f"model.layers.1.mlp.{name}"
+        rounded = pack(*round_to_nearest(source.read(f"{path}.weight").float(), group_size=Recipe().group_size))
+        for part, expected in rounded._asdict().items():
+            assert torch.equal(tensors[f"{path}.{part}"], expected)
 
 
 def test_a_search_that_finds_nothing_names_its_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,19 +192,7 @@ def test_scaling_is_undone_in_rows_and_columns() -> None:
     by = torch.tensor([0.5, 2.0, 3.0])
     scaled_up, scaled_down = up.clone(), down * by
     scaled_up[-3:] /= by.unsqueeze(1)  # the last rows of a merged gate and up
-    scales = [Scale("gate_up", ("down",), by)]
+    scales = [Scale(Group(producer="gate_up", readers=("down",)), by)]
     assert torch.allclose(unscaled(scaled_up, "gate_up", scales), up)
     assert torch.allclose(unscaled(scaled_down, "down", scales), down)
     assert torch.equal(unscaled(up, "other", scales), up)
-
-
-def test_types_and_layers_that_autoawq_does_not_know_are_refused() -> None:
-    """The quantizer and the evaluator go by one rule, and AutoAWQ's table must be about the same layers."""
-    with torch.device("meta"):
-        llama = transformers.LlamaForCausalLM(transformers.LlamaConfig(**tiny_models.CONFIGS["llama"]))
-        gpt2 = transformers.GPT2LMHeadModel(transformers.GPT2Config())
-    check_known(llama, llama.model.layers)
-    with pytest.raises(UnsupportedModelError, match="its decoder layers are elsewhere"):
-        check_known(llama, nn.ModuleList(llama.model.layers))
-    with pytest.raises(UnsupportedModelError, match="no causal language model of type 'gpt2'"):
-        check_known(gpt2, gpt2.transformer.h)

@@ -1,30 +1,37 @@
-"""Tiny models of the families that AutoAWQ knows, quantized for real and compared with the committed table."""
+"""Tiny models of every type, quantized for real and compared with the committed table."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bot.watch.refusals import support_table
+from bot.watch.layers import model_types
 from tests.support import tiny_models
 from tests.support.canary import canary
 
-QUICK = ("gemma2", "phi3", "starcoder2")  # qwen3 and llama are quantized in test_artifact.py
+# Experts one by one and together, a vision-language model, linear attention, and layers around one norm.
+QUICK = ("falcon", "gemma3", "gpt_oss", "phi3", "qwen3_moe", "qwen3_next")
 
 
 @pytest.mark.parametrize(
     "model_type",
-    [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in sorted(tiny_models.CONFIGS)],
+    [
+        pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
+        for name, known in model_types().items()
+        if not (known.reason or "").startswith("not tried")
+    ],
 )
-def test_every_family_does_what_the_table_says(model_type: str, tmp_path: Path) -> None:
-    assert canary(model_type, tmp_path) == support_table()["types"][model_type]
+def test_every_type_does_what_the_table_says(model_type: str, tmp_path: Path) -> None:
+    found = canary(model_type, tmp_path).type
+    known = model_types()[model_type]
+    assert found.reason == known.reason
+    assert (found.layers, found.stored, found.others) == (known.layers, known.stored, known.others)
+    assert (found.renamed, found.fused, found.transposed) == (known.renamed, known.fused, known.transposed)
+    assert (found.mixtures, found.by_sample) == (known.mixtures, known.by_sample)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("model_type", "settings"), tiny_models.VARIANTS)
 def test_every_variant_does_what_the_table_says(model_type: str, settings: dict[str, Any], tmp_path: Path) -> None:
-    reasons = {
-        (variant["model_type"], *sorted(variant["when"].items())): variant["reason"]
-        for variant in support_table()["variants"]
-    }
-    assert canary(model_type, tmp_path, **settings) == reasons.get((model_type, *sorted(settings.items())))
+    reasons = [item.reason for item in model_types()[model_type].variants if item.when == settings]
+    assert canary(model_type, tmp_path, **settings).type.reason == next(iter(reasons), None)

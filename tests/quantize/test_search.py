@@ -8,6 +8,7 @@ from bot.errors import QuantizationError
 from bot.quantize.autoawq import LayerwiseQuantizer
 from bot.quantize.rounding import nearest_steps
 from bot.quantize.search import (
+    Reading,
     best_levels,
     best_scaling,
     collect_input_stats,
@@ -105,7 +106,7 @@ def test_best_scaling_loses_least_of_autoawqs_grid() -> None:
     weights = [numbers(16, 64, seed=1), 50 * numbers(8, 64, seed=2)]
     mean = inputs.abs().mean(dim=(0, 1))
 
-    found = best_scaling(weights, gram(inputs, device=CPU), mean, group_size=32)
+    found = best_scaling([Reading(weights, lambda: gram(inputs, device=CPU))], mean, group_size=32)
 
     groups = torch.cat(weights).view(-1, 32).abs()
     w_mean = (groups / (groups.amax(dim=1, keepdim=True) + 1e-6)).view(-1, 64).mean(dim=0)
@@ -134,16 +135,19 @@ def test_loss_of_a_scaling_is_that_of_the_outputs() -> None:
 def test_dead_channel_is_not_scaled() -> None:
     inputs, weight = outliers(40, 64), numbers(8, 64, seed=1)
     inputs[:, 5] = 0
-    found = best_scaling([weight], gram(inputs, device=CPU), inputs.abs().mean(dim=0), group_size=32)
+    reading = Reading([weight], lambda: gram(inputs, device=CPU))
+    found = best_scaling([reading], inputs.abs().mean(dim=0), group_size=32)
     assert found.factors[5] == 1
     assert torch.isfinite(found.factors).all()
-    nothing = best_scaling([weight], torch.zeros(64, 64), torch.zeros(64), group_size=32)
+    unread = Reading([weight], lambda: torch.zeros(64, 64))
+    nothing = best_scaling([unread], torch.zeros(64), group_size=32)
     assert torch.equal(nothing.factors, torch.ones(64))
 
 
 def test_inputs_that_are_not_finite_are_an_error() -> None:
+    broken = Reading([numbers(8, 32)], lambda: torch.full((32, 32), torch.nan))
     with pytest.raises(QuantizationError, match="no finite scales"):
-        best_scaling([numbers(8, 32)], torch.full((32, 32), torch.nan), torch.ones(32), group_size=32)
+        best_scaling([broken], torch.ones(32), group_size=32)
 
 
 def test_best_levels_lose_no_more_than_the_whole_range_or_any_even_shrink() -> None:

@@ -1,0 +1,90 @@
+"""AWQ's scaling: channels are divided where they are computed and multiplied where they are read.
+
+https://arxiv.org/abs/2306.00978, section 3.2. Which channels can be scaled, trace.py finds out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from bot.quantize.search import InputStats
+
+Names = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Channels that can be scaled. producer: the norm or linear that computes them; readers: what multiplies them.
+
+    Readers are linears, and routers that hold a weight [experts, hidden] themselves. offset: 1 for norms that
+    multiply by 1 + weight. first_rows: a merged linear computes the channels with its first rows, not its last.
+    """
+
+    producer: str
+    readers: Names
+    offset: float = 0.0
+    first_rows: bool = False
+
+
+class Scale(NamedTuple):
+    """A scaling that was chosen. factors: [channels]; ratio: AWQ's alpha, see search.Scaling."""
+
+    group: Group
+    factors: Tensor
+    ratio: float | None = None
+
+
+@torch.no_grad()
+def scale_channels(layer: nn.Module, group: Group, factors: Tensor) -> None:
+    """Divide what the producer computes by the factors, [channels], and multiply what the readers read."""
+    producer: Any = layer.get_submodule(group.producer)
+    factors = factors.to(producer.weight.device, producer.weight.dtype)
+    if producer.weight.dim() == 1:
+        producer.weight.add_(group.offset).div_(factors).sub_(group.offset)
+        if getattr(producer, "bias", None) is not None:
+            producer.bias.div_(factors)
+    else:
+        rows = rows_of(group, len(factors))
+        producer.weight[rows].div_(factors.unsqueeze(1))
+        if producer.bias is not None:
+            producer.bias[rows].div_(factors)
+    for name in group.readers:
+        weight: Any = layer.get_submodule(name).weight
+        weight.mul_(factors)
+
+
+def rows_of(group: Group, channels: int) -> slice:
+    """The rows of a linear that compute the channels."""
+    return slice(None, channels) if group.first_rows else slice(-channels, None)
+
+
+def scaled_inputs(inputs: Mapping[str, InputStats], scales: Sequence[Scale]) -> dict[str, InputStats]:
+    """Statistics of what each linear reads once the scales are applied; those that shared an input still do."""
+    scaled, seen = {}, {}
+    for name, before in inputs.items():
+        applied = tuple(index for index, scale in enumerate(scales) if name in scale.group.readers)
+        if (id(before), applied) not in seen:
+            after = before
+            for index in applied:
+                after = after.scaled(scales[index].factors.to(before.mean.device))
+            seen[id(before), applied] = after
+        scaled[name] = seen[id(before), applied]
+    return scaled
+
+
+def unscaled(weight: Tensor, name: str, scales: Sequence[Scale]) -> Tensor:
+    """The weight [out, in] with the scaling undone, to be compared with the source's."""
+    for group, on_cpu, _ in scales:
+        factors = on_cpu.to(device=weight.device, dtype=weight.dtype)
+        if name in group.readers:
+            weight = weight / factors
+        if name == group.producer:
+            rows = torch.ones(weight.shape[0], device=weight.device, dtype=weight.dtype)
+            rows[rows_of(group, len(factors))] = factors
+            weight = weight * rows.unsqueeze(1)
+    return weight
