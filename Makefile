@@ -19,10 +19,9 @@ SCALE_SET := $(wildcard .github/runner/scale-set.yaml)
 ISSUE_FORMS := $(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))
 # A second environment, without torch: for machines that quantize nothing.
 BASE := .venv-base
-# test_support.py compares the table with real models of transformers.
-BASE_TESTS := tests/watch tests/card tests/hub tests/localhub --ignore tests/watch/test_support.py
+BASE_TESTS := tests/watch tests/card tests/hub tests/localhub
 
-.PHONY: help demo test test-all test-base bench-quantize check check-workflows format schema clean
+.PHONY: help demo test test-all test-base bench-quantize architectures check check-workflows format schema clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -47,6 +46,9 @@ test-base:  ## test planning and publishing without torch, with PYTHON=python3.1
 
 bench-quantize: $(INSTALLED)  ## compare our method with AutoAWQ, in an hour; BENCH=--quick, DEVICE=cuda
 	$(BIN)/python -m tests.benchmarks.quantize --device $(DEVICE) $(BENCH)
+
+architectures: $(INSTALLED)  ## try a tiny model of every type, and write the table of what works
+	$(BIN)/python -m tests.support.architectures --processes $(WORKERS)
 
 check: $(INSTALLED) check-workflows  ## check format, lint, types, import contracts and workflows
 	$(BIN)/ruff format --check .

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import signal
+import tempfile
 
 # Read when huggingface_hub is imported: without it the client insists on a protocol that the local Hub lacks.
 os.environ["HF_HUB_DISABLE_XET"] = "1"
@@ -22,6 +25,10 @@ os.environ.pop("GITHUB_ACTIONS", None)
 # Read when torch is imported: test processes run side by side, and on models this small threads only wait for each
 # other, which costs most of the time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# What the plan is told about a model is kept there, for all processes of one run and for no other run.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="awq-bot-cache-")
+    atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 # Under nohup, and in the background of some shells, Ctrl-C is ignored. Children inherit that, and some of them are
 # started to be interrupted.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -17,6 +17,7 @@ import bot
 from bot.card.model_card import render_card
 from bot.card.provenance import make_provenance
 from bot.checkpoint.config import artifact_config, with_chat_template
+from bot.checkpoint.header import read_weight_headers
 from bot.checkpoint.repo_files import (
     CARD,
     CHAT_TEMPLATE,
@@ -27,17 +28,30 @@ from bot.checkpoint.repo_files import (
     is_carried,
     is_safe_path,
 )
-from bot.errors import PublishError
+from bot.errors import PublishError, UpstreamError
 from bot.evaluate.gate import judge
 from bot.files import describe_file, found_as_listed
 from bot.jobs.folder import JobDir
-from bot.records import Card, HubFile, Job, Provenance, PublishedFile, QuantizedModel, Report, to_json
+from bot.jobs.listed import listing_problem
+from bot.records import (
+    Card,
+    ExpertTokens,
+    HubFile,
+    Job,
+    Provenance,
+    PublishedFile,
+    QuantizedModel,
+    Report,
+    to_json,
+)
 from bot.watch.release import QUANTIZER_VERSION
 
 Record = TypeVar("Record")
 
 TOOL = f"awq-bot {bot.__version__}"
 
+# Where vision-language models had it before chat_template.jinja.
+_PROCESSOR_TEMPLATE = "chat_template.json"
 _FOLDERS = {"quantized", "card"}
 _RECORDS = {"job.json", "weights.json", "quantized.json", "report.json", "card.json", ".lock"}
 _SHARD = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
@@ -81,6 +95,7 @@ def check_job_dir(job: Job, folder: Path, originals: Path) -> JobDir:
     _check_files(handover, on_disk)
     _check_quoted(handover)
     _check_recipe(handover)
+    _check_modules(handover)
     _check_origin(handover, originals)
     _check_texts(handover)
     verdict = judge(handover.report, job.entry.gate)
@@ -90,8 +105,8 @@ def check_job_dir(job: Job, folder: Path, originals: Path) -> JobDir:
 
 
 def has_chat_template(folder: Path) -> bool:
-    """Whether a model's folder has one, in either of the two places."""
-    if (folder / CHAT_TEMPLATE).is_file():
+    """Whether a model's folder has one, in any of the three places."""
+    if any((folder / name).is_file() for name in (CHAT_TEMPLATE, _PROCESSOR_TEMPLATE)):
         return True
     path = folder / TOKENIZER_CONFIG
     return path.is_file() and bool(json.loads(path.read_bytes()).get("chat_template"))
@@ -169,6 +184,25 @@ def _check_recipe(handover: _Handover) -> None:
         raise _refused(handover.job, "its calibration is not the planned one")
 
 
+def _check_modules(handover: _Handover) -> None:
+    """What config.json lists as not quantized, and what the report says about experts, against the weights."""
+    try:
+        tensors = read_weight_headers(handover.jobdir.quantized).tensors
+    except UpstreamError as error:
+        raise _refused(handover.job, f"its weights cannot be read: {error.message}") from None
+    if problem := listing_problem(handover.quantized.modules_to_not_convert, tensors):
+        raise _refused(handover.job, problem)
+    experts = handover.report.experts
+    if experts != handover.quantized.experts or not all(map(_is_count, experts)):
+        raise _refused(handover.job, "its figures of experts do not follow from its records")
+
+
+def _is_count(tokens: ExpertTokens) -> bool:
+    """Whether the figures can be of the experts of one layer."""
+    experts_fit = tokens.layer >= 0 and 0 <= tokens.unseen <= tokens.experts
+    return experts_fit and 0 <= tokens.lowest <= tokens.median < float("inf")
+
+
 def _check_origin(handover: _Handover, originals: Path) -> None:
     """Every file is weights, written by us, or upstream's as the plan lists it."""
     for file in handover.card.files:
@@ -204,7 +238,9 @@ def _edited(handover: _Handover, path: str, originals: Path) -> bytes | None:
     content = original.read_bytes()
     if path == CONFIG:
         dtype = handover.quantized.artifact_dtype
-        return artifact_config(content, recipe=handover.job.entry.recipe, artifact_dtype=dtype)
+        names = handover.quantized.modules_to_not_convert
+        recipe = handover.job.entry.recipe
+        return artifact_config(content, recipe=recipe, modules_to_not_convert=names, artifact_dtype=dtype)
     return with_chat_template(content, template.read_bytes(), where=path) if template.is_file() else content
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 from bot.calibration.sources import split_files
-from bot.errors import BotError, QualityGateError, UpstreamError, WatchlistError
+from bot.errors import BotError, EnvironmentProblem, QualityGateError, UpstreamError, WatchlistError
 from bot.hub.access import check_may_publish, exchange
 from bot.hub.publish import make_public_note
 from bot.hub.pull import Pinned, pull_files
@@ -19,8 +21,10 @@ from bot.jobs import stages
 from bot.jobs.folder import JobDir
 from bot.jobs.handover import check_job_dir, edited_files
 from bot.jobs.stages import JobContext
+from bot.jobs.worker import layers_of_model
 from bot.records import (
     DatasetListing,
+    Details,
     Job,
     JobKind,
     JobResult,
@@ -34,7 +38,7 @@ from bot.records import (
     no_progress,
 )
 from bot.watch import release
-from bot.watch.refusals import dataset_refusal, license_refusal, refuse
+from bot.watch.refusals import dataset_refusal, license_refusal, own_code, refuse
 from bot.watch.release import make_plan
 
 # --- watch --------------------------------------------------------------------------------------------------
@@ -53,11 +57,24 @@ def plan(hub: Hub, entries: Sequence[WatchEntry], *, trusted_publishing: bool = 
         for entry, source, target in zip(active, sources, targets, strict=True)
     ]
     candidates = [item for item in triaged if isinstance(item, release.Candidate)]
-    details = read_details(hub, [item.upstream for item in candidates])
+    read = read_details(hub, [item.upstream for item in candidates])
+    details = [_with_layers(item.entry, detail) for item, detail in zip(candidates, read, strict=True)]
     decided = [release.decide(item, detail) for item, detail in zip(candidates, details, strict=True)]
     settled = [item for item in triaged if not isinstance(item, release.Candidate)]
     held = [release.hold_skip(entry) for entry in entries if entry.hold]
     return make_plan([*settled, *_refuse_unreadable_datasets(hub, decided), *held])
+
+
+def _with_layers(entry: WatchEntry, details: Details) -> Details:
+    """With what transformers makes of the model, where it is installed and can be asked: else headers decide."""
+    installed = all(find_spec(name) is not None for name in ("torch", "transformers"))
+    if not installed or details.problem or not details.tensors or own_code(entry, details.config):
+        return details
+    try:
+        return replace(details, layers=layers_of_model(details, entry.recipe))
+    except EnvironmentProblem as error:
+        warning = f"judged by its headers alone: {error.message}"
+        return replace(details, warnings=(*details.warnings, warning))
 
 
 def _refuse_unreadable_datasets(hub: Hub, decided: Sequence[Job | Skip]) -> list[Job | Skip]:

@@ -112,7 +112,7 @@ def evaluate_job(jobdir: JobDir, progress: Progress) -> Report:
     with disk_errors(picture):
         picture.parent.mkdir(parents=True, exist_ok=True)
         draw_error_by_layer(quantized, picture)
-    report = replace(report, pictures=(PICTURE,))
+    report = replace(report, pictures=(PICTURE,), experts=quantized.experts)
     jobdir.store(report, inputs=evaluate_inputs(quantized))
     return report
 

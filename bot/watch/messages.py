@@ -26,6 +26,8 @@ _PATTERN_HINTS = {
     "allow": _LICENSE_HINT,
     "deny": _LICENSE_HINT,
 }
+_SHARE_HINT = "A share is a number from 0 to 1: for 10 %, write 0.1."
+_SHARES = {"max_unquantized_share", "min_top1", "max_unseen_experts"}
 _LITERAL_HINTS = {
     "bits": "AWQ checkpoints hold 4-bit weights.",
     "group_size": "Inference servers support these group sizes.",
@@ -82,12 +84,14 @@ def _wrong_value(detail: ErrorDetails, key: str, typed: str | None) -> tuple[str
         return f"{key}: expected a list, found {shown}", _TYPE_HINTS[kind]
     # "Input should be greater than 0" -> "max_kl: should be greater than 0, not -1"
     what = detail["msg"].removeprefix("Input ").removeprefix("String ")
-    return f"{key}: {what[:1].lower()}{what[1:]}, not {shown}", _type_hint(kind, value)
+    return f"{key}: {what[:1].lower()}{what[1:]}, not {shown}", _type_hint(kind, key, value)
 
 
-def _type_hint(kind: str, value: object) -> str:
+def _type_hint(kind: str, key: str, value: object) -> str:
     if isinstance(value, str) and re.fullmatch(r"[-+]?[\d.]+", value) and kind in ("int_type", "float_type"):
         return "Remove the quotes."
+    if key in _SHARES and kind != "finite_number":
+        return _SHARE_HINT
     return _TYPE_HINTS.get(kind, "")
 
 

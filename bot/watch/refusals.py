@@ -1,58 +1,101 @@
-"""Why the plan refuses a model, and what the person who put it on the watchlist can do about it.
-
-`support_table.json` holds the result of quantizing a tiny model of each type; `tests/support/canary.py` writes it.
-"""
+"""Why the plan refuses a model, and what the person who put it on the watchlist can do about it."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from functools import cache
-from pathlib import Path
 from typing import Any
 
-from bot.checkpoint.constants import PER_INT32, SOURCE_FLOATS
 from bot.checkpoint.repo_files import CONFIG, SINGLE_WEIGHTS, VOCABULARY, is_pickle, is_safe_path, is_vocabulary
-from bot.errors import BotError, PublishError, UpstreamError
+from bot.errors import BotError, PublishError, UnsupportedModelError, UpstreamError, WatchlistError
 from bot.records import (
     DatasetListing,
     Details,
     HubFile,
+    Layers,
     Published,
     Recipe,
     Skip,
     TargetState,
-    TensorInfo,
     TextSource,
     Upstream,
     WatchEntry,
 )
-from bot.watch.sizing import linears_to_quantize
+from bot.watch.layers import Chosen, ModelType, choose_linears, layers_from_headers, model_types
 
-TABLE = Path(__file__).with_name("support_table.json")
-
-
-def unsupported_reason(config: dict[str, Any], tensors: tuple[TensorInfo, ...], recipe: Recipe) -> str | None:
-    """Why this model cannot be quantized by this recipe, in a few words; None when it can.
-
-    config: upstream's config.json; tensors: the headers of its weight files.
-    """
-    return (
-        _quantized_already(config)
-        or _unsupported_type(config)
-        or _no_causal_lm(config)
-        or _unsupported_weights(linears_to_quantize(tensors, recipe), recipe)
-    )
+_HOLD = "Put it on `hold:` to silence this."
+_OTHER_METHOD = "Set `method: awq+gptq` in the entry's recipe."
+# What generates text; other heads classify, score or embed.
+_GENERATING = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 
 
-@cache
-def support_table() -> Mapping[str, Any]:
-    """types: model_type -> reason or null; variants: settings that a type does not work with."""
-    table: dict[str, Any] = json.loads(TABLE.read_text())
-    return table
+def chosen_or_refusal(entry: WatchEntry, details: Details) -> Chosen | Skip:
+    """What of the model this entry's recipe quantizes, or why it cannot be quantized."""
+    config = details.config
+    if reason := _quantized_already(config) or _no_model_type(config) or _no_causal_lm(config):
+        return refuse(entry, f"unsupported: {reason}", UnsupportedModelError, _HOLD)
+    try:
+        known = None if own_code(entry, config) else model_types().get(config["model_type"])
+        chosen = choose_linears(_layers(entry, details, known), entry.recipe)
+        _check_method(entry.recipe, chosen, known)
+    except WatchlistError as error:
+        return refuse(entry, error.message, WatchlistError, error.hint)
+    except BotError as error:
+        return refuse(entry, f"unsupported: {error.message}", type(error), error.hint or _HOLD)
+    return chosen
 
 
-def _quantized_already(config: dict[str, Any]) -> str | None:
+def own_code(entry: WatchEntry, config: Mapping[str, Any]) -> bool:
+    """Whether the model will be built by code from its repo, which planning never runs."""
+    return entry.trust_remote_code and "auto_map" in config
+
+
+def _layers(entry: WatchEntry, details: Details, known: ModelType | None) -> Layers:
+    """As transformers builds the model where that is known, else from the headers."""
+    config, model_type = details.config, details.config["model_type"]
+    if known is not None and (reason := _reason(known, config)):
+        raise UnsupportedModelError(f"model_type {model_type!r}{reason}")
+    found = details.layers
+    if found is not None and found.problem:
+        error = UpstreamError if found.exit_code == UpstreamError.exit_code else UnsupportedModelError
+        raise error(found.problem, hint=_code_hint(config) or found.hint)
+    if found is not None:
+        return found
+    if known is None and not own_code(entry, config):
+        raise UnsupportedModelError(
+            f"model_type {model_type!r}: this version's table does not know it", hint=_code_hint(config)
+        )
+    return layers_from_headers(config, details.tensors, known)
+
+
+def _reason(known: ModelType, config: Mapping[str, Any]) -> str | None:
+    if known.reason:
+        return f": {known.reason}"
+    for variant in known.variants:
+        if variant.when.items() <= _plain(config).items():
+            settings = ", ".join(f"{key} {json.dumps(value)}" for key, value in variant.when.items())
+            return f" with {settings}: {variant.reason}"
+    return None
+
+
+def _code_hint(config: Mapping[str, Any]) -> str:
+    if "auto_map" not in config:
+        return ""
+    return "It needs its own code: read it, then set `trust_remote_code: true` and pin `revision` to the commit."
+
+
+def _check_method(recipe: Recipe, chosen: Chosen, known: ModelType | None) -> None:
+    if recipe.method != "awq":
+        return
+    if chosen.layers.experts:
+        raise UnsupportedModelError("AutoAWQ's search does not do mixtures of experts", hint=_OTHER_METHOD)
+    if known is not None and known.by_sample:
+        raise UnsupportedModelError(
+            "AutoAWQ's search needs layers that take the same arguments for all samples", hint=_OTHER_METHOD
+        )
+
+
+def _quantized_already(config: Mapping[str, Any]) -> str | None:
     quantization = config.get("quantization_config")
     if quantization is None:
         return None
@@ -60,49 +103,21 @@ def _quantized_already(config: dict[str, Any]) -> str | None:
     return f"it is quantized already ({method or 'quantization_config'})"
 
 
-def _unsupported_type(config: dict[str, Any]) -> str | None:
-    table, model_type = support_table(), config.get("model_type")
-    if not isinstance(model_type, str) or not model_type:
-        return "config.json has no model_type"
-    if model_type not in table["types"]:
-        autoawq = f"AutoAWQ {table['versions']['autoawq']} does not know it"
-        known = model_type in table["unknown_to_autoawq"]
-        return f"model_type {model_type!r}: {autoawq}" + ("" if known else ", nor does transformers")
-    if reason := table["types"][model_type]:
-        return f"model_type {model_type!r}: {reason}"
-    for variant in table["variants"]:
-        if variant["model_type"] == model_type and variant["when"].items() <= _plain(config).items():
-            settings = ", ".join(f"{key} {json.dumps(value)}" for key, value in variant["when"].items())
-            return f"model_type {model_type!r} with {settings}: {variant['reason']}"
-    return None
+def _no_model_type(config: Mapping[str, Any]) -> str | None:
+    model_type = config.get("model_type")
+    return None if isinstance(model_type, str) and model_type else "config.json has no model_type"
 
 
-def _no_causal_lm(config: dict[str, Any]) -> str | None:
+def _no_causal_lm(config: Mapping[str, Any]) -> str | None:
     names = config.get("architectures")
     if not names or not isinstance(names, list):  # transformers then chooses by model_type
         return None
-    # Other heads classify, score or embed.
-    if any(str(name).endswith("ForCausalLM") for name in names):
+    if any(str(name).endswith(_GENERATING) for name in names):
         return None
     return f"{', '.join(map(str, names))} is not a causal language model"
 
 
-def _unsupported_weights(linears: tuple[TensorInfo, ...], recipe: Recipe) -> str | None:
-    if not linears:
-        return "its layers hold no linears that could be quantized"
-    for tensor in linears:
-        out, columns = tensor.shape
-        shown = f"{tensor.name} [{out}, {columns}]"
-        if tensor.dtype not in SOURCE_FLOATS:
-            return f"{shown} is {tensor.dtype}, not one of {', '.join(SOURCE_FLOATS)}"
-        if columns % recipe.group_size:
-            return f"{shown}: {columns} input channels are not a multiple of the group size {recipe.group_size}"
-        if out % PER_INT32:
-            return f"{shown}: {out} output channels are not a multiple of {PER_INT32}"
-    return None
-
-
-def _plain(config: dict[str, Any]) -> dict[str, Any]:
+def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of plain types: an upstream config.json may hold anything."""
     return {key: value for key, value in config.items() if isinstance(value, (bool, int, float, str))}
 

@@ -30,16 +30,22 @@ from bot.records import (
     sha256_of,
 )
 from bot.watch.refusals import (
+    chosen_or_refusal,
     license_refusal,
     missing_target_refusal,
     refusal_of_names,
     refuse,
     repo_refusal,
-    unsupported_reason,
     visibility_refusal,
     weights_refusal,
 )
-from bot.watch.sizing import RUNNER_VRAM_GB, estimate, gpu_class, legal_tensor_parallel
+from bot.watch.sizing import (
+    RUNNER_VRAM_GB,
+    calibration_warnings,
+    estimate,
+    gpu_class,
+    legal_tensor_parallel,
+)
 
 
 def source_files(entry: WatchEntry, upstream: Upstream, weight_files: tuple[str, ...]) -> tuple[HubFile, ...]:
@@ -85,6 +91,9 @@ def _recipe_for_digest(recipe: Recipe) -> dict[str, object]:
     """The recipe with version 0.1's field names: published digests were computed from those."""
     named = asdict(recipe)
     method = named.pop("method")
+    # Version 0.1 had no such field.
+    if named["max_unquantized_share"] == Recipe().max_unquantized_share:
+        del named["max_unquantized_share"]
     return named | {"search": "gram" if method == "awq+gptq" else method}
 
 
@@ -176,14 +185,15 @@ def decide(candidate: Candidate, details: Details) -> Skip | Job:
     entry, upstream = candidate.entry, candidate.upstream
     if refusal := weights_refusal(entry, upstream, details):
         return refusal
-    if reason := unsupported_reason(details.config, details.tensors, entry.recipe):
-        return refuse(entry, f"unsupported: {reason}", UnsupportedModelError, "Put it on `hold:` to silence this.")
+    chosen = chosen_or_refusal(entry, details)
+    if isinstance(chosen, Skip):
+        return chosen
     sources = source_files(entry, upstream, details.weight_files)
     small_files = refresh_files(upstream)
     if refusal := refusal_of_names(entry, (*sources, *small_files)):
         return refusal
     download_bytes = sum(file.size_bytes for file in (*sources, *small_files))
-    needs = estimate(details, entry, download_bytes=download_bytes)
+    needs = estimate(details, chosen, entry, download_bytes=download_bytes)
     if gpu_class(needs) is None:
         return _too_large(entry, needs)
     quantizer = QUANTIZER_VERSION if candidate.quantizer_outdated else None
@@ -204,8 +214,8 @@ def decide(candidate: Candidate, details: Details) -> Skip | Job:
         refresh_files=small_files,
         weight_files=details.weight_files,
         estimate=needs,
-        tensor_parallel=legal_tensor_parallel(details.config, entry.recipe),
-        warnings=details.warnings,
+        tensor_parallel=legal_tensor_parallel(details.config, chosen, entry.recipe),
+        warnings=(*details.warnings, *calibration_warnings(details.config, chosen, entry.calibration)),
         replaces=candidate.replaces,
     )
 

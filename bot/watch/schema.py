@@ -57,6 +57,8 @@ class RecipeSpec(_Spec):
     """`awq+gptq`: AWQ scaling and clipping, then error-compensated rounding (GPTQ); `awq`: AutoAWQ's search."""
     modules_to_not_convert: tuple[ModulePath, ...] = Field(default=(), strict=False)
     """Full paths of linears to leave as they are, such as model.layers.0.self_attn.q_proj."""
+    max_unquantized_share: Annotated[float, Field(ge=0, le=1)] = 0.2
+    """Share of the weights in a model's layers, from 0 to 1, that may stay unquantized because of their shapes."""
 
 
 class SourceSpec(_Spec):
@@ -151,6 +153,8 @@ class GateSpec(_Spec):
     """Share of tokens, from 0 to 1, for which both models predict the same next token."""
     max_perplexity_ratio: Annotated[float, Field(ge=1)] = 1.10
     """Perplexity divided by that of the source."""
+    max_unseen_experts: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """Share of a layer's experts, from 0 to 1, that saw no calibration token. For mixtures of experts."""
 
 
 class LicensesSpec(_Spec):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import re
+from collections.abc import Iterable
 from typing import Any
 
 from bot.checkpoint.constants import (
@@ -14,6 +14,7 @@ from bot.checkpoint.constants import (
     TOKENS_AT_ONCE,
 )
 from bot.records import Calibration, Details, Estimate, Recipe, TensorInfo, WatchEntry
+from bot.watch.layers import Chosen, text_settings
 
 # Classes of GPU that people rent, by memory in decimal gigabytes: an L4 of "24 GB" has 23,034 MiB. A job gets the
 # smallest that fits.
@@ -23,16 +24,21 @@ TENSOR_PARALLEL = (1, 2, 4, 8, 16)
 
 # The same size under the names that different families give it.
 _HIDDEN = ("hidden_size", "n_embd", "d_model")
-_INTERMEDIATE = ("intermediate_size", "ffn_dim", "ffn_hidden_size", "n_inner")
 _HEADS = ("num_attention_heads", "n_head", "n_heads")
 _KV_HEADS = ("num_key_value_heads", "num_kv_heads", "n_head_kv")
+_EXPERTS_PER_TOKEN = (
+    "num_experts_per_tok",
+    "num_experts_per_token",
+    "top_k_experts",
+    "moe_topk",
+    "moe_top_k",
+    "moe_k",
+    "num_selected_experts",
+)
 
 _GB = 10**9
 
 _GIB = 2**30
-_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
-# What stays as it is: embeddings and the head lie outside the layers; these lie inside.
-_NOT_QUANTIZED = re.compile(r"norm|router|(?:^|\.)gate\.weight$|shared_expert_gate")
 # On the smallest class of card: multiply-adds of matrices count as two. Float32 is what the search works in.
 _HALF_FLOPS = 5e13
 _FLOAT32_FLOPS = 1e13
@@ -48,30 +54,36 @@ _DISK_SPARE = 1.1
 _RUNTIME_BYTES = 2 * _GIB  # CUDA context and workspaces
 
 
-def estimate(details: Details, entry: WatchEntry, *, download_bytes: int) -> Estimate:
-    """What the job of this entry will need."""
-    parameters = sum(math.prod(tensor.shape) for tensor in details.tensors)
-    output = output_bytes(details.tensors, entry.recipe)
-    tokens = entry.calibration.samples * entry.calibration.seq_len
-    hidden = 2 * tokens * _size(details.config, "hidden_size")
+def estimate(details: Details, chosen: Chosen, entry: WatchEntry, *, download_bytes: int) -> Estimate:
+    """What the job of this entry will need. chosen: what it quantizes."""
+    output = output_bytes(details.tensors, chosen.packed, entry.recipe)
+    hidden = 2 * _tokens(entry.calibration) * (_hidden_size(details.config) or 0)
+    experts = max(chosen.layers.experts.values(), default=0)
+    operations = _operations(details, chosen, entry.recipe, entry.calibration)
     return Estimate(
         download_bytes=download_bytes,
         output_bytes=output,
-        vram_bytes=max(_search_bytes(details, entry), _compare_bytes(details)) + _RUNTIME_BYTES,
-        # The layer in work and the next one, what lies outside of them, and the hidden states when they are made.
-        ram_bytes=2 * _largest_layer(details) + 2 * _outside(details) + 2 * hidden + _RUNTIME_BYTES,
+        vram_bytes=max(_search_bytes(details, chosen, entry), _compare_bytes(details, chosen)) + _RUNTIME_BYTES,
+        # The layer in work and the next one, what lies outside of them, the hidden states when they are made, and
+        # what the experts of the layer read.
+        ram_bytes=2 * _largest_layer(details, chosen)
+        + 2 * _outside(details, chosen)
+        + (3 if experts else 2) * hidden
+        + _RUNTIME_BYTES,
         # Source, one file per layer, then the shards assembled of them; hidden states before and after a layer.
         disk_bytes=math.ceil((download_bytes + 2 * output + 2 * hidden) * _DISK_SPARE),
-        duration_s=_START_S + _search_s(details, entry) + 2 * parameters * _EVALUATION_TOKENS / _HALF_FLOPS,
-        parameters=parameters,
-        float_operations=float_operations(details.tensors, entry.recipe, entry.calibration),
+        duration_s=_START_S + _search_s(operations, chosen, entry.recipe) + operations[2] / _HALF_FLOPS,
+        parameters=_count(details.tensors),
+        float_operations=sum(operations),
+        quantized_share=chosen.share,
+        experts=experts,
+        experts_per_token=(experts_per_token(details.config) or 0) if experts else 0,
     )
 
 
-def float_operations(tensors: tuple[TensorInfo, ...], recipe: Recipe, calibration: Calibration) -> float:
-    """Additions and multiplications of quantizing and evaluating a model with these tensors."""
-    evaluation = 2 * _EVALUATION_TOKENS * sum(math.prod(tensor.shape) for tensor in tensors)
-    return sum(_quantize_operations(tensors, recipe, calibration)) + evaluation
+def float_operations(details: Details, chosen: Chosen, recipe: Recipe, calibration: Calibration) -> float:
+    """Additions and multiplications of quantizing and evaluating a model."""
+    return sum(_operations(details, chosen, recipe, calibration))
 
 
 def cpu_duration_s(operations: float, *, cores: int) -> float:
@@ -84,17 +96,18 @@ def gpu_class(needs: Estimate) -> int | None:
     return next((size for size in RUNNER_VRAM_GB if needs.vram_bytes <= size * _GB), None)
 
 
-def legal_tensor_parallel(config: dict[str, Any], recipe: Recipe) -> tuple[int, ...]:
+def legal_tensor_parallel(config: dict[str, Any], chosen: Chosen, recipe: Recipe) -> tuple[int, ...]:
     """Numbers of GPUs that a server can split each layer of the artifact over; (1,) when the config does not say.
 
     Heads are split whole; input channels in whole groups, output channels in whole int32s (vLLM's AWQ layers).
     """
-    hidden, heads = _first_size(config, _HIDDEN), _first_size(config, _HEADS)
+    hidden, heads = _hidden_size(config), _first_size(config, _HEADS)
     if hidden is None or heads is None:
         return (1,)
     kv_heads = _first_size(config, _KV_HEADS) or heads
     head_dim = _first_size(config, ("head_dim",)) or hidden // heads
-    intermediate = _first_size(config, _INTERMEDIATE) or 4 * hidden
+    # What computes the hidden states again is split by its inputs: attention's output, an MLP's or an expert's.
+    inputs = {linear.shape[1] for linear in chosen.packed if linear.shape[0] == hidden}
     return tuple(
         ways
         for ways in TENSOR_PARALLEL
@@ -102,32 +115,42 @@ def legal_tensor_parallel(config: dict[str, Any], recipe: Recipe) -> tuple[int, 
         or (
             heads % ways == 0
             and (kv_heads % ways == 0 or ways % kv_heads == 0)  # fewer heads than GPUs are repeated
-            and _divide((heads * head_dim, intermediate), ways * recipe.group_size)
-            and _divide((heads * head_dim, intermediate, max(kv_heads, ways) * head_dim), ways * PER_INT32)
+            and _divide((heads * head_dim, *inputs), ways * recipe.group_size)
+            and _divide((heads * head_dim, *inputs, max(kv_heads, ways) * head_dim), ways * PER_INT32)
         )
     )
 
 
-def linears_to_quantize(tensors: tuple[TensorInfo, ...], recipe: Recipe) -> tuple[TensorInfo, ...]:
-    """The weights, [out, in] each, that become 4-bit: every matrix in a layer but norms and routers."""
-    return tuple(
-        tensor
-        for tensor in tensors
-        if len(tensor.shape) == 2
-        and tensor.name.endswith(".weight")
-        and _LAYER.search(tensor.name)
-        and not _NOT_QUANTIZED.search(tensor.name)
-        and tensor.name.removesuffix(".weight") not in recipe.modules_to_not_convert
-    )
+def experts_per_token(config: dict[str, Any]) -> int | None:
+    """How many experts of each mixture a token passes through; None where the config does not say."""
+    return _first_size(config, _EXPERTS_PER_TOKEN)
 
 
-def output_bytes(tensors: tuple[TensorInfo, ...], recipe: Recipe) -> int:
+_FEW_TOKENS = 4096  # as measured: with fewer the search may fit this text alone
+_FEW_FOR_EXPERT = 256  # then three quarters of what an expert is fitted to are other experts' tokens
+
+
+def calibration_warnings(config: dict[str, Any], chosen: Chosen, calibration: Calibration) -> tuple[str, ...]:
+    """Where there is too little text to measure what the linears read."""
+    tokens = _tokens(calibration)
+    found = []
+    if tokens < _FEW_TOKENS:
+        found.append(
+            f"each input channel is seen {tokens:,} times; below {_FEW_TOKENS:,} this can be worse than plain "
+            "rounding: raise calibration.samples or seq_len"
+        )
+    experts, used = max(chosen.layers.experts.values(), default=0), experts_per_token(config)
+    if experts and used and tokens * used / experts < _FEW_FOR_EXPERT:
+        found.append(
+            f"each of {experts} experts sees about {tokens * used // experts:,} tokens; below {_FEW_FOR_EXPERT} "
+            "it is fitted mostly to those of others: raise calibration.samples or seq_len"
+        )
+    return tuple(found)
+
+
+def output_bytes(tensors: tuple[TensorInfo, ...], packed: tuple[TensorInfo, ...], recipe: Recipe) -> int:
     """Size of the artifact's tensors: packed linears, everything else at 2 bytes a value."""
-    linears = {tensor.name for tensor in linears_to_quantize(tensors, recipe)}
-    return sum(
-        _packed_bytes(tensor, recipe) if tensor.name in linears else 2 * math.prod(tensor.shape)
-        for tensor in tensors
-    )
+    return 2 * (_count(tensors) - _count(packed)) + sum(_packed_bytes(linear, recipe) for linear in packed)
 
 
 def _packed_bytes(tensor: TensorInfo, recipe: Recipe) -> int:
@@ -136,75 +159,105 @@ def _packed_bytes(tensor: TensorInfo, recipe: Recipe) -> int:
     return out * columns // 2 + groups * (out // 2) + groups * out * 2
 
 
-def _search_s(details: Details, entry: WatchEntry) -> float:
-    forward, search = _quantize_operations(details.tensors, entry.recipe, entry.calibration)
+def _search_s(operations: tuple[float, float, float], chosen: Chosen, recipe: Recipe) -> float:
+    forward, search, _ = operations
     duration_s = forward / _HALF_FLOPS + search / _FLOAT32_FLOPS
-    if entry.recipe.method == "awq":
+    if recipe.method == "awq":
         return duration_s
-    columns = sum(tensor.shape[1] for tensor in linears_to_quantize(details.tensors, entry.recipe))
+    columns = sum(linear.shape[1] for linear in chosen.packed)
     return duration_s + _KERNELS * columns * _KERNEL_S
 
 
-def _quantize_operations(
-    tensors: tuple[TensorInfo, ...], recipe: Recipe, calibration: Calibration
-) -> tuple[float, float]:
-    """Those of forward passes, in half precision on a GPU, and those of the search, in float32."""
-    linears = [tensor.shape for tensor in linears_to_quantize(tensors, recipe)]
-    tokens = calibration.samples * calibration.seq_len
-    forward = 2 * tokens * sum(out * columns for out, columns in linears)
+def _operations(
+    details: Details, chosen: Chosen, recipe: Recipe, calibration: Calibration
+) -> tuple[float, float, float]:
+    """Those of forward passes, in half precision on a GPU, of the search, in float32, and of evaluating."""
+    tokens = _tokens(calibration)
+    experts = max(chosen.layers.experts.values(), default=0)
+    used = experts_per_token(details.config)
+    routed = min(1.0, used / experts) if experts and used else 1.0
+    forward = search = idle = 0.0
+    for linear in chosen.packed:
+        out, columns = linear.shape
+        seen = tokens
+        if chosen.layers.mixture_of(linear.name) is not None:
+            seen = math.ceil(tokens * routed)
+            idle += (1 - routed) * out * columns
+        forward += 2 * seen * out * columns
+        # Gram matrices, grid, factors and sweeps.
+        search += 2 * _PRODUCTS * out * columns**2 + seen * columns**2 + 4 * columns**3 / 3
+    evaluation = 2 * _EVALUATION_TOKENS * (_count(details.tensors) - idle)
     if recipe.method == "awq":
-        return _AUTOAWQ_PASSES * forward, 0.0
-    # Gram matrices, grid, factors and sweeps.
-    search = sum(
-        2 * _PRODUCTS * out * columns**2 + tokens * columns**2 + 4 * columns**3 / 3 for out, columns in linears
-    )
-    return forward, search
+        return _AUTOAWQ_PASSES * forward, 0.0, evaluation
+    return forward, search, evaluation
 
 
-def _search_bytes(details: Details, entry: WatchEntry) -> int:
+def _search_bytes(details: Details, chosen: Chosen, entry: WatchEntry) -> int:
     """GPU memory to quantize a layer: its weights in the source's dtype and as float32 before and after, the Gram
     matrix of its widest input before and after scaling with three of that size to factor it, and the activations
-    of one forward pass.
+    of one forward pass. Experts are quantized one after the other, so copies exist of one of them.
     """
-    linears = linears_to_quantize(details.tensors, entry.recipe)
-    widest = max((tensor.shape[1] for tensor in linears), default=0)
-    hidden = _size(details.config, "hidden_size") or widest
-    tokens = entry.calibration.samples * entry.calibration.seq_len
+    widest = max((linear.shape[1] for linear in chosen.packed), default=0)
+    hidden = _hidden_size(details.config) or widest
+    tokens = _tokens(entry.calibration)
     if entry.recipe.method == "awq+gptq":
-        weights, grams = 7 * _largest_layer(details), 5 * 4 * widest**2
+        mixture, expert = _largest_mixture(chosen)
+        weights = 7 * (_largest_layer(details, chosen) - mixture + expert) + 3 * (mixture - expert)
+        grams = 5 * 4 * widest**2
         return weights + grams + 2 * min(tokens, TOKENS_AT_ONCE) * (2 * hidden + 4 * widest)
     # AutoAWQ keeps what every linear reads, and the widest of it once more as a reference.
-    return 2 * _largest_layer(details) + 2 * tokens * (2 * hidden + 3 * widest)
+    return 2 * _largest_layer(details, chosen) + 2 * tokens * (2 * hidden + 3 * widest)
 
 
-def _compare_bytes(details: Details) -> int:
+def _compare_bytes(details: Details, chosen: Chosen) -> int:
     """GPU memory to compare the logits: both output embeddings, and some copies of the logits in float32."""
-    return 2 * _outside(details) + 4 * 6 * LOGITS_AT_ONCE
+    return 2 * _outside(details, chosen) + 4 * 6 * LOGITS_AT_ONCE
 
 
-def _largest_layer(details: Details) -> int:
+def _largest_mixture(chosen: Chosen) -> tuple[int, int]:
+    """Bytes in half precision of all experts of a mixture, and of one."""
+    sizes = dict.fromkeys(chosen.layers.experts, 0)
+    for linear in chosen.layers.linears:
+        if (path := chosen.layers.mixture_of(linear.name)) is not None:
+            sizes[path] += 2 * math.prod(linear.shape)
+    path = max(sizes, key=lambda path: sizes[path], default=None)
+    return (0, 0) if path is None else (sizes[path], sizes[path] // max(1, chosen.layers.experts[path]))
+
+
+def _largest_layer(details: Details, chosen: Chosen) -> int:
     """Bytes in half precision."""
-    layers: dict[int, int] = {}
+    layers: dict[str, int] = {}
+    prefix = f"{chosen.layers.stored_path}."
     for tensor in details.tensors:
-        if match := _LAYER.search(tensor.name):
-            layers[int(match[1])] = layers.get(int(match[1]), 0) + 2 * math.prod(tensor.shape)
+        if tensor.name.startswith(prefix):
+            index = tensor.name.removeprefix(prefix).partition(".")[0]
+            layers[index] = layers.get(index, 0) + 2 * math.prod(tensor.shape)
     return max(layers.values(), default=0)
 
 
-def _outside(details: Details) -> int:
+def _outside(details: Details, chosen: Chosen) -> int:
     """Bytes in half precision of everything that lies in no layer."""
-    return sum(2 * math.prod(tensor.shape) for tensor in details.tensors if not _LAYER.search(tensor.name))
+    prefix = f"{chosen.layers.stored_path}."
+    return 2 * _count(tensor for tensor in details.tensors if not tensor.name.startswith(prefix))
 
 
-def _size(config: dict[str, Any], key: str) -> int:
-    value = config.get(key, 0)
-    return value if isinstance(value, int) and 0 < value < 10**7 else 0
+def _tokens(calibration: Calibration) -> int:
+    return calibration.samples * calibration.seq_len
+
+
+def _count(tensors: Iterable[TensorInfo]) -> int:
+    return sum(math.prod(tensor.shape) for tensor in tensors)
+
+
+def _hidden_size(config: dict[str, Any]) -> int | None:
+    return _first_size(config, _HIDDEN)
 
 
 def _first_size(config: dict[str, Any], names: tuple[str, ...]) -> int | None:
+    settings = text_settings(config)
     for name in names:
-        value = config.get(name)
-        if isinstance(value, int) and value > 0:
+        value = settings.get(name)
+        if type(value) is int and 0 < value < 10**7:
             return value
     return None
 

@@ -50,7 +50,7 @@ UNUSABLE: dict[str, tuple[dict[str, Content], int, str, str]] = {
         small_model(config__json=json.dumps(NARROW), model__safetensors=save(small_weights(NARROW))),
         4,
         "96 input channels are not a multiple of the group size 128",
-        "Put it on `hold:`",
+        "Use `group_size: 32`",
     ),
     "pickled": (
         {path: content for path, content in small_model().items() if path != WEIGHTS} | PICKLES,

@@ -1,16 +1,17 @@
-"""The plan asks the Hub for the calibration data sets of what it would quantize, and for no others."""
+"""The plan asks transformers about models, and the Hub for the calibration data sets of what it would quantize."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bot.github.attempts import needs_person
 from bot.hub import session
-from bot.jobs import pipeline
+from bot.jobs import pipeline, worker
 from bot.localhub import Fault, LocalHub
 from bot.records import Calibration, Plan, TextSource, WatchEntry, to_json
 from tests.support import factories
@@ -115,3 +116,38 @@ def test_a_hub_that_fails_is_no_refusal_that_waits_for_a_person(
     [skip] = planned.skipped
     assert "the Hub answers 503" in skip.reason
     assert (skip.exit_code, skip.blocked, needs_person(skip)) == (3, False, False)
+
+
+def test_the_plan_says_what_the_model_holds(hub: LocalHub) -> None:
+    [job] = plan(hub, [entry("a", TextSource(builtin="stdlib"))]).jobs
+    assert job.estimate is not None
+    assert (job.estimate.quantized_share, job.estimate.experts) == (1.0, 0)
+    assert job.warnings == ()
+
+
+def test_weights_that_do_not_belong_to_the_config_are_refused(hub: LocalHub) -> None:
+    files = source_files(model__safetensors=WEIGHTS)
+    config = json.loads(files["config.json"])
+    files["config.json"] = json.dumps(config | {"num_hidden_layers": config["num_hidden_layers"] + 1}).encode()
+    hub.seed("lab/a", files)
+    [skip] = plan(hub, [entry("a", TextSource(builtin="stdlib"))]).skipped
+    assert "missing keys" in skip.reason
+    assert skip.exit_code == 3
+
+
+def test_headers_decide_with_a_warning_where_the_child_process_fails(
+    hub: LocalHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(worker, "_LAYERS_TIMEOUT_S", 0.01)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    [job] = plan(hub, [entry("a", TextSource(builtin="stdlib"))]).jobs
+    assert job.warnings == ("judged by its headers alone: layers took more than 0 s",)
+    assert job.estimate is not None
+    assert job.estimate.quantized_share == 1.0
+
+
+def test_headers_decide_where_torch_is_not_installed(hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "find_spec", lambda name: None)
+    monkeypatch.setattr(pipeline, "layers_of_model", None)
+    [job] = plan(hub, [entry("a", TextSource(builtin="stdlib"))]).jobs
+    assert job.warnings == ()

@@ -33,7 +33,7 @@ SECRETS = {
 def test_a_child_sees_no_secret_and_no_network_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in SECRETS.items():
         monkeypatch.setenv(name, value)
-    environment = child_environment(JobDir(tmp_path))
+    environment = child_environment(tmp_path / "hf_home")
     assert not set(SECRETS) & set(environment)
     assert not set(SECRETS.values()) & set(environment.values())
     assert environment["HF_HUB_OFFLINE"] == "1"

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from bot.records import Details, Job, Published, Skip, Upstream, WatchEntry
+from bot.records import Details, Job, Published, Recipe, Skip, TensorInfo, Upstream, WatchEntry
+from bot.watch.layers import Chosen, choose_linears, layers_from_headers, model_types
 from bot.watch.release import Candidate, decide, triage
 from bot.watch.watchlist import InvalidWatchlistError, Mistake, load
-from tests.support.factories import absent, details, entry, hub_file, upstream
+from tests.support.factories import absent, details, entry, hub_file, layer_tensors, upstream
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 TOP = "publish_to: me\nmodels:\n"  # so that the first model is on line 3
@@ -29,6 +32,48 @@ QWEN3_4B = {
     "vocab_size": 151_936,
     "tie_word_embeddings": True,
 }
+
+
+QWEN3_30B_A3B = {
+    "architectures": ["Qwen3MoeForCausalLM"],
+    "model_type": "qwen3_moe",
+    "hidden_size": 2048,
+    "intermediate_size": 6144,
+    "moe_intermediate_size": 768,
+    "num_experts": 128,
+    "num_experts_per_tok": 8,
+    "num_hidden_layers": 48,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 4,
+    "head_dim": 128,
+    "vocab_size": 151_936,
+    "tie_word_embeddings": False,
+}
+
+
+def chosen(tensors: tuple[TensorInfo, ...], config: Mapping[str, Any], recipe: Recipe | None = None) -> Chosen:
+    """What the recipe quantizes, judged by headers and the table alone."""
+    layers = layers_from_headers(config, tensors, model_types()[config["model_type"]])
+    return choose_linears(layers, recipe or Recipe())
+
+
+def moe_tensors(config: Mapping[str, Any]) -> tuple[TensorInfo, ...]:
+    """The header of a Qwen3 mixture of these sizes, its experts stored one by one."""
+    hidden, inner = config["hidden_size"], config["moe_intermediate_size"]
+    experts = {
+        f"mlp.experts.{expert}.{name}": (hidden, inner) if name == "down_proj" else (inner, hidden)
+        for expert in range(config["num_experts"])
+        for name in ("gate_proj", "up_proj", "down_proj")
+    } | {"mlp.gate": (config["num_experts"], hidden)}
+    mixtures = tuple(
+        TensorInfo(name=f"model.layers.{layer}.{name}.weight", dtype="BF16", shape=shape)
+        for layer in range(config["num_hidden_layers"])
+        for name, shape in experts.items()
+    )
+    dense = (
+        tensor for tensor in layer_tensors(dict(config)) if "_proj.weight" not in tensor.name.partition(".mlp.")[2]
+    )
+    return (*dense, *mixtures)
 
 
 def loaded(folder: Path, text: str | bytes) -> tuple[WatchEntry, ...]:

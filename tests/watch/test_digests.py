@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from bot.records import Calibration, Digests, Recipe, TextSource, from_json, to_json
+from bot.records import Calibration, Digests, Recipe, TextSource, Thresholds, from_json, to_json
 from bot.records.config import Method
 from bot.watch.release import files_digest, job_id, recipe_digest, refresh_digest, tag_name
 from tests.support.factories import entry, hub_file, upstream
@@ -73,6 +73,17 @@ def test_the_recipe_digest_is_over_the_canonical_json_of_what_was_asked_for() ->
 def test_recipe_digests_are_those_of_version_0_1(recipe: Recipe, quantizer: int | None, digest: str) -> None:
     """Computed before `search: gram` became `method: awq+gptq`: a new word quantizes nothing again."""
     assert recipe_digest(entry(recipe=recipe, calibration=Calibration()), quantizer=quantizer) == digest
+
+
+def test_a_share_that_is_the_default_changes_no_digest_and_another_does() -> None:
+    without, default, other = Recipe(), Recipe(max_unquantized_share=0.2), Recipe(max_unquantized_share=0.3)
+    digests = [recipe_digest(entry(recipe=recipe)) for recipe in (without, default, other)]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_the_gate_is_in_no_digest() -> None:
+    loose = entry(gate=Thresholds(max_unseen_experts=1.0))
+    assert recipe_digest(loose) == recipe_digest(entry())
 
 
 @pytest.mark.parametrize(("search", "method"), [("gram", "awq+gptq"), ("awq", "awq")])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from bot.records import Job, JobKind, Plan, Skip
+from bot.records import Estimate, Job, JobKind, Plan, Skip, from_json, to_json
 from bot.watch.release import make_plan
 from tests.support.factories import entry, job, needs
 
@@ -42,3 +44,10 @@ def test_what_is_beyond_the_cap_is_deferred_not_dropped(max_jobs: int | None, pl
     jobs = [release(f"job-{number}", size=number) for number in range(5)]
     plan = make_plan(jobs, max_jobs=max_jobs)
     assert (list(plan.jobs), list(plan.deferred)) == (jobs[:planned], jobs[planned:])
+
+
+def test_what_an_earlier_version_planned_can_be_read() -> None:
+    stored = json.loads(to_json(needs()))
+    for added in ("quantized_share", "experts", "experts_per_token"):
+        del stored[added]
+    assert from_json(Estimate, json.dumps(stored)) == needs()

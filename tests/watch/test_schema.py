@@ -65,6 +65,10 @@ STDLIB = {"builtin": "stdlib"}
         ({"models": [], "defaults": {"licenses": {"allow": ["mit"], "deny": []}}}, True),
         (calibrated_on(STDLIB | {"weight": 0.5}), True),
         (calibrated_on({"dataset": "a/b", "revision": SHA}), True),
+        ({"models": [], "defaults": {"recipe": {"max_unquantized_share": 1}}}, True),
+        ({"models": [], "defaults": {"recipe": {"max_unquantized_share": 1.5}}}, False),
+        ({"models": [], "defaults": {"gate": {"max_unseen_experts": 0.25}}}, True),
+        ({"models": [], "defaults": {"gate": {"max_unseen_experts": -0.1}}}, False),
         ({"publish_to": "me"}, False),
         ({"publish_to": "me/you", "models": []}, False),
         *(({"publish_to": "me", "models": [name]}, False) for name in ("b", "a/b--c", "a/" + "b" * 100)),
@@ -93,6 +97,8 @@ def test_every_key_is_explained_or_its_kind_is() -> None:
     kinds = schema["$defs"]
     assert all("description" in kind for kind in kinds.values())
     keys = {key: value for kind in kinds.values() for key, value in kind["properties"].items()}
+    for key in ("max_unquantized_share", "max_unseen_experts"):
+        assert "from 0 to 1" in keys[key]["description"]
     for key in ("group_size", "samples", "hold", "requantize", "trust_remote_code", "dataset"):
         assert "description" in keys[key]
 

@@ -11,16 +11,17 @@ import pytest
 
 from bot.records import Calibration, Estimate, Recipe, TensorInfo
 from bot.records.config import Method
+from bot.watch.layers import Chosen, layers_from_headers
 from bot.watch.sizing import (
     RUNNER_VRAM_GB,
+    calibration_warnings,
     estimate,
     gpu_class,
     legal_tensor_parallel,
-    linears_to_quantize,
     output_bytes,
 )
 from tests.support.factories import CONFIG, details, entry, layer_tensors, needs
-from tests.support.watch import QWEN3_4B
+from tests.support.watch import QWEN3_4B, QWEN3_30B_A3B, chosen, moe_tensors
 
 
 def packed(out: int, columns: int, group_size: int) -> int:
@@ -35,7 +36,8 @@ def tensor(name: str, *shape: int) -> TensorInfo:
 
 
 def test_qwen3_4b_comes_out_as_measured() -> None:
-    size = output_bytes(layer_tensors(QWEN3_4B), Recipe())
+    tensors = layer_tensors(QWEN3_4B)
+    size = output_bytes(tensors, chosen(tensors, QWEN3_4B).packed, Recipe())
     assert f"{size / 2**30:.2f} GiB" == "2.48 GiB"
     embeddings = 2 * 151_936 * 2560
     linears = size - embeddings
@@ -55,8 +57,10 @@ def test_qwen3_4b_comes_out_as_measured() -> None:
     ],
 )
 def test_what_qwen3_4b_takes_as_computed_by_hand(method: Method, vram: float, duration_s: float) -> None:
+    tensors = layer_tensors(QWEN3_4B)
     found = estimate(
-        details(config=QWEN3_4B, tensors=layer_tensors(QWEN3_4B)),
+        details(config=QWEN3_4B, tensors=tensors),
+        chosen(tensors, QWEN3_4B),
         entry(calibration=Calibration(), recipe=Recipe(method=method)),
         download_bytes=8_061_000_000,
     )
@@ -69,11 +73,59 @@ def test_what_qwen3_4b_takes_as_computed_by_hand(method: Method, vram: float, du
     assert found.ram_bytes == pytest.approx(4.778e9, rel=0.005)
     # 1.1 x (the source, twice the artifact of 2.666 GB, the hidden states twice)
     assert found.disk_bytes == pytest.approx(15.47e9, rel=0.005)
+    assert (found.quantized_share, found.experts) == (1.0, 0)
+
+
+def test_what_a_mixture_takes_as_computed_by_hand() -> None:
+    tensors = moe_tensors(QWEN3_30B_A3B)
+    found = estimate(
+        details(config=QWEN3_30B_A3B, tensors=tensors),
+        chosen(tensors, QWEN3_30B_A3B),
+        entry(calibration=Calibration()),
+        download_bytes=61_000_000_000,
+    )
+    assert f"{found.parameters / 1e9:.2f}" == "30.53"
+    assert (found.experts, found.experts_per_token) == (128, 8)
+    # All but the routers, 128 x 2,048 of 623 million weights in a layer.
+    assert found.quantized_share == pytest.approx(0.99958, abs=1e-5)
+    # 7 x (38 MB of attention and 9.4 MB of one expert), 3 x 1.20 GB of the others, 5 x 4,096^2 x 4 bytes, 16,384
+    # tokens x 20,480 values x 2 bytes, 2 GiB.
+    assert found.vram_bytes == pytest.approx(7.08e9, rel=0.005)
+    # Two layers of 1.246 GB, twice 1.245 GB of embeddings, the hidden states of 65,536 tokens three times, 2 GiB.
+    assert found.ram_bytes == pytest.approx(7.934e9, rel=0.005)
+    # 29.91 billion weights at 4.156 bits, 0.635 billion at 16.
+    assert found.output_bytes == pytest.approx(16.80e9, rel=0.005)
+    # Half of what is left after 60 s is starting kernels: 20 for each of the linears' input channels, at 10 us.
+    kernels_s = 20e-5 * 48 * (128 * (2 * 2048 + 768) + 3 * 2048 + 4096)
+    assert 0.5 < kernels_s / (found.duration_s - 60) < 1
+
+
+@pytest.mark.parametrize(
+    ("calibration", "words"),
+    [
+        (Calibration(), ()),
+        (
+            Calibration(samples=16, seq_len=64),
+            ("seen 1,024 times; below 4,096", "128 experts sees about 64 tokens"),
+        ),
+        (Calibration(samples=16, seq_len=255), ("seen 4,080 times", "sees about 255 tokens; below 256")),
+        (Calibration(samples=16, seq_len=256), ()),
+    ],
+)
+def test_too_little_text_is_warned_about(calibration: Calibration, words: tuple[str, ...]) -> None:
+    found = calibration_warnings(QWEN3_30B_A3B, chosen(moe_tensors(QWEN3_30B_A3B), QWEN3_30B_A3B), calibration)
+    assert len(found) == len(words)
+    assert all(word in warning for word, warning in zip(words, found, strict=True))
 
 
 def test_depth_takes_disk_and_time_but_no_memory() -> None:
     shallow, deep = (
-        estimate(details(config=config, tensors=layer_tensors(config)), entry(), download_bytes=1_000_000)
+        estimate(
+            details(config=config, tensors=layer_tensors(config)),
+            chosen(layer_tensors(config), config),
+            entry(),
+            download_bytes=1_000_000,
+        )
         for config in (QWEN3_4B | {"num_hidden_layers": count} for count in (4, 36))
     )
     assert (shallow.vram_bytes, shallow.ram_bytes) == (deep.vram_bytes, deep.ram_bytes)
@@ -84,47 +136,16 @@ def test_depth_takes_disk_and_time_but_no_memory() -> None:
 @pytest.mark.parametrize("group_size", [32, 64, 128])
 @pytest.mark.parametrize(("out", "columns"), [(256, 768), (1024, 2560), (9728, 2560)])
 def test_a_linear_takes_what_the_gemm_layout_takes(out: int, columns: int, group_size: int) -> None:
-    tensors = (tensor("model.layers.0.mlp.up_proj.weight", out, columns),)
-    assert output_bytes(tensors, Recipe(group_size=group_size)) == packed(out, columns, group_size)
-
-
-def test_everything_but_the_linears_of_layers_stays_at_two_bytes_a_value() -> None:
-    left = (
-        tensor("model.embed_tokens.weight", 1000, 64),
-        tensor("lm_head.weight", 1000, 64),
-        tensor("model.norm.weight", 64),
-        tensor("model.layers.0.input_layernorm.weight", 64),
-        tensor("model.layers.0.self_attn.q_proj.bias", 64),
-        tensor("model.layers.0.mlp.gate.weight", 8, 64),
-        tensor("model.layers.0.block_sparse_moe.router.weight", 8, 64),
-        tensor("model.layers.0.mlp.shared_expert_gate.weight", 1, 64),
-        tensor("vision.patch_embed.weight", 64, 64),
-    )
-    assert linears_to_quantize(left, Recipe()) == ()
-    assert output_bytes(left, Recipe()) == 2 * sum(math.prod(item.shape) for item in left)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "model.layers.0.mlp.gate_proj.weight",
-        "model.layers.11.mlp.experts.3.down_proj.weight",
-        "transformer.h.2.attn.c_attn.weight",
-        "transformer.blocks.2.attn.Wqkv.weight",
-        "language_model.model.layers.0.self_attn.o_proj.weight",
-    ],
-)
-def test_linears_of_layers_are_quantized_under_any_usual_name(name: str) -> None:
-    assert linears_to_quantize((tensor(name, 128, 128),), Recipe()) != ()
-    module = name.removesuffix(".weight")
-    assert linears_to_quantize((tensor(name, 128, 128),), Recipe(modules_to_not_convert=(module,))) == ()
+    tensors = (tensor("model.layers.0.mlp.up_proj.weight", out, columns), tensor("lm_head.weight", 100, 64))
+    recipe = Recipe(group_size=group_size)
+    assert output_bytes(tensors, tensors[:1], recipe) == packed(out, columns, group_size) + 2 * 100 * 64
 
 
 @pytest.mark.parametrize("method", ["awq+gptq", "awq"])
 def test_more_calibration_never_takes_less(method: Method) -> None:
     def needed(samples: int, seq_len: int) -> Estimate:
         asked = entry(calibration=Calibration(samples=samples, seq_len=seq_len), recipe=Recipe(method=method))
-        return estimate(details(), asked, download_bytes=1000)
+        return estimate(details(), chosen(layer_tensors(), CONFIG), asked, download_bytes=1000)
 
     grown = [needed(16, 256), needed(17, 256), needed(128, 256), needed(128, 512), needed(4096, 32_768)]
     for less, more in pairwise(grown):
@@ -156,8 +177,9 @@ def test_a_job_that_fills_its_class_fits_a_card_of_it(gigabytes: int, mebibytes:
 @pytest.mark.parametrize("size", [-1, 0, "256", None, 2.5, 10**12, [1]])
 def test_nonsense_in_a_config_does_not_stop_the_plan(size: object) -> None:
     odd = details(config=CONFIG | {"hidden_size": size, "intermediate_size": size})
-    assert estimate(odd, entry(), download_bytes=1).vram_bytes > 0
-    without_tensors = estimate(replace(odd, tensors=()), entry(), download_bytes=1)
+    assert estimate(odd, chosen(layer_tensors(), CONFIG), entry(), download_bytes=1).vram_bytes > 0
+    nothing = Chosen(layers=layers_from_headers(odd.config, ()), packed=())
+    without_tensors = estimate(replace(odd, tensors=()), nothing, entry(), download_bytes=1)
     assert (without_tensors.parameters, without_tensors.output_bytes) == (0, 0)
 
 
@@ -177,4 +199,25 @@ def test_nonsense_in_a_config_does_not_stop_the_plan(size: object) -> None:
 def test_tensor_parallel_sizes_split_heads_groups_and_int32s(
     change: dict[str, Any], group_size: int, sizes: tuple[int, ...]
 ) -> None:
-    assert legal_tensor_parallel(QWEN3_4B | change, Recipe(group_size=group_size)) == sizes
+    sound = {key: value for key, value in change.items() if isinstance(value, int)}
+    found = chosen(layer_tensors(QWEN3_4B | sound), QWEN3_4B | sound, Recipe(group_size=group_size))
+    assert legal_tensor_parallel(QWEN3_4B | change, found, Recipe(group_size=group_size)) == sizes
+
+
+@pytest.mark.parametrize(
+    ("inner", "group_size", "sizes"),
+    [
+        (768, 128, (1, 2)),
+        (768, 64, (1, 2, 4)),
+        (768, 32, (1, 2, 4, 8)),
+        (1024, 128, (1, 2, 4, 8)),
+        (2048, 128, (1, 2, 4, 8, 16)),
+    ],
+)
+def test_tensor_parallel_sizes_split_experts_too(inner: int, group_size: int, sizes: tuple[int, ...]) -> None:
+    config = QWEN3_30B_A3B | {"moe_intermediate_size": inner, "num_hidden_layers": 1}
+    recipe = Recipe(group_size=group_size)
+    assert legal_tensor_parallel(config, chosen(moe_tensors(config), config, recipe), recipe) == sizes
+    # A multimodal model has the same settings one level down.
+    nested = {"model_type": "a_vl_model", "text_config": config}
+    assert legal_tensor_parallel(nested, chosen(moe_tensors(config), config, recipe), recipe) == sizes

@@ -1,39 +1,69 @@
-"""What is refused before any download, and with which words; and the committed table against the two libraries."""
+"""What is refused before any download, and with which words."""
 
 from __future__ import annotations
 
-import warnings
-from importlib.metadata import version
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from bot.records import Recipe, TensorInfo
-from bot.watch.refusals import support_table, unsupported_reason
-from tests.support.tiny_models import CONFIGS, VARIANTS
-from tests.support.watch import QWEN3_4B
+from bot.errors import UnsupportedModelError, UpstreamError, WatchlistError
+from bot.records import Details, Layers, Recipe, Skip, TensorInfo
+from bot.watch.layers import Chosen, layers_from_headers, model_types
+from bot.watch.refusals import chosen_or_refusal
+from tests.support.factories import details, entry, layer_tensors
+from tests.support.watch import QWEN3_4B, QWEN3_30B_A3B, moe_tensors
+
+TENSORS = layer_tensors(QWEN3_4B | {"num_hidden_layers": 1})
+CODE = {"AutoConfig": "configuration_x.XConfig", "AutoModelForCausalLM": "modeling_x.X"}
+UNKNOWN = QWEN3_4B | {"model_type": "noway"}
 
 
-def linear(name: str, out: int, columns: int, dtype: str = "BF16") -> TensorInfo:
-    return TensorInfo(name=f"model.layers.0.{name}.weight", dtype=dtype, shape=(out, columns))
+def found(
+    config: dict[str, Any], tensors: tuple[TensorInfo, ...] = TENSORS, recipe: Recipe | None = None, **fields: Any
+) -> Chosen | Skip:
+    asked = entry(recipe=recipe or Recipe(), trust_remote_code=fields.pop("trust_remote_code", False))
+    return chosen_or_refusal(asked, details(config=config, tensors=tensors, **fields))
 
 
-TENSORS = (
-    TensorInfo(name="model.embed_tokens.weight", dtype="BF16", shape=(151, 2560)),
-    TensorInfo(name="model.layers.0.input_layernorm.weight", dtype="F32", shape=(2560,)),
-    linear("self_attn.q_proj", 4096, 2560),
-    linear("mlp.up_proj", 9728, 2560),
-    linear("mlp.down_proj", 2560, 9728),
-)
+def refused(*args: Any, **fields: Any) -> Skip:
+    skip = found(*args, **fields)
+    assert isinstance(skip, Skip), skip
+    assert skip.blocked
+    return skip
 
 
-def test_a_model_that_can_be_quantized_has_no_reason() -> None:
-    assert unsupported_reason(QWEN3_4B, TENSORS, Recipe()) is None
+def packed(*args: Any, **fields: Any) -> list[str]:
+    chosen = found(*args, **fields)
+    assert isinstance(chosen, Chosen), chosen
+    return [linear.name for linear in chosen.packed]
+
+
+def resized(
+    changes: dict[str, tuple[int, int]], tensors: tuple[TensorInfo, ...] = TENSORS
+) -> tuple[TensorInfo, ...]:
+    """The same header with other shapes, by the last parts of the linears' names."""
+    return tuple(
+        replace(
+            tensor,
+            shape=next((new for name, new in changes.items() if f"{name}.weight" in tensor.name), tensor.shape),
+        )
+        for tensor in tensors
+    )
+
+
+def test_a_model_that_can_be_quantized_is_not_refused() -> None:
+    assert len(packed(QWEN3_4B)) == 7
     typed_only = {key: value for key, value in QWEN3_4B.items() if key != "architectures"}
-    assert unsupported_reason(typed_only, TENSORS, Recipe()) is None
-    odd = linear("self_attn.o_proj", 2560, 9700)
+    assert packed(typed_only) == packed(QWEN3_4B)
     left_out = Recipe(modules_to_not_convert=("model.layers.0.self_attn.o_proj",))
-    assert unsupported_reason(QWEN3_4B, (*TENSORS, odd), left_out) is None
+    assert set(packed(QWEN3_4B)) - set(packed(QWEN3_4B, recipe=left_out)) == set(left_out.modules_to_not_convert)
+
+
+def test_a_mixture_is_quantized_without_its_router() -> None:
+    names = packed(QWEN3_30B_A3B, moe_tensors(QWEN3_30B_A3B | {"num_hidden_layers": 1}))
+    assert len(names) == 4 + 3 * 128
+    assert "model.layers.0.mlp.gate" not in names
 
 
 @pytest.mark.parametrize(
@@ -41,59 +71,77 @@ def test_a_model_that_can_be_quantized_has_no_reason() -> None:
     [
         ({"model_type": None}, "config.json has no model_type"),
         ({"model_type": ["qwen3"]}, "config.json has no model_type"),
-        ({"model_type": "gpt2"}, "model_type 'gpt2': AutoAWQ 0.2.9 does not know it"),
-        ({"model_type": "noway"}, "model_type 'noway': AutoAWQ 0.2.9 does not know it, nor does transformers"),
-        ({"model_type": "llava"}, "model_type 'llava': it is not a causal language model of text alone"),
+        ({"model_type": "gpt2"}, "model_type 'gpt2': its layers hold no linears"),
+        ({"model_type": "noway"}, "model_type 'noway': this version's table does not know it"),
+        (
+            {"model_type": "gemma4_assistant"},
+            "model_type 'gemma4_assistant': not tried: it reads the hidden states",
+        ),
         ({"architectures": ["Qwen3ForSequenceClassification"]}, "Qwen3ForSequenceClassification is not a causal"),
         ({"quantization_config": {"quant_method": "gptq"}}, "it is quantized already (gptq)"),
         ({"quantization_config": "odd"}, "it is quantized already (quantization_config)"),
-        ({"model_type": "opt", "do_layer_norm_before": False}, "model_type 'opt' with do_layer_norm_before false"),
     ],
 )
 def test_config_is_refused_in_words(change: dict[str, Any], reason: str) -> None:
-    assert (unsupported_reason(QWEN3_4B | change, TENSORS, Recipe()) or "").startswith(reason)
+    skip = refused(QWEN3_4B | change)
+    assert skip.reason.startswith(f"unsupported: {reason}")
+    assert (skip.exit_code, "hold" in skip.hint) == (UnsupportedModelError.exit_code, True)
 
 
-@pytest.mark.parametrize(
-    ("tensor", "reason"),
-    [
-        (linear("mlp.down_proj", 2560, 9700), ": 9700 input channels are not a multiple of"),
-        (linear("mlp.up_proj", 100, 2560), ": 100 output channels are not a multiple of 8"),
-        (linear("mlp.up_proj", 128, 2560, "F8_E4M3"), " is F8_E4M3, not one of F16, BF16, F32"),
-    ],
-)
-def test_the_first_bad_tensor_is_named(tensor: TensorInfo, reason: str) -> None:
-    bad_too = linear("mlp.gate_proj", 7, 7)
-    found = unsupported_reason(QWEN3_4B, (*TENSORS, tensor, bad_too), Recipe()) or ""
-    assert found.startswith(f"{tensor.name} {list(tensor.shape)}{reason}")
+@pytest.mark.parametrize("group_size", [128, 64])
+def test_what_does_not_divide_names_a_group_size_that_does(group_size: int) -> None:
+    odd = resized({"gate_proj": (1376, 2560), "up_proj": (1376, 2560), "down_proj": (2560, 1376)})
+    skip = refused(QWEN3_4B, odd, Recipe(group_size=group_size, max_unquantized_share=0.0))
+    assert "model.layers.0.mlp.down_proj [2560, 1376]: 1376 input channels are not a multiple" in skip.reason
+    assert "`group_size: 32`" in skip.hint
+    assert len(packed(QWEN3_4B, odd, Recipe(group_size=32))) == 7
+
+
+def test_a_share_that_cannot_be_packed_is_left_out_up_to_what_the_recipe_allows() -> None:
+    odd = resized({"gate_proj": (9724, 2560), "up_proj": (9724, 2560)})
+    skip = refused(QWEN3_4B, odd)
+    assert "49% of the weights in its layers cannot be packed" in skip.reason
+    assert "9724 output channels are not a multiple of 8" in skip.reason
+    assert "`max_unquantized_share`" in skip.hint
+    assert len(packed(QWEN3_4B, odd, Recipe(max_unquantized_share=0.5))) == 5
+
+
+def test_weights_that_are_no_floats_are_refused() -> None:
+    odd = tuple(replace(tensor, dtype="F8_E4M3") if "up_proj" in tensor.name else tensor for tensor in TENSORS)
+    assert "up_proj [9728, 2560] is F8_E4M3, not one of F16, BF16, F32" in refused(QWEN3_4B, odd).reason
 
 
 def test_weights_without_layers_are_refused() -> None:
-    reason = unsupported_reason(QWEN3_4B, TENSORS[:1], Recipe())
-    assert reason == "its layers hold no linears that could be quantized"
-
-
-def test_table_covers_what_the_two_libraries_know() -> None:
-    with warnings.catch_warnings(record=True):
-        from awq.models.auto import AWQ_CAUSAL_LM_MODEL_MAP  # noqa: PLC0415
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES  # noqa: PLC0415
-
-    table = support_table()
-    assert list(table["types"]) == sorted(AWQ_CAUSAL_LM_MODEL_MAP)
-    assert table["unknown_to_autoawq"] == sorted(
-        set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) - set(AWQ_CAUSAL_LM_MODEL_MAP)
+    assert (
+        refused(QWEN3_4B, TENSORS[:1]).reason == "unsupported: its layers hold no linears that could be quantized"
     )
-    assert set(CONFIGS) == set(AWQ_CAUSAL_LM_MODEL_MAP) & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 
 
-def test_table_was_made_with_the_pinned_versions() -> None:
-    for name, used in support_table()["versions"].items():
-        assert used == version(name)
+def test_a_module_that_does_not_exist_is_a_mistake_in_the_watchlist() -> None:
+    skip = refused(QWEN3_4B, recipe=Recipe(modules_to_not_convert=("model.layers.0.mlp.nothing",)))
+    assert (skip.exit_code, "unsupported" in skip.reason) == (WatchlistError.exit_code, False)
 
 
-def test_what_the_bot_promises_is_in_the_table() -> None:
-    types = support_table()["types"]
-    assert types["qwen3"] is types["llama"] is types["mistral"] is types["qwen2"] is None
-    assert "experts" in types["mixtral"]
-    tried = {(model_type, *sorted(when.items())) for model_type, when in VARIANTS}
-    assert {(row["model_type"], *sorted(row["when"].items())) for row in support_table()["variants"]} <= tried
+def test_method_awq_is_refused_for_what_its_search_cannot_do() -> None:
+    assert packed(QWEN3_4B, recipe=Recipe(method="awq")) == packed(QWEN3_4B)
+    mixture = refused(QWEN3_30B_A3B, moe_tensors(QWEN3_30B_A3B), Recipe(method="awq"))
+    assert "mixtures of experts" in mixture.reason
+    assert "`method: awq+gptq`" in mixture.hint
+
+
+def test_types_with_code_of_their_own_say_that_it_would_be_needed() -> None:
+    skip = refused(UNKNOWN | {"auto_map": CODE})
+    assert "`trust_remote_code: true`" in skip.hint
+    # Then headers are judged by general rules, and the job looks again.
+    trusted = packed(UNKNOWN | {"auto_map": CODE}, trust_remote_code=True)
+    assert trusted == packed(QWEN3_4B)
+    assert "does not know it" in refused(UNKNOWN, trust_remote_code=True).reason
+
+
+def test_what_transformers_makes_of_a_model_decides_where_it_was_asked() -> None:
+    layers = layers_from_headers(QWEN3_4B, TENSORS, model_types()["qwen3"])
+    assert packed(UNKNOWN, layers=layers) == packed(QWEN3_4B)
+    problem = Layers(problem="4 missing keys", hint="Look.", exit_code=UpstreamError.exit_code)
+    skip = refused(QWEN3_4B, layers=problem)
+    assert (skip.reason, skip.hint, skip.exit_code) == ("unsupported: 4 missing keys", "Look.", 3)
+    assert isinstance(Details(layers=layers).layers, Layers)

@@ -33,7 +33,7 @@ models:
     revision: {SHA}
     target: other/A-int4
     recipe: {{bits: 4, group_size: 64, zero_point: true, version: gemm, method: awq,
-             modules_to_not_convert: [model.layers.0.self_attn.q_proj]}}
+             modules_to_not_convert: [model.layers.0.self_attn.q_proj], max_unquantized_share: 0.5}}
     calibration:
       samples: 64
       seq_len: 2048
@@ -41,7 +41,7 @@ models:
       sources:
         - {{dataset: lab/texts, revision: {SHA}, split: train, column: text, weight: 2}}
         - builtin: stdlib
-    gate: {{max_kl: 1, min_top1: 0.5, max_perplexity_ratio: 2.5}}
+    gate: {{max_kl: 1, min_top1: 0.5, max_perplexity_ratio: 2.5, max_unseen_experts: 1}}
     licenses: {{allow: [mit, llama3.1], deny: [other]}}
     hold: waiting for v2
     priority: -5
@@ -55,11 +55,16 @@ models:
         repo_id="lab/A",
         revision=SHA,
         target="other/A-int4",
-        recipe=Recipe(group_size=64, method="awq", modules_to_not_convert=("model.layers.0.self_attn.q_proj",)),
+        recipe=Recipe(
+            group_size=64,
+            method="awq",
+            modules_to_not_convert=("model.layers.0.self_attn.q_proj",),
+            max_unquantized_share=0.5,
+        ),
         calibration=Calibration(
             samples=64, seq_len=2048, seed=7, sources=(data_set, TextSource(builtin="stdlib"))
         ),
-        gate=Thresholds(max_kl=1.0, min_top1=0.5, max_perplexity_ratio=2.5),
+        gate=Thresholds(max_kl=1.0, min_top1=0.5, max_perplexity_ratio=2.5, max_unseen_experts=1.0),
         licenses=Licenses(allow=("mit", "llama3.1"), deny=("other",)),
         hold="waiting for v2",
         priority=-5,

@@ -118,6 +118,7 @@ def open_deployment(
             "HF_HUB_DISABLE_XET": "1",
             "MPLCONFIGDIR": str(root.parent / "matplotlib"),
             "OMP_NUM_THREADS": "1",
+            "XDG_CACHE_HOME": os.environ["XDG_CACHE_HOME"],
             "COLUMNS": "120",
         }
         repository = Repository(
