@@ -7,7 +7,8 @@ from typing import Any
 
 import yaml
 
-from bot.records import Job, Provenance, Upstream
+from bot.card.unquantized import parts_beside_text, unquantized_text
+from bot.records import Job, Provenance, Upstream, experts_of_model
 from bot.text import method_text, render
 
 TEMPLATE = "model_card.md.jinja"
@@ -20,16 +21,24 @@ _LICENSE_FILES = ("LICENSE", "LICENCE", "NOTICE", "USE_POLICY")
 _KNOWN_UPSTREAM_TAGS = {"conversational", "chat", "code", "math", "reasoning", "multilingual"}
 
 
+# transformers' class for a kind of model, and the Hub's task: https://huggingface.co/docs/hub/models-tasks
+_USUAL_TASKS = {
+    "AutoModelForCausalLM": "text-generation",
+    "AutoModelForImageTextToText": "image-text-to-text",
+    "AutoModelForMultimodalLM": "any-to-any",
+}
+
+
 def render_card(job: Job, provenance: Provenance, *, chat: bool) -> str:
     """README.md of the target. chat: the model has a chat template, so the example uses it.
 
     Raises jinja2.UndefinedError when the template uses a fact that was not given.
     """
     body = render(TEMPLATE, **_facts(job, provenance), chat=chat)
-    return f"---\n{yaml.safe_dump(_metadata(job), sort_keys=False, allow_unicode=True)}---\n\n{body}"
+    return f"---\n{yaml.safe_dump(_metadata(job, provenance), sort_keys=False, allow_unicode=True)}---\n\n{body}"
 
 
-def _metadata(job: Job) -> dict[str, Any]:
+def _metadata(job: Job, provenance: Provenance) -> dict[str, Any]:
     """Only values that the Hub accepts: it refuses a whole commit for one invalid value.
 
     Upstream's may be invalid, because a git push is not checked. The keys: https://huggingface.co/docs/hub/model-cards
@@ -37,13 +46,14 @@ def _metadata(job: Job) -> dict[str, Any]:
     upstream = job.upstream
     license_id, license_name = _license_ids(upstream)
     task = upstream.pipeline_tag or ""
+    usual_task = _USUAL_TASKS[_auto_class(parts_beside_text(provenance.modules_to_not_convert))]
     metadata = {
         "license": license_id,
         "license_name": license_name,
         "license_link": upstream.license_link,
         "language": [code for code in upstream.languages if _LANGUAGE.fullmatch(code)],
         "library_name": "transformers",
-        "pipeline_tag": task if _TASK.fullmatch(task) else "text-generation",
+        "pipeline_tag": task if _TASK.fullmatch(task) else usual_task,
         "base_model": job.entry.repo_id,
         "base_model_relation": "quantized",
         "quantized_by": job.entry.target.split("/")[0],
@@ -71,6 +81,10 @@ def _slug(text: str) -> str | None:
 
 def _facts(job: Job, provenance: Provenance) -> dict[str, Any]:
     report = provenance.report
+    experts = experts_of_model(report.experts)
+    # Without a list, in a release of version 0.1, only what the recipe left out is known.
+    unquantized = provenance.modules_to_not_convert or provenance.recipe.modules_to_not_convert
+    beside_text = parts_beside_text(unquantized)
     return {
         "name": job.entry.target.split("/")[1],
         "target": job.entry.target,
@@ -82,6 +96,10 @@ def _facts(job: Job, provenance: Provenance) -> dict[str, Any]:
         "gated": bool(job.upstream.gated),
         "provenance": provenance,
         "report": report,
+        "experts": experts,
+        "not_quantized": unquantized_text(unquantized, mixture=experts is not None),
+        "beside_text": beside_text,
+        "auto_class": _auto_class(beside_text),
         "recipe": provenance.recipe,
         "method": method_text(provenance.recipe.method),
         "calibration": provenance.calibration,
@@ -90,6 +108,13 @@ def _facts(job: Job, provenance: Provenance) -> dict[str, Any]:
         "tensor_parallel": provenance.tensor_parallel,
         "tokens": provenance.calibration.samples * provenance.calibration.seq_len,
     }
+
+
+def _auto_class(beside_text: tuple[str, ...]) -> str:
+    """The class of transformers that loads a model with these parts beside its text decoder."""
+    if "vision tower" in beside_text:
+        return "AutoModelForImageTextToText"
+    return "AutoModelForMultimodalLM" if beside_text else "AutoModelForCausalLM"
 
 
 def _license(upstream: Upstream) -> str:

@@ -33,6 +33,7 @@ def make_provenance(
         device=quantized.device,
         versions=quantized.versions,
         files=tuple(sorted(files, key=lambda file: file.path)),
+        modules_to_not_convert=quantized.modules_to_not_convert,
     )
 
 

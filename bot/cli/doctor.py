@@ -10,15 +10,18 @@ from collections.abc import Iterator, Sequence
 from importlib import metadata
 from math import prod
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from bot.checkpoint.config import parse_config
 from bot.checkpoint.constants import tool_versions
 from bot.checkpoint.header import read_weight_headers
+from bot.checkpoint.repo_files import CONFIG
 from bot.errors import EnvironmentProblem, UpstreamError
-from bot.records import Calibration, Check, Estimate, Job, JobKind, Plan, Recipe
+from bot.records import Calibration, Check, Details, Estimate, Job, JobKind, Plan, Recipe
 from bot.text import duration
+from bot.watch.layers import Chosen, layers_from_headers, model_types
 from bot.watch.sizing import cpu_duration_s, float_operations
 
 _PINNED = re.compile(r"^([A-Za-z0-9_.-]+)==([^;\s]+)")
@@ -117,8 +120,19 @@ def folder_on_cpu(source: Path, recipe: Recipe, calibration: Calibration, *, all
         tensors = tuple(read_weight_headers(source).tensors.values())
     except UpstreamError:  # reported by the stage itself
         return ""
-    parameters = sum(prod(tensor.shape) for tensor in tensors)
-    return work_on_cpu(parameters, float_operations(tensors, recipe, calibration), allowed=allowed)
+    config = _config_in(source)
+    layers = layers_from_headers(config, tensors, model_types().get(str(config.get("model_type"))))
+    chosen = Chosen(layers=layers, packed=layers.linears)
+    operations = float_operations(Details(config=config, tensors=tensors), chosen, recipe, calibration)
+    return work_on_cpu(sum(prod(tensor.shape) for tensor in tensors), operations, allowed=allowed)
+
+
+def _config_in(source: Path) -> dict[str, Any]:
+    """Empty where it cannot be read, which the stage itself reports."""
+    try:
+        return parse_config((source / CONFIG).read_bytes())
+    except (OSError, UpstreamError):
+        return {}
 
 
 def work_on_cpu(parameters: int, operations: float, *, allowed: bool) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,7 +34,18 @@ from bot.hub.publish import make_public_note
 from bot.jobs import stages
 from bot.jobs.folder import JobDir
 from bot.jobs.worker import PARENT, end_with_parent
-from bot.records import Calibration, Job, Publication, Recipe, Status, TextSource, job_result, to_json
+from bot.records import (
+    Calibration,
+    Job,
+    Publication,
+    Recipe,
+    Status,
+    TensorInfo,
+    TextSource,
+    from_json,
+    job_result,
+    to_json,
+)
 from bot.records.config import Method
 from bot.text import size
 
@@ -110,6 +123,8 @@ def quantize(
             f"{quantized.quantized_parameters:,} weights at {quantized.bits_per_weight:.2f} bits each",
             markup=False,
         )
+        if line := terminal.experts_line(quantized.experts):
+            out.print(line, markup=False, soft_wrap=True)
         if job is None:
             err.print(
                 f"next: awq-bot evaluate --source {shlex.quote(str(source))} "
@@ -195,6 +210,18 @@ def refresh(job: JobOption) -> None:
         with _loading_torch():
             from bot.jobs import tasks
         tasks.refresh_job(JobDir(job))
+
+
+@app.command(hidden=True)
+def layers() -> None:
+    """The child process of a plan: from config.json and tensor headers on stdin to what the layers hold."""
+    end_with_parent()
+    with _loading_torch():
+        from bot.jobs.model import read_layers
+    asked = json.load(sys.stdin)
+    tensors = from_json(tuple[TensorInfo, ...], json.dumps(asked["tensors"]))
+    recipe = from_json(Recipe, json.dumps(asked["recipe"]))
+    print_raw(to_json(read_layers(asked["config"], tensors, recipe)))
 
 
 def _say_without_gpu(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -25,8 +25,20 @@ from rich.text import Text
 
 from bot.errors import BotError
 from bot.hub.settings import PreparedTarget
-from bot.records import Check, Estimate, Job, JobKind, JobResult, Plan, Report, Skip, Status
-from bot.text import duration, size
+from bot.records import (
+    Check,
+    Estimate,
+    ExpertTokens,
+    Job,
+    JobKind,
+    JobResult,
+    Plan,
+    Report,
+    Skip,
+    Status,
+    experts_of_model,
+)
+from bot.text import duration, percent, size
 from bot.watch.release import UP_TO_DATE
 from bot.watch.sizing import gpu_class
 
@@ -147,7 +159,18 @@ def _skip_word(skip: Skip) -> str:
 def _needs(job: Job, needs: Estimate) -> str:
     sizes = f"{size(needs.download_bytes)} → {size(needs.output_bytes)}"
     machine = f"GPU {size(needs.vram_bytes)}, RAM {size(needs.ram_bytes)}, disk {size(needs.disk_bytes)}"
-    return f"{sizes}, {machine}, about {duration(needs.duration_s)}, gpu-{gpu_class(needs)}gb"
+    parts = [sizes, *_contents(needs), machine, f"about {duration(needs.duration_s)}", f"gpu-{gpu_class(needs)}gb"]
+    if job.tensor_parallel:
+        parts.append(f"tensor parallel {'/'.join(map(str, job.tensor_parallel))}")
+    return ", ".join(parts)
+
+
+def _contents(needs: Estimate) -> Iterator[str]:
+    if needs.quantized_share:
+        yield f"{percent(needs.quantized_share)} of the layers' weights quantized"
+    if needs.experts:
+        used = f", {needs.experts_per_token} per token" if needs.experts_per_token else ""
+        yield f"{needs.experts} experts{used}"
 
 
 def results_table(results: Sequence[JobResult]) -> Table:
@@ -161,6 +184,8 @@ def results_table(results: Sequence[JobResult]) -> Table:
             table.add_row("", f"[yellow]{escape(result.hint)}[/]")
         if result.report is not None or result.duration_s:
             table.add_row("", f"[dim]{_figures(result.report)}{duration(result.duration_s)}[/]")
+        if result.report is not None and (line := experts_line(result.report.experts)):
+            table.add_row("", f"[dim]{line}[/]")
     return table
 
 
@@ -189,6 +214,12 @@ def _figures(report: Report | None) -> str:
     )
 
 
+def experts_line(by_layer: Sequence[ExpertTokens]) -> str:
+    """What calibration gave the experts of a mixture; empty for other models."""
+    experts = experts_of_model(by_layer)
+    return f"experts: {experts.label}" if experts else ""
+
+
 def report_table(report: Report) -> Table:
     """The figures of an evaluation."""
     table = Table(box=None, show_header=False, pad_edge=False)
@@ -201,6 +232,8 @@ def report_table(report: Report) -> Table:
     )
     table.add_row("weights", f"{size(report.size_source_bytes)} → {size(report.size_quantized_bytes)}")
     table.add_row("measured on", f"{report.tokens:,} tokens of {escape(report.text_label)}")
+    if experts := experts_of_model(report.experts):
+        table.add_row("experts", experts.label)
     return table
 
 

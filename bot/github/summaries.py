@@ -16,7 +16,7 @@ from bot.errors import (
     WatchlistError,
 )
 from bot.github.attempts import MAX_ATTEMPTS, format_utc
-from bot.records import Attempts, Job, JobKind, JobResult, Plan, Skip, Status
+from bot.records import Attempts, Job, JobKind, JobResult, Plan, Skip, Status, experts_of_model
 from bot.text import duration, one_line, render, size
 from bot.watch.release import UP_TO_DATE
 from bot.watch.sizing import gpu_class
@@ -116,6 +116,7 @@ def job_page(job: Job, result: JobResult, *, endpoint: str, card: str = "") -> s
         result=result,
         word=words[result.status],
         endpoint=endpoint,
+        experts=experts_of_model(result.report.experts) if result.report else None,
         card=card_preview(card, endpoint=endpoint, target=job.entry.target, tag=job.tag),
     )
 

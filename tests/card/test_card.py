@@ -21,7 +21,16 @@ from bot.card import model_card
 from bot.card.model_card import render_card
 from bot.localhub.card import check_card
 from bot.records import PublishedFile, Recipe, SourceCount, Upstream
-from tests.support.factories import calibration_set, entry, job, provenance, published_file, report, upstream
+from tests.support.factories import (
+    calibration_set,
+    entry,
+    expert_tokens,
+    job,
+    provenance,
+    published_file,
+    report,
+    upstream,
+)
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -95,7 +104,33 @@ def full() -> str:
     )
 
 
-@pytest.mark.parametrize(("name", "text"), [("base.md", rendered(chat=False)), ("chat.md", full())])
+EXPERTS = tuple(expert_tokens(layer, lowest=layer + 12, unseen=int(layer == 5)) for layer in range(1, 48))
+# As the source names them and, where that differs, as the model's class does.
+GATES = tuple(
+    f"{path}.{layer}.mlp.gate" for layer in range(1, 48) for path in ("model.layers", "model.text.layers")
+)
+
+
+def mixture() -> str:
+    return rendered(
+        report=report(experts=EXPERTS), modules_to_not_convert=(*GATES, "model.layers.0.mlp.down_proj")
+    )
+
+
+def vision_language() -> str:
+    source = upstream(pipeline_tag="image-text-to-text")
+    return rendered(source, modules_to_not_convert=("visual", "model.visual", "model.multi_modal_projector"))
+
+
+GOLDEN_CARDS = [
+    ("base.md", rendered(chat=False)),
+    ("chat.md", full()),
+    ("mixture.md", mixture()),
+    ("vision.md", vision_language()),
+]
+
+
+@pytest.mark.parametrize(("name", "text"), GOLDEN_CARDS, ids=[name for name, _ in GOLDEN_CARDS])
 def test_the_card_reads_as_it_should(name: str, text: str) -> None:
     """After a wanted change: GOLDEN=write pytest tests/card/test_card.py, then read the diff."""
     if os.environ.get("GOLDEN") == "write":
@@ -136,6 +171,51 @@ def test_commands_are_narrow_and_pin_the_release_and_every_table_column_has_a_na
 )
 def test_facts_are_stated_in_words(stated: dict[str, Any], facts: dict[str, Any], shown: str) -> None:
     assert shown in rendered(upstream(**stated), **facts)
+
+
+VISION = ("model.visual",)
+AUDIO = ("audio_tower", "multi_modal_projector")
+
+
+@pytest.mark.parametrize(
+    ("names", "chat", "shown", "hidden"),
+    [
+        (VISION, True, "import AutoModelForImageTextToText, AutoProcessor", "AutoTokenizer"),
+        (VISION, True, "the vision tower is not. Calibration", "AutoModelForCausalLM"),
+        (VISION, False, "# From here on as on the source's card.", "apply_chat_template"),
+        (AUDIO, True, "import AutoModelForMultimodalLM, AutoProcessor", '"type": "image"'),
+        (AUDIO, True, "the audio tower and projector are not. Calibration", "images were not"),
+        (("lm_head",), True, "import AutoModelForCausalLM, AutoTokenizer", "--enable-multimodal"),
+        (("lm_head",), True, "embeddings, norms and the output head |", "lm_head"),
+    ],
+)
+def test_a_multimodal_model_is_loaded_with_its_own_class(
+    names: tuple[str, ...], chat: bool, shown: str, hidden: str
+) -> None:
+    text = rendered(chat=chat, modules_to_not_convert=names)
+    assert shown in text
+    assert hidden not in text
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        compile(block, "card", "exec")
+    commands = [block for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL) if "--enable-multi" in block]
+    assert len(commands) == (names != ("lm_head",))
+    assert all("sglang" in command for command in commands)
+
+
+@pytest.mark.parametrize(
+    ("names", "task"), [(VISION, "image-text-to-text"), (AUDIO, "any-to-any"), ((), "text-generation")]
+)
+def test_a_task_that_upstream_does_not_state_follows_from_the_parts(names: tuple[str, ...], task: str) -> None:
+    text = rendered(upstream(pipeline_tag=None), modules_to_not_convert=names)
+    assert front_matter(text)["pipeline_tag"] == task
+
+
+def test_a_multimodal_mixture_has_all_that_both_have() -> None:
+    text = rendered(report=report(experts=EXPERTS), modules_to_not_convert=(*VISION, *GATES))
+    assert "vision tower `model.visual`; routers `model.layers.*.mlp.gate` (47 layers) |" in text
+    assert "| calibration tokens of one expert, median | 4,096 |" in text
+    assert "from transformers" not in text
+    assert "--enable-multimodal" in text
 
 
 def test_a_card_is_the_same_each_time_and_says_nothing_of_when_or_where() -> None:
@@ -217,6 +297,17 @@ def test_untrusted_text_cannot_be_markup_or_code(text: str) -> None:
     assert [list(map(len, table)) for table in tables(made)] == [list(map(len, table)) for table in tables(plain)]
     assert "49" not in made.rsplit("## Licence", maxsplit=1)[1]
     assert len(as_html(made)) < len(as_html(plain)) + 4000
+    made.encode()
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.parametrize("path", ["{}", "model.layers.0.{}", "{}.0.mlp", "vision.{}"])
+def test_names_of_modules_cannot_be_markup(text: str, path: str) -> None:
+    names = tuple(path.replace("{}", name) for name in (text, f"{text}.more", text[::-1]))
+    made = as_html(rendered(modules_to_not_convert=names))
+    plain = as_html(rendered(modules_to_not_convert=tuple(path.replace("{}", f"a{n}") for n in range(3))))
+    tags = [re.sub(r"</?code>", "", " ".join(re.findall(r"<[^>]*>", each))).split() for each in (made, plain)]
+    assert tags[0] == tags[1]
     made.encode()
 
 

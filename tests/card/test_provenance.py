@@ -16,6 +16,7 @@ from tests.support.factories import (
     OTHER_SHA,
     SHA,
     entry,
+    expert_tokens,
     job,
     provenance,
     published_file,
@@ -86,3 +87,23 @@ def test_a_refresh_keeps_what_was_measured_and_changes_what_it_was_made_from() -
     assert after.source.source_digest == before.source.source_digest
     assert (after.tag, after.tool) == (work.tag, "awq-bot 0.1.0")
     assert replace(after, tag=before.tag, tool=before.tool, source=before.source, files=before.files) == before
+
+
+def test_it_lists_what_is_not_quantized_and_a_refresh_keeps_the_list() -> None:
+    names = ("visual", "model.layers.0.mlp.gate")
+    before = made(artifact=quantized(modules_to_not_convert=names))
+    assert before.modules_to_not_convert == names
+    assert refreshed(before, job(), tool="awq-bot 0.1.0", files=FILES).modules_to_not_convert == names
+
+
+def test_a_provenance_from_before_mixtures_is_read() -> None:
+    content = json.loads(to_json(made()))
+    del content["modules_to_not_convert"]
+    del content["report"]["experts"]
+    assert from_json(Provenance, json.dumps(content)) == made()
+
+
+def test_it_has_the_figures_of_experts() -> None:
+    measured = report(experts=(expert_tokens(3, unseen=1),))
+    found = json.loads(to_json(made(measured=measured)))["report"]["experts"]
+    assert found == [{"layer": 3, "experts": 128, "lowest": 12, "median": 4096.0, "unseen": 1}]

@@ -82,7 +82,7 @@ def test_the_shell_completes_verbs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_verbs_help_has_an_example() -> None:
     without = {name for name, verb in app.command().commands.items() if "Example: " not in verb.help}
-    assert without == {"actions", "refresh"}  # a group, and what only a child process calls
+    assert without == {"actions", "layers", "refresh"}  # a group, and what only child processes call
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from bot.records import Attempts, Job, JobResult, Publication, RunningJob, Skip,
 from bot.text import escape_github_hint
 from bot.watch.release import make_plan
 from tests.github.test_attempts import NOW, many
-from tests.support.factories import HEAD, entry, job, report
+from tests.support.factories import HEAD, entry, expert_tokens, job, report
 
 HUB = "https://hub.example"
 OURS = ("https://hub.example/", "https://github.com/someone/awq-bot")
@@ -139,3 +139,12 @@ def test_only_pictures_of_public_models_are_linked(private: bool) -> None:
         job(), stage="publish", status=Status.PUBLISHED, publication=published, report=report(pictures=("a.png",))
     )
     assert ("<img" in summaries.job_page(job(), made, endpoint=HUB)) == (not private)
+
+
+def test_a_mixture_has_a_line_about_its_experts() -> None:
+    experts = tuple(expert_tokens(layer, unseen=1) for layer in range(48))
+    ready = job_result(job(), stage="quantize", status=Status.READY, report=report(experts=experts))
+    line = "experts: 128 in 48 layers; calibration tokens per expert: lowest 12, median 4,096; 0.8 % saw none"
+    assert line in summaries.job_page(job(), ready, endpoint=HUB).splitlines()
+    dense = job_result(job(), stage="quantize", status=Status.READY, report=report())
+    assert "experts" not in summaries.job_page(job(), dense, endpoint=HUB)

@@ -10,8 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import pytest
 from huggingface_hub import HfApi
+from safetensors.numpy import load_file, save
 
 from bot.files import describe_file
 from bot.github.matrix import matrix_row
@@ -19,7 +21,7 @@ from bot.jobs import stages
 from bot.jobs.folder import JobDir
 from bot.jobs.handover import check_job_dir
 from bot.localhub import HubError
-from bot.records import Card, Job, JobResult, QuantizedModel, Recipe, from_json
+from bot.records import Card, ExpertTokens, Job, JobResult, QuantizedModel, Recipe, from_json
 from tests.support.sandbox import Quantized, Sandbox, build_sandbox
 from tests.support.tampering import change_report, render_card_again, replace_file
 from tests.support.workflow_steps import Runner, StepResult
@@ -151,6 +153,29 @@ def with_calibration(folder: Path, **fields: Any) -> None:
     render_card_again(with_quantized(folder, calibration=used))
 
 
+def with_unquantized(folder: Path, names: tuple[str, ...]) -> None:
+    """Its config.json lists them, too."""
+    render_card_again(with_quantized(folder, modules_to_not_convert=names))
+    config = json.loads((folder / "quantized" / "config.json").read_bytes())
+    config["quantization_config"]["modules_to_not_convert"] = list(names)
+    replace_file(folder, "config.json", json.dumps(config, indent=2).encode())
+
+
+def with_tensor(folder: Path, name: str) -> None:
+    """One more 2-D tensor in the weights."""
+    path = folder / "quantized" / "model.safetensors"
+    tensors = load_file(path) | {name: np.zeros((8, 256), dtype=np.float16)}
+    replace_file(folder, path.name, save(tensors, metadata={"format": "pt"}))
+
+
+def with_experts(folder: Path, quantized: dict[str, Any] | None, reported: dict[str, Any] | None) -> None:
+    """Figures of a mixture in each of the two records; None: not there."""
+    counted: dict[str, Any] = {"layer": 0, "experts": 8, "lowest": 3, "median": 5.0, "unseen": 0}
+    made = [() if each is None else (ExpertTokens(**counted | each),) for each in (quantized, reported)]
+    with_quantized(folder, experts=made[0])
+    render_card_again(change_report(folder, experts=made[1]))
+
+
 def with_other_tag(folder: Path) -> None:
     path = folder / "card" / "provenance.json"
     path.write_text(json.dumps(json.loads(path.read_bytes()) | {"tag": "upstream-ffffffff-ffffffff"}))
@@ -205,6 +230,35 @@ TAMPERING: list[tuple[str, Callable[[Path], object], str]] = [
         "figures that miss the gate",
         lambda path: stages.card(change_report(path, kl_mean=9.0)),
         "mean KL divergence 9 nats is above max_kl 0.3",
+    ),
+    *(
+        (f"not a module {number}", partial(with_unquantized, names=(name,)), "is not a module's path")
+        for number, name in enumerate(("", "a b", "`x`", "model.layers.0.\nmlp", "a..b", "x" * 300))
+    ),
+    (
+        "quantized modules in the list",
+        partial(with_unquantized, names=("model.layers.0.self_attn",)),
+        "lists 'model.layers.0.self_attn' as not quantized, and 'model.layers.0.self_attn.k_proj' is",
+    ),
+    (
+        "a module outside of the list",
+        partial(with_tensor, name="model.layers.0.mlp.gate.weight"),
+        "'model.layers.0.mlp.gate' is not quantized, and is not listed",
+    ),
+    ("no weights", partial(replace_file, path="model.safetensors", content=b"x"), "its weights cannot be read"),
+    *(
+        (f"experts {number}", partial(with_experts, quantized=quantized, reported=reported), "figures of experts")
+        for number, (quantized, reported) in enumerate(
+            [
+                ({}, None),
+                (None, {}),
+                ({}, {"unseen": 1}),
+                *(
+                    (other, other)
+                    for other in ({"unseen": 9}, {"lowest": -1}, {"lowest": 7}, {"median": 1e999}, {"layer": -1})
+                ),
+            ]
+        )
     ),
     ("another recipe", partial(with_quantized, recipe=Recipe(group_size=64)), "its recipe is not the planned one"),
     ("another tag", with_other_tag, "its provenance does not follow"),
