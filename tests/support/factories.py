@@ -16,6 +16,7 @@ from bot.records import (
     Details,
     Digests,
     Estimate,
+    ExpertTokens,
     HubFile,
     Job,
     JobKind,
@@ -164,6 +165,11 @@ def calibration_set(**fields: Any) -> CalibrationSet:
         "distinct_token_share": 0.25,
     }
     return CalibrationSet(**standard | fields)
+
+
+def expert_tokens(layer: int = 0, **fields: Any) -> ExpertTokens:
+    standard: dict[str, Any] = {"layer": layer, "experts": 128, "lowest": 12, "median": 4096.0, "unseen": 0}
+    return ExpertTokens(**standard | fields)
 
 
 def report(**fields: Any) -> Report:
