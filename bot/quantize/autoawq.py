@@ -133,8 +133,9 @@ class LayerwiseQuantizer(AwqQuantizer):  # type: ignore[misc]  # awq has no type
         classes = tuple(type(module).__qualname__ for module in layer.modules())
         dtype = next(layer.parameters()).dtype
         layer.float()
-        states = run.first_block().to(self._context.device).float()
-        once = partial(self._forward, run, layer, states)
+        short = run.shortened()
+        states = short.first_block().to(self._context.device).float()
+        once = partial(self._forward, short, layer, states)
         trace = self._traces.get((shapes, classes))
         if trace is None or not still_holds(trace, layer, once, states):
             trace = trace_layer(layer, once, states)

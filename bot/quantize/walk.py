@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -34,6 +34,8 @@ from bot.quantize.layerfile import (
     write_layer,
 )
 from bot.records import ExpertTokens, ModuleError, Progress, Recipe
+
+TRACE_TOKENS = 64  # enough to tell inputs apart; a layer is run some ten times to be traced
 
 _log = logging.getLogger("awq_bot")
 
@@ -62,20 +64,32 @@ class QuantizeContext:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerRun:
-    """The inputs of one layer, and where its outputs go."""
+    """The inputs of one layer, and where its outputs go.
+
+    short_arguments: for the first TRACE_TOKENS tokens of the first block alone; None if a layer needs what others
+    have handed on. tokens: of a block, those that first_block gives.
+    """
 
     index: int
     arguments: Arguments
+    short_arguments: Arguments | None
     hidden: HiddenStates
     folder: Path
     blocks_at_once: int
+    tokens: int | None = None
+
+    def shortened(self) -> LayerRun:
+        """To try something out on few tokens."""
+        if self.short_arguments is None:
+            return self
+        return replace(self, arguments=self.short_arguments, tokens=TRACE_TOKENS)
 
     def states(self) -> Iterator[Tensor]:
         """The layer's inputs, [blocks, seq_len, hidden], some blocks at a time, on the CPU."""
         return self.hidden.read(hidden_path(self.folder, self.index), blocks=self.blocks_at_once)
 
     def first_block(self) -> Tensor:
-        return next(self.hidden.read(hidden_path(self.folder, self.index), blocks=1))
+        return next(self.hidden.read(hidden_path(self.folder, self.index), blocks=1))[:, : self.tokens]
 
     def first_arguments(self, device: torch.device) -> dict[str, Any]:
         """Those that belong to the first block."""
@@ -132,6 +146,7 @@ def _quantize_from(
     if start == 0:
         hidden = write_hidden(hidden_path(context.folder, 0), torch.split(captured.hidden, context.blocks_at_once))
     arguments = captured.arguments
+    short = _short_arguments(context, arguments)
     del captured  # the hidden states are on the disk now
     numbers = range(start, len(layers))
     reads = (partial(context.skeleton.layer_tensors, index) for index in numbers)
@@ -143,6 +158,7 @@ def _quantize_from(
         run = LayerRun(
             index=index,
             arguments=arguments[index],
+            short_arguments=short[index],
             hidden=hidden,
             folder=context.folder,
             blocks_at_once=context.blocks_at_once,
@@ -150,6 +166,14 @@ def _quantize_from(
         hidden = run.forward(layer) if index < done else _quantize(run, layer, context, quantize_layer)
         unload(layer)
         hidden_path(context.folder, index).unlink()
+
+
+def _short_arguments(
+    context: QuantizeContext, arguments: Sequence[Arguments]
+) -> Sequence[Arguments] | Sequence[None]:
+    if context.blocks.shape[1] <= TRACE_TOKENS or any(each.depend_on_layers for each in arguments):
+        return [None] * len(arguments)
+    return inputs_of_layers(context.skeleton, context.blocks[:1, :TRACE_TOKENS]).arguments
 
 
 def _quantize(
