@@ -25,7 +25,7 @@ os.environ.pop("GITHUB_ACTIONS", None)
 # Read when torch is imported: test processes run side by side, and on models this small threads only wait for each
 # other, which costs most of the time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# What the plan is told about a model is kept there, for all processes of one run and for no other run.
+# Planning caches its answers there: one cache for all processes of a test run, and none from an earlier run.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="awq-bot-cache-")
     atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)

@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from bot.checkpoint.selection import ROUTERS
 from bot.text import escape_markdown
 
 _PATH = re.compile(r"[A-Za-z0-9_.*]{1,200}")
 _LAYER = re.compile(r"^(.*?\.)(\d+)(?=\.)", re.DOTALL)  # the first number of a path is that of its layer
-_ROUTERS = frozenset({"router", "gate", "gating", "wg", "switch", "shared_expert_gate", "shared_gate"})
 _HEAD = "lm_head"  # listed for servers; the card names the output head anyway
 _MOST_PATHS = 8
 _TEXT_MODELS = ("", "model")  # what holds both the text decoder and what stands beside it
@@ -87,7 +87,7 @@ def _same_end(one: str, other: str) -> bool:
 def _word(path: str, *, mixture: bool) -> str:
     if _is_beside(path):
         return _word_beside(path)
-    return "routers" if mixture and not _ROUTERS.isdisjoint(path.split(".")) else ""
+    return "routers" if mixture and not ROUTERS.isdisjoint(path.split(".")) else ""
 
 
 def _is_beside(path: str) -> bool:

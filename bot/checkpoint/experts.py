@@ -103,7 +103,7 @@ class SeparateExperts(nn.Module):
             return gated
         # The class expects both in the order in which its parameter holds them.
         both = torch.stack((gate, up), dim=-1).flatten(-2) if self.interleaved else torch.cat((gate, up), dim=-1)
-        return self._apply_gate(both)  # type: ignore[no-any-return]  # transformers' own
+        return self._apply_gate(both)  # type: ignore[no-any-return]  # a method of transformers' class, which has no types
 
 
 class SortedExperts(SeparateExperts):
@@ -117,7 +117,7 @@ class SortedExperts(SeparateExperts):
             (kept == expert).any(dim=-1).nonzero().squeeze(-1) for expert in range(self.num_experts)
         ]
 
-    def _routing(self, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]  # its call
+    def _routing(self, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]  # called without indices and weights
         flat = hidden_states.view(-1, hidden_states.shape[-1])
         each = len(flat) // self.num_experts
         expert = torch.arange(self.num_experts, device=flat.device).repeat_interleave(each)

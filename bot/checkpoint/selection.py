@@ -30,7 +30,7 @@ _MERGED_NAMES = {
     frozenset({"gate_proj", "up_proj"}): "gate_up_proj",
 }
 # Routers and the gates of shared experts are small, and decide where a whole token goes.
-_ROUTERS = frozenset({"router", "gate", "gating", "wg", "switch", "shared_expert_gate", "shared_gate"})
+ROUTERS = frozenset({"router", "gate", "gating", "wg", "switch", "shared_expert_gate", "shared_gate"})
 # Servers hold these unpacked: small inputs of linear attention, and mixers of Mamba 1, which have an x_proj.
 _SMALL = frozenset({"in_proj_ba", "in_proj_a", "in_proj_b"})
 _MAMBA_1 = "x_proj"
@@ -154,7 +154,7 @@ def _is_router(name: str, shape: Shape, mixtures: Collection[Mixture]) -> bool:
     if not beside:
         return False
     inside = name.removeprefix(f"{beside[0].path.rpartition('.')[0]}.")
-    if inside.partition(".")[0] in _ROUTERS:  # `shared_experts.gate` is none
+    if inside.partition(".")[0] in ROUTERS:  # `shared_experts.gate` is none
         return True
     return "." not in inside and shape[0] == beside[0].experts
 

@@ -37,7 +37,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, QuantizedModel
 
 
 def routed(*, length: int, rows: dict[int, Tensor], experts: int = 4) -> tuple[RoutedTokens, Tensor]:
-    """Tokens that can be told apart by their first channel."""
+    """Tokens whose first channel is their number."""
     inputs = torch.arange(length, dtype=torch.float32).unsqueeze(1).repeat(1, 2)
     tokens = RoutedTokens(Mixture(path="experts", experts=experts), length)
     tokens.add(inputs, rows)

@@ -31,7 +31,7 @@ try:
 except RuntimeError:
     # PyPI's is built for CUDA: on a CPU build of torch its operators are missing, so importing it fails. vLLM's
     # models of images import it; loading calls none of the operators.
-    _operators: Any = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
+    _operators: Any = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]  # torch gives it no types
     for _name in ("nms", "qnms"):
         _operators.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
@@ -59,11 +59,11 @@ registry._run_in_subprocess = lambda inspect: inspect()
 FILLINGS = (0x35, 0x2A)
 
 
-class Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch gives it no types
     """Which tensors were copied into another one, directly or after a calculation."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # torch gives it no types
         self.names = {tensor.untyped_storage().data_ptr(): {name} for name, tensor in tensors.items()}
         self.read: set[str] = set()
         self._alive: list[Tensor] = []  # a storage that is freed could be given out again

@@ -30,7 +30,7 @@ class CrowdExpert(nn.Module):
         self.w2 = nn.Linear(inner, hidden, bias=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.w2(functional.silu(self.w1(tokens)) * self.w3(tokens))  # type: ignore[no-any-return]
+        return self.w2(functional.silu(self.w1(tokens)) * self.w3(tokens))  # type: ignore[no-any-return]  # nn.Module's call has no types
 
 
 class CrowdModules(nn.Module):
@@ -94,7 +94,7 @@ class CrowdFused(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         flat = states.reshape(-1, states.shape[-1])
-        return self.experts(flat, *self.gate(flat)).view_as(states)  # type: ignore[no-any-return]
+        return self.experts(flat, *self.gate(flat)).view_as(states)  # type: ignore[no-any-return]  # nn.Module's call has no types
 
 
 class CrowdLayer(nn.Module):
@@ -115,7 +115,7 @@ class CrowdLayer(nn.Module):
         )
         mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
         states = states + self.get_submodule("o_proj")(mixed.transpose(1, 2).reshape(batch, length, hidden))
-        return states + self.moe(self.norm2(states))  # type: ignore[no-any-return]
+        return states + self.moe(self.norm2(states))  # type: ignore[no-any-return]  # nn.Module's call has no types
 
 
 class CrowdModel(PreTrainedModel):  # type: ignore[misc]  # transformers has no types
@@ -132,7 +132,7 @@ class CrowdModel(PreTrainedModel):  # type: ignore[misc]  # transformers has no 
         states = self.embed_tokens(input_ids)
         for layer in self.layers:
             states = layer(states)
-        return self.norm(states)  # type: ignore[no-any-return]
+        return self.norm(states)  # type: ignore[no-any-return]  # nn.Module's call has no types
 
 
 class CrowdForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]  # transformers has no types

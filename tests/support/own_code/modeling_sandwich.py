@@ -49,9 +49,9 @@ class SandwichBlock(nn.Module):
         inputs = self.before_mix(states)
         mixed = self.after_mix(self._mix(inputs, positions))
         if self.parallel:
-            return states + mixed + self.after_feed(self._feed(inputs))  # type: ignore[no-any-return]
+            return states + mixed + self.after_feed(self._feed(inputs))  # type: ignore[no-any-return]  # nn.Module's call has no types
         states = states + mixed
-        return states + self.after_feed(self._feed(self.before_feed(states)))  # type: ignore[no-any-return]
+        return states + self.after_feed(self._feed(self.before_feed(states)))  # type: ignore[no-any-return]  # nn.Module's call has no types
 
     def _mix(self, inputs: Tensor, positions: Tensor) -> Tensor:
         batch, length, hidden = inputs.shape
@@ -59,11 +59,11 @@ class SandwichBlock(nn.Module):
         query, key, value = (part.reshape(shape).transpose(1, 2) for part in self.mix_in(inputs).chunk(3, dim=-1))
         mask = positions.unsqueeze(-1) >= positions.unsqueeze(-2)
         mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask.unsqueeze(1))
-        return self.mix_out(mixed.transpose(1, 2).reshape(batch, length, hidden))  # type: ignore[no-any-return]
+        return self.mix_out(mixed.transpose(1, 2).reshape(batch, length, hidden))  # type: ignore[no-any-return]  # nn.Module's call has no types
 
     def _feed(self, inputs: Tensor) -> Tensor:
         up, gate = self.feed_in(inputs).chunk(2, dim=-1)
-        return self.feed_out(up * functional.silu(gate))  # type: ignore[no-any-return]
+        return self.feed_out(up * functional.silu(gate))  # type: ignore[no-any-return]  # nn.Module's call has no types
 
 
 class SandwichForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]  # transformers has no types
