@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from bot.checkpoint.arguments import Arguments
+from bot.checkpoint.capture import LayerInputs
 from bot.checkpoint.constants import TOKENS_AT_ONCE
 from bot.checkpoint.layerwise import inputs_of_layers, run_layer
 from bot.checkpoint.skeleton import Skeleton, load_tensors, read_ahead, unload
@@ -66,30 +67,32 @@ class QuantizeContext:
 class LayerRun:
     """The inputs of one layer, and where its outputs go.
 
-    short_arguments: for the first TRACE_TOKENS tokens of the first block alone; None if a layer needs what others
-    have handed on. tokens: of a block, those that first_block gives.
+    short: the inputs of all layers for the first TRACE_TOKENS tokens of the first block alone; None if there are no
+    more, or if a layer needs what others have handed on. positions: how many first_block gives; all if None.
     """
 
     index: int
     arguments: Arguments
-    short_arguments: Arguments | None
+    short: LayerInputs | None
     hidden: HiddenStates
     folder: Path
     blocks_at_once: int
-    tokens: int | None = None
+    positions: int | None = None
 
     def shortened(self) -> LayerRun:
         """To try something out on few tokens."""
-        if self.short_arguments is None:
+        if self.short is None:
             return self
-        return replace(self, arguments=self.short_arguments, tokens=TRACE_TOKENS)
+        # Not TRACE_TOKENS: a model may put states of its own before those of the tokens, as CPM-Ant does.
+        positions = self.short.hidden.shape[1]
+        return replace(self, arguments=self.short.arguments[self.index], positions=positions)
 
     def states(self) -> Iterator[Tensor]:
         """The layer's inputs, [blocks, seq_len, hidden], some blocks at a time, on the CPU."""
         return self.hidden.read(hidden_path(self.folder, self.index), blocks=self.blocks_at_once)
 
     def first_block(self) -> Tensor:
-        return next(self.hidden.read(hidden_path(self.folder, self.index), blocks=1))[:, : self.tokens]
+        return next(self.hidden.read(hidden_path(self.folder, self.index), blocks=1))[:, : self.positions]
 
     def first_arguments(self, device: torch.device) -> dict[str, Any]:
         """Those that belong to the first block."""
@@ -146,7 +149,7 @@ def _quantize_from(
     if start == 0:
         hidden = write_hidden(hidden_path(context.folder, 0), torch.split(captured.hidden, context.blocks_at_once))
     arguments = captured.arguments
-    short = _short_arguments(context, arguments)
+    short = _short_inputs(context, arguments)
     del captured  # the hidden states are on the disk now
     numbers = range(start, len(layers))
     reads = (partial(context.skeleton.layer_tensors, index) for index in numbers)
@@ -158,7 +161,7 @@ def _quantize_from(
         run = LayerRun(
             index=index,
             arguments=arguments[index],
-            short_arguments=short[index],
+            short=short,
             hidden=hidden,
             folder=context.folder,
             blocks_at_once=context.blocks_at_once,
@@ -168,12 +171,10 @@ def _quantize_from(
         hidden_path(context.folder, index).unlink()
 
 
-def _short_arguments(
-    context: QuantizeContext, arguments: Sequence[Arguments]
-) -> Sequence[Arguments] | Sequence[None]:
+def _short_inputs(context: QuantizeContext, arguments: Sequence[Arguments]) -> LayerInputs | None:
     if context.blocks.shape[1] <= TRACE_TOKENS or any(each.depend_on_layers for each in arguments):
-        return [None] * len(arguments)
-    return inputs_of_layers(context.skeleton, context.blocks[:1, :TRACE_TOKENS]).arguments
+        return None
+    return inputs_of_layers(context.skeleton, context.blocks[:1, :TRACE_TOKENS])
 
 
 def _quantize(

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bot.quantize.layerfile import hidden_path, layer_path
-from bot.quantize.walk import LayerRun
+from bot.quantize.walk import TRACE_TOKENS, LayerRun
 from tests.support import tiny_models
 from tests.support.canary import losses, quantize_into
 
@@ -96,3 +96,14 @@ def test_a_source_of_any_dtype_loses_less_than_by_plain_rounding(dtype: torch.dt
     assert {str(value.dtype) for value in tensors.values()} == {"torch.int32", "torch.float16"}
     lost, lost_by_rounding = losses(source, tmp_path / "out")
     assert lost < lost_by_rounding
+
+
+# CPM-Ant puts 32 states of its own before those of the tokens.
+@pytest.mark.parametrize("model_type", ["qwen3_moe", "cpmant"])
+def test_a_long_block_is_traced_on_its_first_tokens_with_the_same_result(model_type: str, tmp_path: Path) -> None:
+    source = tiny_models.build(model_type, tmp_path / "source")
+    scaled = []
+    for seq_len in (TRACE_TOKENS, 2 * TRACE_TOKENS):
+        made = quantize_into(tmp_path / str(seq_len), source, blocks=tiny_models.random_blocks(2, seq_len))
+        scaled.append({module.module for module in made.modules if module.ratio is not None})
+    assert scaled[0] == scaled[1] != set()
