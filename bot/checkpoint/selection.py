@@ -16,18 +16,14 @@ from bot.records import Recipe
 
 Shape = tuple[int, int]  # [out, in]
 
-# vLLM and SGLang load each of these as one matrix, which is either packed or not.
-MERGED_BY_SERVERS: tuple[frozenset[str], ...] = (
-    frozenset({"q_proj", "k_proj", "v_proj", "g_proj"}),
-    frozenset({"gate_proj", "up_proj"}),
-    frozenset({"q_a_proj", "kv_a_proj_with_mqa"}),
-    frozenset({"in_proj_qkv", "in_proj_z"}),
-    frozenset({"in_proj_b", "in_proj_a"}),
-    frozenset({"w1", "w3"}),
-)
-_MERGED_NAMES = {
-    frozenset({"q_proj", "k_proj", "v_proj"}): "qkv_proj",
-    frozenset({"gate_proj", "up_proj"}): "gate_up_proj",
+# What vLLM and SGLang load as one matrix, which is either packed or not, by the name that it has there.
+MERGED_BY_SERVERS: dict[str, frozenset[str]] = {
+    "qkv_proj": frozenset({"q_proj", "k_proj", "v_proj", "g_proj"}),
+    "gate_up_proj": frozenset({"gate_proj", "up_proj"}),
+    "fused_qkv_a_proj": frozenset({"q_a_proj", "kv_a_proj_with_mqa"}),
+    "in_proj_qkvz": frozenset({"in_proj_qkv", "in_proj_z"}),
+    "in_proj_ba": frozenset({"in_proj_b", "in_proj_a"}),
+    "w13": frozenset({"w1", "w3"}),
 }
 # Routers and the gates of shared experts are small, and decide where a whole token goes.
 ROUTERS = frozenset({"router", "gate", "gating", "wg", "switch", "shared_expert_gate", "shared_gate"})
@@ -63,7 +59,7 @@ class Mixture:
 class Selection:
     """By full path. packed: the linears that are quantized. left_out: the other linears of the layers, and why.
 
-    left_out_share: of the weights of the layers, without routers that are linears.
+    left_out_share: of the weights of the layers, routers not counted.
     """
 
     packed: tuple[str, ...]
@@ -106,11 +102,12 @@ def select_linears(
     packed = tuple(name for name in linears if name not in left_out and name not in routers)
     left_out |= dict.fromkeys(routers, "a router")
     sizes = {name: out * columns for name, (out, columns) in linears.items() if name not in routers}
-    sizes |= {name: prod(shape) for name, shape in (others or {}).items()}
+    others = {name: shape for name, shape in (others or {}).items() if not _is_router(name, shape, mixtures)}
+    sizes |= {name: prod(shape) for name, shape in others.items()}
     share = 1 - sum(sizes[name] for name in packed) / (sum(sizes.values()) or 1)
     unasked = {name: reason for name, reason in left_out.items() if name in sizes and name not in asked}
-    unasked |= dict.fromkeys(others or {}, "it is not a linear")
-    _check_share(packed, unasked, {**linears, **(others or {})}, sizes, recipe)
+    unasked |= dict.fromkeys(others, "it is not a linear")
+    _check_share(packed, unasked, {**linears, **others}, sizes, recipe)
     return Selection(
         packed=packed,
         left_out={name: left_out[name] for name in linears if name in left_out},
@@ -121,7 +118,7 @@ def select_linears(
 def merged_with(linear: str, linears: Collection[str]) -> tuple[str, ...]:
     """Those of linears that a server merges with this one, itself included."""
     parent, _, last = linear.rpartition(".")
-    for merged in MERGED_BY_SERVERS:
+    for merged in MERGED_BY_SERVERS.values():
         if last in merged:
             return tuple(
                 name for name in linears if name.rpartition(".")[0] == parent and name.rpartition(".")[2] in merged
@@ -136,7 +133,7 @@ def check_listed(listed: Collection[str], packed: Collection[str]) -> None:
     """
     for name in packed:
         parent, _, last = name.rpartition(".")
-        merged = [f"{parent}.{other}" for members, other in _MERGED_NAMES.items() if last in members]
+        merged = [f"{parent}.{other}" for other, members in MERGED_BY_SERVERS.items() if last in members]
         for path in (name, *merged):
             if hit := next((each for each in listed if each in path), None):
                 raise UnsupportedModelError(
@@ -145,7 +142,7 @@ def check_listed(listed: Collection[str], packed: Collection[str]) -> None:
                 )
 
 
-def _is_router(name: str, shape: Shape, mixtures: Collection[Mixture]) -> bool:
+def _is_router(name: str, shape: tuple[int, ...], mixtures: Collection[Mixture]) -> bool:
     """Whether it chooses experts: a linear beside a mixture, by its name or by an output for each expert.
 
     Linears inside of experts are not asked about.

@@ -122,7 +122,7 @@ def folder_on_cpu(source: Path, recipe: Recipe, calibration: Calibration, *, all
         return ""
     config = _config_in(source)
     layers = layers_from_headers(config, tensors, model_types().get(str(config.get("model_type"))))
-    chosen = Chosen(layers=layers, packed=layers.linears)
+    chosen = Chosen(layers=layers, packed=layers.linears, share=1.0)
     operations = float_operations(Details(config=config, tensors=tensors), chosen, recipe, calibration)
     return work_on_cpu(sum(prod(tensor.shape) for tensor in tensors), operations, allowed=allowed)
 

@@ -67,8 +67,8 @@ class QuantizeContext:
 class LayerRun:
     """The inputs of one layer, and where its outputs go.
 
-    short: the inputs of all layers for the first TRACE_TOKENS tokens of the first block alone; None if there are no
-    more, or if a layer needs what others have handed on. positions: how many first_block gives; all if None.
+    short: the inputs of all layers for the first TRACE_TOKENS tokens of the first block alone; None if there are
+    no more, or if a layer needs what others have handed on. positions: how many first_block gives; all if None.
     """
 
     index: int

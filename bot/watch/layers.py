@@ -79,15 +79,11 @@ def _table() -> Mapping[str, Mapping[str, ModelType]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chosen:
-    """packed: the linears that are quantized."""
+    """packed: the linears that are quantized. share: of the weights in the layers, routers not counted."""
 
     layers: Layers
     packed: tuple[TensorInfo, ...]
-
-    @property
-    def share(self) -> float:
-        """Of the weights in the layers, those that are quantized."""
-        return _weights(self.packed) / (_weights((*self.layers.linears, *self.layers.others)) or 1)
+    share: float
 
 
 def choose_linears(layers: Layers, recipe: Recipe) -> Chosen:
@@ -107,7 +103,7 @@ def choose_linears(layers: Layers, recipe: Recipe) -> Chosen:
             raise UnsupportedModelError(
                 f"{shown}, not one of {', '.join(SOURCE_FLOATS)}", hint="Start from the model in full precision."
             )
-    return Chosen(layers=layers, packed=packed)
+    return Chosen(layers=layers, packed=packed, share=1 - selection.left_out_share)
 
 
 def layers_from_headers(
@@ -164,10 +160,6 @@ def layer_count(config: Mapping[str, Any]) -> int | None:
     settings = text_settings(config)
     counts = (settings.get(name) for name in _LAYER_COUNT)
     return next((count for count in counts if type(count) is int and count > 0), None)
-
-
-def _weights(tensors: tuple[TensorInfo, ...]) -> int:
-    return sum(math.prod(tensor.shape) for tensor in tensors)
 
 
 def _stored_path(config: Mapping[str, Any], tensors: tuple[TensorInfo, ...], known: ModelType) -> str:

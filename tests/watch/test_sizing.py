@@ -86,8 +86,7 @@ def test_what_a_mixture_takes_as_computed_by_hand() -> None:
     )
     assert f"{found.parameters / 1e9:.2f}" == "30.53"
     assert (found.experts, found.experts_per_token) == (128, 8)
-    # All but the routers, 128 x 2,048 of 623 million weights in a layer.
-    assert found.quantized_share == pytest.approx(0.99958, abs=1e-5)
+    assert found.quantized_share == 1.0  # routers are not counted
     # 7 x (38 MB of attention and 9.4 MB of one expert), 3 x 1.20 GB of the others, 5 x 4,096^2 x 4 bytes, 16,384
     # tokens x 20,480 values x 2 bytes, 2 GiB.
     assert found.vram_bytes == pytest.approx(7.08e9, rel=0.005)
@@ -178,7 +177,7 @@ def test_a_job_that_fills_its_class_fits_a_card_of_it(gigabytes: int, mebibytes:
 def test_nonsense_in_a_config_does_not_stop_the_plan(size: object) -> None:
     odd = details(config=CONFIG | {"hidden_size": size, "intermediate_size": size})
     assert estimate(odd, chosen(layer_tensors(), CONFIG), entry(), download_bytes=1).vram_bytes > 0
-    nothing = Chosen(layers=layers_from_headers(odd.config, ()), packed=())
+    nothing = Chosen(layers=layers_from_headers(odd.config, ()), packed=(), share=0.0)
     without_tensors = estimate(replace(odd, tensors=()), nothing, entry(), download_bytes=1)
     assert (without_tensors.parameters, without_tensors.output_bytes) == (0, 0)
 
