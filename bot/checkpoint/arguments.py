@@ -115,7 +115,7 @@ class Arguments:
         return self.handed_on[max(found, key=lambda each: each.layer)] if found else ()
 
     def _is_needed(self, key: HandedOn) -> bool:
-        """By this layer, which may be run again, or by later ones."""
+        """Whether this layer, which may be run again, or a later one reads it."""
         if key.mapping is None:
             return (key.layer, key.key) in self.needed
         return not any(each.replaces(key) and each.layer < self.index for each in self.handed_on)

@@ -217,7 +217,7 @@ def _same_leaf(one: Any, other: Any, known: dict[tuple[int, int], bool]) -> bool
 
 
 def _same_states(states: Tensor, returned: Tensor) -> bool:
-    """NaN is the same as NaN: a broken model is reported where it can be named."""
+    """Whether two tensors are equal, NaN included: a broken model is reported by later checks."""
     return states.shape == returned.shape and bool(
         torch.isclose(states, returned, rtol=0, atol=0, equal_nan=True).all()
     )

@@ -35,7 +35,7 @@ class Part:
 
     @property
     def name(self) -> str:
-        """Of the tensor, within the module: `3.gate_proj.weight`."""
+        """The tensor's name within the module: `3.gate_proj.weight`."""
         return f"{self.expert}.{self.linear}.{self.kind}"
 
     def of(self, fused: Tensor) -> Tensor:

@@ -87,7 +87,7 @@ class Origin:
     part: Part | None = None
 
     def names(self, stored: Container[str]) -> tuple[str, ...]:
-        """Of the stored tensors that it is read from."""
+        """The names of the stored tensors that it is read from."""
         if self.name in stored:
             return (self.name,)
         return (self.key,) if self.conversion is None else tuple(name for name, _ in self.conversion.stored)
@@ -124,7 +124,7 @@ def find_origins(model: Any, tensors: Mapping[str, TensorInfo]) -> dict[str, Ori
 
 
 def shape_of(origin: Origin, tensors: Mapping[str, TensorInfo]) -> tuple[int, ...]:
-    """Of the tensor as transformers' model holds it."""
+    """The shape of the tensor in transformers' model."""
     return tensors[origin.name].shape if origin.conversion is None else origin.conversion.shapes[origin.key]
 
 
@@ -203,7 +203,7 @@ def _patterns_of_parts(
 
 
 def _name_of_part(module: str, origin: Origin, part: Part) -> str:
-    """As most mixtures name the tensors of one expert. module: the experts' path in the model."""
+    """The name that most mixtures give this tensor of an expert. module: the experts' path in the model."""
     stored = origin.name if origin.conversion is None else origin.conversion.stored[0][0]
     layer, inside = (re.match(r"(.*?\.\d+\.)(.*)", path) for path in (stored, module))
     path = layer[1] + inside[2] if layer and inside else module

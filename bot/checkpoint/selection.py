@@ -51,7 +51,7 @@ class Mixture:
         return int(number) if name.startswith(f"{self.path}.") and number.isdecimal() else None
 
     def inside(self, name: str) -> str:
-        """A name inside of the expert that it is in."""
+        """The name relative to its expert."""
         return name.removeprefix(f"{self.path}.").partition(".")[2]
 
 

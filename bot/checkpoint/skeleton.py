@@ -203,7 +203,7 @@ def empty_model(folder: Path, *, dtype: torch.dtype, trust_remote_code: bool) ->
 
 
 class _LargeOnMeta(TorchFunctionMode):
-    """Large tensors are made on the meta device: no computed buffer is as large."""
+    """Create large tensors on the meta device; no computed buffer is that large."""
 
     _MADE = frozenset({torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn})
     _LARGE = 1 << 26

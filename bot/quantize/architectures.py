@@ -45,7 +45,7 @@ def others_inside(layers: nn.Module, path: str) -> dict[str, tuple[int, ...]]:
 
 
 def _others(layers: nn.Module, path: str) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """By the same names, the names of the parameters too."""
+    """As others_inside, with the parameters' names too."""
     linears = {f"{name}.weight" for name in linears_inside(layers, path)}
     named = ((f"{path}.{name}", tuple(value.shape)) for name, value in layers.named_parameters())
     return {

@@ -104,7 +104,7 @@ class LayerwiseQuantizer(AwqQuantizer):  # type: ignore[misc]  # awq has no type
         trace = self._trace(run, layer)
         if trace.experts:
             raise UnsupportedModelError(
-                f"layer {index}: AutoAWQ's search does not do mixtures", hint=_OTHER_METHOD
+                f"layer {index}: AutoAWQ's search does not support mixtures of experts", hint=_OTHER_METHOD
             )
         self.module_kwargs = run.first_arguments(self._context.device)
         self.inps = torch.cat(list(run.states())).to(self._context.device)
@@ -128,7 +128,7 @@ class LayerwiseQuantizer(AwqQuantizer):  # type: ignore[misc]  # awq has no type
         )
 
     def _trace(self, run: LayerRun, layer: nn.Module) -> Trace:
-        """Of this layer, or of an earlier one that is put together in the same way."""
+        """The trace of this layer, or that of an earlier one with the same structure."""
         shapes = tuple((name, tuple(value.shape)) for name, value in layer.named_parameters())
         classes = tuple(type(module).__qualname__ for module in layer.modules())
         dtype = next(layer.parameters()).dtype

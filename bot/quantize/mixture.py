@@ -1,8 +1,8 @@
 """Quantize the experts of a layer one after the other, each on the tokens that the router sends to it.
 
 The inputs of a mixture are kept once, with an index list for each expert; those of experts that are modules of
-their own, once for each of them. Statistics of an expert's inputs exist only while it is its turn, so memory does
-not grow with the number of experts.
+their own, once for each of them. Statistics of an expert's inputs exist only while that expert is quantized, so
+memory does not grow with the number of experts.
 """
 
 from __future__ import annotations

@@ -112,7 +112,7 @@ def _choices(
 
 @torch.no_grad()
 def still_holds(trace: Trace, layer: nn.Module, run: Run, states: Tensor) -> bool:
-    """Whether the groups of a trace are also right for another layer, which is put together in the same way."""
+    """Whether the groups of a trace are also right for another layer, which is with the same structure."""
     inside = [
         _renamed(group, partial(each.mixture.name, expert))
         for each in trace.experts
@@ -297,7 +297,7 @@ def _scaled(layer: nn.Module, groups: Iterable[Group]) -> Iterator[None]:
 
 
 def _norm_tensors(layer: nn.Module, group: Group) -> Iterator[tuple[str, nn.Parameter]]:
-    """Subtracting an offset is not exact."""
+    """The producer's tensors that scaling back does not restore exactly: those with an offset."""
     if group.offset:
         yield from layer.get_submodule(group.producer).named_parameters(recurse=False)
 

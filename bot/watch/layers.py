@@ -63,7 +63,7 @@ class ModelType:
 
 @cache
 def model_types() -> Mapping[str, ModelType]:
-    """By model_type, as config.json names it."""
+    """The table's entries by model_type, as config.json names it."""
     return next(iter(_table().values()))
 
 

@@ -51,7 +51,7 @@ def own_code(entry: WatchEntry, config: Mapping[str, Any]) -> bool:
 
 
 def _layers(entry: WatchEntry, details: Details, known: ModelType | None) -> Layers:
-    """As transformers builds the model where that is known, else from the headers."""
+    """The layers as transformers builds them where that is known, else as the headers show them."""
     config, model_type = details.config, details.config["model_type"]
     if known is not None and (reason := _reason(known, config)):
         raise UnsupportedModelError(f"model_type {model_type!r}{reason}")
@@ -88,7 +88,7 @@ def _check_method(recipe: Recipe, chosen: Chosen, known: ModelType | None) -> No
     if recipe.method != "awq":
         return
     if chosen.layers.experts:
-        raise UnsupportedModelError("AutoAWQ's search does not do mixtures of experts", hint=_OTHER_METHOD)
+        raise UnsupportedModelError("AutoAWQ's search does not support mixtures of experts", hint=_OTHER_METHOD)
     if known is not None and known.by_sample:
         raise UnsupportedModelError(
             "AutoAWQ's search needs layers that take the same arguments for all samples", hint=_OTHER_METHOD

@@ -148,7 +148,7 @@ def test_a_scaling_that_changes_the_outputs_is_refused(
 @pytest.mark.parametrize(
     ("model_type", "problem"),
     [
-        ("qwen3_moe", "does not do mixtures"),
+        ("qwen3_moe", "does not support mixtures"),
         ("gemma4_text", "needs arguments that are the same for all samples"),
     ],
 )
