@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from bot.text import one_line
+
+_MAX_CHARS = 2000
+
 
 class BotError(Exception):
     """An error that a person can act on.
 
-    message: one line, what happened and where. hint: what to do next; may be empty.
+    message: one line, what happened and where. hint: what to do next; may be empty. Both may quote upstream, so
+    control characters and line breaks are removed.
     """
 
     exit_code = 1
 
     def __init__(self, message: str, *, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = one_line(message, _MAX_CHARS)
+        self.hint = one_line(hint, _MAX_CHARS)
+        super().__init__(self.message)
 
 
 class WatchlistError(BotError):
@@ -71,3 +79,31 @@ ERRORS_BY_EXIT_CODE: dict[int, type[BotError]] = {
         EnvironmentProblem,
     )
 }
+
+
+def reason_of(error: BaseException) -> str:
+    """What an error says, on one line; with its type where that alone says nothing: KeyError('su')."""
+    said = one_line(error, _MAX_CHARS)
+    if not said or isinstance(error, (LookupError, MemoryError, RecursionError)):
+        return f"{type(error).__name__}: {said}".removesuffix(": ")
+    return said
+
+
+@contextmanager
+def untrusted_input(make: Callable[[str], BotError]) -> Iterator[None]:
+    """Around code that reads what upstream or a user wrote: whatever it raises becomes make(reason).
+
+    A BotError stays as it is.
+    """
+    try:
+        yield
+    except BotError:
+        raise
+    # The libraries raise anything for a bad file, even bare Exception.
+    except Exception as error:
+        raise make(reason_of(error)) from error
+    except BaseException as error:
+        # A panic of a library in Rust is no Exception: https://docs.rs/pyo3/latest/pyo3/panic/struct.PanicException.html
+        if type(error).__name__ != "PanicException":
+            raise
+        raise make(reason_of(error)) from error

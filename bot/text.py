@@ -55,7 +55,8 @@ def rounded(value: float, digits: int = 3) -> str:
 
 def one_line(text: object, max_chars: int = _MAX_CHARS) -> str:
     """Untrusted text on one line, without unprintable characters, cut to max_chars."""
-    line = "".join(char for char in " ".join(str(text).split()) if char.isprintable())
+    printable = "".join(char for char in str(text) if char.isprintable() or char.isspace())
+    line = " ".join(printable.split())
     return line if len(line) <= max_chars else f"{line[: max_chars - 1]}…"
 
 

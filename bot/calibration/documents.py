@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from bot.calibration import stdlib
 from bot.calibration.sources import ROW_SUFFIXES, TEXT_SUFFIXES, local_path, split_files, suffix_of
-from bot.errors import QuantizationError
+from bot.errors import QuantizationError, reason_of
 from bot.files import file_sha256
 from bot.records import OnBytes, Progress, TextSource, byte_counter, ignore_bytes, no_progress
 
@@ -203,8 +203,9 @@ def _parquet_rows(path: Path, label: str, column: str | None, on_bytes: OnBytes)
                 on_bytes(done - counted)
                 counted = done
     except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise QuantizationError(f"{label}: broken parquet file: {reason}", hint="Write it again.") from error
+        raise QuantizationError(
+            f"{label}: broken parquet file: {reason_of(error)}", hint="Write it again."
+        ) from error
 
 
 def _from_rows(rows: Iterator[tuple[str, Row]], column: str | None) -> Iterator[Document]:

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
 from transformers import AutoTokenizer
 
 from bot.calibration.documents import Document
-from bot.errors import QuantizationError
+from bot.errors import QuantizationError, untrusted_input
 
 _TEXT = "The quick brown fox jumps over the lazy dog. 12 345.67 €, naïve café, 你好, def f(x): return x**2\n"
 _QUESTION = ({"role": "user", "content": "What is 2 + 2?"},)
@@ -45,31 +44,34 @@ class Encoder:
         return list(self.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"])
 
     def _render(self, document: Document) -> str:
-        try:
-            # The template is untrusted; transformers renders it in jinja2's ImmutableSandboxedEnvironment.
-            return str(self.tokenizer.apply_chat_template(list(document.messages), tokenize=False))
-        except (TemplateError, ValueError, TypeError, KeyError) as error:
-            raise QuantizationError(
-                f"{document.origin}: the model's chat template fails: {_first_line(error)}",
+        def failed(reason: str) -> QuantizationError:
+            return QuantizationError(
+                f"{document.origin}: the model's chat template fails: {reason}",
                 hint="Leave such conversations out of the file, or calibrate on plain text.",
-            ) from error
+            )
+
+        with untrusted_input(failed):
+            # transformers renders it in jinja2's ImmutableSandboxedEnvironment.
+            return str(self.tokenizer.apply_chat_template(list(document.messages), tokenize=False))
 
 
 def load_encoder(tokenizer_folder: Path, *, trust_remote_code: bool) -> Encoder:
     """The tokenizer of a model folder, from local files alone. Raises QuantizationError when it does not load."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            tokenizer_folder, local_files_only=True, trust_remote_code=trust_remote_code
-        )
-    # Tokenizer files are untrusted, and the libraries raise any exception for them, even bare Exception.
-    except Exception as error:
-        raise QuantizationError(
-            f"the tokenizer in {tokenizer_folder} does not load: {_first_line(error)}",
+
+    def failed(reason: str) -> QuantizationError:
+        return QuantizationError(
+            f"the tokenizer in {tokenizer_folder} does not load: {reason}",
             hint="It needs its own code: read that, then allow it with `trust_remote_code: true`."
-            if "trust_remote_code" in str(error)
+            if "trust_remote_code" in reason
             else "Check tokenizer.json and tokenizer_config.json of the source repo.",
-        ) from error
-    return Encoder(tokenizer)
+        )
+
+    with untrusted_input(failed):
+        return Encoder(
+            AutoTokenizer.from_pretrained(
+                tokenizer_folder, local_files_only=True, trust_remote_code=trust_remote_code
+            )
+        )
 
 
 def try_tokenizer(folder: Path, *, trust_remote_code: bool) -> None:
@@ -86,7 +88,3 @@ def try_tokenizer(folder: Path, *, trust_remote_code: bool) -> None:
         )
     if encoder.tokenizer.chat_template is not None:
         encoder.encode(Document(messages=_QUESTION, origin=f"{folder.name}: a question"))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -26,7 +26,7 @@ from torch.overrides import TorchFunctionMode
 
 from bot.checkpoint.experts import separate_experts
 from bot.checkpoint.origins import Origin, Origins, Read, find_origins, read_values, separated, shape_of
-from bot.errors import EnvironmentProblem, UnsupportedModelError, UpstreamError
+from bot.errors import EnvironmentProblem, UnsupportedModelError, UpstreamError, reason_of
 from bot.records import TensorInfo
 
 Item = TypeVar("Item")
@@ -194,7 +194,7 @@ def empty_model(folder: Path, *, dtype: torch.dtype, trust_remote_code: bool) ->
     # The config, and with trust_remote_code the code, are untrusted: any exception is about them.
     except Exception as error:
         raise UnsupportedModelError(
-            f"{folder}: transformers {transformers.__version__} cannot load it: {_first_line(error)}",
+            f"{folder}: transformers {transformers.__version__} cannot load it: {reason_of(error)}",
             hint="Look at config.json: does the model need its own code (trust_remote_code)?",
         ) from error
     model.config.get_text_config().use_cache = False
@@ -333,7 +333,3 @@ def _check_complete(
                 f"{where}: {len(keys)} {kind} keys: {shown}",
                 hint="The weights do not match this config.json, or the upload is not complete.",
             )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 
 from bot.cli import terminal
-from bot.errors import BotError, EnvironmentProblem, WatchlistError
+from bot.errors import BotError, EnvironmentProblem, WatchlistError, reason_of
 from bot.hub.session import Hub
 from bot.jobs.stages import JobContext
 from bot.records import Job
@@ -59,7 +59,7 @@ def job_context(work: Path, files: Path, bars: terminal.Bars) -> JobContext:
 def problem_of(error: OSError) -> EnvironmentProblem:
     """For an error of the operating system without a better explanation. Its traceback goes to the log."""
     log.info("%s", error, exc_info=error)
-    said = error.strerror or next(iter(str(error).splitlines()), type(error).__name__)
+    said = error.strerror or reason_of(error)
     return EnvironmentProblem(
         f"{error.filename}: {said}" if error.filename else said,
         hint="Check the path, its disk and its permissions; `awq-bot --verbose VERB` shows the traceback.",

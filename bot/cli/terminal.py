@@ -190,7 +190,7 @@ def results_table(results: Sequence[JobResult]) -> Table:
 
 
 def _status(result: JobResult) -> str:
-    message = escape(next(iter(result.message.splitlines()), ""))
+    message = escape(result.message)
     published = f"{result.publication.repo_id} {result.publication.tag}" if result.publication else ""
     return {
         Status.READY: "[cyan]ready to publish[/]"

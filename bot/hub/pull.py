@@ -14,7 +14,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from tqdm import tqdm
 
 from bot.checkpoint.repo_files import is_safe_path
-from bot.errors import BotError, EnvironmentProblem, UpstreamError
+from bot.errors import BotError, EnvironmentProblem, UpstreamError, reason_of
 from bot.files import cannot_write, found_as_listed
 from bot.hub.fetch import files_at
 from bot.hub.session import Hub, call, status_of, workers
@@ -137,8 +137,9 @@ def _download_problem(error: Exception, origin: Pinned, path: str, folder: Path)
     if isinstance(error, OSError) and error.errno is not None:
         return cannot_write(folder, error, hint=_MAKE_ROOM)
     # An error of huggingface_hub, such as an endpoint that is not a Hub.
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
-    return UpstreamError(f"{origin}: {path}: {reason}", hint="Run it again: the file is downloaded again.")
+    return UpstreamError(
+        f"{origin}: {path}: {reason_of(error)}", hint="Run it again: the file is downloaded again."
+    )
 
 
 def _download_all(hub: Hub, origin: Pinned, files: list[HubFile], folder: Path, progress: Progress) -> None:

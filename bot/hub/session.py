@@ -29,7 +29,7 @@ from huggingface_hub.utils import parse_ratelimit_headers
 from huggingface_hub.utils._http import default_client_factory
 from stamina.instrumentation import RetryDetails, set_on_retry_hooks
 
-from bot.errors import BotError, EnvironmentProblem
+from bot.errors import BotError, EnvironmentProblem, reason_of
 from bot.hub import is_loopback
 
 Result = TypeVar("Result")
@@ -198,7 +198,7 @@ def _unwrapped(error: RuntimeError | OSError) -> Exception:
     text = str(error)
     if any(words in text.lower() for words in _DISK_IS_FULL):
         return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    return TransferError(_first_line(error))
+    return TransferError(reason_of(error))
 
 
 def _is_text_only(error: RuntimeError | OSError) -> bool:
@@ -221,7 +221,7 @@ def is_missing(error: Exception) -> bool:
 
 
 def _unreachable(error: httpx2.RequestError) -> EnvironmentProblem:
-    said, endpoint = _first_line(error), ""
+    said, endpoint = reason_of(error), ""
     with suppress(RuntimeError):  # raised when the error came before there was a request
         endpoint = f"{error.request.url.scheme}://{error.request.url.netloc.decode()}"
     hint = "Check HF_ENDPOINT, the network and https://status.huggingface.co."
@@ -230,10 +230,6 @@ def _unreachable(error: httpx2.RequestError) -> EnvironmentProblem:
     problem = "refuses the connection" if "refused" in said else f"cannot be reached: {said}"
     hub = f"the Hub at {endpoint}" if endpoint else "the Hub"
     return EnvironmentProblem(f"{hub} {problem}", hint=hint)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def _general_problem(error: HfHubHTTPError, tries: str) -> BotError | None:
@@ -302,7 +298,7 @@ def _patience() -> Callable[[Exception], bool | float]:
 def _log_retry(details: RetryDetails) -> None:
     """One line for each wait, which may take minutes. Never a query: links to files are signed there."""
     error = details.caused_by
-    said = _unreachable(error).message if isinstance(error, httpx2.RequestError) else _first_line(error)
+    said = _unreachable(error).message if isinstance(error, httpx2.RequestError) else reason_of(error)
     if isinstance(error, HfHubHTTPError):
         asked = error.response.request
         path = asked.url.raw_path.decode().partition("?")[0]

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from bot.errors import reason_of
 from bot.text import render
 from bot.watch.schema import EXAMPLE_NAMESPACE, SCHEMA_FILE, Reference
 
@@ -66,7 +67,7 @@ def load_with_lines(text: str) -> tuple[Any, Lines, tuple[YamlMistake, ...]]:
     except yaml.MarkedYAMLError as error:
         raise _syntax_mistake(text, error) from None
     except yaml.YAMLError as error:
-        raise YamlMistake(_line_of_character(text, error), f"not YAML: {str(error).splitlines()[0]}") from None
+        raise YamlMistake(_line_of_character(text, error), f"not YAML: {reason_of(error)}") from None
     except RecursionError:
         raise YamlMistake(1, "brackets within brackets, too deep to read", "Is it the right file?") from None
 

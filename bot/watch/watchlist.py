@@ -40,7 +40,9 @@ class InvalidWatchlistError(WatchlistError):
     def __init__(self, mistakes: tuple[Mistake, ...]) -> None:
         lines = [f"{item}\n  help: {item.hint}" if item.hint else str(item) for item in mistakes]
         count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
-        super().__init__("\n".join([*lines, count]))
+        super().__init__(count)
+        self.message = "\n".join([*lines, count])  # one line each, of the user's own file
+        self.args = (self.message,)
         self.mistakes = mistakes
 
 
