@@ -11,9 +11,6 @@ from transformers import AutoTokenizer
 from bot.calibration.documents import Document
 from bot.errors import QuantizationError, untrusted_input
 
-_TEXT = "The quick brown fox jumps over the lazy dog. 12 345.67 €, naïve café, 你好, def f(x): return x**2\n"
-_QUESTION = ({"role": "user", "content": "What is 2 + 2?"},)
-
 
 @dataclass(frozen=True, slots=True)
 class Encoder:
@@ -72,19 +69,3 @@ def load_encoder(tokenizer_folder: Path, *, trust_remote_code: bool) -> Encoder:
                 tokenizer_folder, local_files_only=True, trust_remote_code=trust_remote_code
             )
         )
-
-
-def try_tokenizer(folder: Path, *, trust_remote_code: bool) -> None:
-    """Check that the tokenizer loads and encodes, and that its chat template renders.
-
-    Raises QuantizationError for what does not work.
-    """
-    encoder = load_encoder(folder, trust_remote_code=trust_remote_code)
-    ids = encoder.encode(Document(text=_TEXT, origin=folder.name))
-    if not ids or max(ids) >= encoder.vocabulary:
-        raise QuantizationError(
-            f"{folder.name}: the tokenizer gives ids that are not in its vocabulary",
-            hint="Its files upstream do not belong together; nothing was published.",
-        )
-    if encoder.tokenizer.chat_template is not None:
-        encoder.encode(Document(messages=_QUESTION, origin=f"{folder.name}: a question"))

@@ -7,13 +7,14 @@ are edited and every other byte stays as it was.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bot.errors import UnsupportedModelError, UpstreamError
 from bot.records import Recipe
 
 DTYPE_KEYS = ("torch_dtype", "dtype")
+_TEXT_CONFIGS = ("text_config", "language_config", "llm_config")
 _SPACE = " \t\n\r"
 _BROKEN = "The file is damaged or invalid; look at it upstream."
 
@@ -89,6 +90,14 @@ def parse_object(content: bytes, *, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UpstreamError(f"{where}: not a JSON object", hint=_BROKEN)
     return value
+
+
+def text_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of the text decoder, with those of the whole model where it has none."""
+    inner: Mapping[str, Any] = next(
+        (config[name] for name in _TEXT_CONFIGS if isinstance(config.get(name), Mapping)), {}
+    )
+    return {**config, **inner}
 
 
 def set_key(content: bytes, key: str, value: object, *, where: str) -> bytes:

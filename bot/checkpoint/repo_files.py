@@ -19,6 +19,7 @@ WEIGHT_INDEX = "model.safetensors.index.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 CHAT_TEMPLATE = "chat_template.jinja"
 CARD = "README.md"
+GENERATION_CONFIG = "generation_config.json"
 PROVENANCE = "provenance.json"
 GITATTRIBUTES = ".gitattributes"  # written by the Hub: which files are LFS
 
@@ -40,7 +41,7 @@ COMPANIONS = (
     CHAT_TEMPLATE,
     "chat_template.json",
     "additional_chat_templates/*.jinja",
-    "generation_config.json",
+    GENERATION_CONFIG,
     "preprocessor_config.json",
     "processor_config.json",
     "image_processor_config.json",

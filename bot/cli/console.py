@@ -66,7 +66,7 @@ def problem_of(error: OSError) -> EnvironmentProblem:
     )
 
 
-def bug(error: Exception, job: Job | None = None) -> BotError:
+def bug(error: BaseException, job: Job | None = None) -> BotError:
     """For an error that no code expects. job: what was being done."""
     about = f"{job.entry.repo_id}: " if job is not None else ""
     text = f"{about}unexpected {type(error).__name__}: {error}"

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator, Sequence
 from importlib import metadata
 from math import prod
@@ -15,17 +13,16 @@ from typing import Annotated, Any
 import typer
 
 from bot.checkpoint.config import parse_config
-from bot.checkpoint.constants import tool_versions
 from bot.checkpoint.header import read_weight_headers
 from bot.checkpoint.repo_files import CONFIG
 from bot.errors import EnvironmentProblem, UpstreamError
+from bot.jobs.machine import core_count, has_cuda, memory_bytes, nvidia_smi
 from bot.records import Calibration, Check, Details, Estimate, Job, JobKind, Plan, Recipe
 from bot.text import duration
 from bot.watch.layers import Chosen, layers_from_headers, model_types
 from bot.watch.sizing import cpu_duration_s, float_operations
 
 _PINNED = re.compile(r"^([A-Za-z0-9_.-]+)==([^;\s]+)")
-_NVIDIA_QUERY = ("nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader,nounits")
 
 
 def check_machine(plan: Plan | None, work: Path, *, runner: bool) -> Iterator[Check]:
@@ -54,14 +51,6 @@ def _check_gpu(needs: list[Estimate], *, runner: bool) -> Check:
     return Check(name="GPU", status="ok", found=found)
 
 
-def nvidia_smi() -> list[str]:
-    try:
-        done = subprocess.run(_NVIDIA_QUERY, capture_output=True, text=True, check=True, timeout=30)
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return [line for line in done.stdout.splitlines() if line.count(",") == 2]
-
-
 def _check_disk(needs: list[Estimate], work: Path) -> Check:
     existing = next(folder for folder in (work.resolve(), *work.resolve().parents) if folder.exists())
     free, wanted = shutil.disk_usage(existing).free, max((need.disk_bytes for need in needs), default=0)
@@ -70,7 +59,7 @@ def _check_disk(needs: list[Estimate], work: Path) -> Check:
 
 
 def _check_memory(needs: list[Estimate]) -> Check:
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    total = memory_bytes()
     wanted = max((need.ram_bytes for need in needs), default=0)
     return _enough("memory", total, wanted, "in all", "Use a machine with more memory.")
 
@@ -151,14 +140,3 @@ def work_on_cpu(parameters: int, operations: float, *, allowed: bool) -> str:
             hint="Run it on a machine with a CUDA GPU (`awq-bot doctor` looks for one), or add --cpu.",
         )
     return f"no CUDA GPU: quantizing and evaluating will take {takes}; this is a rough estimate"
-
-
-def core_count() -> int:
-    """The number of cores that this process can use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def has_cuda() -> bool:
-    """Whether torch will find a CUDA GPU, as far as can be seen without importing it."""
-    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
-    return not hidden and not tool_versions().get("torch", "").endswith("+cpu") and bool(nvidia_smi())

@@ -20,8 +20,10 @@ from bot.cli.console import (
     JsonOption,
     MaybeJobOption,
     WatchlistOption,
+    bug,
     err,
     job_context,
+    log,
     needs_extra,
     out,
     print_raw,
@@ -29,7 +31,7 @@ from bot.cli.console import (
 )
 from bot.cli.doctor import CpuOption, folder_on_cpu, jobs_on_cpu
 from bot.cli.interrupts import ended_by_ctrl_c
-from bot.errors import BotError, WatchlistError
+from bot.errors import BotError, EnvironmentProblem, WatchlistError
 from bot.hub.publish import make_public_note
 from bot.jobs import stages
 from bot.jobs.folder import JobDir
@@ -204,12 +206,12 @@ def publish(job: JobOption, dry_run: DryRunOption = False) -> None:
 
 
 @app.command(hidden=True)
-def refresh(job: JobOption) -> None:
-    """The child process of a refresh job: check upstream's small files, and prepare them for publishing."""
-    with _child(job, "refresh"):
+def trial(job: JobOption) -> None:
+    """The child process of a pull: try the small files before the weights are pulled."""
+    with _child(job, "trial"):
         with _loading_torch():
             from bot.jobs import tasks
-        tasks.refresh_job(JobDir(job))
+        tasks.try_job(JobDir(job))
 
 
 @app.command(hidden=True)
@@ -253,13 +255,10 @@ class _child:  # noqa: N801 - used as a with statement's verb
         end_with_parent()
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        problem = error
-        # After a broken pipe no one reads an error message.
-        if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
-            problem = problem_of(error)
-        if not isinstance(problem, BotError):
-            return
         job = self._readable_job()
+        problem = _problem_of(error, job)
+        if problem is None:
+            return
         if job is not None and self._job is not None:
             failed = job_result(job, stage=self._stage, status=Status.FAILED, error=problem)
             JobDir(self._job).store(failed)
@@ -275,6 +274,21 @@ class _child:  # noqa: N801 - used as a with statement's verb
             return JobDir(self._job).load(Job)
         except BotError:
             return None
+
+
+def _problem_of(error: BaseException | None, job: Job | None) -> BotError | None:
+    """What to report; None for what the command line itself reacts to."""
+    # After a broken pipe no one reads an error message.
+    if error is None or isinstance(error, (BrokenPipeError, typer.Exit, KeyboardInterrupt, SystemExit)):
+        return None
+    if isinstance(error, BotError):
+        return error
+    if isinstance(error, OSError):
+        return problem_of(error)
+    if isinstance(error, MemoryError):
+        return EnvironmentProblem("out of memory", hint="Run it on a machine with more memory: it resumes.")
+    log.error("unexpected %s", type(error).__name__, exc_info=error)
+    return bug(error, job)
 
 
 @contextmanager

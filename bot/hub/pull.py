@@ -18,7 +18,7 @@ from bot.errors import BotError, EnvironmentProblem, UpstreamError, reason_of
 from bot.files import cannot_write, found_as_listed
 from bot.hub.fetch import files_at
 from bot.hub.session import Hub, call, status_of, workers
-from bot.records import HubFile, Job, OnBytes, Progress, PublishedFile, Weights, byte_counter
+from bot.records import HubFile, Job, OnBytes, Progress, PublishedFile, Weights, byte_counter, no_progress
 
 _DOWNLOADS = 4
 # huggingface_hub's metadata about a local_dir, and its incomplete files. See
@@ -38,11 +38,14 @@ class Pinned(NamedTuple):
         return f"{self.repo_id}@{self.sha[:8]}"
 
 
-def pull_source(hub: Hub, job: Job, folder: Path, progress: Progress) -> Weights:
-    """The files that a release job needs, in `folder`. Files that are there and correct are not downloaded again.
+def pull_source(
+    hub: Hub, job: Job, folder: Path, progress: Progress, *, before_weights: Callable[[], None] | None = None
+) -> Weights:
+    """The files that a job needs, in `folder`. Files that are there and correct are not downloaded again.
 
-    Raises UpstreamError when the repo is gone or a file is not the one that was planned; EnvironmentProblem when
-    the disk is too small or cannot be written.
+    before_weights: called when all but the weights are there; what it raises ends the pull. Raises UpstreamError
+    when the repo is gone or a file is not the one that was planned; EnvironmentProblem when the disk is too small
+    or cannot be written.
     """
     started = time.monotonic()
     files = (*weights_and_config(job), *job.refresh_files)
@@ -51,8 +54,13 @@ def pull_source(hub: Hub, job: Job, folder: Path, progress: Progress) -> Weights
     except OSError as error:
         raise cannot_write(folder, error, hint=_MAKE_ROOM) from None
     _check_space(folder, job, files)
-    pulled = pull_files(hub, Pinned(job.entry.repo_id, job.upstream.sha), files, folder, progress)
     _remove_other_files(folder, files)
+    origin = Pinned(job.entry.repo_id, job.upstream.sha)
+    if before_weights is not None:
+        small = [file for file in files if file.path not in job.weight_files]
+        pull_files(hub, origin, small, folder, no_progress)
+        before_weights()
+    pulled = pull_files(hub, origin, files, folder, progress)
     return Weights(folder=folder.name, sha=job.upstream.sha, files=pulled, duration_s=time.monotonic() - started)
 
 

@@ -19,13 +19,12 @@ from bot.checkpoint.config import parse_object
 from bot.checkpoint.header import LENGTH_BYTES, header_length, parse_header
 from bot.checkpoint.repo_files import (
     CARD,
-    CHAT_TEMPLATE,
     CONFIG,
     GITATTRIBUTES,
     SINGLE_WEIGHTS,
-    TOKENIZER_CONFIG,
     WEIGHT_INDEX,
     is_safe_path,
+    is_small_file,
 )
 from bot.errors import BotError, UpstreamError
 from bot.hub.fetch import read_range, read_small_file, side_by_side
@@ -131,7 +130,7 @@ def _details(hub: Hub, source: Upstream) -> Details:
         weight_files = _weight_files(api, source)
         present = [file for path in weight_files if (file := source.file(path))]
         headers = [_tensors(api, source, file) for file in present]
-        warnings = _template_warnings(api, source)
+        small_files = _small_files(api, source)
     except GatedRepoError:
         problem = "gated: access to the weights was refused; ask for it on the model's page"
     except RemoteEntryNotFoundError as error:
@@ -146,19 +145,17 @@ def _details(hub: Hub, source: Upstream) -> Details:
         problem = str(error)
     else:
         tensors = tuple(tensor for header in headers for tensor in header)
-        return Details(config=config, weight_files=weight_files, tensors=tensors, warnings=warnings)
+        return Details(config=config, weight_files=weight_files, tensors=tensors, small_files=small_files)
     return Details(problem=problem)
 
 
-def _template_warnings(api: HfApi, source: Upstream) -> tuple[str, ...]:
-    """Warnings about two different chat templates: servers disagree about which one to use."""
-    if not (source.file(CHAT_TEMPLATE) and source.file(TOKENIZER_CONFIG)):
-        return ()
-    inline = _json_object(api, source, TOKENIZER_CONFIG)
-    template = read_small_file(api, source.repo_id, CHAT_TEMPLATE, revision=source.sha).decode(errors="replace")
-    if inline.get("chat_template") in (None, template):
-        return ()
-    return (f"{CHAT_TEMPLATE} and the template in {TOKENIZER_CONFIG} differ; {CHAT_TEMPLATE} is used",)
+def _small_files(api: HfApi, source: Upstream) -> dict[str, bytes]:
+    """Those that are JSON or chat templates. The vocabulary, which may be large, is not among them."""
+    return {
+        file.path: read_small_file(api, source.repo_id, file.path, revision=source.sha)
+        for file in source.files
+        if is_small_file(file.path) and file.path.endswith((".json", ".jinja")) and is_safe_path(file.path)
+    }
 
 
 def _weight_files(api: HfApi, source: Upstream) -> tuple[str, ...]:

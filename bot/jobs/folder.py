@@ -24,7 +24,6 @@ from bot.records import (
     Publication,
     QuantizedModel,
     Report,
-    SmallFiles,
     Weights,
     from_json,
     sha256_of,
@@ -38,7 +37,6 @@ _FILES: dict[type, str] = {
     Weights: "weights.json",
     QuantizedModel: "quantized.json",
     Report: "report.json",
-    SmallFiles: "small_files.json",
     Card: "card.json",
     Publication: "publication.json",
     JobResult: "result.json",
@@ -102,7 +100,7 @@ class JobDir:
 
     def clear(self) -> None:
         """Free the space once the job is published. The card, the report and the publication stay."""
-        for kind in (Weights, QuantizedModel, SmallFiles):
+        for kind in (Weights, QuantizedModel):
             self.forget(kind)
         self.clear_inputs()
         shutil.rmtree(self.quantized, ignore_errors=True)

@@ -6,17 +6,19 @@ Each reads the record of the stage before it, writes its own, and is skipped whi
 from __future__ import annotations
 
 import hashlib
+import shutil
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
 
 from bot.calibration.sources import local_path, split_files
 from bot.card.model_card import render_card
 from bot.card.provenance import make_provenance, refreshed, with_file
-from bot.checkpoint.repo_files import CARD, PROVENANCE, is_small_file
+from bot.checkpoint.repo_files import CARD, PROVENANCE, carry_small_files, is_small_file
 from bot.errors import PublishError, QualityGateError, WatchlistError
 from bot.evaluate.gate import judge
-from bot.files import describe_file, write_atomic
+from bot.files import describe_file, disk_errors, write_atomic
 from bot.hub import publish as hub_publish
 from bot.hub.pull import Pinned, dataset_files, pull_files, pull_source
 from bot.hub.session import Hub
@@ -30,7 +32,8 @@ from bot.jobs.folder import (
     quantize_inputs,
 )
 from bot.jobs.handover import TOOL, has_chat_template
-from bot.jobs.worker import run_child
+from bot.jobs.machine import time_limit_s
+from bot.jobs.worker import TRIAL_S, run_child
 from bot.records import (
     Card,
     Job,
@@ -41,7 +44,6 @@ from bot.records import (
     PublishedFile,
     QuantizedModel,
     Report,
-    SmallFiles,
     TextSource,
     Weights,
     to_json,
@@ -97,9 +99,21 @@ def pull(context: JobContext, jobdir: JobDir) -> Weights:
     if weights is None or not _is_pulled(jobdir, weights):
         for source in job.entry.calibration.sources:
             _pull_calibration(context, source, jobdir.calibration)
-        weights = pull_source(context.hub, job, jobdir.source, context.progress)
+        weights = pull_source(
+            context.hub,
+            job,
+            jobdir.source,
+            context.progress,
+            before_weights=lambda: _try_small_files(context, jobdir),
+        )
         jobdir.store(weights, inputs=pull_inputs(job))
     return weights
+
+
+def _try_small_files(context: JobContext, jobdir: JobDir) -> None:
+    """In a child process. Pulling alone needs no transformers; quantizing and refreshing do."""
+    if find_spec("transformers") is not None:
+        run_child("trial", jobdir, options=context.child_options, limit_s=TRIAL_S)
 
 
 def _is_pulled(jobdir: JobDir, weights: Weights) -> bool:
@@ -142,7 +156,7 @@ def quantize(context: JobContext, jobdir: JobDir) -> QuantizedModel:
     job, weights = jobdir.job, _needed(jobdir, Weights, "pull")
     inputs = quantize_inputs(job, weights)
     if jobdir.load(QuantizedModel, inputs=inputs) is None:
-        run_child("quantize", jobdir, options=context.child_options)
+        run_child("quantize", jobdir, options=context.child_options, limit_s=time_limit_s(job.estimate))
     return _needed(jobdir, QuantizedModel, "quantize")
 
 
@@ -154,7 +168,7 @@ def evaluate(context: JobContext, jobdir: JobDir) -> Report:
     quantized = _needed(jobdir, QuantizedModel, "quantize")
     inputs = evaluate_inputs(quantized)
     if jobdir.load(Report, inputs=inputs) is None:
-        run_child("evaluate", jobdir, options=context.child_options)
+        run_child("evaluate", jobdir, options=context.child_options, limit_s=time_limit_s(jobdir.job.estimate))
     report = _needed(jobdir, Report, "evaluate")
     verdict = judge(report, jobdir.job.entry.gate)
     if not verdict.passed:
@@ -199,13 +213,17 @@ def _write_card(jobdir: JobDir, provenance: Provenance) -> Card:
 
 
 def refresh(context: JobContext, jobdir: JobDir) -> Card:
-    """Upstream's new small files for the published weights: tested in a child process, then recorded."""
+    """Upstream's new small files for the published weights, which `pull` has tried."""
     job = jobdir.job
     before = read_target(context.hub, job.entry).provenance
     if before is None or before.source.source_digest != job.digests.source:
         raise PublishError(f"{job.entry.target} changed since the plan was made", hint="Plan again.")
-    run_child("refresh", jobdir, options=context.child_options)
-    small = _needed(jobdir, SmallFiles, "refresh").files
+    _needed(jobdir, Weights, "pull")
+    shutil.rmtree(jobdir.quantized, ignore_errors=True)
+    with disk_errors(jobdir.quantized):
+        jobdir.quantized.mkdir(parents=True)
+    paths = carry_small_files(jobdir.source, jobdir.quantized, trust_remote_code=job.entry.trust_remote_code)
+    small = tuple(describe_file(jobdir.quantized, path) for path in paths)
     fresh = {CARD, *(file.path for file in small)}
     kept = [file for file in before.files if not is_small_file(file.path) and file.path not in fresh]
     record = _write_card(jobdir, refreshed(before, job, tool=TOOL, files=(*kept, *small)))

@@ -1,4 +1,4 @@
-"""What runs in the child processes: calibrate and quantize, evaluate and plot, check a refresh's small files.
+"""What runs in the child processes: try small files, calibrate and quantize, evaluate and plot.
 
 The only module that joins calibration, quantize and evaluate; it is imported where it runs, and nowhere else.
 AutoAWQ takes seconds to import, and only quantizing needs it, so each function imports its stage.
@@ -11,12 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from bot.calibration.blocks import build_calibration_set, evaluation_tokens
-from bot.calibration.encoding import try_tokenizer
-from bot.checkpoint.repo_files import carry_small_files
+from bot.calibration.trial import try_small_files
 from bot.errors import WatchlistError
-from bot.files import describe_file, disk_errors
+from bot.files import disk_errors
 from bot.jobs.folder import JobDir, evaluate_inputs, quantize_inputs
-from bot.records import Calibration, Progress, QuantizedModel, Recipe, Report, SmallFiles, Weights
+from bot.records import Calibration, Progress, QuantizedModel, Recipe, Report, Weights
 
 
 def quantize_job(jobdir: JobDir, progress: Progress) -> QuantizedModel:
@@ -139,14 +138,6 @@ def evaluate_folder(
     )
 
 
-def refresh_job(jobdir: JobDir) -> SmallFiles:
-    """Check upstream's changed small files, and prepare them in quantized/ as they will be published."""
-    job = jobdir.job
-    try_tokenizer(jobdir.source, trust_remote_code=job.entry.trust_remote_code)
-    shutil.rmtree(jobdir.quantized, ignore_errors=True)
-    with disk_errors(jobdir.quantized):
-        jobdir.quantized.mkdir(parents=True)
-    paths = carry_small_files(jobdir.source, jobdir.quantized, trust_remote_code=job.entry.trust_remote_code)
-    files = SmallFiles(files=tuple(describe_file(jobdir.quantized, path) for path in paths))
-    jobdir.store(files)
-    return files
+def try_job(jobdir: JobDir) -> None:
+    """Try the small files, before the weights are pulled."""
+    try_small_files(jobdir.source, trust_remote_code=jobdir.job.entry.trust_remote_code)

@@ -8,18 +8,22 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import bot
 from bot.checkpoint.constants import tool_versions
-from bot.errors import BotError, EnvironmentProblem, QuantizationError
+from bot.errors import BotError, EnvironmentProblem, QuantizationError, UpstreamError
 from bot.files import write_atomic
 from bot.jobs.folder import JobDir
+from bot.jobs.machine import memory_bytes
 from bot.records import Details, JobResult, Layers, Recipe, from_json, sha256_of, to_json
+from bot.text import duration
 
 # Environment variables that a child may see. An allowlist, because secrets can have any name.
 _ALLOWED = re.compile(
@@ -31,31 +35,70 @@ _ALLOWED = re.compile(
 # In a child: the process id of the one that started it.
 PARENT = "AWQ_BOT_PARENT"
 
+TRIAL_S = 120.0  # it takes a few seconds, most of them to import transformers
+_CLEANUP_S = 30.0
+_SMALL_BYTES = 1 << 34  # of children that read no weights; transformers alone takes about one gigabyte
+
 # Of linux/prctl.h.
 _SET_PARENT_DEATH_SIGNAL = 1
 _SET_DUMPABLE = 4
 
 
-def run_child(verb: str, jobdir: JobDir, *, options: tuple[str, ...] = ()) -> None:
-    """`python -m bot VERB --job DIR`, its stderr on ours. Raises the error that the child recorded."""
+def run_child(verb: str, jobdir: JobDir, *, limit_s: float, options: tuple[str, ...] = ()) -> None:
+    """`python -m bot VERB --job DIR`, its stderr on ours, for limit_s at most and in this machine's memory.
+
+    Raises the error that the child recorded.
+    """
     jobdir.forget(JobResult)
     close_environment()
     command = [sys.executable, "-m", "bot", *options, verb, "--job", str(jobdir.path)]
     child = subprocess.Popen(command, env=child_environment(jobdir.hf_home), stdout=subprocess.DEVNULL)
     try:
-        code = child.wait()
+        _limit_memory(child, memory_bytes())
+        code = child.wait(limit_s)
+    except subprocess.TimeoutExpired:
+        raise _took_too_long(verb, limit_s) from None
     except KeyboardInterrupt:
         # Ctrl-C reached the child as well; it cleans up and ends.
         child.wait()
         raise
     finally:
-        if child.poll() is None:
-            child.terminate()
-            child.wait()
+        _end(child)
     if code in (130, -signal.SIGINT):
         raise KeyboardInterrupt
     if code != 0:
         raise _error_of(verb, jobdir, code)
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """It is asked to clean up first, which a loop in compiled code does not hear."""
+    if child.poll() is None:
+        child.terminate()
+        try:
+            child.wait(_CLEANUP_S)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+
+def _limit_memory(child: subprocess.Popen[Any], limit_bytes: int) -> None:
+    """More is a MemoryError in the child, where the system would otherwise kill some process of the machine."""
+    if sys.platform.startswith("linux"):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            # What a process writes to and no file backs: a GPU's reserved addresses do not count.
+            resource.prlimit(child.pid, resource.RLIMIT_DATA, (limit_bytes, limit_bytes))
+
+
+def _took_too_long(verb: str, limit_s: float) -> BotError:
+    if verb == "trial":
+        return UpstreamError(
+            f"the tokenizer, chat template or generation config took more than {duration(limit_s)} to try",
+            hint="It has to be corrected upstream.",
+        )
+    return QuantizationError(
+        f"{verb} was stopped after {duration(limit_s)}, many times what the plan estimated",
+        hint="Run it again: it resumes. If it goes no further, put the model on `hold:`.",
+    )
 
 
 _LAYERS_TIMEOUT_S = 300.0  # a model of many experts takes about a minute
@@ -89,23 +132,21 @@ def _ask(verb: str, question: str) -> str:
     """`python -m bot VERB` with the question on its stdin. Returns its stdout."""
     close_environment()
     command = [sys.executable, "-m", "bot", verb]
+    pipe = subprocess.PIPE
     with tempfile.TemporaryDirectory() as home:
-        try:
-            child = subprocess.run(
-                command,
-                input=question,
-                env=child_environment(Path(home)),
-                capture_output=True,
-                text=True,
-                timeout=_LAYERS_TIMEOUT_S,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            raise EnvironmentProblem(f"{verb} took more than {_LAYERS_TIMEOUT_S:.0f} s") from None
+        environment = child_environment(Path(home))
+        with subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as child:
+            _limit_memory(child, min(_SMALL_BYTES, memory_bytes()))
+            try:
+                answer, said = child.communicate(question, _LAYERS_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                raise EnvironmentProblem(f"{verb} took more than {duration(_LAYERS_TIMEOUT_S)}") from None
+            finally:
+                child.kill()
     if child.returncode != 0:
-        last = (child.stderr.strip().splitlines() or ["nothing"])[-1]
+        last = (said.strip().splitlines() or ["nothing"])[-1]
         raise EnvironmentProblem(f"{verb} ended with code {child.returncode} and said {last!r}")
-    return child.stdout
+    return answer
 
 
 def close_environment() -> None:

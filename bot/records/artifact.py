@@ -239,13 +239,6 @@ class Publication:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SmallFiles:
-    """Upstream's small files as a refresh publishes them, after they were checked."""
-
-    files: tuple[PublishedFile, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
     """One check of `verify` or `doctor`. unknown: it could not be made."""
 

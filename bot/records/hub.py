@@ -76,13 +76,15 @@ class Layers:
 class Details:
     """What the plan reads of a new release besides the listing: config, weight files and safetensors headers.
 
-    layers: of the model that transformers builds from these, where it is installed. problem: what is wrong with
-    the upload or our access to it, in short.
+    small_files: content by path, of those that are JSON or chat templates. layers: of the model that transformers
+    builds from config and headers, where it is installed. problem: what is wrong with the upload or our access to
+    it, in short.
     """
 
     config: dict[str, Any] = field(default_factory=dict)
     weight_files: tuple[str, ...] = ()
     tensors: tuple[TensorInfo, ...] = ()
+    small_files: dict[str, bytes] = field(default_factory=dict)
     layers: Layers | None = None
     problem: str | None = None
     warnings: tuple[str, ...] = ()

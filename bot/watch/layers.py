@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from bot.checkpoint.config import text_settings
 from bot.checkpoint.constants import FLOATS, SOURCE_FLOATS
 from bot.checkpoint.selection import Mixture, select_linears
 from bot.errors import UnsupportedModelError
@@ -22,7 +23,6 @@ from bot.records import Layers, Recipe, TensorInfo, from_json
 TABLE = Path(__file__).with_name("support_table.json")
 
 # Where the config of a multimodal model holds that of its text decoder.
-_TEXT_CONFIGS = ("text_config", "language_config", "llm_config")
 _LAYER_COUNT = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers")
 # In a name, such as that of an expert.
 NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
@@ -146,14 +146,6 @@ def layers_from_headers(
 
 def _is_other(pattern: str, known: ModelType) -> bool:
     return pattern in known.others if known.layers else "norm" in pattern
-
-
-def text_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of the text decoder, with those of the whole model where it has none."""
-    inner: Mapping[str, Any] = next(
-        (config[name] for name in _TEXT_CONFIGS if isinstance(config.get(name), Mapping)), {}
-    )
-    return {**config, **inner}
 
 
 def layer_count(config: Mapping[str, Any]) -> int | None:

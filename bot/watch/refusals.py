@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bot.checkpoint.repo_files import CONFIG, SINGLE_WEIGHTS, VOCABULARY, is_pickle, is_safe_path, is_vocabulary
+from bot.checkpoint.small_files import check_small_files
 from bot.errors import BotError, PublishError, UnsupportedModelError, UpstreamError, WatchlistError
 from bot.records import (
     DatasetListing,
@@ -199,6 +200,14 @@ def weights_refusal(entry: WatchEntry, upstream: Upstream, details: Details) -> 
     if not any(is_vocabulary(file.path) for file in upstream.files):
         hint = f"The next run checks it again; tokenizers are read from {', '.join(VOCABULARY)}."
         return refuse(entry, "upload incomplete: no tokenizer", UpstreamError, hint)
+    return None
+
+
+def small_files_refusal(entry: WatchEntry, details: Details) -> Skip | None:
+    try:
+        check_small_files(details.small_files)
+    except UpstreamError as error:
+        return refuse(entry, error.message, UpstreamError, error.hint)
     return None
 
 

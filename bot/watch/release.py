@@ -11,6 +11,7 @@ from functools import partial
 from itertools import chain, count
 
 from bot.checkpoint.repo_files import CONFIG, SINGLE_WEIGHTS, WEIGHT_INDEX, is_code, is_small_file, is_vocabulary
+from bot.checkpoint.small_files import template_warnings
 from bot.errors import UnsupportedModelError
 from bot.records import (
     Details,
@@ -36,6 +37,7 @@ from bot.watch.refusals import (
     refusal_of_names,
     refuse,
     repo_refusal,
+    small_files_refusal,
     visibility_refusal,
     weights_refusal,
 )
@@ -190,7 +192,7 @@ def decide(candidate: Candidate, details: Details) -> Skip | Job:
         return chosen
     sources = source_files(entry, upstream, details.weight_files)
     small_files = refresh_files(upstream)
-    if refusal := refusal_of_names(entry, (*sources, *small_files)):
+    if refusal := refusal_of_names(entry, (*sources, *small_files)) or small_files_refusal(entry, details):
         return refusal
     download_bytes = sum(file.size_bytes for file in (*sources, *small_files))
     needs = estimate(details, chosen, entry, download_bytes=download_bytes)
@@ -215,7 +217,11 @@ def decide(candidate: Candidate, details: Details) -> Skip | Job:
         weight_files=details.weight_files,
         estimate=needs,
         tensor_parallel=legal_tensor_parallel(details.config, chosen, entry.recipe),
-        warnings=(*details.warnings, *calibration_warnings(details.config, chosen, entry.calibration)),
+        warnings=(
+            *details.warnings,
+            *template_warnings(details.small_files),
+            *calibration_warnings(details.config, chosen, entry.calibration),
+        ),
         replaces=candidate.replaces,
     )
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+from bot.checkpoint.config import text_settings
 from bot.checkpoint.constants import (
     EVALUATION_BLOCKS,
     EVALUATION_SEQ_LEN,
@@ -14,7 +15,7 @@ from bot.checkpoint.constants import (
     TOKENS_AT_ONCE,
 )
 from bot.records import Calibration, Details, Estimate, Recipe, TensorInfo, WatchEntry
-from bot.watch.layers import Chosen, text_settings
+from bot.watch.layers import Chosen
 
 # Classes of GPU that people rent, by memory in decimal gigabytes: an L4 of "24 GB" has 23,034 MiB. A job gets the
 # smallest that fits.

@@ -82,7 +82,7 @@ def test_the_shell_completes_verbs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_verbs_help_has_an_example() -> None:
     without = {name for name, verb in app.command().commands.items() if "Example: " not in verb.help}
-    assert without == {"actions", "layers", "refresh"}  # a group, and what only child processes call
+    assert without == {"actions", "layers", "trial"}  # a group, and what only child processes call
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_every_verbs_help_has_an_example() -> None:
         ("--log-file . check", 2, "--log-file .: Is a directory"),
         ("quantize --job nope", 2, "nope: no job.json"),
         ("evaluate --job nope", 2, "nope: no job.json"),
-        ("refresh --job nope", 2, "nope: no job.json"),
+        ("trial --job nope", 2, "nope: no job.json"),
         ("verify quantized/none-awq", 3, "quantized/none-awq"),
         ("verify quantized/foreign-awq", 7, "quantized/foreign-awq"),
         ("verify none-awq", 2, "'none-awq' is not a model's repo id"),

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from bot.cli import doctor
-from bot.cli.doctor import folder_on_cpu, has_cuda, jobs_on_cpu, work_on_cpu
+from bot.cli.doctor import folder_on_cpu, jobs_on_cpu, work_on_cpu
 from bot.errors import EnvironmentProblem
+from bot.jobs import machine
+from bot.jobs.machine import has_cuda
 from bot.records import Calibration, Job, JobKind, Recipe
 from tests.cli.conftest import L4, only_nvidia_smi
 from tests.support import factories
@@ -74,7 +76,7 @@ def test_gpu_counts_where_torch_would_use_it(
     torch: str, visible: str | None, found: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     only_nvidia_smi(tmp_path / "gpu", monkeypatch, L4)
-    monkeypatch.setattr(doctor, "tool_versions", lambda: {"torch": torch})
+    monkeypatch.setattr(machine, "tool_versions", lambda: {"torch": torch})
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)

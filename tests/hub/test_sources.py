@@ -232,12 +232,12 @@ def test_missing_weights_and_a_missing_config_are_named(hub: LocalHub) -> None:
     assert found.problem == "upload incomplete: config.json is missing"
 
 
-@pytest.mark.parametrize(("inline", "differ"), [("{{ old }}", True), ("{{ new }}", False), (None, False)])
-def test_two_different_chat_templates_are_a_warning(hub: LocalHub, inline: str | None, differ: bool) -> None:
-    config = json.dumps({"chat_template": inline} if inline else {})
-    found = looked_into(hub, source_files(chat_template__jinja="{{ new }}", tokenizer_config__json=config))
-    assert [warning for warning in found.warnings if "differ" in warning] == list(found.warnings)
-    assert bool(found.warnings) == differ
+def test_small_files_that_are_json_or_templates_are_read(hub: LocalHub) -> None:
+    files = source_files(chat_template__jinja="{{ new }}", tokenizer_config__json="{}", LICENSE="Terms.")
+    found = looked_into(hub, files)
+    assert found.small_files["chat_template.jinja"] == b"{{ new }}"
+    assert {"tokenizer_config.json", "generation_config.json"} <= found.small_files.keys()
+    assert found.small_files.keys().isdisjoint({"LICENSE", "README.md", "config.json", "tokenizer.json"})
 
 
 @pytest.mark.parametrize("deleted", ["repo", "commit"])

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from bot.errors import QuantizationError, WatchlistError
+from bot.errors import BotError, QuantizationError, WatchlistError
 from bot.jobs.folder import JobDir
+from bot.jobs.machine import memory_bytes
 from bot.jobs.worker import child_environment, run_child
 from bot.records import JobResult
 from tests.support import factories
@@ -45,7 +46,7 @@ def test_the_error_of_a_child_is_raised_with_its_hint(tmp_path: Path) -> None:
     jobdir = JobDir(tmp_path)
     jobdir.store(factories.job())
     with pytest.raises(WatchlistError, match="nothing pulled yet") as caught:
-        run_child("quantize", jobdir)
+        run_child("quantize", jobdir, limit_s=60)
     assert "awq-bot pull" in caught.value.hint
     recorded = jobdir.load(JobResult)
     assert recorded is not None
@@ -61,8 +62,29 @@ def test_a_child_that_records_no_error_is_reported_with_how_it_ended(
 ) -> None:
     monkeypatch.setattr(sys, "executable", str(executable(tmp_path / "python", f"#!/bin/sh\n{script}\n")))
     with pytest.raises(QuantizationError, match=message) as caught:
-        run_child("quantize", JobDir(tmp_path))
+        run_child("quantize", JobDir(tmp_path), limit_s=60)
     assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("verb", "message"), [("trial", "tokenizer, chat template or generation config took"), ("quantize", "stopped")]
+)
+def test_a_child_that_never_ends_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str, message: str
+) -> None:
+    script = f"#!/bin/sh\necho $$ >{tmp_path}/pid\nwhile true; do sleep 0.05; done\n"
+    monkeypatch.setattr(sys, "executable", str(executable(tmp_path / "python", script)))
+    with pytest.raises(BotError, match=message):
+        run_child(verb, JobDir(tmp_path), limit_s=0.5)
+    assert _is_gone(int((tmp_path / "pid").read_text()))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="prlimit is Linux's")
+def test_a_child_gets_no_more_memory_than_the_machine_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = f"#!/bin/sh\nsleep 0.2\nulimit -d >{tmp_path}/limit\n"
+    monkeypatch.setattr(sys, "executable", str(executable(tmp_path / "python", script)))
+    run_child("quantize", JobDir(tmp_path), limit_s=60)
+    assert int((tmp_path / "limit").read_text()) == memory_bytes() // 1024
 
 
 def executable(path: Path, script: str) -> Path:
@@ -104,7 +126,7 @@ spy, seen = str(folder / "python"), folder / "seen"
 subprocess.run([spy], check=True)
 print("secret" in seen.read_text())
 sys.executable = spy
-run_child("quantize", JobDir(folder))
+run_child("quantize", JobDir(folder), limit_s=60)
 print("secret" in seen.read_text())
 """
 
