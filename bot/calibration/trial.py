@@ -9,7 +9,7 @@ from transformers import GenerationConfig
 from bot.calibration.documents import Document
 from bot.calibration.encoding import Encoder, load_encoder
 from bot.checkpoint.config import parse_config, text_settings
-from bot.checkpoint.repo_files import CONFIG, GENERATION_CONFIG, is_small_file
+from bot.checkpoint.repo_files import CONFIG, GENERATION_CONFIG, is_companion
 from bot.checkpoint.small_files import check_small_files
 from bot.errors import UpstreamError, untrusted_input
 
@@ -23,7 +23,7 @@ def try_small_files(folder: Path, *, trust_remote_code: bool) -> None:
     folder: with everything of the model but its weights. Raises UpstreamError or QuantizationError naming the file
     that does not work.
     """
-    check_small_files({path.name: path.read_bytes() for path in folder.iterdir() if is_small_file(path.name)})
+    check_small_files({path.name: path.read_bytes() for path in folder.iterdir() if is_companion(path.name)})
     _try_generation_config(folder)
     encoder = load_encoder(folder, trust_remote_code=trust_remote_code)
     _try_tokenizer(encoder, folder)

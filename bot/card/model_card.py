@@ -8,15 +8,16 @@ from typing import Any
 import yaml
 
 from bot.card.unquantized import parts_beside_text, unquantized_text
-from bot.records import Job, Provenance, Upstream, experts_of_model
+from bot.checkpoint.repo_files import is_terms
+from bot.records import Job, Provenance, PublishedFile, Upstream, experts_of_model
+from bot.records.licenses import LICENSES, OTHER_LICENSE
 from bot.text import method_text, render
 
 TEMPLATE = "model_card.md.jinja"
 _TAGS = ("awq", "int4", "4-bit")
-_LICENSE_ID = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*|multilingual|code")
 _TASK = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
-_LICENSE_FILES = ("LICENSE", "LICENCE", "NOTICE", "USE_POLICY")
+_MAX_LICENSE_NAME = 100
 # The upstream tags that the card repeats; others are arbitrary text.
 _KNOWN_UPSTREAM_TAGS = {"conversational", "chat", "code", "math", "reasoning", "multilingual"}
 
@@ -44,17 +45,18 @@ def _metadata(job: Job, provenance: Provenance) -> dict[str, Any]:
     Upstream's may be invalid, because a git push is not checked. The keys: https://huggingface.co/docs/hub/model-cards
     """
     upstream = job.upstream
-    license_id, license_name = _license_ids(upstream)
+    licenses, license_name = _license_ids(upstream)
+    carried = {file.path for file in provenance.files}
     task = upstream.pipeline_tag or ""
     usual_task = _USUAL_TASKS[_auto_class(parts_beside_text(provenance.modules_to_not_convert))]
     metadata = {
-        "license": license_id,
+        "license": licenses[0] if len(licenses) == 1 else licenses,
         "license_name": license_name,
-        "license_link": upstream.license_link,
+        "license_link": upstream.license_file if upstream.license_file in carried else upstream.license_url,
         "language": [code for code in upstream.languages if _LANGUAGE.fullmatch(code)],
         "library_name": "transformers",
         "pipeline_tag": task if _TASK.fullmatch(task) else usual_task,
-        "base_model": job.entry.repo_id,
+        "base_model": upstream.repo_id,
         "base_model_relation": "quantized",
         "quantized_by": job.entry.target.split("/")[0],
         "tags": [*_TAGS, *(tag for tag in upstream.tags if tag in _KNOWN_UPSTREAM_TAGS)],
@@ -62,21 +64,22 @@ def _metadata(job: Job, provenance: Provenance) -> dict[str, Any]:
     return {key: value for key, value in metadata.items() if value}
 
 
-def _license_ids(upstream: Upstream) -> tuple[str | None, str | None]:
-    """license and license_name. Text that is not an id becomes license_name, which `other` requires.
+def _license_ids(upstream: Upstream) -> tuple[list[str], str | None]:
+    """license and license_name. Text that is no id of the Hub becomes license_name, which `other` requires.
 
     See https://huggingface.co/docs/hub/repositories-licenses
     """
-    stated, name = (upstream.license or "").lower(), _slug(upstream.license_name or "")
-    if not stated:
-        return None, name
-    if stated != "other" and _LICENSE_ID.fullmatch(stated):
-        return stated, name
-    return "other", name or _slug(stated) or "other"
+    stated, name = [item.lower() for item in upstream.licenses], _slug(upstream.license_name or "")
+    unknown = [item for item in stated if item not in LICENSES]
+    ids = list(dict.fromkeys(OTHER_LICENSE if item in unknown else item for item in stated))
+    if OTHER_LICENSE in ids:
+        name = name or _slug(" ".join(unknown)) or OTHER_LICENSE
+    return ids, name
 
 
 def _slug(text: str) -> str | None:
-    return re.sub(r"[^a-z0-9_.]+", "-", text.lower()).strip("-") or None
+    slug = re.sub(r"[^a-z0-9_.]+", "-", text.lower()).strip("-")
+    return slug[:_MAX_LICENSE_NAME].strip("-") or None
 
 
 def _facts(job: Job, provenance: Provenance) -> dict[str, Any]:
@@ -88,11 +91,11 @@ def _facts(job: Job, provenance: Provenance) -> dict[str, Any]:
     return {
         "name": job.entry.target.split("/")[1],
         "target": job.entry.target,
-        "base_model": job.entry.repo_id,
+        "base_model": job.upstream.repo_id,
         "tag": provenance.tag,
         "source_sha": provenance.source.sha,
         "license": _license(job.upstream),
-        "license_files": tuple(file.path for file in provenance.files if file.path.startswith(_LICENSE_FILES)),
+        "license_files": tuple(file.path for file in provenance.files if _is_license(file, job.upstream)),
         "gated": bool(job.upstream.gated),
         "provenance": provenance,
         "report": report,
@@ -118,6 +121,10 @@ def _auto_class(beside_text: tuple[str, ...]) -> str:
 
 
 def _license(upstream: Upstream) -> str:
-    """The licence id with license_name, because `other` alone says nothing."""
-    stated = [text for text in (upstream.license, upstream.license_name) if text]
+    """The licence ids with license_name, because `other` alone says nothing."""
+    stated = [text for text in (", ".join(upstream.licenses), upstream.license_name) if text]
     return f"{stated[0]} ({stated[1]})" if len(stated) == 2 else "".join(stated) or "not stated"
+
+
+def _is_license(file: PublishedFile, upstream: Upstream) -> bool:
+    return file.path == upstream.license_file or is_terms(file.path, size_bytes=file.size_bytes)

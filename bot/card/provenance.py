@@ -56,7 +56,7 @@ def with_file(provenance: Provenance, file: PublishedFile) -> Provenance:
 
 def source_provenance(job: Job) -> SourceProvenance:
     return SourceProvenance(
-        repo_id=job.entry.repo_id,
+        repo_id=job.upstream.repo_id,
         revision=job.entry.revision,
         sha=job.upstream.sha,
         gated=job.upstream.gated,

@@ -6,7 +6,9 @@ A change of weights, config or vocabulary is a new release. A change of the othe
 
 from __future__ import annotations
 
+import re
 import shutil
+from collections.abc import Collection
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -46,20 +48,51 @@ COMPANIONS = (
     "processor_config.json",
     "image_processor_config.json",
     "video_preprocessor_config.json",
-    "LICENSE*",
-    "LICENCE*",
-    "NOTICE*",
-    "USE_POLICY*",
 )
 PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
+
+# What a licence, notice or usage policy is called, in any case: MODEL_LICENSE, Third-Party Notices, Use_Policy.
+_TERMS = re.compile(
+    r"licen[cs]|copying|copyright|notice|acknowledge?ment|许可|协议"
+    r"|(?<![a-z])(?:terms|policy|policies|eula|aup|agreement|patents)(?![a-z])",
+    re.IGNORECASE,
+)
+# Of texts, never of pictures, code, data or weights; COPYING.LESSER, LICENSE-2.0.
+_TEXT_SUFFIX = re.compile(
+    r"md|markdown|txt|text|rst|html?|pdf|rtf|docx?|lesser|lib|apache|mit|bsd|[0-9]+", re.IGNORECASE
+)
+_MAX_NAME_BYTES = 255  # of a file or folder, on nearly every file system
+_MAX_TERMS_BYTES = 10_000_000
 
 
 def is_vocabulary(path: str) -> bool:
     return _matches(path, VOCABULARY)
 
 
-def is_small_file(path: str) -> bool:
+def is_small_file(path: str, *, size_bytes: int) -> bool:
+    return is_companion(path) or is_terms(path, size_bytes=size_bytes)
+
+
+def is_companion(path: str) -> bool:
+    """Settings and templates, as transformers names them."""
     return _matches(path, COMPANIONS)
+
+
+def is_terms(path: str, *, size_bytes: int) -> bool:
+    """A licence, notice or usage policy, judged by its name."""
+    return "/" not in path and _TERMS.search(path) is not None and can_be_terms(path, size_bytes=size_bytes)
+
+
+def can_be_terms(path: str, *, size_bytes: int) -> bool:
+    """Whether a file that `license_link` names is carried, in a subfolder too: a text, and not the card."""
+    is_hidden = any(part.startswith(".") for part in path.split("/"))
+    is_ours = path.lower() == CARD.lower() or is_vocabulary(path)
+    return _is_text(path) and not (is_hidden or is_ours) and size_bytes <= _MAX_TERMS_BYTES
+
+
+def _is_text(path: str) -> bool:
+    _, dot, suffix = path.rpartition("/")[2].rpartition(".")
+    return not dot or _TEXT_SUFFIX.fullmatch(suffix) is not None
 
 
 def is_pickle(path: str) -> bool:
@@ -73,29 +106,33 @@ def is_code(path: str) -> bool:
 def is_safe_path(path: str) -> bool:
     """Whether a path from a repo stays inside the folder it is written to, on any system."""
     parts = path.split("/")
-    plain = all(part not in ("", ".", "..") for part in parts)
-    return plain and not any(char in path for char in "\\\0:") and path.isprintable()
+    plain = path.isprintable() and not any(char in path for char in "\\:")
+    return plain and all(part not in ("", ".", "..") and len(part.encode()) <= _MAX_NAME_BYTES for part in parts)
 
 
-def is_carried(path: str, *, trust_remote_code: bool) -> bool:
+def is_carried(path: str, *, size_bytes: int, trust_remote_code: bool) -> bool:
     """Whether an artifact carries over the file with this path. config.json is not among them: it is edited."""
-    return is_vocabulary(path) or is_small_file(path) or (trust_remote_code and is_code(path))
+    is_kept_code = trust_remote_code and is_code(path)
+    return is_vocabulary(path) or is_small_file(path, size_bytes=size_bytes) or is_kept_code
 
 
-def carry_small_files(source: Path, out: Path, *, trust_remote_code: bool) -> tuple[str, ...]:
+def carry_small_files(
+    source: Path, out: Path, *, trust_remote_code: bool, planned: Collection[str] = ()
+) -> tuple[str, ...]:
     """Copy the carried files into out and return their paths. trust_remote_code: Python files too.
 
-    If upstream has `chat_template.jinja` and no `chat_template` in tokenizer_config.json, that key is inserted:
-    some servers read only it. Raises UpstreamError when that file is not valid JSON.
+    planned: the small files of the job, which may have a licence under another name. If upstream has
+    `chat_template.jinja` and no `chat_template` in tokenizer_config.json, that key is inserted: some servers read
+    only it. Raises UpstreamError when that file is not valid JSON.
     """
-    paths = tuple(
-        sorted(
-            path.relative_to(source).as_posix()
-            for path in [*source.glob("*"), *source.glob("additional_chat_templates/*")]
-            if path.is_file()
-            and is_carried(path.relative_to(source).as_posix(), trust_remote_code=trust_remote_code)
-        )
+    found = (path for path in [*source.glob("*"), *source.glob("additional_chat_templates/*")] if path.is_file())
+    sizes = {path.relative_to(source).as_posix(): path.stat().st_size for path in found}
+    carried = (
+        path
+        for path, size_bytes in sizes.items()
+        if is_carried(path, size_bytes=size_bytes, trust_remote_code=trust_remote_code)
     )
+    paths = tuple(sorted({*carried, *(path for path in planned if (source / path).is_file())}))
     for path in paths:
         target = out / path
         with disk_errors(target.parent):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -23,14 +24,16 @@ from bot.checkpoint.repo_files import (
     GITATTRIBUTES,
     SINGLE_WEIGHTS,
     WEIGHT_INDEX,
+    is_companion,
     is_safe_path,
-    is_small_file,
 )
 from bot.errors import BotError, UpstreamError
 from bot.hub.fetch import read_range, read_small_file, side_by_side
+from bot.hub.license_link import read_link
 from bot.hub.session import Hub, HubFailsError, call, status_of
 from bot.records import DatasetListing, Details, HubFile, TensorInfo, TextSource, Upstream, WatchEntry
 
+_REPO_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 _FIRST_READ_BYTES = 100_000  # contains the whole header of nearly every safetensors file
 
 
@@ -60,7 +63,7 @@ def _upstream(hub: Hub, entry: WatchEntry) -> Upstream:
     except (HfHubHTTPError, HubFailsError, UpstreamError) as error:
         problem = _problem_of(error, what="repo", revision=f"revision {entry.revision!r}")
         return Upstream(repo_id=entry.repo_id, problem=problem)
-    return _read_upstream(entry.repo_id, info)
+    return _read_upstream(entry.repo_id, info, endpoint=hub.endpoint)
 
 
 def _problem_of(error: HfHubHTTPError | BotError, *, what: str, revision: str) -> str:
@@ -84,23 +87,37 @@ def _model_info(api: HfApi, entry: WatchEntry) -> ModelInfo:
         raise UpstreamError(f"the metadata in {CARD} cannot be read: {type(error).__name__}") from None
 
 
-def _read_upstream(repo_id: str, info: ModelInfo) -> Upstream:
+def _read_upstream(asked: str, info: ModelInfo, *, endpoint: str) -> Upstream:
+    """asked: the id in the watchlist. The Hub redirects from a repo's earlier names and from another spelling."""
+
     def card(key: str) -> object:
         return getattr(info.card_data, key, None)
 
+    repo_id, sha = _repo_id(info) or asked, info.sha or ""
+    files = tuple(_hub_file(sibling) for sibling in info.siblings or ())
+    paths = {file.path for file in files}
+    stated = _text(card("license_link"))
+    link = read_link(stated or "", endpoint=endpoint, repo_id=repo_id, old_id=asked, sha=sha, paths=paths)
     return Upstream(
         repo_id=repo_id,
-        sha=info.sha or "",
-        files=tuple(_hub_file(sibling) for sibling in info.siblings or ()),
-        license=_text(card("license")),
+        sha=sha,
+        files=files,
+        licenses=_texts(card("license")),
         license_name=_text(card("license_name")),
-        license_link=_text(card("license_link")),
+        license_link=stated,
+        license_file=link.file,
+        license_url=link.url,
         languages=_texts(card("language")),
         pipeline_tag=_text(info.pipeline_tag) or _text(card("pipeline_tag")),
         tags=_texts(card("tags")),
         gated=info.gated if isinstance(info.gated, str) else None,
         private=bool(info.private),
     )
+
+
+def _repo_id(info: ModelInfo) -> str | None:
+    """None where a mirror answers with something else than an id."""
+    return info.id if isinstance(info.id, str) and _REPO_ID.fullmatch(info.id) else None
 
 
 def _hub_file(sibling: RepoSibling) -> HubFile:
@@ -154,7 +171,7 @@ def _small_files(api: HfApi, source: Upstream) -> dict[str, bytes]:
     return {
         file.path: read_small_file(api, source.repo_id, file.path, revision=source.sha)
         for file in source.files
-        if is_small_file(file.path) and file.path.endswith((".json", ".jinja")) and is_safe_path(file.path)
+        if is_companion(file.path) and file.path.endswith((".json", ".jinja")) and is_safe_path(file.path)
     }
 
 

@@ -156,11 +156,19 @@ def _check_files(handover: _Handover, on_disk: dict[str, Path]) -> None:
             raise _refused(handover.job, f"{path!r} is not the file that was recorded")
     if absent := {PROVENANCE, CARD, CONFIG} - recorded.keys():
         raise _refused(handover.job, f"{min(absent)!r} is missing")
-    trusted = handover.job.entry.trust_remote_code
-    upstream = {file.path for file in _upstream_files(handover.job)}
-    carried = {path for path in upstream if is_carried(path, trust_remote_code=trusted)}
-    if left_out := carried - recorded.keys():
+    if left_out := _carried(handover.job) - recorded.keys():
         raise _refused(handover.job, f"upstream's {min(left_out)!r} is missing")
+
+
+def _carried(job: Job) -> set[str]:
+    """The paths of upstream's files that the artifact must have."""
+    trusted = job.entry.trust_remote_code
+    sources = (
+        file.path
+        for file in job.source_files
+        if is_carried(file.path, size_bytes=file.size_bytes, trust_remote_code=trusted)
+    )
+    return {*sources, *(file.path for file in job.refresh_files)}
 
 
 def _check_quoted(handover: _Handover) -> None:

@@ -38,7 +38,8 @@ from bot.records import (
     no_progress,
 )
 from bot.watch import release
-from bot.watch.refusals import dataset_refusal, license_refusal, own_code, refuse
+from bot.watch.licenses import license_refusal
+from bot.watch.refusals import dataset_refusal, own_code, refuse
 from bot.watch.release import make_plan
 
 # --- watch --------------------------------------------------------------------------------------------------

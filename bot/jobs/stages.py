@@ -15,7 +15,7 @@ from typing import TypeVar
 from bot.calibration.sources import local_path, split_files
 from bot.card.model_card import render_card
 from bot.card.provenance import make_provenance, refreshed, with_file
-from bot.checkpoint.repo_files import CARD, PROVENANCE, carry_small_files, is_small_file
+from bot.checkpoint.repo_files import CARD, PROVENANCE, carry_small_files
 from bot.errors import PublishError, QualityGateError, WatchlistError
 from bot.evaluate.gate import judge
 from bot.files import describe_file, disk_errors, write_atomic
@@ -222,10 +222,16 @@ def refresh(context: JobContext, jobdir: JobDir) -> Card:
     shutil.rmtree(jobdir.quantized, ignore_errors=True)
     with disk_errors(jobdir.quantized):
         jobdir.quantized.mkdir(parents=True)
-    paths = carry_small_files(jobdir.source, jobdir.quantized, trust_remote_code=job.entry.trust_remote_code)
+    paths = carry_small_files(
+        jobdir.source,
+        jobdir.quantized,
+        trust_remote_code=job.entry.trust_remote_code,
+        planned=[file.path for file in job.refresh_files],
+    )
     small = tuple(describe_file(jobdir.quantized, path) for path in paths)
-    fresh = {CARD, *(file.path for file in small)}
-    kept = [file for file in before.files if not is_small_file(file.path) and file.path not in fresh]
+    earlier = (file.path for file in before.source.refresh_files)
+    replaced = {CARD, *earlier, *(file.path for file in small)}
+    kept = [file for file in before.files if file.path not in replaced]
     record = _write_card(jobdir, refreshed(before, job, tool=TOOL, files=(*kept, *small)))
     jobdir.store(record)
     return record

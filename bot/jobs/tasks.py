@@ -7,6 +7,7 @@ AutoAWQ takes seconds to import, and only quantizing needs it, so each function 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,6 +35,7 @@ def quantize_job(jobdir: JobDir, progress: Progress) -> QuantizedModel:
         calibration=job.entry.calibration,
         texts=jobdir.calibration,
         trust_remote_code=job.entry.trust_remote_code,
+        planned=[file.path for file in job.refresh_files],
         progress=progress,
     )
     jobdir.store(quantized, inputs=quantize_inputs(job, weights))
@@ -50,11 +52,13 @@ def quantize_folder(
     trust_remote_code: bool,
     progress: Progress,
     layers: Path | None = None,
+    planned: Collection[str] = (),
 ) -> QuantizedModel:
     """A model folder in, a complete AWQ folder out.
 
     texts: the folder of the calibration's files. layers: the folder for one file per layer. If None, these lie
     beside `out` and are removed, and `out` is a user's folder: replaced only if nothing would be lost.
+    planned: see `carry_small_files`.
     """
     from bot.quantize.artifact import check_folders
     from bot.quantize.artifact import quantize as make_artifact
@@ -81,6 +85,7 @@ def quantize_folder(
         calibration=used,
         trust_remote_code=trust_remote_code,
         progress=progress,
+        planned=planned,
         with_record=own,
     )
     if own:

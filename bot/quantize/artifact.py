@@ -78,15 +78,17 @@ def quantize(
     calibration: CalibrationSet,
     trust_remote_code: bool,
     progress: Progress,
+    planned: Collection[str] = (),
     with_record: bool = False,
 ) -> QuantizedModel:
     """Quantize the model in source and write a complete AWQ folder; out appears only when it is complete.
 
     layers: the folder for one file per finished layer; those of an earlier run with the same input are used again.
-    blocks: token ids, int64 [samples, seq_len]; calibration: where they come from. with_record: write a record of
-    the files into out, so that a later run may replace it. The same input gives the same bytes on the same
-    machine. Raises UpstreamError, UnsupportedModelError and WatchlistError for what cannot be quantized,
-    QuantizationError for numbers that are not finite, EnvironmentProblem for a full disk or memory.
+    blocks: token ids, int64 [samples, seq_len]; calibration: where they come from. planned: see
+    `carry_small_files`. with_record: write a record of the files into out, so that a later run may replace it.
+    The same input gives the same bytes on the same machine. Raises UpstreamError, UnsupportedModelError and
+    WatchlistError for what cannot be quantized, QuantizationError for numbers that are not finite,
+    EnvironmentProblem for a full disk or memory.
     """
     started, device = time.monotonic(), best_device()
     destination.check_replaceable(out)
@@ -98,6 +100,7 @@ def quantize(
     )
     dtype = artifact_dtype(opened.dtype, done.layers)
     with atomic_folder(out) as folder:
+        carry_small_files(source, folder, trust_remote_code=trust_remote_code, planned=planned)
         artifact = _write(folder, opened, done, recipe, dtype)
         written_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         files = describe_folder(folder, byte_counter(progress, "hashing the artifact", written_bytes))
@@ -253,11 +256,10 @@ def _fingerprint(
 def _write(
     folder: Path, source: Source, done: QuantizedLayers, recipe: Recipe, dtype: ArtifactDtype
 ) -> Checkpoint:
-    """Write every file of the artifact, and check the tensors as read back."""
+    """Write weights and config.json of the artifact, and check the tensors as read back."""
     name = SAFETENSORS_NAMES[dtype]
     parts = artifact_parts(source.checkpoint, done.layers, done.tensors, dtype=name, unused=done.unused)
     write_checkpoint(folder, parts)
-    carry_small_files(source.folder, folder, trust_remote_code=source.trust_remote_code)
     config = artifact_config(
         source.config, recipe=recipe, modules_to_not_convert=done.listed, artifact_dtype=dtype
     )

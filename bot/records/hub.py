@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AliasChoices, BeforeValidator, Field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,16 +18,32 @@ class HubFile:
     content_hash: str
 
 
+def _listed(value: object) -> object:
+    """Before there could be several licences, records had one text or null."""
+    return [value] if isinstance(value, str) else value or []
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upstream:
-    """A source repo at one commit, from one API call. problem: why it could not be read, in short."""
+    """A source repo at one commit, from one API call. problem: why it could not be read, in short.
+
+    repo_id: the id that the Hub answers with; a repo that was renamed is also found by its old name.
+    license_link: as stated. license_file: the file of this repo that it names. license_url: what it leads to on
+    the web: that file at this commit, or the http(s) address that is stated.
+    """
 
     repo_id: str
     sha: str = ""
     files: tuple[HubFile, ...] = ()
-    license: str | None = None
+    licenses: Annotated[
+        tuple[str, ...],
+        Field(validation_alias=AliasChoices("licenses", "license")),
+        BeforeValidator(_listed),
+    ] = ()
     license_name: str | None = None
     license_link: str | None = None
+    license_file: str | None = None
+    license_url: str | None = None
     languages: tuple[str, ...] = ()
     pipeline_tag: str | None = None
     tags: tuple[str, ...] = ()

@@ -123,10 +123,6 @@ def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if isinstance(value, (bool, int, float, str))}
 
 
-UNSTATED_LICENSE = "unknown"  # the Hub's own id for it
-OTHER_LICENSE = "other"  # the Hub's id for a licence that `license_name` names
-
-
 def refuse(entry: WatchEntry, reason: str, error: type[BotError], hint: str = "") -> Skip:
     return Skip(entry=entry, reason=reason, hint=hint, blocked=True, exit_code=error.exit_code)
 
@@ -158,32 +154,6 @@ def missing_target_refusal(entry: WatchEntry) -> Skip:
     """Trusted Publishers cannot create a repo: refused before hours of GPU are spent."""
     reason = f"{entry.target} does not exist, or HF_TOKEN cannot read it; Trusted Publishers cannot create it"
     return refuse(entry, reason, PublishError, f"Run `awq-bot create-target {entry.target}` first.")
-
-
-def license_refusal(entry: WatchEntry, upstream: Upstream) -> Skip | None:
-    """None where the entry's `licenses` permit the licence that the repo states."""
-    license_id = (upstream.license or UNSTATED_LICENSE).lower()
-    name = (upstream.license_name or "").lower()
-    stated = {license_id, name} - {"", UNSTATED_LICENSE}
-    # `license_name` is free text: it counts only where the id says nothing.
-    counting = {license_id, name} if license_id in (UNSTATED_LICENSE, OTHER_LICENSE) else {license_id}
-    allow, deny = set(entry.licenses.allow), set(entry.licenses.deny)
-    shown = " / ".join(sorted(stated)) or UNSTATED_LICENSE
-    if {license_id, name} & deny:
-        hint = "Remove it from `licenses: deny` if you may redistribute it."
-        return refuse(entry, f"licence refused: {shown} is denied", UpstreamError, hint)
-    if not stated and UNSTATED_LICENSE not in allow:
-        hint = f"If you know that it may be redistributed, {_allowing(UNSTATED_LICENSE)}"
-        return refuse(entry, "no licence: the repo does not state one", UpstreamError, hint)
-    if allow and not counting & allow:
-        hint = f"If you may redistribute it, {_allowing(license_id)}"
-        return refuse(entry, f"licence refused: {shown} is not allowed", UpstreamError, hint)
-    return None
-
-
-def _allowing(license_id: str) -> str:
-    """A hint to change this entry: under `defaults` the list would refuse every other licence for all models."""
-    return f"add `licenses: {{allow: [{license_id}]}}` to this entry, not to `defaults`."
 
 
 def weights_refusal(entry: WatchEntry, upstream: Upstream, details: Details) -> Skip | None:

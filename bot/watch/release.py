@@ -10,7 +10,15 @@ from dataclasses import asdict, dataclass, fields
 from functools import partial
 from itertools import chain, count
 
-from bot.checkpoint.repo_files import CONFIG, SINGLE_WEIGHTS, WEIGHT_INDEX, is_code, is_small_file, is_vocabulary
+from bot.checkpoint.repo_files import (
+    CONFIG,
+    SINGLE_WEIGHTS,
+    WEIGHT_INDEX,
+    can_be_terms,
+    is_code,
+    is_small_file,
+    is_vocabulary,
+)
 from bot.checkpoint.small_files import template_warnings
 from bot.errors import UnsupportedModelError
 from bot.records import (
@@ -30,9 +38,9 @@ from bot.records import (
     WatchEntry,
     sha256_of,
 )
+from bot.watch.licenses import license_refusal, link_warnings
 from bot.watch.refusals import (
     chosen_or_refusal,
-    license_refusal,
     missing_target_refusal,
     refusal_of_names,
     refuse,
@@ -64,7 +72,13 @@ def source_files(entry: WatchEntry, upstream: Upstream, weight_files: tuple[str,
 
 
 def refresh_files(upstream: Upstream) -> tuple[HubFile, ...]:
-    return tuple(file for file in sorted(upstream.files, key=lambda file: file.path) if is_small_file(file.path))
+    """The files whose change is a refresh, among them the one that `license_link` names."""
+
+    def is_listed(file: HubFile) -> bool:
+        is_linked = file.path == upstream.license_file and can_be_terms(file.path, size_bytes=file.size_bytes)
+        return is_linked or is_small_file(file.path, size_bytes=file.size_bytes)
+
+    return tuple(sorted(filter(is_listed, upstream.files), key=lambda file: file.path))
 
 
 def files_digest(files: tuple[HubFile, ...]) -> str:
@@ -73,9 +87,11 @@ def files_digest(files: tuple[HubFile, ...]) -> str:
 
 def refresh_digest(upstream: Upstream) -> str:
     """SHA-256 of the small files, and of licence and gating as the repo's metadata states them."""
-    pairs: list[tuple[str, str | None]] = [(file.path, file.content_hash) for file in refresh_files(upstream)]
+    pairs = [(file.path, file.content_hash) for file in refresh_files(upstream)]
+    licenses = list(upstream.licenses)
     metadata = {
-        "license": upstream.license,
+        # As it was published before a repo could have several.
+        "license": licenses if len(licenses) > 1 else next(iter(licenses), None),
         "license_name": upstream.license_name,
         "license_link": upstream.license_link,
         "gated": upstream.gated,
@@ -221,6 +237,7 @@ def decide(candidate: Candidate, details: Details) -> Skip | Job:
             *details.warnings,
             *template_warnings(details.small_files),
             *calibration_warnings(details.config, chosen, entry.calibration),
+            *link_warnings(upstream),
         ),
         replaces=candidate.replaces,
     )
@@ -305,6 +322,7 @@ def _refresh_job(
         tag=tag_name(upstream, digests, existing_tags=existing_tags),
         source_files=provenance.source.source_files,
         refresh_files=small_files,
+        warnings=link_warnings(upstream),
         replaces=provenance.tag,
     )
 

@@ -79,6 +79,7 @@ def full() -> str:
         license="other",
         license_name="lab-licence",
         license_link="LICENSE",
+        license_file="LICENSE",
         languages=("en", "de"),
         tags=("chat", "not-a-known-tag"),
         gated="manual",
@@ -166,6 +167,7 @@ def test_commands_are_narrow_and_pin_the_release_and_every_table_column_has_a_na
         ({"license": "other", "license_name": "qwen"}, {}, "The licence is the source's: other (qwen)."),
         ({"license": None, "license_name": "qwen"}, {}, "The licence is the source's: qwen."),
         ({"license": None}, {}, "The licence is the source's: not stated."),
+        ({"licenses": ("mit", "isc")}, {}, "The licence is the source's: mit, isc."),
         ({"license": "mit"}, {"files": files("config.json")}, "The licence is the source's: mit.\n"),
     ],
 )
@@ -241,6 +243,12 @@ def test_a_card_is_the_same_each_time_and_says_nothing_of_when_or_where() -> Non
         ({"license": "©"}, {"license": "other", "license_name": "other"}),
         ({"license": None, "license_name": "Qwen Research"}, {"license_name": "qwen-research"}),
         ({"license": None}, {}),
+        ({"licenses": ("MIT", "apache-2.0")}, {"license": ["mit", "apache-2.0"]}),
+        ({"licenses": ("mit", "MIT")}, {"license": "mit"}),
+        ({"licenses": ("mit", "Lab 1", "Lab 2")}, {"license": ["mit", "other"], "license_name": "lab-1-lab-2"}),
+        ({"license": "llama99"}, {"license": "other", "license_name": "llama99"}),
+        ({"license": "mit" * 100}, {"license": "other", "license_name": ("mit" * 100)[:100]}),
+        ({"license": "mi\u202et"}, {"license": "other", "license_name": "mi-t"}),
         ({"languages": ("English", "en", "zh-CN", "code", "EN")}, {"language": ["en", "zh-CN", "code"]}),
         ({"languages": ("English",)}, {}),
         ({"pipeline_tag": None}, {"pipeline_tag": "text-generation"}),
@@ -255,6 +263,33 @@ def test_metadata_is_what_the_hub_accepts(stated: dict[str, Any], written: dict[
     asked = keys.get(next(iter(stated)), ("license", "license_name", "license_link"))
     assert {key: metadata[key] for key in asked if key in metadata} == written
     assert check_card(made) == ([], [])
+
+
+PAGE = "https://huggingface.co/lab/Tiny/blob/0123/docs/Terms.md"
+
+
+@pytest.mark.parametrize(
+    ("link", "carried", "written"),
+    [
+        ({"license_file": "docs/Terms.md", "license_url": PAGE}, "docs/Terms.md", "docs/Terms.md"),
+        ({"license_file": "docs/Terms.md", "license_url": PAGE}, "LICENSE", PAGE),
+        ({"license_url": "https://lab.example/terms"}, "LICENSE", "https://lab.example/terms"),
+        ({}, "LICENSE", None),
+    ],
+)
+def test_the_licence_link_leads_somewhere(link: dict[str, str], carried: str, written: str | None) -> None:
+    source = upstream(license="other", license_name="lab", license_link="docs/Terms.md", **link)
+    made = rendered(source, files=files("README.md", carried))
+    assert front_matter(made).get("license_link") == written
+    assert f" See [{carried}]({carried})." in made
+    assert check_card(made) == ([], [])
+
+
+def test_the_card_names_the_source_as_the_hub_does() -> None:
+    asked, source = entry(repo_id="lab/Old"), upstream(repo_id="lab/New")
+    made = render_card(job(asked, source), provenance(asked, source), chat=True)
+    assert front_matter(made)["base_model"] == "lab/New"
+    assert "lab/Old" not in made
 
 
 # --- hostile facts ------------------------------------------------------------------------------------------
@@ -279,7 +314,7 @@ def card_with(text: str, *, licence: str) -> str:
     """With the same text in every place that is not ours."""
     counted = SourceCount(label=text, documents=1, tokens=1, share=1.0, languages=(text,))
     return rendered(
-        upstream(license="other", license_name=licence, license_link=licence),
+        upstream(license="other", license_name=licence),
         calibration=calibration_set(sources=(counted,)),
         report=report(text_label=text),
         device=text,
@@ -322,10 +357,10 @@ def test_readable_text_is_shown_as_it_was_written(text: str) -> None:
 
 @pytest.mark.parametrize("text", [text for text in HOSTILE if "\ud800" not in text])
 def test_hostile_metadata_is_left_out_or_text_that_the_hub_takes(text: str) -> None:
-    stated = {"license": f"The {text}", "license_name": text, "license_link": text, "pipeline_tag": f"The {text}"}
+    stated = {"license": f"The {text}", "license_name": text, "pipeline_tag": f"The {text}"}
     made = rendered(upstream(**stated, languages=(text, "en")))
     metadata = front_matter(made)
-    assert (metadata["license"], metadata["license_link"], metadata["base_model"]) == ("other", text, "lab/Tiny")
+    assert (metadata["license"], metadata["base_model"]) == ("other", "lab/Tiny")
     assert check_card(made) == ([], [])
 
 

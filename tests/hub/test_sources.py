@@ -30,7 +30,7 @@ def test_source_is_read_in_one_request(hub: LocalHub) -> None:
     found = listed(hub)
     assert [(item.method, item.path) for item in hub.requests] == [("GET", f"/api/models/{SOURCE}/revision/main")]
     assert (found.sha, found.problem, found.gated, found.private) == (sha, None, None, False)
-    assert (found.license, found.languages, found.tags) == ("apache-2.0", ("en", "de"), ("chat",))
+    assert (found.licenses, found.languages, found.tags) == (("apache-2.0",), ("en", "de"), ("chat",))
     assert found.pipeline_tag == "text-generation"
     other = hub.seed(SOURCE, {"config.json": "{}"}, revision="refs/pr/1")
     assert listed(hub, revision="refs/pr/1").sha == other
@@ -82,18 +82,18 @@ def test_gating_is_listed_and_protects_the_weights(hub: LocalHub) -> None:
 @pytest.mark.parametrize(
     ("metadata", "expected"),
     [
-        ("license: [mit, apache-2.0]", {"license": None}),
-        ("license: ' mit '", {"license": "mit"}),
+        ("license: [mit, 3, apache-2.0]", {"licenses": ("mit", "apache-2.0")}),
+        ("license: ' mit '", {"licenses": ("mit",)}),
         ("language: 3", {"languages": ()}),
         ("language: en", {"languages": ("en",)}),
         ("language: [en, 3, {a: b}]", {"languages": ("en",)}),
         ("tags: x-ray", {"tags": ("x-ray",)}),
         ("tags: [a, 3, [b]]", {"tags": ("a",)}),
         ("pipeline_tag: [a]", {"pipeline_tag": "text-generation"}),
-        ("model-index: 5", {"license": None}),
-        ("eval_results: 5", {"license": None}),
-        ("license_link: 2020-01-01", {"license": None}),  # the Hub gives dates as text
-        ("just: [unclosed", {"license": None}),
+        ("model-index: 5", {"licenses": ()}),
+        ("eval_results: 5", {"licenses": ()}),
+        ("license_link: 2020-01-01", {"licenses": ()}),  # the Hub gives dates as text
+        ("just: [unclosed", {"licenses": ()}),
     ],
 )
 def test_invalid_metadata_counts_as_not_stated(hub: LocalHub, metadata: str, expected: dict[str, object]) -> None:

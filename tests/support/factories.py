@@ -89,11 +89,15 @@ UPSTREAM_FILES = (
 
 
 def upstream(**fields: Any) -> Upstream:
+    """license: of a repo that states one, or None for none."""
+    if "license" in fields:
+        stated = fields.pop("license")
+        fields["licenses"] = (stated,) if stated else ()
     standard: dict[str, Any] = {
         "repo_id": "lab/Tiny",
         "sha": SHA,
         "files": UPSTREAM_FILES,
-        "license": "apache-2.0",
+        "licenses": ("apache-2.0",),
         "languages": ("en",),
         "pipeline_tag": "text-generation",
     }

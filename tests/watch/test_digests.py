@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from bot.records import Calibration, Digests, Recipe, TextSource, Thresholds, from_json, to_json
+from bot.records import Calibration, Digests, Recipe, TextSource, Thresholds, Upstream, from_json, to_json
 from bot.records.config import Method
 from bot.watch.release import files_digest, job_id, recipe_digest, refresh_digest, tag_name
 from tests.support.factories import entry, hub_file, upstream
@@ -41,6 +41,23 @@ def test_the_refresh_digest_covers_companions_licence_and_gating() -> None:
     metadata = '{"gated":"auto","license":"other","license_link":"LICENSE","license_name":"lab-licence"}'
     files = quoted(("LICENSE", sha256("l")), ("NOTICE", sha256("n")))
     assert refresh_digest(source) == sha256(f"[{files},{metadata}]")
+
+
+def test_refresh_digests_of_repos_with_one_licence_are_those_of_version_0_1() -> None:
+    """Computed before licences of other names were carried, and before a repo could have several."""
+    one, none = refresh_digest(upstream()), refresh_digest(upstream(license=None))
+    assert one == "5a0e3ac2b32c132b331527f27eb3457d532d0e1cdc8d4f677e48bb84d7adda0c"
+    assert none == "46e579cc499b2cc9ddfc86d728a9ea53b8946ca1e0059d95876c03aaa9d4e3c6"
+    assert refresh_digest(upstream(licenses=("apache-2.0", "mit"))) not in (one, none)
+
+
+@pytest.mark.parametrize(
+    ("stated", "licenses"), [("null", ()), ('"mit"', ("mit",)), ('["mit", "isc"]', ("mit", "isc"))]
+)
+def test_an_upstream_of_version_0_1_is_read(stated: str, licenses: tuple[str, ...]) -> None:
+    read = from_json(Upstream, f'{{"repo_id": "lab/Tiny", "license": {stated}}}')
+    assert read == Upstream(repo_id="lab/Tiny", licenses=licenses)
+    assert from_json(Upstream, to_json(read)) == read
 
 
 def test_the_recipe_digest_is_over_the_canonical_json_of_what_was_asked_for() -> None:

@@ -19,7 +19,10 @@ from tests.support.factories import (
 )
 from tests.support.watch import job, skip
 
-COMPANIONS = ("tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json", "LICENSE", "NOTICE.txt")
+COMPANIONS = (
+    *("tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json"),
+    *("LICENSE", "NOTICE.txt", "license-model.md", "COPYING", "Acceptable_Use_Policy.txt"),
+)
 TAG = provenance().tag
 
 
@@ -29,6 +32,7 @@ TAG = provenance().tag
         *((with_file(upstream(), path, "v2"), f"small files changed upstream: {path}") for path in COMPANIONS),
         (without_file(upstream(), "LICENSE"), "small files changed upstream: LICENSE"),
         (upstream(license="mit"), "licence or gating changed upstream"),
+        (upstream(licenses=("apache-2.0", "mit")), "licence or gating changed upstream"),
         (upstream(license_link="https://example.org"), "licence or gating changed upstream"),
         (upstream(gated="manual"), "licence or gating changed upstream"),
     ],

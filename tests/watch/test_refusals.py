@@ -114,6 +114,52 @@ def test_a_licence_is_checked_before_anything_is_downloaded(
         assert "licenses" in refused.hint
 
 
+@pytest.mark.parametrize(
+    ("stated", "licenses", "refusal", "hint"),
+    [
+        (("mit", "apache-2.0"), Licenses(), None, ""),
+        (("MIT", "Apache-2.0"), Licenses(allow=("mit", "apache-2.0", "gemma")), None, ""),
+        (("mit", "gemma"), Licenses(allow=("mit",)), "licence refused: gemma is not allowed", "[mit, gemma]"),
+        (("gemma", "mit"), Licenses(deny=("mit",)), "licence refused: mit is denied", "deny"),
+        (
+            ("gemma", "mit"),
+            Licenses(allow=("gemma",), deny=("gemma",)),
+            "licence refused: gemma is denied",
+            "deny",
+        ),
+        (("mit", "unknown"), Licenses(), "no licence: the repo does not state one", "[mit, unknown]"),
+        (
+            ("mit", "My: licence"),
+            Licenses(allow=("mit",)),
+            "licence refused: my: licence is not allowed",
+            '"my: l',
+        ),
+    ],
+)
+def test_every_licence_of_several_has_to_be_allowed(
+    stated: tuple[str, ...], licenses: Licenses, refusal: str | None, hint: str
+) -> None:
+    found = triage(entry(licenses=licenses), upstream(licenses=stated), absent())
+    if refusal is None:
+        assert isinstance(found, Candidate)
+    else:
+        refused = assert_refused(found, refusal, UpstreamError)
+        assert refused.reason == refusal
+        assert hint in refused.hint
+
+
+@pytest.mark.parametrize("source", [upstream(license_link="javascript:x\x1b"), upstream(license_link="MISSING")])
+def test_a_licence_link_that_leads_nowhere_is_told_in_the_plan(source: Upstream) -> None:
+    for found in (decided(source=source), triage(entry(), source, published())):
+        assert isinstance(found, Job)
+        assert [warning for warning in found.warnings if warning.startswith("license_link ")]
+        assert all(warning.isprintable() for warning in found.warnings)
+    fine = upstream(license_link="LICENSE", license_file="LICENSE", license_url="http://hub.test/LICENSE")
+    kept = decided(source=fine)
+    assert isinstance(kept, Job)
+    assert kept.warnings == ()
+
+
 def test_a_licence_that_became_a_refused_one_is_not_refreshed() -> None:
     asked = entry(licenses=Licenses(deny=("other",)))
     assert skip(triage(asked, upstream(license="other"), published())).reason == "licence refused: other is denied"
@@ -167,7 +213,7 @@ def test_an_upload_that_cannot_be_used_is_refused_with_its_reason(
     assert_refused(decided(source=source, found=found), reason, UpstreamError)
 
 
-@pytest.mark.parametrize("name", ["LICENSE..\\..\\evil", "LICENSE:stream", "vocab.\x1b[31m", "LICENSE\n.txt"])
+@pytest.mark.parametrize("name", ["LICENSE\\..\\evil.txt", "LICENSE:stream", "vocab.\x1b[31m", "LICENSE\n.txt"])
 def test_a_file_name_that_could_leave_its_folder_is_refused(name: str) -> None:
     source = with_file(upstream(), name, "x")
     refusal = skip(decided(source=source))
