@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from bot.card.unquantized import parts_beside_text, unquantized_text
-from bot.checkpoint.repo_files import is_terms
+from bot.checkpoint.repo_files import code_left_out, is_terms
 from bot.records import Job, Provenance, PublishedFile, Upstream, experts_of_model
 from bot.records.licenses import LICENSES, OTHER_LICENSE
 from bot.text import method_text, render
@@ -97,6 +97,7 @@ def _facts(job: Job, provenance: Provenance) -> dict[str, Any]:
         "license": _license(job.upstream),
         "license_files": tuple(file.path for file in provenance.files if _is_license(file, job.upstream)),
         "gated": bool(job.upstream.gated),
+        "own_code": code_left_out(job.upstream.files, trust_remote_code=job.entry.trust_remote_code),
         "provenance": provenance,
         "report": report,
         "experts": experts,

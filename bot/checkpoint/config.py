@@ -30,12 +30,14 @@ def artifact_config(
     recipe: Recipe,
     modules_to_not_convert: Sequence[str],
     artifact_dtype: str,
+    trust_remote_code: bool,
     where: str = "config.json",
 ) -> bytes:
     """upstream's bytes with `quantization_config` added and its dtype key set to artifact_dtype (`float16`).
 
-    modules_to_not_convert: what is not packed and has a matrix, by full path. Raises UpstreamError as parse_config
-    does, UnsupportedModelError when the model is already quantized.
+    modules_to_not_convert: what is not packed and has a matrix, by full path. trust_remote_code: the artifact has
+    upstream's Python files; else nothing refers to them. Raises UpstreamError as parse_config does,
+    UnsupportedModelError when the model is already quantized.
     """
     config = parse_config(upstream, where=where)
     if config.get("quantization_config") is not None:
@@ -43,7 +45,7 @@ def artifact_config(
             f"{where}: has a quantization_config: the model is already quantized",
             hint="Start from the model in full precision.",
         )
-    content = upstream
+    content = upstream if trust_remote_code else without_own_code(upstream, where=where)
     for key in [key for key in DTYPE_KEYS if key in config] or [DTYPE_KEYS[0]]:
         content = set_key(content, key, artifact_dtype, where=where)
     written = quantization_config(recipe, modules_to_not_convert)
@@ -60,6 +62,29 @@ def quantization_config(recipe: Recipe, modules_to_not_convert: Sequence[str]) -
         "version": recipe.version,
         "modules_to_not_convert": list(modules_to_not_convert) or None,
     }
+
+
+def without_own_code(content: bytes, *, where: str) -> bytes:
+    """The same JSON without the entries of `auto_map` that name Python files of the same repo.
+
+    An artifact without these files would be refused to everybody who loads it with `trust_remote_code=True`, even
+    though transformers has the classes. Entries that name another repo (`owner/repo--module.Class`) stay. Raises
+    UpstreamError as parse_object does.
+    """
+    if b"auto_map" not in content:
+        return content
+    config = parse_object(content, where=where)
+    named = config.get("auto_map")
+    kept = {key: value for key, value in named.items() if _is_elsewhere(value)} if isinstance(named, dict) else {}
+    if "auto_map" not in config or kept == named:
+        return content
+    return set_key(content, "auto_map", kept, where=where) if kept else _without_key(content, "auto_map")
+
+
+def _is_elsewhere(named: object) -> bool:
+    """named: a class, or a slow and a fast one of which one may be null."""
+    classes = [item for item in (named if isinstance(named, list) else [named]) if item is not None]
+    return bool(classes) and all(isinstance(item, str) and "--" in item for item in classes)
 
 
 def with_chat_template(tokenizer_config: bytes, template: bytes, *, where: str) -> bytes:
@@ -119,6 +144,19 @@ def set_key(content: bytes, key: str, value: object, *, where: str) -> bytes:
     last_end = members[-1][3]
     separator = ", " if indent is None else ",\n" + indent
     return (text[:last_end] + separator + entry + text[last_end:]).encode()
+
+
+def _without_key(content: bytes, key: str) -> bytes:
+    """content without a top-level key that it has, and the comma that belonged to it."""
+    text = content.decode()
+    members, _ = _top_level_members(text)
+    number = next(number for number, member in enumerate(members) if member[0] == key)
+    _, start, _, end = members[number]
+    if number + 1 < len(members):
+        end = members[number + 1][1]
+    elif number:
+        start = members[number - 1][3]
+    return (text[:start] + text[end:]).encode()
 
 
 def _top_level_members(text: str) -> tuple[list[tuple[str, int, int, int]], int]:

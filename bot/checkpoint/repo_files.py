@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from bot.checkpoint.config import with_chat_template
+from bot.checkpoint.config import with_chat_template, without_own_code
 from bot.files import atomic_file, disk_errors
+from bot.records import HubFile
 
 CONFIG = "config.json"
 SINGLE_WEIGHTS = "model.safetensors"
@@ -36,18 +37,22 @@ VOCABULARY = (
     "spiece.model",
     "*.tiktoken",
 )
-COMPANIONS = (
+# Those that are published with our edits, and config.json.
+EDITED = (
     TOKENIZER_CONFIG,
+    "preprocessor_config.json",
+    "processor_config.json",
+    "image_processor_config.json",
+    "video_preprocessor_config.json",
+)
+COMPANIONS = (
     "special_tokens_map.json",
     "added_tokens.json",
     CHAT_TEMPLATE,
     "chat_template.json",
     "additional_chat_templates/*.jinja",
     GENERATION_CONFIG,
-    "preprocessor_config.json",
-    "processor_config.json",
-    "image_processor_config.json",
-    "video_preprocessor_config.json",
+    *EDITED,
 )
 PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
 
@@ -103,6 +108,11 @@ def is_code(path: str) -> bool:
     return "/" not in path and path.endswith(".py")
 
 
+def code_left_out(files: Iterable[HubFile], *, trust_remote_code: bool) -> tuple[str, ...]:
+    """The paths of the Python files that the artifact of these files does not have."""
+    return () if trust_remote_code else tuple(file.path for file in files if is_code(file.path))
+
+
 def is_safe_path(path: str) -> bool:
     """Whether a path from a repo stays inside the folder it is written to, on any system."""
     parts = path.split("/")
@@ -121,9 +131,8 @@ def carry_small_files(
 ) -> tuple[str, ...]:
     """Copy the carried files into out and return their paths. trust_remote_code: Python files too.
 
-    planned: the small files of the job, which may have a licence under another name. If upstream has
-    `chat_template.jinja` and no `chat_template` in tokenizer_config.json, that key is inserted: some servers read
-    only it. Raises UpstreamError when that file is not valid JSON.
+    planned: the small files of the job, which may have a licence under another name. Raises UpstreamError when one
+    that is edited is not valid JSON.
     """
     found = (path for path in [*source.glob("*"), *source.glob("additional_chat_templates/*")] if path.is_file())
     sizes = {path.relative_to(source).as_posix(): path.stat().st_size for path in found}
@@ -138,18 +147,25 @@ def carry_small_files(
         with disk_errors(target.parent):
             target.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(target) as file, (source / path).open("rb") as original:
-            shutil.copyfileobj(original, file)
-    _insert_chat_template(source, out)
+            if path in EDITED:
+                file.write(edited(source, path, trust_remote_code=trust_remote_code))
+            else:
+                shutil.copyfileobj(original, file)
     return paths
 
 
-def _insert_chat_template(source: Path, out: Path) -> None:
-    template, config = source / CHAT_TEMPLATE, source / TOKENIZER_CONFIG
-    if not template.is_file() or not config.is_file():
-        return
-    edited = with_chat_template(config.read_bytes(), template.read_bytes(), where=str(config))
-    with atomic_file(out / TOKENIZER_CONFIG) as file:
-        file.write(edited)
+def edited(source: Path, path: str, *, trust_remote_code: bool) -> bytes:
+    """The content of one of EDITED in the artifact.
+
+    If upstream has `chat_template.jinja` and no `chat_template` in tokenizer_config.json, that key is inserted:
+    some servers read only it. Without trust_remote_code, nothing refers to upstream's Python files.
+    """
+    content, where, template = (source / path).read_bytes(), str(source / path), source / CHAT_TEMPLATE
+    if not trust_remote_code:
+        content = without_own_code(content, where=where)
+    if path == TOKENIZER_CONFIG and template.is_file():
+        content = with_chat_template(content, template.read_bytes(), where=where)
+    return content
 
 
 def _matches(path: str, patterns: tuple[str, ...]) -> bool:

@@ -16,15 +16,17 @@ from typing import TypeVar
 import bot
 from bot.card.model_card import render_card
 from bot.card.provenance import make_provenance
-from bot.checkpoint.config import artifact_config, with_chat_template
+from bot.checkpoint.config import artifact_config
 from bot.checkpoint.header import read_weight_headers
 from bot.checkpoint.repo_files import (
     CARD,
     CHAT_TEMPLATE,
     CONFIG,
+    EDITED,
     PROVENANCE,
     TOKENIZER_CONFIG,
     WEIGHT_INDEX,
+    edited,
     is_carried,
     is_safe_path,
 )
@@ -72,7 +74,7 @@ class _Handover:
 
 def edited_files(job: Job) -> tuple[HubFile, ...]:
     """Upstream's files that an artifact has with our edits, and the files that the edits use."""
-    named = (CONFIG, TOKENIZER_CONFIG, CHAT_TEMPLATE)
+    named = (CONFIG, CHAT_TEMPLATE, *EDITED)
     return tuple(file for file in (*job.source_files, *job.refresh_files) if file.path in named)
 
 
@@ -228,7 +230,7 @@ def _has_known_origin(handover: _Handover, path: str, originals: Path) -> bool:
         return in_model.is_file()
     if not in_model.is_file():
         return False
-    if path in (CONFIG, TOKENIZER_CONFIG):
+    if path == CONFIG or path in EDITED:
         return in_model.read_bytes() == _edited(handover, path, originals)
     listed = (file for file in _upstream_files(handover.job) if file.path == path)
     return any(found_as_listed(handover.jobdir.quantized, file) for file in listed)
@@ -240,16 +242,18 @@ def _upstream_files(job: Job) -> tuple[HubFile, ...]:
 
 def _edited(handover: _Handover, path: str, originals: Path) -> bytes | None:
     """Upstream's file with our edit applied again; None where upstream has no such file."""
-    original, template = originals / path, originals / CHAT_TEMPLATE
-    if not original.is_file():
+    trusted = handover.job.entry.trust_remote_code
+    if not (originals / path).is_file():
         return None
-    content = original.read_bytes()
-    if path == CONFIG:
-        dtype = handover.quantized.artifact_dtype
-        names = handover.quantized.modules_to_not_convert
-        recipe = handover.job.entry.recipe
-        return artifact_config(content, recipe=recipe, modules_to_not_convert=names, artifact_dtype=dtype)
-    return with_chat_template(content, template.read_bytes(), where=path) if template.is_file() else content
+    if path != CONFIG:
+        return edited(originals, path, trust_remote_code=trusted)
+    return artifact_config(
+        (originals / path).read_bytes(),
+        recipe=handover.job.entry.recipe,
+        modules_to_not_convert=handover.quantized.modules_to_not_convert,
+        artifact_dtype=handover.quantized.artifact_dtype,
+        trust_remote_code=trusted,
+    )
 
 
 def _check_texts(handover: _Handover) -> None:

@@ -261,7 +261,11 @@ def _write(
     parts = artifact_parts(source.checkpoint, done.layers, done.tensors, dtype=name, unused=done.unused)
     write_checkpoint(folder, parts)
     config = artifact_config(
-        source.config, recipe=recipe, modules_to_not_convert=done.listed, artifact_dtype=dtype
+        source.config,
+        recipe=recipe,
+        modules_to_not_convert=done.listed,
+        artifact_dtype=dtype,
+        trust_remote_code=source.trust_remote_code,
     )
     write_atomic(folder / "config.json", config)
     artifact = Checkpoint(folder)

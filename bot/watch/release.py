@@ -15,6 +15,7 @@ from bot.checkpoint.repo_files import (
     SINGLE_WEIGHTS,
     WEIGHT_INDEX,
     can_be_terms,
+    code_left_out,
     is_code,
     is_small_file,
     is_vocabulary,
@@ -38,6 +39,7 @@ from bot.records import (
     WatchEntry,
     sha256_of,
 )
+from bot.text import one_line
 from bot.watch.licenses import license_refusal, link_warnings
 from bot.watch.refusals import (
     chosen_or_refusal,
@@ -238,9 +240,19 @@ def decide(candidate: Candidate, details: Details) -> Skip | Job:
             *template_warnings(details.small_files),
             *calibration_warnings(details.config, chosen, entry.calibration),
             *link_warnings(upstream),
+            *_code_warnings(entry, upstream),
         ),
         replaces=candidate.replaces,
     )
+
+
+def _code_warnings(entry: WatchEntry, upstream: Upstream) -> tuple[str, ...]:
+    left_out = code_left_out(upstream.files, trust_remote_code=entry.trust_remote_code)
+    if not left_out:
+        return ()
+    more = f" and {len(left_out) - 3} more" if len(left_out) > 3 else ""
+    names = one_line(", ".join(left_out[:3])) + more
+    return (f"its Python files are not carried, and no `auto_map` will refer to them ({names})",)
 
 
 def _too_large(entry: WatchEntry, needs: Estimate) -> Skip:

@@ -66,7 +66,9 @@ def write_artifact(model: Any, source: Path, folder: Path) -> None:
     carry_small_files(source, folder, trust_remote_code=False)
     config = (source / "config.json").read_bytes()
     (folder / "config.json").write_bytes(
-        artifact_config(config, recipe=Recipe(), modules_to_not_convert=(), artifact_dtype="float16")
+        artifact_config(
+            config, recipe=Recipe(), modules_to_not_convert=(), artifact_dtype="float16", trust_remote_code=False
+        )
     )
 
 

@@ -25,6 +25,7 @@ from tests.support.factories import (
     calibration_set,
     entry,
     expert_tokens,
+    hub_file,
     job,
     provenance,
     published_file,
@@ -283,6 +284,15 @@ def test_the_licence_link_leads_somewhere(link: dict[str, str], carried: str, wr
     assert front_matter(made).get("license_link") == written
     assert f" See [{carried}]({carried})." in made
     assert check_card(made) == ([], [])
+
+
+def test_python_files_that_are_left_out_are_told() -> None:
+    names = ("modeling_[x].py", "a.py", "b.py", "c.py", "sub/d.py")
+    source = upstream(files=tuple(hub_file(name) for name in names))
+    said = r"The source's own Python files (modeling\_\[x\].py, a.py, b.py, …) are not in this repo"
+    assert said in rendered(source)
+    trusting = entry(trust_remote_code=True)
+    assert "Python files" not in render_card(job(trusting, source), provenance(trusting, source), chat=True)
 
 
 def test_the_card_names_the_source_as_the_hub_does() -> None:

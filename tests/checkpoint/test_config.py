@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot.checkpoint.config import artifact_config, parse_object, set_key
+from bot.checkpoint.config import artifact_config, parse_object, set_key, without_own_code
 from bot.errors import UnsupportedModelError, UpstreamError
 from bot.records import Recipe
 
@@ -29,8 +29,12 @@ JSON = st.recursive(
 
 
 def converted(upstream: bytes, *, recipe: Recipe | None = None, **changes: Any) -> bytes:
-    settings: dict[str, Any] = {"modules_to_not_convert": (), "artifact_dtype": "float16"} | changes
-    return artifact_config(upstream, recipe=recipe or Recipe(), **settings)
+    standard: dict[str, Any] = {
+        "modules_to_not_convert": (),
+        "artifact_dtype": "float16",
+        "trust_remote_code": False,
+    }
+    return artifact_config(upstream, recipe=recipe or Recipe(), **standard | changes)
 
 
 def test_only_dtype_and_quantization_config_change() -> None:
@@ -51,6 +55,36 @@ def test_only_dtype_and_quantization_config_change() -> None:
   }
 """,
     )
+
+
+OWN = '"AutoConfig": "configuration_x.X"'
+ELSEWHERE = '"AutoModelForCausalLM": "lab/code--modeling_x.X"'
+
+
+@pytest.mark.parametrize(
+    ("written", "left"),
+    [
+        (f'{{"a": 1,\n  "auto_map": {{{OWN}}},\n  "b": 2}}', '{"a": 1,\n  "b": 2}'),
+        (f'{{"a": 1,\n  "auto_map": {{{OWN}}}\n}}', '{"a": 1\n}'),
+        (f'{{"auto_map": {{{OWN}}} , "b": 2}}', '{"b": 2}'),
+        (f'{{"auto_map": {{{OWN}}}}}', "{}"),
+        ('{"auto_map": {"AutoTokenizer": ["tokenization_x.X", null]}, "b": 2}', '{"b": 2}'),
+        ('{"auto_map": ["tokenization_x.X", null], "b": 2}', '{"b": 2}'),
+        *((f'{{"auto_map": {value}, "b": 2}}', '{"b": 2}') for value in ("5", "null", '"x"', '{"AutoConfig": 5}')),
+        (f'{{"auto_map": {{{OWN}, {ELSEWHERE}}}, "b": 2}}', f'{{"auto_map": {{{ELSEWHERE}}}, "b": 2}}'),
+        (f'{{"auto_map": {{{ELSEWHERE}}}}}', f'{{"auto_map": {{{ELSEWHERE}}}}}'),
+        ('{"text_config": {"auto_map": {}},  "b": 2}', '{"text_config": {"auto_map": {}},  "b": 2}'),
+        ('{"a": "\\u00e9 é",  "b": 1E5}', '{"a": "\\u00e9 é",  "b": 1E5}'),
+    ],
+)
+def test_what_names_python_files_of_the_same_repo_is_left_out(written: str, left: str) -> None:
+    assert without_own_code(written.encode(), where="config.json").decode() == left
+
+
+def test_what_names_python_files_stays_where_they_are_trusted() -> None:
+    upstream = f'{{"auto_map": {{{OWN}}}, "dtype": "bfloat16"}}'.encode()
+    assert b"configuration_x" in converted(upstream, trust_remote_code=True)
+    assert b"auto_map" not in converted(upstream)
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,11 @@ def test_record_describes_the_files_that_are_there(made: Artifact) -> None:
     assert {"LICENSE", "tokenizer.json", "generation_config.json"} <= set(on_disk)
     before, after = ((folder / "config.json").read_bytes() for folder in (made.source, made.out))
     expected = artifact_config(
-        before, recipe=made.record.recipe, modules_to_not_convert=(), artifact_dtype="float16"
+        before,
+        recipe=made.record.recipe,
+        modules_to_not_convert=(),
+        artifact_dtype="float16",
+        trust_remote_code=False,
     )
     assert after == expected
 

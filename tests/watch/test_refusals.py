@@ -160,6 +160,16 @@ def test_a_licence_link_that_leads_nowhere_is_told_in_the_plan(source: Upstream)
     assert kept.warnings == ()
 
 
+def test_code_that_is_not_carried_is_told_in_the_plan() -> None:
+    source = with_file(upstream(), "modeling_x\x1b.py", "x")
+    found, trusting = decided(source=source), decided(entry(trust_remote_code=True), source)
+    assert isinstance(found, Job)
+    assert found.warnings == (
+        "its Python files are not carried, and no `auto_map` will refer to them (modeling_x.py)",
+    )
+    assert not isinstance(trusting, Job) or trusting.warnings == ()
+
+
 def test_a_licence_that_became_a_refused_one_is_not_refreshed() -> None:
     asked = entry(licenses=Licenses(deny=("other",)))
     assert skip(triage(asked, upstream(license="other"), published())).reason == "licence refused: other is denied"
