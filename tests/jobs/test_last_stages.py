@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
+import pytest
+
+from bot.errors import PublishError
+from bot.jobs.folder import JobDir
+from bot.jobs.handover import check_job_dir
+from bot.jobs.pipeline import pull_originals
+from bot.records import Card
+from tests.support.repos import as_bot
 from tests.support.sandbox import SandboxBefore
 from tests.support.small_sandbox import TARGET, assert_published
 
@@ -42,3 +51,29 @@ def test_a_job_is_published_once_and_logged_with_times(sandbox_before: SandboxBe
     again = sandbox.call("publish", "--job", str(job))
     assert (again.returncode, again.stdout.strip().endswith("(was there already)")) == (0, True)
     assert sandbox.hub.history(TARGET)[0].sha == head
+
+
+def test_an_artifact_from_another_machine_has_the_edits_and_the_licence_that_were_planned(
+    sandbox_before: SandboxBefore, tmp_path: Path
+) -> None:
+    sandbox = sandbox_before()
+    jobdir, originals = JobDir(sandbox.jobs[0]), tmp_path / "originals"
+    # What only the machine that made it has.
+    for name in ("publication.json", "result.json"):
+        (jobdir.path / name).unlink(missing_ok=True)
+    jobdir.clear_inputs()
+    pull_originals(as_bot(sandbox.hub), jobdir.job, originals)
+    check_job_dir(jobdir.job, jobdir.path, originals)
+    assert "auto_map" in json.loads((originals / "config.json").read_bytes())
+    assert "auto_map" not in json.loads((jobdir.quantized / "config.json").read_bytes())
+    assert not (jobdir.quantized / "modeling_own.py").exists()
+    assert "license_link: docs/Agreement.md\n" in (jobdir.card / "README.md").read_text()
+
+    agreement = jobdir.quantized / "docs/Agreement.md"
+    assert agreement.read_text() == "Do no harm.\n"
+    agreement.unlink()
+    files = jobdir.load(Card)
+    assert files is not None
+    jobdir.store(Card(files=tuple(file for file in files.files if file.path != "docs/Agreement.md")))
+    with pytest.raises(PublishError, match=r"upstream's 'docs/Agreement\.md' is missing"):
+        check_job_dir(jobdir.job, jobdir.path, originals)

@@ -29,7 +29,7 @@ Result = subprocess.CompletedProcess[str]
 
 SOURCE, TARGET = "lab/small", "quantized/small-awq"
 WEIGHTS = "model.safetensors"
-CARD = "---\nlicense: mit\n---\nA small model.\n"
+CARD = "---\nlicense: other\nlicense_name: lab\nlicense_link: docs/Agreement.md\n---\nA small model.\n"
 CONFIG: dict[str, Any] = factories.CONFIG | {
     "hidden_size": 128,
     "intermediate_size": 256,
@@ -37,6 +37,8 @@ CONFIG: dict[str, Any] = factories.CONFIG | {
     "num_attention_heads": 2,
     "torch_dtype": "float16",
     "max_position_embeddings": 4096,
+    # transformers knows this type, so the code is not needed.
+    "auto_map": {"AutoConfig": "modeling_own.OwnConfig"},
 }
 # One calibration source of each kind; chats and texts are data sets on the same Hub.
 # The gate accepts everything, as how much random weights lose is not known.
@@ -76,6 +78,8 @@ def small_model(**changed: Content) -> dict[str, Content]:
     generated: dict[str, Content] = {
         "README.md": CARD,
         "config.json": json.dumps(CONFIG),
+        "docs/Agreement.md": "Do no harm.\n",
+        "modeling_own.py": "raise RuntimeError('this code ran')\n",
         WEIGHTS: save(small_weights(CONFIG)),
     }
     return generated | carried | {path.replace("__", "."): content for path, content in changed.items()}
