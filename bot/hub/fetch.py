@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -18,6 +19,7 @@ from bot.hub.session import SILENCE_S, call, status_of, workers
 from bot.records import HubFile, OnBytes, ignore_bytes
 
 MAX_SMALL_FILE_BYTES = 20_000_000
+_FILE_PAGE = re.compile(r"/([\w.-]+/[\w.-]+)/resolve/", re.ASCII)
 _WORKERS = 8
 
 Item = TypeVar("Item")
@@ -31,17 +33,29 @@ def side_by_side(function: Callable[[Item], Result], items: Iterable[Item]) -> t
 
 def read_small_file(api: HfApi, repo_id: str, path: str, *, revision: str) -> bytes:
     """One GET without a HEAD. Raises ValueError when the file is larger than MAX_SMALL_FILE_BYTES."""
+    return read_and_identify(api, repo_id, path, revision=revision)[0]
 
-    def ask() -> bytes:
+
+def read_and_identify(api: HfApi, repo_id: str, path: str, *, revision: str) -> tuple[bytes, str]:
+    """Like read_small_file, and `id_of_repo`."""
+
+    def ask() -> tuple[bytes, str]:
         content = bytearray()
         with _opened(api, repo_id, path, revision) as response:
             for chunk in response.iter_bytes():
                 content += chunk
                 if len(content) > MAX_SMALL_FILE_BYTES:
                     raise ValueError(f"{path} is larger than {MAX_SMALL_FILE_BYTES:,} bytes")
-        return bytes(content)
+            return bytes(content), id_of_repo(response, repo_id)
 
     return call(ask)
+
+
+def id_of_repo(response: httpx2.Response | None, asked: str) -> str:
+    """The id of the repo that answered a request for a file: the Hub redirects from a repo's earlier names."""
+    hops = [] if response is None else [hop.url for hop in (*response.history, response)]
+    pages = (_FILE_PAGE.match(url.path) for url in hops if url.host == hops[0].host and url.port == hops[0].port)
+    return next((page[1] for page in reversed([*pages]) if page), asked)
 
 
 def read_range(api: HfApi, repo_id: str, path: str, *, revision: str, start: int, size: int) -> bytes:

@@ -19,7 +19,7 @@ from bot.errors import PublishError
 from bot.hub.access import request_or_raise
 from bot.hub.fetch import side_by_side
 from bot.hub.session import Hub, HubFailsError, call, status_of
-from bot.hub.targets import target_state
+from bot.hub.targets import target_state, with_origin
 from bot.records import Job, Provenance, Published, TargetState, Upstream, WatchEntry
 
 Gating = Literal["auto", "manual", False]
@@ -172,7 +172,7 @@ def _prepare(api: HfApi, entry: WatchEntry, source: Upstream, blocked: str) -> t
     if state.state is TargetState.EMPTY:
         closed = set_visibility(api, entry.target, private=True, only_at=state.head)
         return ("made private",) if closed else (), publisher
-    _check_origin(state, entry)
+    _check_origin(with_origin(api, entry, source, state), entry, source)
     if not state.complete:
         return (), "unchanged: no complete release on its head"
     if blocked:
@@ -186,11 +186,11 @@ def _create(api: HfApi, target: str) -> None:
         raise PublishError(f"{target}: it exists, but the token cannot read it", hint="Use another `target`.")
 
 
-def _check_origin(state: Published, entry: WatchEntry) -> None:
-    origin = state.provenance.source.repo_id if state.provenance is not None else entry.repo_id
-    if origin.lower() != entry.repo_id.lower():
+def _check_origin(state: Published, entry: WatchEntry, source: Upstream) -> None:
+    if not state.is_made_from(entry.repo_id, source.repo_id):
         raise PublishError(
-            f"{entry.target}: it was made from {origin}, not from {entry.repo_id}", hint="Choose another `target`."
+            f"{entry.target}: it was made from {state.made_from}, not from {source.repo_id}",
+            hint="Choose another `target`.",
         )
 
 

@@ -3,20 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, RemoteEntryNotFoundError, RevisionNotFoundError
 
 from bot.checkpoint.repo_files import CARD, GITATTRIBUTES, PROVENANCE
 from bot.errors import PublishError
-from bot.hub.fetch import files_at, read_small_file, side_by_side
+from bot.hub.fetch import files_at, id_of_repo, read_and_identify, read_small_file, side_by_side
 from bot.hub.session import Hub, HubFailsError, call, is_missing, status_of
-from bot.records import Job, Provenance, Published, Tag, TargetState, WatchEntry, from_json
+from bot.records import Job, Provenance, Published, Tag, TargetState, Upstream, WatchEntry, from_json
 
 
 def read_targets(hub: Hub, entries: Sequence[WatchEntry]) -> tuple[Published, ...]:
     """Each entry's target: one API call for its refs and one resolver call for its provenance."""
     return side_by_side(lambda entry: read_target(hub, entry), entries)
+
+
+def with_origins(
+    hub: Hub, entries: Sequence[WatchEntry], sources: Sequence[Upstream], targets: Sequence[Published]
+) -> tuple[Published, ...]:
+    """See with_origin."""
+    return side_by_side(
+        lambda item: with_origin(hub.reader, *item), list(zip(entries, sources, targets, strict=True))
+    )
+
+
+def with_origin(api: HfApi, entry: WatchEntry, source: Upstream, target: Published) -> Published:
+    """The target, with what the repo that it was made from is called now.
+
+    One API call where provenance and watchlist name different repos, which may be one that was renamed.
+    """
+    if source.problem or target.provenance is None or target.is_made_from(entry.repo_id, source.repo_id):
+        return target
+    with suppress(HfHubHTTPError, HubFailsError):  # it was deleted, or is private: it stays another repo
+        info = call(lambda: api.model_info(target.made_from, expand=["sha"]))
+        return replace(target, origin=info.id)
+    return target
 
 
 def read_target(hub: Hub, entry: WatchEntry) -> Published:
@@ -37,26 +61,26 @@ def published_state(api: HfApi, repo_id: str) -> Published:
         return Published(repo_id=repo_id, state=TargetState.UNREADABLE, problem=problem)
     head = next((branch.target_commit for branch in refs.branches if branch.name == "main"), "")
     tags = tuple(Tag(name=tag.name, sha=tag.target_commit) for tag in refs.tags)
-    state, provenance, problem = _read_head(api, repo_id, head)
-    return Published(
-        repo_id=repo_id, state=state, head=head, tags=tags, provenance=provenance, problem=problem or None
-    )
+    return _with_head(api, Published(repo_id=repo_id, state=TargetState.UNREADABLE, head=head, tags=tags))
 
 
-def _read_head(api: HfApi, repo_id: str, head: str) -> tuple[TargetState, Provenance | None, str]:
-    """The state of the head, its provenance, and why that cannot be read."""
+def _with_head(api: HfApi, target: Published) -> Published:
+    """With its id on the Hub, its state and its provenance, or with why these cannot be read."""
+    revision = target.head or "main"
     try:
-        return TargetState.OURS, provenance_at(api, repo_id, head or "main"), ""
-    except (RemoteEntryNotFoundError, RevisionNotFoundError):
-        pass
+        content, repo_id = read_and_identify(api, target.repo_id, PROVENANCE, revision=revision)
+        provenance = from_json(Provenance, content)
+        return replace(target, repo_id=repo_id, state=TargetState.OURS, provenance=provenance)
+    except (RemoteEntryNotFoundError, RevisionNotFoundError) as error:
+        target = replace(target, repo_id=id_of_repo(error.response, target.repo_id))
     except HfHubHTTPError as error:
-        return TargetState.UNREADABLE, None, f"the target's provenance answers {status_of(error)}"
+        return replace(target, problem=f"the target's provenance answers {status_of(error)}")
     except ValueError:
-        return TargetState.UNREADABLE, None, f"{repo_id}: {PROVENANCE} cannot be read"
+        return replace(target, problem=f"{target.repo_id}: {PROVENANCE} cannot be read")
     try:
-        return _unproven_state(api, repo_id, head or "main"), None, ""
+        return replace(target, state=_unproven_state(api, target.repo_id, revision))
     except HfHubHTTPError as error:
-        return TargetState.UNREADABLE, None, f"the target's history answers {status_of(error)}"
+        return replace(target, problem=f"the target's history answers {status_of(error)}")
 
 
 def provenance_at(api: HfApi, repo_id: str, revision: str) -> Provenance:
@@ -82,6 +106,9 @@ def target_state(api: HfApi, target: str) -> Published:
     state = published_state(api, target)
     if state.problem:
         raise PublishError(f"{target}: {state.problem}", hint="Check it on the Hub, or choose another `target`.")
+    if state.is_renamed(target):
+        hint = f"Set `target: {state.repo_id}` in the watchlist, or rename it back."
+        raise PublishError(f"{target}: it was renamed to {state.repo_id}", hint=hint)
     if state.state is TargetState.FOREIGN:
         raise PublishError(
             f"{target}: it has content that awq-bot did not publish",

@@ -16,7 +16,7 @@ from bot.hub.pull import Pinned, pull_files
 from bot.hub.session import Hub
 from bot.hub.settings import PreparedTarget, check_token, create_target, with_visibility
 from bot.hub.sources import read_datasets, read_details, read_sources
-from bot.hub.targets import read_targets
+from bot.hub.targets import read_targets, with_origins
 from bot.jobs import stages
 from bot.jobs.folder import JobDir
 from bot.jobs.handover import check_job_dir, edited_files
@@ -38,6 +38,7 @@ from bot.records import (
     no_progress,
 )
 from bot.watch import release
+from bot.watch.identity import same_repo_refusals
 from bot.watch.licenses import license_refusal
 from bot.watch.refusals import dataset_refusal, own_code, refuse
 from bot.watch.release import make_plan
@@ -53,9 +54,12 @@ def plan(hub: Hub, entries: Sequence[WatchEntry], *, trusted_publishing: bool = 
     active = [entry for entry in entries if not entry.hold]
     sources = read_sources(hub, active)
     targets = with_visibility(hub, active, sources, read_targets(hub, active))
+    targets = with_origins(hub, active, sources, targets)
     triaged = [
-        release.triage(entry, source, target, must_exist=trusted_publishing)
-        for entry, source, target in zip(active, sources, targets, strict=True)
+        conflict or release.triage(entry, source, target, must_exist=trusted_publishing)
+        for conflict, entry, source, target in zip(
+            same_repo_refusals(active, sources), active, sources, targets, strict=True
+        )
     ]
     candidates = [item for item in triaged if isinstance(item, release.Candidate)]
     read = read_details(hub, [item.upstream for item in candidates])

@@ -27,7 +27,7 @@ from bot.localhub import file_routes, pages, read_routes, write_routes
 from bot.localhub.access import Identity, RefusedError
 from bot.localhub.context import Context, Json, context, json_body
 from bot.localhub.middleware import Fault
-from bot.localhub.protocol import HubError, RepoMovedError, forbidden
+from bot.localhub.protocol import HubError, RepoMovedError, forbidden, repo_not_found
 
 HEADER = "X-Local-Hub"
 PUBLISHER = "[OIDC]"  # the author of a workflow's commits
@@ -77,6 +77,8 @@ def _error_response(request: Request, error: Exception) -> Response:
 
 def _redirect(request: Request, error: Exception) -> Response:
     assert isinstance(error, RepoMovedError)
+    if f"/{error.old_id}" not in request.url.path:  # the body names it
+        return _error_response(request, repo_not_found(authenticated=True))
     path = request.url.path.replace(f"/{error.old_id}", f"/{quote(error.new_id)}", 1)
     query = f"?{request.url.query}" if request.url.query else ""
     return RedirectResponse(f"{path}{query}", status_code=307)

@@ -130,7 +130,12 @@ def open_repo(request: Request) -> RepoAccess:
 
 
 def open_repo_id(ctx: Context, repo_id: str, kind: RepoType, who: Identity | None) -> RepoAccess:
-    repo = ctx.store.repo(repo_id, repo_type=kind, authenticated=who is not None)
+    try:
+        repo = ctx.store.repo(repo_id, repo_type=kind, authenticated=who is not None)
+    except protocol.RepoMovedError as moved:
+        # The new name of a private repo is as private as the repo.
+        open_repo_id(ctx, moved.new_id, kind, who)
+        raise
     settings = repo.settings()
     if not may_see(who, repo, settings):
         raise protocol.repo_not_found(authenticated=who is not None)

@@ -182,6 +182,10 @@ class LocalHub:
             author=author,
         )
 
+    def rename(self, old_id: str, new_id: str) -> None:
+        """Rename a model repo, as in its settings: requests for the old name are redirected from now on."""
+        self.store.move(self.repo(old_id), new_id)
+
     def repo(self, repo_id: str, *, repo_type: RepoType = "model") -> Repo:
         """Raises HubError (404) when there is none."""
         return self.store.repo(repo_id, repo_type=repo_type)

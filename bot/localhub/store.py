@@ -52,14 +52,19 @@ class Store:
             yield Repo(path.parent, repo_type=repo_type, repo_id=repo_id)
 
     def repo(self, repo_id: str, *, repo_type: RepoType = "model", authenticated: bool = True) -> Repo:
-        """Raises the Hub's "repo not found", or RepoMovedError for a repo that was renamed."""
+        """Raises the Hub's "repo not found", or RepoMovedError for an earlier name or another spelling."""
         repo = self._unchecked(repo_id, repo_type)
         if repo.exists:
             return repo
-        new_id = self._moves().get(f"{repo_type}s/{repo_id}")
+        moves = {old.lower(): new for old, new in self._moves().items()}
+        new_id = self._spelled(repo) or moves.get(repo.key.lower())
         if new_id is not None:
             raise RepoMovedError(repo_type, repo_id, new_id)
         raise repo_not_found(authenticated=authenticated)
+
+    def spelled_so(self, repo_id: str, *, repo_type: RepoType = "model") -> Repo:
+        """The repo that has this name, in whatever case of its letters."""
+        return self._unchecked(self._spelled(self._unchecked(repo_id, repo_type)) or repo_id, repo_type)
 
     def exists(self, repo_id: str, *, repo_type: RepoType = "model") -> bool:
         return self._unchecked(repo_id, repo_type).exists
@@ -75,6 +80,8 @@ class Store:
     ) -> Repo:
         """Raises 409 when it exists."""
         repo = self._unchecked(repo_id, repo_type)
+        if self._spelled(repo) is not None:
+            raise HubError(409, "You already created this repo")
         draft = Repo(self.temporary_path(), repo_type=repo_type, repo_id=repo_id)
         for folder in ("objects", "commits", "refs"):
             (draft.folder / folder).mkdir(parents=True)
@@ -113,6 +120,11 @@ class Store:
         namespace, name = check_repo_id(repo_id).split("/")
         folder = self.root / f"{repo_type}s" / namespace / name
         return Repo(folder, repo_type=repo_type, repo_id=repo_id)
+
+    def _spelled(self, repo: Repo) -> str | None:
+        """The id of a repo of this name whose letters differ in case: names on the Hub ignore case."""
+        ids = (other.repo_id for other in self.repos(repo.repo_type))
+        return next((other for other in ids if other.lower() == repo.repo_id.lower() != other), None)
 
     def _rename(self, source: Path, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -60,7 +60,7 @@ def create(request: Request, body: Mapping[str, Any]) -> Response:
         if error.status != 409:
             raise
         # With exist_ok=True, the client takes the URL from this response.
-        repo = context(request).store.repo(repo_id, repo_type=repo_type)
+        repo = context(request).store.spelled_so(repo_id, repo_type=repo_type)
         message = f"You already created this {repo_type} repo: {repo_id}"
         answer = {"error": message, "url": repo_url(request, repo)}
         return Json(answer, status_code=409, headers={"X-Error-Message": message})

@@ -208,7 +208,8 @@ class Provenance:
 class Published:
     """A target repo on the Hub: its head, its tags, and the provenance on its head if there is one.
 
-    private: None if not known.
+    repo_id: the id that the Hub answers with. origin: the same of the repo that the release was made from, if it
+    was asked for. private: None if not known.
     """
 
     repo_id: str
@@ -218,6 +219,20 @@ class Published:
     provenance: Provenance | None = None
     private: bool | None = None
     problem: str | None = None
+    origin: str | None = None
+
+    def is_renamed(self, target: str) -> bool:
+        """Names on the Hub ignore case."""
+        return self.repo_id.lower() != target.lower()
+
+    @property
+    def made_from(self) -> str:
+        """The id of the source, by its newest name that is known; empty without a release."""
+        return self.origin or (self.provenance.source.repo_id if self.provenance is not None else "")
+
+    def is_made_from(self, *names: str) -> bool:
+        """names: of one repo."""
+        return self.made_from.lower() in {name.lower() for name in names}
 
     @property
     def complete(self) -> bool:

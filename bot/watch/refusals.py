@@ -17,7 +17,6 @@ from bot.records import (
     Published,
     Recipe,
     Skip,
-    TargetState,
     TextSource,
     Upstream,
     WatchEntry,
@@ -125,21 +124,6 @@ def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def refuse(entry: WatchEntry, reason: str, error: type[BotError], hint: str = "") -> Skip:
     return Skip(entry=entry, reason=reason, hint=hint, blocked=True, exit_code=error.exit_code)
-
-
-def repo_refusal(entry: WatchEntry, upstream: Upstream, published: Published) -> Skip | None:
-    if upstream.problem:
-        return refuse(entry, upstream.problem, UpstreamError, f"Look at {entry.repo_id} on the Hub.")
-    if published.problem:
-        return refuse(entry, published.problem, PublishError, f"Look at {entry.target} on the Hub.")
-    if published.state is TargetState.FOREIGN:
-        hint = "Choose another `target`, or empty that repo by hand."
-        return refuse(entry, f"{entry.target} was not published by awq-bot", PublishError, hint)
-    provenance = published.provenance
-    if provenance is not None and provenance.source.repo_id.lower() != entry.repo_id.lower():
-        reason = f"{entry.target} was made from {provenance.source.repo_id}, not from {entry.repo_id}"
-        return refuse(entry, reason, PublishError, "Choose another `target`.")
-    return None
 
 
 def visibility_refusal(entry: WatchEntry, upstream: Upstream, published: Published) -> Skip | None:

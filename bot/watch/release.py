@@ -1,25 +1,12 @@
-"""Upstream and Published in, a decision with its reason out. Compares content, never commits.
-
-Published repos carry the digests computed here: a change to a digest quantizes every watched model again.
-"""
+"""Upstream and Published in, a decision with its reason out. Compares content, never commits."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import partial
-from itertools import chain, count
 
-from bot.checkpoint.repo_files import (
-    CONFIG,
-    SINGLE_WEIGHTS,
-    WEIGHT_INDEX,
-    can_be_terms,
-    code_left_out,
-    is_code,
-    is_small_file,
-    is_vocabulary,
-)
+from bot.checkpoint.repo_files import code_left_out
 from bot.checkpoint.small_files import template_warnings
 from bot.errors import UnsupportedModelError
 from bot.records import (
@@ -37,16 +24,24 @@ from bot.records import (
     TargetState,
     Upstream,
     WatchEntry,
-    sha256_of,
 )
 from bot.text import one_line
+from bot.watch.digests import (
+    files_digest,
+    job_id,
+    recipe_digest,
+    refresh_digest,
+    refresh_files,
+    source_files,
+    tag_name,
+)
+from bot.watch.identity import rename_warnings, repo_refusal
 from bot.watch.licenses import license_refusal, link_warnings
 from bot.watch.refusals import (
     chosen_or_refusal,
     missing_target_refusal,
     refusal_of_names,
     refuse,
-    repo_refusal,
     small_files_refusal,
     visibility_refusal,
     weights_refusal,
@@ -58,75 +53,6 @@ from bot.watch.sizing import (
     gpu_class,
     legal_tensor_parallel,
 )
-
-
-def source_files(entry: WatchEntry, upstream: Upstream, weight_files: tuple[str, ...]) -> tuple[HubFile, ...]:
-    """The files whose change is a release. weight_files: as `model.safetensors` or its index names them."""
-    # Where both exist, transformers loads the single file and ignores the index.
-    single = upstream.file(SINGLE_WEIGHTS) is not None
-    named = {CONFIG, SINGLE_WEIGHTS} if single else {CONFIG, WEIGHT_INDEX, *weight_files}
-    with_code = entry.trust_remote_code
-    return tuple(
-        file
-        for file in sorted(upstream.files, key=lambda file: file.path)
-        if file.path in named or is_vocabulary(file.path) or (with_code and is_code(file.path))
-    )
-
-
-def refresh_files(upstream: Upstream) -> tuple[HubFile, ...]:
-    """The files whose change is a refresh, among them the one that `license_link` names."""
-
-    def is_listed(file: HubFile) -> bool:
-        is_linked = file.path == upstream.license_file and can_be_terms(file.path, size_bytes=file.size_bytes)
-        return is_linked or is_small_file(file.path, size_bytes=file.size_bytes)
-
-    return tuple(sorted(filter(is_listed, upstream.files), key=lambda file: file.path))
-
-
-def files_digest(files: tuple[HubFile, ...]) -> str:
-    return sha256_of(sorted((file.path, file.content_hash) for file in files))
-
-
-def refresh_digest(upstream: Upstream) -> str:
-    """SHA-256 of the small files, and of licence and gating as the repo's metadata states them."""
-    pairs = [(file.path, file.content_hash) for file in refresh_files(upstream)]
-    licenses = list(upstream.licenses)
-    metadata = {
-        # As it was published before a repo could have several.
-        "license": licenses if len(licenses) > 1 else next(iter(licenses), None),
-        "license_name": upstream.license_name,
-        "license_link": upstream.license_link,
-        "gated": upstream.gated,
-    }
-    return sha256_of([sorted(pairs), metadata])
-
-
-def recipe_digest(entry: WatchEntry, *, quantizer: int | None = None) -> str:
-    """SHA-256 of what the watchlist asks for. quantizer: where `requantize: outdated` asked for a newer one."""
-    recipe = _recipe_for_digest(entry.recipe)
-    return sha256_of({"recipe": recipe, "calibration": entry.calibration, "quantizer": quantizer})
-
-
-def _recipe_for_digest(recipe: Recipe) -> dict[str, object]:
-    """The recipe with version 0.1's field names: published digests were computed from those."""
-    named = asdict(recipe)
-    method = named.pop("method")
-    # Version 0.1 had no such field.
-    if named["max_unquantized_share"] == Recipe().max_unquantized_share:
-        del named["max_unquantized_share"]
-    return named | {"search": "gram" if method == "awq+gptq" else method}
-
-
-def tag_name(upstream: Upstream, digests: Digests, *, existing_tags: tuple[str, ...] = ()) -> str:
-    """A name that the target does not have yet: a recipe may change and change back, and tags never move."""
-    name = f"upstream-{upstream.sha[:8]}-{digests.content[:8]}"
-    names = chain([name], (f"{name}-{number}" for number in count(2)))
-    return next(item for item in names if item not in existing_tags)
-
-
-def job_id(entry: WatchEntry, upstream: Upstream, digests: Digests) -> str:
-    return f"{entry.target.replace('/', '--')}-{upstream.sha[:8]}-{digests.content[:8]}"
-
 
 # Increment this when the same recipe gives better weights: `requantize: outdated` then quantizes again.
 QUANTIZER_VERSION = 1
@@ -183,7 +109,8 @@ def _compare(entry: WatchEntry, upstream: Upstream, published: Published) -> Ski
         return new_release(reason=reason, quantizer_outdated=True)
     if provenance.tag not in existing_tags:
         return _finish_job(entry, upstream, provenance)
-    if provenance.source.refresh_digest != refresh_digest(upstream):
+    is_renamed = provenance.source.repo_id.lower() != upstream.repo_id.lower()
+    if is_renamed or provenance.source.refresh_digest != refresh_digest(upstream):
         return refusal_of_names(entry, refresh_files(upstream)) or _refresh_job(
             entry, upstream, provenance, existing_tags=existing_tags
         )
@@ -239,6 +166,7 @@ def decide(candidate: Candidate, details: Details) -> Skip | Job:
             *details.warnings,
             *template_warnings(details.small_files),
             *calibration_warnings(details.config, chosen, entry.calibration),
+            *rename_warnings(entry, upstream),
             *link_warnings(upstream),
             *_code_warnings(entry, upstream),
         ),
@@ -323,20 +251,28 @@ def _refresh_job(
         refresh=refresh_digest(upstream),
         recipe=provenance.recipe_digest,
     )
-    names = _difference(provenance.source.refresh_files, small_files)
     return Job(
         job_id=f"{job_id(entry, upstream, digests)}-{JobKind.REFRESH.value}",
         kind=JobKind.REFRESH,
-        reason=f"small files changed upstream: {names}" if names else "licence or gating changed upstream",
+        reason=_refresh_reason(upstream, provenance, digests, small_files),
         entry=entry,
         upstream=upstream,
         digests=digests,
         tag=tag_name(upstream, digests, existing_tags=existing_tags),
         source_files=provenance.source.source_files,
         refresh_files=small_files,
-        warnings=link_warnings(upstream),
+        warnings=(*rename_warnings(entry, upstream), *link_warnings(upstream)),
         replaces=provenance.tag,
     )
+
+
+def _refresh_reason(
+    upstream: Upstream, provenance: Provenance, digests: Digests, small_files: tuple[HubFile, ...]
+) -> str:
+    if provenance.source.refresh_digest == digests.refresh:
+        return f"{provenance.source.repo_id} is now {upstream.repo_id}"
+    names = _difference(provenance.source.refresh_files, small_files)
+    return f"small files changed upstream: {names}" if names else "licence or gating changed upstream"
 
 
 # What is nearly done comes first: it costs no GPU and leaves nothing half-published.

@@ -7,7 +7,7 @@ import pytest
 from bot.hub.license_link import LicenseLink, read_link
 from bot.hub.sources import read_sources
 from bot.localhub import LocalHub
-from bot.watch.release import refresh_files
+from bot.watch.digests import refresh_files
 from tests.support import factories
 from tests.support.repos import SOURCE, as_bot, source_files
 

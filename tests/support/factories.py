@@ -36,7 +36,7 @@ from bot.records import (
     WatchEntry,
     Weights,
 )
-from bot.watch.release import files_digest, recipe_digest, refresh_digest, refresh_files, source_files, tag_name
+from bot.watch.digests import files_digest, recipe_digest, refresh_digest, refresh_files, source_files, tag_name
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 OTHER_SHA = "fedcba9876543210fedcba9876543210fedcba98"

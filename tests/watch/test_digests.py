@@ -10,7 +10,7 @@ import pytest
 
 from bot.records import Calibration, Digests, Recipe, TextSource, Thresholds, Upstream, from_json, to_json
 from bot.records.config import Method
-from bot.watch.release import files_digest, job_id, recipe_digest, refresh_digest, tag_name
+from bot.watch.digests import files_digest, job_id, recipe_digest, refresh_digest, tag_name
 from tests.support.factories import entry, hub_file, upstream
 
 

@@ -21,7 +21,8 @@ from bot.records import (
     Upstream,
     WatchEntry,
 )
-from bot.watch.release import QUANTIZER_VERSION, recipe_digest, triage
+from bot.watch.digests import recipe_digest
+from bot.watch.release import QUANTIZER_VERSION, triage
 from bot.watch.sizing import gpu_class
 from tests.support.factories import (
     HEAD,
