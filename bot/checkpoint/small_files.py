@@ -12,7 +12,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from bot.checkpoint.config import parse_object
-from bot.checkpoint.repo_files import CHAT_TEMPLATE, TOKENIZER_CONFIG
+from bot.checkpoint.repo_files import CHAT_TEMPLATE, EDITED, TOKENIZER_CONFIG
 from bot.errors import UpstreamError, untrusted_input
 
 _LOOK = "It has to be corrected upstream."
@@ -75,7 +75,7 @@ _ENVIRONMENT = ImmutableSandboxedEnvironment(
 
 def _settings(path: str, content: bytes) -> dict[str, Any]:
     # A key that occurs twice is read in two ways by different readers, and this file may be edited.
-    if path == TOKENIZER_CONFIG:
+    if path == TOKENIZER_CONFIG or (path in EDITED and b"auto_map" in content):
         return parse_object(content, where=path)
     with untrusted_input(lambda reason: UpstreamError(f"{path}: not valid JSON: {reason}", hint=_LOOK)):
         value = json.loads(_text(path, content))

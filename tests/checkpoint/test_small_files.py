@@ -18,7 +18,7 @@ def config(template: object) -> dict[str, bytes]:
     "files",
     [
         {},
-        {"generation_config.json": b'{"a": 1, "a": NaN}'},
+        {"generation_config.json": b'{"a": 1, "a": NaN}', "processor_config.json": b'{"a": 1, "a": 1}'},
         {"chat_template.jinja": b"{% generation %}{{ 'x' * 2000000000 }}{% break %}{% endgeneration %}"},
         config(None),
         config("{{ messages }}"),
@@ -41,6 +41,10 @@ def test_files_that_transformers_reads_pass(files: dict[str, bytes]) -> None:
         (
             {"tokenizer_config.json": b'{"a": 1, "a": 1}'},
             "tokenizer_config.json: not valid JSON: key 'a' occurs twice",
+        ),
+        (
+            {"processor_config.json": b'{"auto_map": {}, "a": 1, "a": 1}'},
+            "processor_config.json: not valid JSON: key 'a' occurs twice",
         ),
         (
             {"chat_template.jinja": b"a\n{% if %}"},
