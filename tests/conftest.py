@@ -42,6 +42,7 @@ from filelock import FileLock
 from huggingface_hub import HfApi
 from huggingface_hub.utils import close_session
 
+from bot.hub import session
 from bot.localhub import LocalHub
 from tests.support.sandbox import Quantized, Sandbox, SandboxBefore, quantize_once
 from tests.support.workspace import Workspace, open_workspace
@@ -70,6 +71,7 @@ def closed_connections() -> Iterator[None]:
     """huggingface_hub keeps its connections while the process lives; a test's Hub does not live as long."""
     yield
     close_session()
+    session.outage.end()
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from rich.markup import escape
 from typer.exceptions import TyperException
 
 from bot.checkpoint.repo_files import CARD
@@ -18,7 +17,8 @@ from bot.errors import BotError, EnvironmentProblem
 from bot.github.environment import Actions, Commands, Level, redacted
 from bot.github.results import store_result
 from bot.github.summaries import code_name, error_page, job_page
-from bot.hub.session import DEFAULT_ENDPOINT, Hub
+from bot.hub.environment import DEFAULT_ENDPOINT
+from bot.hub.session import Hub
 from bot.jobs.folder import JobDir
 from bot.records import Job, JobResult, Status, job_result
 from bot.watch.watchlist import InvalidWatchlistError
@@ -52,7 +52,7 @@ class Step:
         """An unexpected error. Its traceback is printed here, while the runner reads no workflow commands."""
         if not isinstance(error, Exception) or isinstance(error, (typer.Exit, typer.Abort, TyperException)):
             return None
-        err.print(escape(redacted("".join(traceback.format_exception(error)))), soft_wrap=True)
+        err.print(redacted("".join(traceback.format_exception(error))), markup=False, soft_wrap=True)
         return bug(error)
 
     def fail(self, error: BotError) -> None:
@@ -66,7 +66,7 @@ class Step:
 
     def annotate(self, level: Level, message: str, *, title: str = "", file: str = "", line: int = 0) -> None:
         if level != "error":
-            err.print(f"[yellow]{level}:[/] {escape(redacted(message))}", soft_wrap=True)
+            err.print(f"[yellow]{level}:[/] {terminal.shown(redacted(message))}", soft_wrap=True)
         _print(self._commands.annotation(level, message, title=title, file=file, line=line))
 
     def page(self, markdown: str) -> None:

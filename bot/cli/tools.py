@@ -19,18 +19,19 @@ from bot.cli.console import (
     model_reference,
     needs_extra,
     out,
+    print_json,
     print_raw,
 )
 from bot.cli.doctor import check_machine
 from bot.cli.setup import clean
-from bot.errors import EnvironmentProblem, PublishError, WatchlistError
+from bot.errors import BotError, EnvironmentProblem, PublishError, WatchlistError
 from bot.github.environment import Actions
 from bot.github.runner_safety import check_exposure, check_isolation
 from bot.hub.access import check_access, check_endpoint
-from bot.hub.session import Hub
+from bot.hub.session import Hub, environment_problems
 from bot.hub.verify import verify as verify_repo
 from bot.jobs import pipeline
-from bot.records import Check, WatchEntry, to_json
+from bot.records import Check, WatchEntry
 from bot.watch import watchlist as watchlists
 
 app = typer.Typer(rich_markup_mode="rich")
@@ -57,7 +58,7 @@ def create_target(
     entries = watchlists.load(watchlist)
     targets = pipeline.create_targets(Hub.from_environment(), _named(entries, tuple(names or ()), watchlist))
     if as_json:
-        print_raw(to_json(targets))
+        print_json(targets)
     else:
         out.print(terminal.targets_table(targets))
     raise typer.Exit(next((item.exit_code for item in targets if item.exit_code), 0))
@@ -111,11 +112,12 @@ def doctor(
 
     Example: [bold]awq-bot doctor --runner --work /mnt/big-disk[/]
     """
-    here = Hub.from_environment()
-    endpoint = check_endpoint(here)
-    checks = [endpoint]
+    checks = [_of_environment(problem) for problem in environment_problems()]
     planned = None
-    if endpoint.status == "ok":
+    if not checks:
+        here = Hub.from_environment()
+        checks.append(check_endpoint(here))
+    if all(check.status == "ok" for check in checks):
         entries = watchlists.load(watchlist) if watchlist.exists() else ()
         namespaces = sorted({entry.target.split("/")[0] for entry in entries})
         checks += check_access(here, tuple(namespaces), runner=runner)
@@ -126,9 +128,13 @@ def doctor(
     _show_checks(tuple(checks), as_json=as_json, bad_code=EnvironmentProblem.exit_code)
 
 
+def _of_environment(problem: BotError) -> Check:
+    return Check(name="environment", status="failed", found=problem.message, fix=problem.hint)
+
+
 def _show_checks(checks: tuple[Check, ...], *, as_json: bool, bad_code: int) -> None:
     if as_json:
-        print_raw(to_json(checks))
+        print_json(checks)
     else:
         out.print(terminal.checks_table(checks))
     if any(check.status == "failed" for check in checks):

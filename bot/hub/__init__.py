@@ -4,6 +4,8 @@ import os
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
+from bot.hub import environment
+
 
 def is_loopback(endpoint: str) -> bool:
     host = urlsplit(endpoint).hostname or ""
@@ -15,8 +17,9 @@ def is_loopback(endpoint: str) -> bool:
         return False
 
 
-# huggingface_hub reads these once, at import:
+# huggingface_hub reads these once, at import, and ends with a traceback for some:
 # https://huggingface.co/docs/huggingface_hub/package_reference/environment_variables
+UNUSABLE = environment.take_out(os.environ)
 # The local Hub has no Xet storage, and the Xet client does not fall back to LFS.
 if is_loopback(os.environ.get("HF_ENDPOINT", "")):
     os.environ["HF_HUB_DISABLE_XET"] = "1"

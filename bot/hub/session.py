@@ -5,19 +5,17 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TypeVar
-from urllib.parse import urlsplit
+from typing import Any, TypeVar
 
 import httpx2
 import stamina
-from huggingface_hub import HfApi, set_client_factory
+from huggingface_hub import HfApi, constants, set_client_factory
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -25,24 +23,30 @@ from huggingface_hub.errors import (
     OIDCError,
     RepositoryNotFoundError,
 )
-from huggingface_hub.utils import parse_ratelimit_headers
-from huggingface_hub.utils._http import default_client_factory
+from huggingface_hub.utils import hf_raise_for_status, parse_ratelimit_headers
+from huggingface_hub.utils._http import hf_request_event_hook
 from stamina.instrumentation import RetryDetails, set_on_retry_hooks
 
 from bot.errors import BotError, EnvironmentProblem, reason_of
-from bot.hub import is_loopback
+from bot.hub import UNUSABLE, environment, is_loopback
+from bot.hub.environment import DEFAULT_ENDPOINT
 
 Result = TypeVar("Result")
 
-DEFAULT_ENDPOINT = "https://huggingface.co"
+# All that is tried again for one request: huggingface_hub's own retries are off, or each of ours would be six. The
+# waits add up to about 36 s.
 ATTEMPTS = 6
+_FIRST_WAIT_S, _WAIT_GROWS = 0.3, 3
+_RETRIED = (408, 429, 500, 502, 503, 504)
 WORKER = "hub-request"  # the name of the threads
 CONNECT_S = 20.0
 SILENCE_S = 60.0
 WORK_S = 600.0  # how long a Hub may take for a commit, or to join the parts of a large file
 # Rate limits are counted over five minutes: https://huggingface.co/docs/hub/rate-limits
 _MAX_WAIT_S = 330.0
-_UNREACHABLE_S = 45.0
+# A Hub that answered no request for so long is down, and each further request is tried once.
+_DOWN_S = 30.0
+_NEW_OUTAGE_S = 60.0  # without a request, failed or not
 _LATER = "Nothing was lost. Run it again later."
 _DISK_IS_FULL = ("no space left", f"os error {errno.ENOSPC}")
 
@@ -72,9 +76,13 @@ class Hub:
     @classmethod
     def from_environment(cls) -> Hub:
         """Reads the variables HF_*; the write token is HF_WRITE_TOKEN or HF_TOKEN. Raises EnvironmentProblem."""
-        read = _token("HF_TOKEN")
-        write, create = _token("HF_WRITE_TOKEN") or read, _token("HF_CREATE_TOKEN")
-        return cls(_endpoint(), read, write, create, _oidc_resource())
+        if problem := next(environment_problems(), None):
+            raise problem
+        read = _variable("HF_TOKEN")
+        write, create = _variable("HF_WRITE_TOKEN") or read, _variable("HF_CREATE_TOKEN")
+        # With a trailing slash every URL would contain two.
+        endpoint = (_variable("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
+        return cls(endpoint, read, write, create, _variable("HF_OIDC_RESOURCE"))
 
     @property
     def trusted_publishing(self) -> bool:
@@ -103,39 +111,22 @@ class Hub:
         return HfApi(endpoint=self.endpoint, token=self.create_token or self.write_token or False)
 
 
-def _endpoint() -> str:
-    # With a trailing slash every URL would contain two.
-    endpoint = (os.environ.get("HF_ENDPOINT", "").strip() or DEFAULT_ENDPOINT).rstrip("/")
-    try:
-        parts = urlsplit(endpoint)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname)
-    except ValueError:
-        usable = False
-    if not usable:
-        raise EnvironmentProblem(
-            f"HF_ENDPOINT is not a URL: {endpoint!r}", hint=f"Unset it, or set it to {DEFAULT_ENDPOINT}."
-        )
-    return endpoint
+def environment_problems() -> Iterator[EnvironmentProblem]:
+    """One for each variable of the environment that keeps this process from using a Hub."""
+    yield from environment.problems({**UNUSABLE, **os.environ})
+    if constants.is_offline_mode():
+        yield _offline()
 
 
-def _token(name: str) -> str | None:
-    # The HTTP library would print a token that is not a valid header value.
-    token = os.environ.get(name, "").strip()
-    if token and not re.fullmatch("[!-~]+", token):
-        raise EnvironmentProblem(
-            f"{name} contains characters that no token has", hint="Copy the token again, without spaces or quotes."
-        )
-    return token or None
+def _offline() -> EnvironmentProblem:
+    name = next(
+        (name for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE") if name in os.environ), "HF_HUB_OFFLINE"
+    )
+    return EnvironmentProblem(f"{name} is set, so no Hub can be reached", hint="Unset it for this command.")
 
 
-def _oidc_resource() -> str | None:
-    # huggingface_hub reads the variable itself, so it cannot be corrected here.
-    resource = os.environ.get("HF_OIDC_RESOURCE", "")
-    if resource and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", resource, re.ASCII):
-        raise EnvironmentProblem(
-            f"HF_OIDC_RESOURCE is not a repo: {resource!r}", hint="Set it to the target: your-namespace/Model-awq."
-        )
-    return resource or None
+def _variable(name: str) -> str | None:
+    return os.environ.get(name, "").strip() or None
 
 
 # --- one request --------------------------------------------------------------------------------------------
@@ -151,14 +142,20 @@ def call(request: Callable[[], Result], *, attempts: int | None = None) -> Resul
     tries = f", after {attempts} tries" if attempts > 1 else ""
     try:
         for attempt in stamina.retry_context(
-            on=_patience(), attempts=attempts, timeout=None, wait_initial=0.3, wait_jitter=0.3, wait_max=30
+            on=outage.wait_before_retry,
+            attempts=attempts,
+            timeout=None,
+            wait_initial=_FIRST_WAIT_S,
+            wait_exp_base=_WAIT_GROWS,
+            wait_jitter=0.3,
+            wait_max=30,
         ):
             with attempt:
-                return unwrap_transfer_error(request)
+                result = unwrap_transfer_error(request)
+                outage.end()
+                return result
     except OfflineModeIsEnabled:
-        raise EnvironmentProblem(
-            "HF_HUB_OFFLINE is set, so no Hub can be reached", hint="Unset it for this command."
-        ) from None
+        raise _offline() from None
     except OIDCError:
         raise EnvironmentProblem(
             "HF_OIDC_RESOURCE is set, and this job is not permitted to request an id-token",
@@ -183,6 +180,8 @@ def unwrap_transfer_error(request: Callable[[], Result]) -> Result:
     """
     try:
         return request()
+    except _Unanswered as error:
+        raise error.__cause__ or error from None
     except (RuntimeError, OSError) as error:
         cause = _unwrapped(error)
         if cause is error:
@@ -261,9 +260,9 @@ def wait_before_retry(error: Exception) -> bool | float:
     if not isinstance(error, HfHubHTTPError):
         return False
     status = status_of(error)
-    if status == 429:
+    if status == 429 or (status in _RETRIED and "Retry-After" in error.response.headers):
         return max(0.0, min(_reset_s(error), _MAX_WAIT_S))
-    return status in (500, 502, 503, 504)
+    return status in _RETRIED
 
 
 def _reset_s(error: HfHubHTTPError) -> float:
@@ -276,23 +275,29 @@ def _reset_s(error: HfHubHTTPError) -> float:
         return 5.0
 
 
-def _patience() -> Callable[[Exception], bool | float]:
-    """`wait_before_retry`, but give up on a Hub that could not be reached for _UNREACHABLE_S.
+class _Outage:
+    """How long all requests of this process have failed, so that a plan of many models does not wait for each."""
 
-    huggingface_hub itself retries some requests for half a minute; six times that would not help.
-    """
-    since: float | None = None
+    def __init__(self) -> None:
+        self._since = self._last = float("-inf")
 
-    def decide(error: Exception) -> bool | float:
-        nonlocal since
-        if isinstance(error, (httpx2.ConnectError, httpx2.ConnectTimeout)):
-            now = time.monotonic()
-            since = since or now
-            if now - since > _UNREACHABLE_S:
-                return False
-        return wait_before_retry(error)
+    def wait_before_retry(self, error: Exception) -> bool | float:
+        """As the function of this name, but False for a Hub that is down."""
+        wait, now = wait_before_retry(error), time.monotonic()
+        if wait is not True:
+            if wait is False and isinstance(error, HfHubHTTPError):
+                self.end()
+            return wait
+        if now - self._last > _NEW_OUTAGE_S:
+            self._since = now
+        self._last = now
+        return now - self._since <= _DOWN_S
 
-    return decide
+    def end(self) -> None:
+        self._last = float("-inf")
+
+
+outage = _Outage()
 
 
 def _log_retry(details: RetryDetails) -> None:
@@ -328,11 +333,31 @@ def workers(count: int) -> Iterator[ThreadPoolExecutor]:
         pool.shutdown(wait=not isinstance(sys.exception(), KeyboardInterrupt), cancel_futures=True)
 
 
-def _client() -> httpx2.Client:
-    """huggingface_hub's own client, for all its requests, with timeouts."""
-    client = default_client_factory()
-    client.event_hooks["request"].append(_set_timeouts)
-    return client
+class _Unanswered(httpx2.RequestError):
+    """A request without an answer, for __cause__. huggingface_hub would retry the cause itself."""
+
+
+class _Client(httpx2.Client):
+    """Like huggingface_hub's own client, with timeouts, and without its retries; a broken download it resumes."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            event_hooks={"request": [hf_request_event_hook, _set_timeouts], "response": [_raise_if_retried]},
+            follow_redirects=True,
+            timeout=None,
+        )
+
+    def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
+        try:
+            return super().send(request, **options)
+        except httpx2.TransportError as error:
+            raise _Unanswered(str(error), request=request) from error
+
+
+def _raise_if_retried(response: httpx2.Response) -> None:
+    if response.status_code in _RETRIED:
+        response.read()
+        hf_raise_for_status(response)
 
 
 def _set_timeouts(request: httpx2.Request) -> None:
@@ -343,4 +368,4 @@ def _set_timeouts(request: httpx2.Request) -> None:
     request.extensions["timeout"] = limits | asked
 
 
-set_client_factory(_client)
+set_client_factory(_Client)

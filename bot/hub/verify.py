@@ -7,7 +7,12 @@ from dataclasses import replace
 from functools import partial
 
 from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete, HfApi
-from huggingface_hub.errors import HfHubHTTPError, RemoteEntryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    RemoteEntryNotFoundError,
+    RevisionNotFoundError,
+)
 
 from bot.checkpoint.repo_files import GITATTRIBUTES, PROVENANCE
 from bot.errors import PublishError, UpstreamError
@@ -176,6 +181,8 @@ def _check_source(api: HfApi, provenance: Provenance) -> Check:
     except HfHubHTTPError as error:
         why = "deleted, or private" if is_missing(error) else f"answers {status_of(error)}"
         return Check(name=name, status="unknown", found=why)
+    except HFValidationError:
+        return Check(name=name, status="failed", found="its provenance names no repo")
     changed = [file.path for file in source.source_files if listed.get(file.path) != file.content_hash]
     if changed:
         return Check(name=name, status="failed", found=f"other hashes: {', '.join(changed[:3])}")

@@ -8,7 +8,6 @@ import re
 import time
 from logging.handlers import BufferingHandler
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import httpx2
@@ -16,12 +15,14 @@ import pytest
 import stamina
 from huggingface_hub import HfApi, constants, file_download
 from huggingface_hub.errors import RepositoryNotFoundError
-from huggingface_hub.utils import _http, close_session, get_session
+from huggingface_hub.utils import close_session, get_session
 
 from bot.errors import BotError, EnvironmentProblem, PublishError
 from bot.hub import is_loopback, session
+from bot.hub.environment import DEFAULT_ENDPOINT
+from bot.hub.fetch import files_at
 from bot.hub.pull import pull_source
-from bot.hub.session import DEFAULT_ENDPOINT, Hub, HubFailsError, call
+from bot.hub.session import ATTEMPTS, Hub, HubFailsError, call
 from bot.localhub import Fault, LocalHub
 from bot.records import no_progress
 from tests.support.release import Release
@@ -108,8 +109,11 @@ def test_commits_may_take_longer(hub: LocalHub, monkeypatch: pytest.MonkeyPatch,
     assert len(requests(hub, "POST", "/commit/")) == 1
 
 
-def test_rate_limit_is_waited_for_as_the_hub_says(hub: LocalHub) -> None:
-    hub.faults.add(Fault(path="whoami", status=429, headers={"RateLimit": '"api";r=0;t=1'}))
+@pytest.mark.parametrize(
+    ("status", "headers"), [(429, {"RateLimit": '"api";r=0;t=1'}), (503, {"Retry-After": "2"})]
+)
+def test_the_hub_says_how_long_to_wait(hub: LocalHub, status: int, headers: dict[str, str]) -> None:
+    hub.faults.add(Fault(path="whoami", status=status, headers=headers))
     started = time.monotonic()
     assert call(as_bot(hub).writer.whoami)["name"] == "bot"
     assert 2 <= time.monotonic() - started < 5
@@ -133,17 +137,44 @@ def test_hub_that_keeps_failing_is_an_environment_problem(hub: LocalHub, status:
     assert len(hub.requests) == 3
 
 
-def test_unreachable_endpoint_is_given_up_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "_UNREACHABLE_S", 0.0)
-    rounds = []
+@pytest.mark.parametrize(
+    "fault",
+    [Fault(path="/tree/", status=503, times=None), Fault(path="/tree/", lose_answer=True, times=None)],
+    ids=["busy", "lost"],
+)
+def test_one_request_has_one_budget_of_retries(hub: LocalHub, fault: Fault) -> None:
+    """huggingface_hub would list files six times for each of our tries, and wait 23 seconds in between."""
+    hub.seed("lab/Tiny", {"a": "1"})
+    hub.faults.add(fault)
+    hub.clear_requests()
+    with stamina.set_testing(True, attempts=2), pytest.raises(EnvironmentProblem):
+        files_at(as_bot(hub).reader, "lab/Tiny")
+    assert len(requests(hub, "GET", "/tree/")) == 2
 
-    def ask() -> None:
-        rounds.append(1)
-        raise httpx2.ConnectError("refused")
 
-    with pytest.raises(EnvironmentProblem, match="the Hub refuses the connection"):
-        call(ask)
-    assert len(rounds) == 2
+def test_the_retries_of_one_request_wait_for_half_a_minute() -> None:
+    waits = [session._FIRST_WAIT_S * session._WAIT_GROWS**number for number in range(ATTEMPTS - 1)]
+    assert 30 < sum(waits) < 40
+
+
+def test_a_hub_that_is_down_is_asked_once_for_each_further_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "_DOWN_S", 0.0)
+    rounds: list[str] = []
+
+    def ask(name: str, answers: bool = False) -> None:
+        rounds.append(name)
+        if not answers:
+            raise httpx2.ConnectError("refused")
+
+    def fails(name: str) -> None:
+        with stamina.set_testing(True, attempts=3), pytest.raises(EnvironmentProblem, match="refuses the conn"):
+            call(lambda: ask(name))
+
+    fails("first")
+    fails("second")
+    call(lambda: ask("answered", answers=True))
+    fails("third")
+    assert rounds == ["first", "first", "second", "answered", "third", "third"]
 
 
 def test_client_that_another_thread_closed_is_replaced(hub: LocalHub) -> None:
@@ -209,12 +240,6 @@ WORDS = [
 FULL = "Task error: I/O error: No space left on device (os error 28)"
 
 
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """huggingface_hub sends a blob six times itself, and waits 23 seconds in between."""
-    monkeypatch.setattr(_http, "time", SimpleNamespace(sleep=lambda seconds: None))
-
-
 def failing(monkeypatch: pytest.MonkeyPatch, module: str, name: str, errors: list[Exception]) -> None:
     """Each call runs into the next error, and goes on as it should when there are none left."""
     real = getattr(__import__(module, fromlist=[name]), name)
@@ -227,7 +252,6 @@ def failing(monkeypatch: pytest.MonkeyPatch, module: str, name: str, errors: lis
     monkeypatch.setattr(f"{module}.{name}", transfer)
 
 
-@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(
     ("status", "kind", "words"),
     [(503, HubFailsError, "answers 503"), (403, PublishError, r"not permitted to upload assets/error\.png \(403")],
@@ -238,7 +262,7 @@ def test_refused_blob_is_an_error_with_a_hint(
     hub.faults.add(Fault(path="/uploads/", method="PUT", status=status, times=None))
     with stamina.set_testing(True, attempts=2):
         assert release.fails(words, kind).exit_code == (8 if status == 503 else 7)
-    assert len(requests(hub, "PUT", "/uploads/")) == (2 * 6 if status == 503 else 1)
+    assert len(requests(hub, "PUT", "/uploads/")) == (2 if status == 503 else 1)
     assert release.private
 
 
