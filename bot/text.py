@@ -20,6 +20,9 @@ _MARKUP = re.compile(r"([\\`*_{}\[\]<>|#!&~$]|:(?=//)|(?<=www)\.|@(?=[^\s@]*\.))
 _REFERENCE = re.compile(r"(@|#|(?<=://)|(?<=GH-))(?=\w)", re.IGNORECASE)
 _CODE = re.compile(r"(?<!`)`([^`|\\]+)`(?!`)")
 _JOINER = "\N{WORD JOINER}"  # invisible, and allows no line break
+_KEPT = "\n\t" + _JOINER
+# A command begins a line with `::`, or has `##[` anywhere.
+_COMMAND = re.compile(r"^[^\S\n]*:(?=:)|##(?=\[)", re.MULTILINE)
 
 
 def size(size_bytes: int) -> str:
@@ -51,6 +54,19 @@ def percent(share: float, digits: int = 1) -> str:
 
 def rounded(value: float, digits: int = 3) -> str:
     return f"{value:.{digits}f}"
+
+
+def printable(text: object) -> str:
+    """Untrusted text with its line breaks, without control characters and what changes the order of a line."""
+    return "".join(char for char in str(text) if char.isprintable() or char in _KEPT)
+
+
+def without_commands(text: str) -> str:
+    """Text that a runner of GitHub Actions prints and does not carry out: it reads commands from all output.
+
+    https://github.com/actions/runner/blob/main/src/Runner.Common/ActionCommand.cs
+    """
+    return _COMMAND.sub(r"\g<0> ", text)
 
 
 def one_line(text: object, max_chars: int = _MAX_CHARS) -> str:
@@ -94,10 +110,16 @@ def _environment() -> ImmutableSandboxedEnvironment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        finalize=_finalized,
     )
     filters = (duration, escape_github, escape_github_hint, escape_markdown, percent, rounded, size)
     environment.filters.update({item.__name__: item for item in filters})
     return environment
+
+
+def _finalized(value: object) -> object:
+    """What a template inserts, whatever its filters. Markup, which is a str, stays what it is."""
+    return type(value)(printable(value)) if isinstance(value, str) else value
 
 
 def _is_html(template: str | None) -> bool:

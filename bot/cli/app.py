@@ -6,6 +6,7 @@ Only this package prints and exits: a verb reads the environment, calls one stag
 from __future__ import annotations
 
 import inspect
+import io
 import logging
 import os
 import re
@@ -43,6 +44,7 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Run a verb; turn what went wrong into a message, a hint and an exit code."""
+    _escape_what_cannot_be_encoded()
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         code = command()(prog_name="awq-bot", standalone_mode=False)
@@ -75,6 +77,13 @@ def main() -> None:
         # Threads may still wait for an answer from the network; the user should not wait for them.
         os._exit(INTERRUPTED)
     sys.exit(code)
+
+
+def _escape_what_cannot_be_encoded() -> None:
+    """Where the locale, or PYTHONIOENCODING, is not UTF-8, and for file names that are not UTF-8."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _misuse(error: Any) -> WatchlistError:
@@ -150,10 +159,10 @@ def options(
 
 def _log_file_handler(path: Path) -> logging.Handler:
     try:
-        handler = logging.FileHandler(path)
+        handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise WatchlistError(
             f"--log-file {path}: {error.strerror}", hint="Name a file, in a folder that is there."
         ) from None
-    handler.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)s %(message)s"))
+    handler.setFormatter(terminal.Printable("%(asctime)s %(process)d %(levelname)s %(message)s"))
     return handler

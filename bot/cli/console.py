@@ -5,20 +5,33 @@ from __future__ import annotations
 import logging
 import re
 import sys
+from collections.abc import Iterable
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
+import rich.console
 import typer
-from rich.console import Console
+from rich.segment import Segment
 
 from bot.cli import terminal
 from bot.errors import BotError, EnvironmentProblem, WatchlistError, reason_of
 from bot.hub.session import Hub
 from bot.jobs.stages import JobContext
-from bot.records import Job
+from bot.records import Job, to_json
+from bot.text import printable, without_commands
 from bot.watch.schema import Reference, read_reference
+
+
+class Console(rich.console.Console):
+    """Prints upstream's text, too: escape sequences come from rich alone, and no line is a command to a runner."""
+
+    def _render_buffer(self, buffer: Iterable[Segment]) -> str:
+        # All output goes through here; no public method sees it line by line.
+        safe = (part if part.control else Segment(printable(part.text), part.style) for part in buffer)
+        return without_commands(super()._render_buffer(safe))
+
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -88,6 +101,16 @@ def needs_extra(extra: str) -> None:
         if find_spec(module) is None:
             hint = f"In a checkout of awq-bot: pip install -c constraints.txt '.[{extra}]'"
             raise EnvironmentProblem(f"{module} is not installed", hint=hint)
+
+
+def print_json(value: object) -> None:
+    """Records for programs. What a terminal or a runner would act on is escaped; JSON means the same."""
+    text = "".join(char if char.isprintable() or char == "\n" else _escaped(char) for char in to_json(value))
+    print_raw(text.replace("##[", f"##{_escaped('[')}"))
+
+
+def _escaped(char: str) -> str:
+    return re.sub("....", r"\\u\g<0>", char.encode("utf-16-be", "surrogatepass").hex())
 
 
 def print_raw(text: str) -> None:

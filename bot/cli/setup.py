@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from bot.cli import terminal
@@ -173,7 +172,9 @@ def _folders_table(folders: tuple[JobFolder, ...], chosen: list[JobFolder], dele
             "[red]deleted[/]" if folder in deleted else "[yellow]delete[/]" if folder in chosen else "[dim]keep[/]"
         )
         state = "in use" if folder.in_use else folder.state
-        table.add_row(size(folder.size_bytes), state, _age(folder.changed_s), word, escape(folder.path.name))
+        table.add_row(
+            size(folder.size_bytes), state, _age(folder.changed_s), word, terminal.shown(folder.path.name)
+        )
     return table
 
 

@@ -26,6 +26,7 @@ from bot.cli.console import (
     log,
     needs_extra,
     out,
+    print_json,
     print_raw,
     problem_of,
 )
@@ -119,7 +120,7 @@ def quantize(
                     progress=bars,
                 )
     if as_json:
-        print_raw(to_json(quantized))
+        print_json(quantized)
     else:
         out.print(
             f"{quantized.quantized_parameters:,} weights at {quantized.bits_per_weight:.2f} bits each",
@@ -169,7 +170,7 @@ def evaluate(
                     source, quantized, text=text, trust_remote_code=False, progress=bars
                 )
     if as_json:
-        print_raw(to_json(report))
+        print_json(report)
     else:
         out.print(terminal.report_table(report))
 

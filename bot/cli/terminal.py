@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
+from rich import markup
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     Progress,
@@ -38,11 +38,12 @@ from bot.records import (
     Status,
     experts_of_model,
 )
-from bot.text import duration, percent, size
+from bot.text import duration, one_line, percent, printable, size
 from bot.watch.release import UP_TO_DATE
 from bot.watch.sizing import gpu_class
 
 _log = logging.getLogger("awq_bot")
+_MAX_CHARS = 2000  # of a text that others wrote
 _LOG_EVERY_S = 20.0  # progress as log lines, where there is no terminal
 
 
@@ -75,7 +76,7 @@ class Bars:
 
     def __call__(self, what: str, done: int, total: int, unit: str) -> None:
         if what not in self._tasks:
-            self._tasks[what] = self._bars.add_task(escape(what), total=total, unit=unit)
+            self._tasks[what] = self._bars.add_task(shown(what), total=total, unit=unit)
         self._bars.update(self._tasks[what], completed=done, total=total)
         if done >= total:
             self._bars.remove_task(self._tasks.pop(what))
@@ -91,7 +92,7 @@ class Bars:
         _log.info(line)
         # With --verbose the log is on the console already.
         if not self._console.is_terminal and not _log.isEnabledFor(logging.DEBUG):
-            self._console.print(escape(line), highlight=False, soft_wrap=True)
+            self._console.print(shown(line), highlight=False, soft_wrap=True)
 
 
 class LogLines(logging.Handler):
@@ -104,14 +105,26 @@ class LogLines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         style = "yellow" if record.levelno >= logging.WARNING else "dim"
         # Tracebacks only with --verbose.
-        text = self.format(record) if self.level <= logging.DEBUG else record.getMessage()
+        text = self.format(record) if self.level <= logging.DEBUG else one_line(record.getMessage(), _MAX_CHARS)
         self._console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+class Printable(logging.Formatter):
+    """For a log file, which people look at in a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 class _Amount(ProgressColumn):
     def render(self, task: Task) -> Text:
         unit = str(task.fields.get("unit", ""))
         return Text(amount(int(task.completed), int(task.total or 0), unit))
+
+
+def shown(text: object) -> str:
+    """Text that others wrote, on one line and as rich markup that says nothing but this text."""
+    return markup.escape(one_line(text, _MAX_CHARS))
 
 
 def amount(done: int, total: int, unit: str) -> str:
@@ -127,16 +140,16 @@ def plan_table(plan: Plan) -> Table:
     table.add_column("decision", no_wrap=True)
     table.add_column("why, and what it takes")
     for job in plan.jobs:
-        table.add_row(escape(job.entry.repo_id), _decision(job), escape(job.reason))
+        table.add_row(shown(job.entry.repo_id), _decision(job), shown(job.reason))
         if job.estimate is not None:
             table.add_row("", "", f"[dim]{_needs(job, job.estimate)}[/]")
         for warning in job.warnings:
-            table.add_row("", "[yellow]warning[/]", escape(warning))
+            table.add_row("", "[yellow]warning[/]", shown(warning))
     for job in plan.deferred:
-        table.add_row(escape(job.entry.repo_id), "[dim]next run[/]", escape(job.reason))
+        table.add_row(shown(job.entry.repo_id), "[dim]next run[/]", shown(job.reason))
     for skip in plan.skipped:
-        hint = f"\n[dim]{escape(skip.hint)}[/]" if skip.hint else ""
-        table.add_row(escape(skip.entry.repo_id), _skip_word(skip), escape(skip.reason) + hint)
+        hint = f"\n[dim]{shown(skip.hint)}[/]" if skip.hint else ""
+        table.add_row(shown(skip.entry.repo_id), _skip_word(skip), shown(skip.reason) + hint)
     if not table.row_count:
         table.add_row("[dim]none[/]", "", "The watchlist names no models: add one under `models`, as owner/name.")
     return table
@@ -179,9 +192,9 @@ def results_table(results: Sequence[JobResult]) -> Table:
     table.add_column("model", no_wrap=True)
     table.add_column("result", overflow="fold")
     for result in results:
-        table.add_row(escape(result.repo_id), _status(result))
+        table.add_row(shown(result.repo_id), _status(result))
         if result.publication is not None and result.hint:
-            table.add_row("", f"[yellow]{escape(result.hint)}[/]")
+            table.add_row("", f"[yellow]{shown(result.hint)}[/]")
         if result.report is not None or result.duration_s:
             table.add_row("", f"[dim]{_figures(result.report)}{duration(result.duration_s)}[/]")
         if result.report is not None and (line := experts_line(result.report.experts)):
@@ -190,14 +203,14 @@ def results_table(results: Sequence[JobResult]) -> Table:
 
 
 def _status(result: JobResult) -> str:
-    message = escape(result.message)
+    message = shown(result.message)
     published = f"{result.publication.repo_id} {result.publication.tag}" if result.publication else ""
     return {
         Status.READY: "[cyan]ready to publish[/]"
         if result.stage == "quantize"
         else "[cyan]ready[/], not published (dry run)",
-        Status.PUBLISHED: f"[green]published[/] {escape(published)}",
-        Status.UNCHANGED: f"[dim]already published[/] {escape(published)}",
+        Status.PUBLISHED: f"[green]published[/] {shown(published)}",
+        Status.UNCHANGED: f"[dim]already published[/] {shown(published)}",
         Status.FAILED: f"[red]failed ({result.exit_code})[/] {message}",
         Status.STOPPED: f"[yellow]stopped[/] {message}",
         Status.UNKNOWN: f"[yellow]unknown[/] {message}",
@@ -231,7 +244,7 @@ def report_table(report: Report) -> Table:
         "bits per weight", f"{report.bits_per_weight:.3f} ({report.bits_per_weight_file:.3f} whole file)"
     )
     table.add_row("weights", f"{size(report.size_source_bytes)} → {size(report.size_quantized_bytes)}")
-    table.add_row("measured on", f"{report.tokens:,} tokens of {escape(report.text_label)}")
+    table.add_row("measured on", f"{report.tokens:,} tokens of {shown(report.text_label)}")
     if experts := experts_of_model(report.experts):
         table.add_row("experts", experts.label)
     return table
@@ -244,9 +257,9 @@ def targets_table(targets: tuple[PreparedTarget, ...]) -> Table:
     table.add_column("visibility", no_wrap=True)
     table.add_column("what was done", overflow="fold")
     for item in targets:
-        table.add_row(escape(item.target), _visibility(item), _done(item))
+        table.add_row(shown(item.target), _visibility(item), _done(item))
         if item.note or item.hint:
-            table.add_row("", "", f"[dim]{escape(item.note or item.hint)}[/]")
+            table.add_row("", "", f"[dim]{shown(item.note or item.hint)}[/]")
     return table
 
 
@@ -258,8 +271,8 @@ def _visibility(target: PreparedTarget) -> str:
 
 def _done(target: PreparedTarget) -> str:
     if target.problem:
-        return f"[red]failed ({target.exit_code})[/] {escape(target.problem)}"
-    return f"[green]{escape(', '.join(target.done))}[/]" if target.done else "[dim]nothing[/]"
+        return f"[red]failed ({target.exit_code})[/] {shown(target.problem)}"
+    return f"[green]{shown(', '.join(target.done))}[/]" if target.done else "[dim]nothing[/]"
 
 
 def checks_table(checks: tuple[Check, ...]) -> Table:
@@ -274,8 +287,8 @@ def checks_table(checks: tuple[Check, ...]) -> Table:
     for name in ("", "what", "found"):
         table.add_column(name, overflow="fold")
     for check in checks:
-        fix = f"\n[dim]{escape(check.fix)}[/]" if check.fix and check.status != "ok" else ""
-        table.add_row(words[check.status], escape(check.name), escape(check.found) + fix)
+        fix = f"\n[dim]{shown(check.fix)}[/]" if check.fix and check.status != "ok" else ""
+        table.add_row(words[check.status], shown(check.name), shown(check.found) + fix)
     return table
 
 
@@ -319,5 +332,5 @@ awq-bot verify quantized/my-model-awq
 
 def error_text(error: BotError) -> str:
     """Rich markup: the message, and what to do next."""
-    hint = f"\n[bold]hint:[/] {escape(error.hint)}" if error.hint else ""
-    return f"[bold red]error:[/] {escape(error.message)}{hint}"
+    hint = f"\n[bold]hint:[/] {shown(error.hint)}" if error.hint else ""
+    return f"[bold red]error:[/] {shown(error.message)}{hint}"

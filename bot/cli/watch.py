@@ -21,14 +21,14 @@ from bot.cli.console import (
     model_reference,
     needs_extra,
     out,
-    print_raw,
+    print_json,
 )
 from bot.cli.doctor import CpuOption, jobs_on_cpu
 from bot.errors import BotError
 from bot.hub.session import Hub
 from bot.jobs import pipeline
 from bot.jobs.stages import JobContext
-from bot.records import Job, JobKind, JobResult, Plan, Status, job_result, to_json
+from bot.records import Job, JobKind, JobResult, Plan, Status, job_result
 from bot.watch import watchlist as watchlists
 
 app = typer.Typer(rich_markup_mode="rich")
@@ -41,7 +41,8 @@ def check(watchlist: WatchlistOption = Path("watchlist.yaml")) -> None:
     Example: [bold]awq-bot check --watchlist watchlist.yaml[/]
     """
     entries = watchlists.load(watchlist)
-    out.print(f"{watchlist}: {len(entries)} {'model' if len(entries) == 1 else 'models'}, no mistakes")
+    count = "1 model" if len(entries) == 1 else f"{len(entries)} models"
+    out.print(f"{watchlist}: {count}, no mistakes", markup=False)
     for entry in entries:
         out.print(f"  {entry.repo_id} → {entry.target}", markup=False)
 
@@ -58,7 +59,7 @@ def plan(
     """
     planned = _plan(watchlist, only=only)
     if as_json:
-        print_raw(to_json(planned))
+        print_json(planned)
     else:
         out.print(terminal.plan_table(planned))
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from bot.errors import EnvironmentProblem
 from bot.files import disk_errors
-from bot.text import escape_markdown
+from bot.text import escape_markdown, printable
 
 DEFAULT_API = "https://api.github.com"
 DEFAULT_SERVER = "https://github.com"
@@ -206,8 +206,8 @@ class Commands:
 def annotation(level: Level, message: str, *, title: str = "", file: str = "", line: int = 0) -> str:
     """`::error file=…,line=…,title=…::message`, on one line, whatever is in the texts."""
     properties = {"file": file, "line": str(line) if line else "", "title": redacted(title)}
-    shown = ",".join(f"{name}={_property(value)}" for name, value in properties.items() if value)
-    return f"::{level}{' ' + shown if shown else ''}::{_data(redacted(message)[:_LONGEST_MESSAGE])}"
+    shown = ",".join(f"{name}={_property(printable(value))}" for name, value in properties.items() if value)
+    return f"::{level}{' ' + shown if shown else ''}::{_data(printable(redacted(message))[:_LONGEST_MESSAGE])}"
 
 
 def _data(text: str) -> str:

@@ -130,7 +130,7 @@ def test_only_a_pull_request_of_this_repository_is_its_own(
 def test_an_annotation_is_one_line_whatever_it_says() -> None:
     assert annotation("error", "no") == "::error::no"
     made = annotation("warning", "50 %\r\nof it", title="a, b: c")
-    assert made == "::warning title=a%2C b%3A c::50 %25%0D%0Aof it"
+    assert made == "::warning title=a%2C b%3A c::50 %25%0Aof it"
     made = annotation("error", "m::n", file="a,b:c%\n.yaml", line=3)
     assert made == "::error file=a%2Cb%3Ac%25%0A.yaml,line=3::m::n"
 
