@@ -26,19 +26,15 @@ Rule = Callable[[str], "str | None"]
 def take_out(environment: MutableMapping[str, str]) -> dict[str, str]:
     """Remove what cannot be used, and empty values, which GitHub Actions passes for variables that are not set.
 
-    Returns the values that were removed and are not empty, so that `problems` can name them.
+    Returns the removed values that `problems` has to name.
     """
     removed = {}
-    for name, rule in _RULES.items():
-        value = environment.get(name)
-        if value is None:
-            continue
-        if not value.strip():
-            del environment[name]
-        elif rule(value.strip()):
-            removed[name] = environment.pop(name)
-        elif value != value.strip():
-            environment[name] = value.strip()
+    for name, rule in (_RULES | _IGNORED).items():
+        value = environment.pop(name, "").strip()
+        if value and not rule(value):
+            environment[name] = value
+        elif value and name in _RULES:
+            removed[name] = value
     return removed
 
 
@@ -86,6 +82,10 @@ def _whole_number(value: str) -> str | None:
     return None if value.isascii() and value.isdecimal() else f"is not a whole number: {value!r}"
 
 
+def _positive(value: str) -> str | None:
+    return _whole_number(value) or (None if int(value) else "is 0")
+
+
 def _switch(value: str) -> str | None:
     return None if value.lower() in (*_TRUE, *_FALSE) else f"is neither 1 nor 0: {value!r}"
 
@@ -129,7 +129,7 @@ _RULES: dict[str, Rule] = {
     "SSL_CERT_DIR": _certificate_folder,
     "REQUESTS_CA_BUNDLE": _bundle,
     "CURL_CA_BUNDLE": _bundle,
-    **dict.fromkeys(("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT"), _whole_number),
+    **dict.fromkeys(("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT", "AWQ_BOT_PARENT"), _whole_number),
     **dict.fromkeys(("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_XET_CACHE"), _folder),
     **dict.fromkeys(
         (
@@ -146,6 +146,8 @@ _RULES: dict[str, Rule] = {
         _switch,
     ),
 }
+# rich raises ValueError, or prints nothing; without them it asks the terminal.
+_IGNORED: dict[str, Rule] = dict.fromkeys(("COLUMNS", "LINES"), _positive)
 # Read by awq-bot alone, or no danger to who else reads them.
 _OURS: dict[str, Rule] = {
     **dict.fromkeys(("HF_TOKEN", "HF_WRITE_TOKEN", "HF_CREATE_TOKEN"), _token),

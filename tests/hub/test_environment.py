@@ -62,6 +62,8 @@ def test_a_variable_that_cannot_be_used_is_named_with_what_is_wrong(name: str, v
         *((name, " ", None) for name in environment._RULES),
         (TIMEOUT, " 30\n", "30"),
         ("HF_HUB_OFFLINE", "off", "off"),
+        ("COLUMNS", "80", "80"),
+        *(("COLUMNS", value, None) for value in ("abc", "0", "\N{SUPERSCRIPT TWO}")),
         ("HF_ENDPOINT", "https://hub.example/", "https://hub.example/"),
         ("ALL_PROXY", "socks5h://user:pass@127.0.0.1:1080", "socks5h://user:pass@127.0.0.1:1080"),
         ("https_proxy", "proxy.example:3128", "proxy.example:3128"),
@@ -104,7 +106,7 @@ def test_variables_are_checked_before_the_client_reads_them(tmp_path: Path) -> N
     found = [check["found"] for check in json.loads(printed) if check["name"] == "environment"]
     assert code == 8
     assert {line.partition(" ")[0] for line in found} == set(unusable)
-    code, printed, said = run("check", **unusable, PYTHONIOENCODING="ascii", COLUMNS="abc", LC_ALL="C")
+    code, printed, said = run("check", **unusable, PYTHONIOENCODING="ascii", COLUMNS="0", LC_ALL="C")
     assert (code, said) == (0, "")
     assert printed.endswith("  lab/Tiny \\u2192 me/Tiny-awq\n")
 
