@@ -8,7 +8,7 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -102,6 +102,26 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             sync_folder(path.parent)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def refuse_links(folder: Path, *, but: Collection[Path] = ()) -> None:
+    """As refuse_link, for the folder and all that is in it. but: folders below that are not looked into."""
+    refuse_link(folder)
+    for parent, folders, files in os.walk(folder):  # follows none
+        here = Path(parent)
+        for name in (*folders, *files):
+            refuse_link(here / name)
+        folders[:] = [name for name in folders if here / name not in but]
+
+
+def refuse_link(path: Path) -> None:
+    """Raises EnvironmentProblem for a symbolic link.
+
+    What is written or deleted in a folder of ours must not reach what a link points to.
+    """
+    if path.is_symlink():
+        hint = "Delete the link; what it points to stays. A job uses its own folder only; --work may be a link."
+        raise EnvironmentProblem(f"{path}: is a symbolic link", hint=hint)
 
 
 def sync_folder(folder: Path) -> None:

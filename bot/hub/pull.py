@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from bot.checkpoint.repo_files import is_safe_path
 from bot.errors import BotError, EnvironmentProblem, UpstreamError, reason_of
-from bot.files import cannot_write, found_as_listed
+from bot.files import cannot_write, found_as_listed, refuse_links
 from bot.hub.fetch import files_at
 from bot.hub.session import Hub, call, status_of, workers
 from bot.records import HubFile, Job, OnBytes, Progress, PublishedFile, Weights, byte_counter, no_progress
@@ -87,7 +87,11 @@ def dataset_files(hub: Hub, origin: Pinned) -> tuple[HubFile, ...]:
 def pull_files(
     hub: Hub, origin: Pinned, files: Sequence[HubFile], folder: Path, progress: Progress
 ) -> tuple[PublishedFile, ...]:
-    """The given files of a pinned repo, verified. Files that are there and correct are not downloaded again."""
+    """The given files of a pinned repo, verified. Files that are there and correct are not downloaded again.
+
+    Raises EnvironmentProblem when the folder is or has a symbolic link.
+    """
+    refuse_links(folder)
     if unsafe := [file.path for file in files if not is_safe_path(file.path)]:
         raise UpstreamError(f"{origin}: unsafe file name {unsafe[0]!r}")
     # The metadata would vouch for a file that was damaged later, and incomplete files only take space.

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import bot
 from bot.checkpoint.constants import tool_versions
 from bot.errors import EnvironmentProblem, WatchlistError
-from bot.files import locked, write_atomic
+from bot.files import locked, refuse_link, refuse_links, write_atomic
 from bot.records import (
     Card,
     Job,
@@ -58,7 +58,8 @@ class JobDir:
 
     @property
     def job(self) -> Job:
-        """Raises WatchlistError when the folder holds no job."""
+        """Raises WatchlistError when the folder holds no job, EnvironmentProblem as refuse_links does."""
+        self.refuse_links()
         job = self.load(Job)
         if job is None:
             raise WatchlistError(
@@ -86,6 +87,7 @@ class JobDir:
 
     def store(self, record: object, *, inputs: object = None) -> None:
         """Atomic: a reader finds the whole record or none."""
+        refuse_link(self.path)
         text = to_json({"inputs": sha256_of(inputs), "record": record})
         write_atomic(self.path / _FILES[type(record)], text.encode())
 
@@ -94,9 +96,19 @@ class JobDir:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Wait until no other process works on this folder. The lock ends with the process that holds it."""
+        """Wait until no other process works on this folder. The lock ends with the process that holds it.
+
+        Raises EnvironmentProblem when it is a link.
+        """
+        refuse_link(self.path)
+        refuse_link(self.lock)
         with locked(self.lock, make_parents=True):
             yield
+
+    def refuse_links(self) -> None:
+        """Raises EnvironmentProblem when the folder is a link, or has links to elsewhere."""
+        # The Hub's client may have links in its own home.
+        refuse_links(self.path, but=(self.hf_home,))
 
     def clear(self) -> None:
         """Free the space once the job is published. The card, the report and the publication stay."""

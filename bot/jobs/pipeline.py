@@ -189,6 +189,7 @@ def _status(publication: Publication | None) -> Status:
 
 
 def _run_stages(context: JobContext, jobdir: JobDir, job: Job, *, dry_run: bool) -> Publication | None:
+    jobdir.refuse_links()
     if not dry_run:
         check_may_publish(context.hub, job.entry.target)
     if jobdir.load(Job) != job:

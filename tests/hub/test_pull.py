@@ -222,6 +222,24 @@ def test_unsafe_names_are_refused_before_any_request(hub: LocalHub, pull: Pull) 
     assert hub.requests == ()
 
 
+@pytest.mark.parametrize("place", ["", "model.safetensors", "additional_chat_templates", "stale"])
+def test_nothing_is_read_written_or_deleted_through_a_link(
+    hub: LocalHub, pull: Pull, tmp_path: Path, place: str
+) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("years of work")
+    link = pull.folder / place
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(mine / "thesis.txt" if place == "model.safetensors" else mine)
+    assert "Delete the link" in pull.fails(EnvironmentProblem, f"{link}: is a symbolic link")
+    assert on_disk(mine) == {"thesis.txt": b"years of work"}
+    assert hub.requests == ()
+    link.unlink()
+    pull()
+    assert set(pull.found) == RELEASED
+
+
 def test_killed_pull_resumes_with_the_missing_files(hub: LocalHub, pull: Pull) -> None:
     hub.faults.add(Fault(path="/objects/", delay_s=30))
     arguments = [sys.executable, "-c", PULL, to_json(pull.job), str(pull.folder)]

@@ -15,8 +15,22 @@ import pytest
 
 from bot.checkpoint.constants import tool_versions
 from bot.errors import EnvironmentProblem, QuantizationError, WatchlistError
+from bot.hub.session import Hub
 from bot.jobs.folder import JobDir, card_inputs, evaluate_inputs, pull_inputs, quantize_inputs
-from bot.records import Calibration, Card, Job, Publication, Recipe, Report, Status, Weights, job_result
+from bot.jobs.pipeline import run_job
+from bot.jobs.stages import JobContext
+from bot.records import (
+    Calibration,
+    Card,
+    Job,
+    Publication,
+    Recipe,
+    Report,
+    Status,
+    Weights,
+    job_result,
+    no_progress,
+)
 from tests.support.factories import entry, job, published_file, quantized, report, upstream, weights, with_file
 
 PUBLICATION = Publication(
@@ -48,6 +62,36 @@ def test_a_record_holds_for_the_inputs_it_was_made_from_and_no_others(jobdir: Jo
     assert jobdir.load(Report, inputs=["a", 1]) == report()
     assert jobdir.load(Report, inputs=["a", 2]) is None
     assert jobdir.load(Report) == report()
+
+
+@pytest.mark.parametrize("name", ["", "source", "quantized", "card/assets", ".lock", "layers/0.safetensors"])
+def test_a_link_in_a_job_s_folder_is_refused_before_anything_is_written(
+    jobdir: JobDir, tmp_path: Path, name: str
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "mine").write_text("mine")
+    link = jobdir.path / name
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(elsewhere)
+    context = JobContext(
+        hub=Hub("http://127.0.0.1:9"), work=jobdir.path.parent, files=tmp_path, progress=no_progress
+    )
+    ended = run_job(context, job(), dry_run=True)
+    assert (ended.message, ended.exit_code) == (f"{link}: is a symbolic link", 8)
+    with pytest.raises(EnvironmentProblem, match="is a symbolic link"):  # as the command of each stage does
+        jobdir.job  # noqa: B018 - reading it is what is tried
+    assert [path.name for path in elsewhere.iterdir()] == ["mine"]
+
+
+def test_the_folder_of_all_jobs_may_be_a_link(tmp_path: Path) -> None:
+    (tmp_path / "volume").mkdir()
+    (tmp_path / "work").symlink_to("volume")
+    linked = JobDir(tmp_path / "work" / job().job_id)
+    with linked.locked():
+        linked.store(job())
+    assert linked.job == job()
+    assert (tmp_path / "volume" / job().job_id / "job.json").is_file()
 
 
 @pytest.mark.parametrize(
