@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from bot.errors import UnsupportedModelError, UpstreamError
+from bot.errors import UnsupportedModelError, UpstreamError, WatchlistError
 from bot.records import Recipe
 
 DTYPE_KEYS = ("torch_dtype", "dtype")
@@ -22,6 +23,30 @@ _BROKEN = "The file is damaged or invalid; look at it upstream."
 def parse_config(content: bytes, *, where: str = "config.json") -> dict[str, Any]:
     """A config.json. Raises UpstreamError when it is not a JSON object, or has duplicate keys or NaN."""
     return parse_object(content, where=where)
+
+
+def open_config(folder: Path) -> tuple[bytes, dict[str, Any]]:
+    """The config.json of a model to be quantized, as it is and parsed.
+
+    Raises WatchlistError when there is no such folder, UpstreamError when there is no such file or as parse_config
+    does, UnsupportedModelError when the model is already quantized or has no model_type.
+    """
+    path = folder / "config.json"
+    if not folder.is_dir():
+        raise WatchlistError(
+            f"{folder}: no such folder", hint="Give the folder that holds the model's config.json."
+        )
+    if not path.is_file():
+        raise UpstreamError(f"{path}: missing", hint="Is it a model folder in the format of transformers?")
+    content = path.read_bytes()
+    config = parse_config(content, where=str(path))
+    if config.get("quantization_config") is not None:
+        raise _already_quantized(str(path))
+    if not isinstance(config.get("model_type"), str) or not config["model_type"]:
+        raise UnsupportedModelError(
+            f"{path}: has no model_type", hint="transformers needs it to find the architecture."
+        )
+    return content, config
 
 
 def artifact_config(
@@ -41,15 +66,19 @@ def artifact_config(
     """
     config = parse_config(upstream, where=where)
     if config.get("quantization_config") is not None:
-        raise UnsupportedModelError(
-            f"{where}: has a quantization_config: the model is already quantized",
-            hint="Start from the model in full precision.",
-        )
+        raise _already_quantized(where)
     content = upstream if trust_remote_code else without_own_code(upstream, where=where)
     for key in [key for key in DTYPE_KEYS if key in config] or [DTYPE_KEYS[0]]:
         content = set_key(content, key, artifact_dtype, where=where)
     written = quantization_config(recipe, modules_to_not_convert)
     return set_key(content, "quantization_config", written, where=where)
+
+
+def _already_quantized(where: str) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f"{where}: has a quantization_config: the model is already quantized",
+        hint="Start from the model in full precision.",
+    )
 
 
 def quantization_config(recipe: Recipe, modules_to_not_convert: Sequence[str]) -> dict[str, object]:

@@ -36,6 +36,7 @@ from bot.errors import BotError, EnvironmentProblem, WatchlistError
 from bot.hub.publish import make_public_note
 from bot.jobs import stages
 from bot.jobs.folder import JobDir
+from bot.jobs.plain import check_folder, hint_for_folders
 from bot.jobs.worker import PARENT, end_with_parent
 from bot.records import (
     Calibration,
@@ -101,6 +102,8 @@ def quantize(
     text = TextSource(builtin="stdlib") if calibration is None else TextSource(file=str(calibration.resolve()))
     blocks = Calibration(samples=samples, seq_len=seq_len, seed=seed, sources=(text,))
     with _child(job, "quantize"):
+        if source is not None and destination is not None and job is None:
+            check_folder(source, destination, recipe)
         with _loading_torch():
             _say_without_gpu(job, source, recipe, blocks, allowed=cpu)
             from bot.jobs import tasks
@@ -260,6 +263,8 @@ class _child:  # noqa: N801 - used as a with statement's verb
         problem = _problem_of(error, job)
         if problem is None:
             return
+        if self._job is None:
+            problem.hint = hint_for_folders(problem.hint)
         if job is not None and self._job is not None:
             failed = job_result(job, stage=self._stage, status=Status.FAILED, error=problem)
             JobDir(self._job).store(failed)

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 import bot
-from bot.checkpoint.config import artifact_config, parse_config
+from bot.checkpoint.config import artifact_config, open_config
 from bot.checkpoint.constants import SAFETENSORS_NAMES, ArtifactDtype, tool_versions
 from bot.checkpoint.inventory import bits_per_weight, bits_per_weight_file, check_inventory, main_dtype
 from bot.checkpoint.reader import TORCH_DTYPES, Checkpoint, TensorFile
 from bot.checkpoint.repo_files import carry_small_files
 from bot.checkpoint.skeleton import open_skeleton, unused_tensors
 from bot.checkpoint.writer import Part, copy_of, part_of, write_checkpoint
-from bot.errors import EnvironmentProblem, QuantizationError, UnsupportedModelError, UpstreamError, WatchlistError
+from bot.errors import EnvironmentProblem, QuantizationError, UnsupportedModelError
 from bot.files import atomic_folder, describe_folder, disk_errors, file_sha256, write_atomic
 from bot.quantize import architectures, destination
 from bot.quantize.autoawq import LayerwiseQuantizer, quantize_layers
@@ -85,7 +85,7 @@ def quantize(
 
     layers: the folder for one file per finished layer; those of an earlier run with the same input are used again.
     blocks: token ids, int64 [samples, seq_len]; calibration: where they come from. planned: see
-    `carry_small_files`. with_record: write a record of the files into out, so that a later run may replace it.
+    `carry_small_files`. with_record: write a record of the files beside out, so that a later run may replace it.
     The same input gives the same bytes on the same machine. Raises UpstreamError, UnsupportedModelError and
     WatchlistError for what cannot be quantized, QuantizationError for numbers that are not finite,
     EnvironmentProblem for a full disk or memory.
@@ -106,7 +106,7 @@ def quantize(
         files = describe_folder(folder, byte_counter(progress, "hashing the artifact", written_bytes))
         if with_record:
             written = destination.Written(source_sha256=_source_sha256(opened, weights), files=files)
-            destination.write_record(folder, written)
+            destination.write_record(out, written)
     quantized_parameters = sum(prod(done.tensors[f"{linear}.weight"].shape) for linear in done.linears)
     return QuantizedModel(
         folder=out.name,
@@ -149,24 +149,7 @@ def check_folders(
 def _open(folder: Path, recipe: Recipe, trust_remote_code: bool) -> Source:
     if (recipe.bits, recipe.zero_point, recipe.version) != (4, True, "gemm") or recipe.method not in METHODS:
         raise UnsupportedModelError(f"only 4-bit GEMM checkpoints with zero points are supported, not {recipe}")
-    path = folder / "config.json"
-    if not folder.is_dir():
-        raise WatchlistError(
-            f"{folder}: no such folder", hint="Give the folder that holds the model's config.json."
-        )
-    if not path.is_file():
-        raise UpstreamError(f"{path}: missing", hint="Is it a model folder in the format of transformers?")
-    config = path.read_bytes()
-    keys = parse_config(config, where=str(path))
-    if keys.get("quantization_config") is not None:
-        raise UnsupportedModelError(
-            f"{path}: has a quantization_config: the model is already quantized",
-            hint="Start from the model in full precision.",
-        )
-    if not keys.get("model_type"):
-        raise UnsupportedModelError(
-            f"{path}: has no model_type", hint="transformers needs it to find the architecture."
-        )
+    config, _ = open_config(folder)
     checkpoint = Checkpoint(folder)
     return Source(
         folder=folder,

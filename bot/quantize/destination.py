@@ -1,11 +1,12 @@
 """Where an artifact goes, and whether a folder that is already there may be replaced.
 
-A folder named with --out is replaced only when nothing in it would be lost, so its artifact includes a record of
-what was written. A job's folder may always be replaced, and what is published from it has no record.
+A folder named with --out is replaced only when nothing in it would be lost, so a record of what was written lies
+beside it: in the folder it would be uploaded with the model. A job's folder may always be replaced.
 """
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from bot.errors import WatchlistError
 from bot.files import cannot_write, file_sha256, write_atomic
 from bot.records import PublishedFile, from_json, to_json
 
-RECORD = ".awq-bot.json"
+_IN_FOLDER = ".awq-bot.json"  # where earlier versions had the record
 _HINT = "Name another folder with --out, or delete this one first."
 
 
@@ -46,7 +47,7 @@ def check_ours(out: Path, source_sha256: Callable[[], str]) -> None:
     _check_writable(out)
     if not out.exists() or not any(out.iterdir()):
         return
-    written = _record_in(out)
+    written = _record_of(out)
     if written is None:
         problem = "holds a quantized model that `awq-bot quantize` did not write"
     elif changed := _changed(out, written):
@@ -58,8 +59,13 @@ def check_ours(out: Path, source_sha256: Callable[[], str]) -> None:
     raise WatchlistError(f"{out}: {problem}", hint=_HINT)
 
 
-def write_record(folder: Path, written: Written) -> None:
-    write_atomic(folder / RECORD, to_json(written).encode())
+def write_record(out: Path, written: Written) -> None:
+    write_atomic(record_path(out), to_json(written).encode())
+
+
+def record_path(out: Path) -> Path:
+    out = out.absolute()
+    return out.with_name(f".{out.name}{_IN_FOLDER}")
 
 
 def _is_artifact(folder: Path) -> bool:
@@ -76,11 +82,11 @@ def _check_writable(out: Path) -> None:
         raise cannot_write(out, error, hint="Name a folder where you may write, with --out.") from error
 
 
-def _record_in(folder: Path) -> Written | None:
-    try:
-        return from_json(Written, (folder / RECORD).read_text())
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+def _record_of(folder: Path) -> Written | None:
+    for path in (record_path(folder), folder / _IN_FOLDER):
+        with contextlib.suppress(OSError, ValueError):  # missing, or damaged
+            return from_json(Written, path.read_bytes())
+    return None
 
 
 def _changed(folder: Path, written: Written) -> str:
@@ -88,7 +94,7 @@ def _changed(folder: Path, written: Written) -> str:
     known = {file.path: file for file in written.files}
     for path in sorted(path for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()):
         name = path.relative_to(folder).as_posix()
-        if name != RECORD and (name not in known or not _is_unchanged(path, known[name])):
+        if name != _IN_FOLDER and (name not in known or not _is_unchanged(path, known[name])):
             return name
     return ""
 

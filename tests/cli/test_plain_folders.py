@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,12 +21,14 @@ from safetensors.numpy import load, save
 
 from bot.calibration import stdlib
 from bot.calibration.blocks import evaluation_tokens
-from bot.quantize.destination import RECORD
+from bot.cli import stages
+from bot.jobs.plain import hint_for_folders
+from bot.quantize.destination import record_path
 from tests.cli.conftest import Run
 from tests.support import tiny_models
 from tests.support.sandbox import ASSETS, MODELS
 from tests.support.small_disk import mounted
-from tests.support.small_sandbox import CONFIG, WEIGHTS, assert_failed, small_model
+from tests.support.small_sandbox import CONFIG, WEIGHTS, assert_failed, small_model, small_weights
 
 Result = subprocess.CompletedProcess[str]
 Call = Callable[..., Result]
@@ -98,11 +101,12 @@ def test_figures_are_plausible(made: Made) -> None:
     assert json.loads(made.quantized.stdout)["bits_per_weight"] == report["bits_per_weight"]
 
 
-def test_the_folder_is_whole_and_nothing_is_left_beside_it(made: Made) -> None:
-    assert {path.name for path in made.out.parent.iterdir()} == {"out", "unseen.txt"}
+def test_the_folder_is_whole_and_only_its_record_is_left_beside_it(made: Made) -> None:
+    """What is in the folder may be uploaded by hand."""
+    assert {path.name for path in made.out.parent.iterdir()} == {"out", record_path(made.out).name, "unseen.txt"}
     listed = {file["path"] for file in json.loads(made.quantized.stdout)["files"]}
     there = {path.relative_to(made.out).as_posix() for path in made.out.rglob("*") if path.is_file()}
-    assert there == listed | {RECORD}
+    assert there == listed
     assert {"config.json", "tokenizer.json", "generation_config.json", "LICENSE"} <= listed
 
 
@@ -188,6 +192,65 @@ def test_damaged_source_is_reported_with_the_place(
     assert_failed(quantize(), code, *words)
 
 
+NARROW = CONFIG | {"hidden_size": 96}
+
+
+@pytest.mark.parametrize(
+    ("changed", "code", "words"),
+    [
+        ({"config.json": CONFIG | {"quantization_config": {}}}, 4, ("config.json", "already quantized")),
+        ({"config.json": CONFIG | {"model_type": "qwen99"}}, 4, ("'qwen99': transformers", "does not know it")),
+        (
+            {"config.json": CONFIG | {"model_type": "qwen99", "auto_map": {}}},
+            4,
+            ("does not know it", "It needs its own code, which runs only for an entry of a watchlist"),
+        ),
+        ({"config.json": CONFIG | {"architectures": ["BertForMaskedLM"]}}, 4, ("is not a causal language model",)),
+        (
+            {"config.json": NARROW, WEIGHTS: save(small_weights(NARROW))},
+            4,
+            ("96 input channels are not a multiple of the group size 128", "hint: Use `--group-size 32`"),
+        ),
+        ({"tokenizer.json": None}, 3, ("source: no tokenizer", "It is read from tokenizer.json")),
+        ({WEIGHTS: None}, 3, ("neither model.safetensors nor",)),
+    ],
+)
+def test_what_the_plan_would_refuse_is_refused_before_torch_is_loaded(
+    quantize: Call,
+    source: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changed: dict[str, Any],
+    code: int,
+    words: tuple[str, ...],
+) -> None:
+    monkeypatch.delattr(stages, "_loading_torch")
+    for name, content in changed.items():
+        if content is None:
+            (source / name).unlink()
+        else:
+            (source / name).write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+    result = quantize()
+    assert_failed(result, code, *words)
+    assert not any(word in result.stderr for word in ("hold:", "group_size", "entry's recipe"))
+
+
+@pytest.mark.parametrize(
+    ("hint", "said"),
+    [
+        ("Put it on `hold:` to silence this.", ""),
+        (
+            "This version cannot quantize it; put it on `hold:` in the watchlist.",
+            "This version cannot quantize it.",
+        ),
+        ("Set `method: awq+gptq` in the entry's recipe.", "Use `--method awq+gptq`."),
+        ("Use `group_size: 64`, which divides them.", "Use `--group-size 64`, which divides them."),
+        ("Download it again.", "Download it again."),
+    ],
+)
+def test_hints_name_options_where_there_is_no_watchlist(hint: str, said: str) -> None:
+    assert hint_for_folders(hint) == said
+
+
 @pytest.mark.parametrize(
     ("name", "content", "word"),
     [
@@ -242,7 +305,13 @@ def test_folder_is_replaced_only_if_nothing_would_be_lost(
     template = out / "tokenizer_config.json"
     not_after(lambda: (out / "notes.md").write_text("what I found out"), "holds notes.md, which")
     not_after(lambda: template.write_text(template.read_text() + " "), "holds tokenizer_config.json, which")
-    not_after((out / RECORD).unlink, "that `awq-bot quantize` did not write")
+    record = record_path(out).read_bytes()
+    not_after(record_path(out).unlink, "that `awq-bot quantize` did not write")
+    record_path(out).write_bytes(b"{}")
+    not_after(lambda: (out / "notes.md").write_text("2"), "that `awq-bot quantize` did not write")
+    record_path(out).unlink()
+    (kept / ".awq-bot.json").write_bytes(record)  # as earlier versions wrote it
+    not_after(lambda: (out / "notes.md").write_text("3"), "holds notes.md, which")
     weights = source / WEIGHTS
     other = change_a_weight(weights.read_bytes(), 1)
     not_after(lambda: weights.write_bytes(other), "was made from another model")
@@ -275,7 +344,7 @@ def test_full_disk_is_reported_with_the_file_and_the_next_run_resumes(quantize: 
     assert_failed(result, 8, str(folder), WEIGHTS, "cannot be written: File too large")
     assert not (folder / "out").exists()
     assert quantize(out=folder / "out").returncode == 0
-    assert {path.name for path in folder.iterdir()} == {"out"}
+    assert {path.name for path in folder.iterdir()} == {"out", record_path(folder / "out").name}
     assert (folder / "out" / WEIGHTS).read_bytes() == (tmp_path / "whole" / WEIGHTS).read_bytes()
 
 

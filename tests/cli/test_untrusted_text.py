@@ -41,7 +41,7 @@ def config(**changed: object) -> str:
 
 
 # A model's name -> its changed files.
-MODELS = {
+MODELS: dict[str, dict[str, str | None]] = {
     "licensed": {"README__md": f"---\nlicense: other\nlicense_name: {YAML}\ntags: [{YAML}]\n---\n"},
     "headed": {"config__json": config(architectures=[HOSTILE])},
     "quantized": {"config__json": config(quantization_config={"quant_method": HOSTILE})},
@@ -57,8 +57,10 @@ MODELS = {
 def upstream(with_hub: LocalHub, tmp_path: Path) -> LocalHub:
     """Each model has the text in another place, and the target of the last was made from a repo of that name."""
     for name, changed in MODELS.items():
-        files = source_files(**{"model__safetensors": WEIGHTS, "README__md": "---\nlicense: mit\n---\n"} | changed)
-        with_hub.seed(f"lab/{name}", {path: content for path, content in files.items() if content is not None})
+        files = source_files(model__safetensors=WEIGHTS, README__md="---\nlicense: mit\n---\n")
+        changes = {path.replace("__", "."): content for path, content in changed.items()}
+        kept = {path: content for path, content in (files | changes).items() if content is not None}
+        with_hub.seed(f"lab/{name}", kept)
     with_hub.seed("lab/taken", source_files(model__safetensors=WEIGHTS))
     source = factories.source_provenance()
     made = factories.provenance(files=(factories.published_file(HOSTILE),))
