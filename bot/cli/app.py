@@ -16,14 +16,14 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, TextIO, cast
 
 import typer
 from typer.exceptions import TyperException
 
 import bot
 from bot.cli import actions, setup, stages, terminal, tools, watch
-from bot.cli.console import Panel, child_options, err, help_without_verb, log, out, problem_of
+from bot.cli.console import LibraryOutput, Panel, child_options, err, help_without_verb, log, out, problem_of
 from bot.errors import BotError, WatchlistError
 from bot.jobs.worker import PARENT
 from bot.watch.watchlist import InvalidWatchlistError
@@ -44,7 +44,7 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Run a verb; turn what went wrong into a message, a hint and an exit code."""
-    _escape_what_cannot_be_encoded()
+    _prepare_streams()
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         code = command()(prog_name="awq-bot", standalone_mode=False)
@@ -79,11 +79,13 @@ def main() -> None:
     sys.exit(code)
 
 
-def _escape_what_cannot_be_encoded() -> None:
-    """Where the locale, or PYTHONIOENCODING, is not UTF-8, and for file names that are not UTF-8."""
+def _prepare_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
+            # Where the locale, or PYTHONIOENCODING, is not UTF-8, and for file names that are not UTF-8.
             stream.reconfigure(errors="backslashreplace")
+    if not isinstance(sys.stderr, LibraryOutput):
+        sys.stderr = cast(TextIO, LibraryOutput(sys.stderr))
 
 
 def _misuse(error: Any) -> WatchlistError:

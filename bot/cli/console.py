@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TextIO
 
 import rich.console
 import typer
@@ -31,6 +31,20 @@ class Console(rich.console.Console):
         # All output goes through here; no public method sees it line by line.
         safe = (part if part.control else Segment(printable(part.text), part.style) for part in buffer)
         return without_commands(super()._render_buffer(safe))
+
+
+class LibraryOutput:
+    """stderr for libraries, which quote upstream in their warnings. The consoles write to the stream itself."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.rich_proxied_file = stream  # where rich looks for it
+
+    def write(self, text: str) -> int:
+        self.rich_proxied_file.write(without_commands("\r".join(map(printable, text.split("\r")))))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.rich_proxied_file, name)
 
 
 out = Console(highlight=False)

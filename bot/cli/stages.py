@@ -103,6 +103,7 @@ def quantize(
     blocks = Calibration(samples=samples, seq_len=seq_len, seed=seed, sources=(text,))
     with _child(job, "quantize"):
         if source is not None and destination is not None and job is None:
+            needs_extra("quantize")
             check_folder(source, destination, recipe)
         with _loading_torch():
             _say_without_gpu(job, source, recipe, blocks, allowed=cpu)

@@ -16,6 +16,7 @@ from bot.records import Details, Recipe, Skip, WatchEntry
 from bot.watch.layers import model_types
 from bot.watch.refusals import chosen_or_refusal
 
+_CANNOT = "This version cannot quantize it."
 # What hints about a watchlist's entry say, and what a person does who has none.
 _OPTIONS = (
     (re.compile(r"`group_size: (\d+)`"), r"`--group-size \1`"),
@@ -29,7 +30,7 @@ _OPTIONS = (
         "It needs its own code, which runs only for an entry of a watchlist with `trust_remote_code`.",
     ),
     (re.compile(r"; put it on `hold:`.*"), "."),
-    (re.compile(r"Put it on `hold:`.*"), ""),
+    (re.compile(r"Put it on `hold:`.*"), _CANNOT),
 )
 
 
@@ -46,7 +47,7 @@ def check_folder(source: Path, out: Path, recipe: Recipe) -> None:
             version = tool_versions().get("transformers")
             raise UnsupportedModelError(
                 f"{source}: model_type {model_type!r}: transformers {version} does not know it",
-                hint="It needs its own code: `trust_remote_code: true`" if "auto_map" in config else "",
+                hint="It needs its own code: `trust_remote_code: true`" if "auto_map" in config else _CANNOT,
             )
         return  # only transformers can tell
     entry = WatchEntry(repo_id=str(source), target=str(out), recipe=recipe)

@@ -120,6 +120,15 @@ def test_consoles_and_logs_pass_no_control_characters(
     assert printable(terminal.Printable("%(message)s").format(record)) == printable(HOSTILE)
 
 
+def test_warnings_of_libraries_pass_no_control_characters(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    run("--version")
+    print(HOSTILE, end="\r", file=sys.stderr)
+    sys.stderr.write(HOSTILE)
+    said = capsys.readouterr().err
+    assert said.count("\r") == 3, "as progress bars need it"
+    assert_harmless(said.replace("\r", ""))
+
+
 def test_styles_of_our_own_stay(capsys: pytest.CaptureFixture[str]) -> None:
     coloured = console.Console(force_terminal=True, color_system="standard", width=80)
     coloured.print("[red]a\x1bb[/]", highlight=False)
