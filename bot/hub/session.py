@@ -138,18 +138,18 @@ def call(request: Callable[[], Result], *, attempts: int | None = None) -> Resul
     For requests that may be sent twice. attempts: 1 when a person waits for the answer. Raises EnvironmentProblem
     when the endpoint cannot be reached, refuses the token or keeps failing; other errors unwrapped.
     """
-    attempts = attempts or ATTEMPTS
-    tries = f", after {attempts} tries" if attempts > 1 else ""
+    tries = ""
     try:
         for attempt in stamina.retry_context(
             on=outage.wait_before_retry,
-            attempts=attempts,
+            attempts=attempts or ATTEMPTS,
             timeout=None,
             wait_initial=_FIRST_WAIT_S,
             wait_exp_base=_WAIT_GROWS,
             wait_jitter=0.3,
             wait_max=30,
         ):
+            tries = f", after {attempt.num} tries" if attempt.num > 1 else ""
             with attempt:
                 result = unwrap_transfer_error(request)
                 outage.end()

@@ -133,6 +133,7 @@ def test_hub_that_keeps_failing_is_an_environment_problem(hub: LocalHub, status:
         call(as_bot(hub).writer.whoami)
     assert caught.value.exit_code == 8
     assert "again" in caught.value.hint
+    assert caught.value.message.endswith(", after 3 tries")
     assert isinstance(caught.value, HubFailsError) == (status == 503)
     assert len(hub.requests) == 3
 
