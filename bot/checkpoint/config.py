@@ -17,6 +17,8 @@ from bot.records import Recipe
 DTYPE_KEYS = ("torch_dtype", "dtype")
 _TEXT_CONFIGS = ("text_config", "language_config", "llm_config")
 _SPACE = " \t\n\r"
+# How a file begins that was uploaded without git-lfs: https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
+LFS_POINTER = b"version https://git-lfs"
 _BROKEN = "The file is damaged or invalid; look at it upstream."
 
 
@@ -140,7 +142,9 @@ def parse_object(content: bytes, *, where: str) -> dict[str, Any]:
     try:
         value = json.loads(content.decode(), object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise UpstreamError(f"{where}: not valid JSON: {error}", hint=_BROKEN) from None
+        pointer = content.startswith(LFS_POINTER)
+        reason = "it is a git-lfs pointer, not the file itself" if pointer else f"not valid JSON: {error}"
+        raise UpstreamError(f"{where}: {reason}", hint=_BROKEN) from None
     if not isinstance(value, dict):
         raise UpstreamError(f"{where}: not a JSON object", hint=_BROKEN)
     return value

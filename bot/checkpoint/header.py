@@ -1,4 +1,4 @@
-"""Safetensors headers: which tensors a file or a model folder holds, and where. No torch: planning uses it too."""
+"""The header of one safetensors file: which tensors it holds, and where. No torch: planning uses it too."""
 
 from __future__ import annotations
 
@@ -6,36 +6,53 @@ import json
 import struct
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
-from bot.checkpoint.config import parse_object
-from bot.checkpoint.repo_files import SINGLE_WEIGHTS, WEIGHT_INDEX
 from bot.errors import UpstreamError
 from bot.records import TensorInfo
+from bot.text import one_line
 
 # https://huggingface.co/docs/safetensors: u64 little-endian length, JSON, then the bytes of all tensors.
 LENGTH_BYTES = 8
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library itself
+# Bounds for what others wrote: time and memory grow with each tensor. DeepSeek-V3 stores about 91,000 tensors in
+# 163 files; the single file of a small mixture has some thousands. Names have about 60 characters.
+MAX_FILE_TENSORS = 200_000
+MAX_NAME_CHARS = 1000
+_MAX_DIMENSIONS = 64  # of a tensor in torch
+_MAX_SIZE = 1 << 63
 
-_BROKEN_INDEX = "The index is broken; look at it upstream."
-
-ITEM_BYTES = {
-    "F64": 8,
-    "I64": 8,
-    "U64": 8,
-    "F32": 4,
-    "I32": 4,
-    "U32": 4,
-    "F16": 2,
-    "BF16": 2,
-    "I16": 2,
-    "U16": 2,
-    "F8_E4M3": 1,
-    "F8_E5M2": 1,
-    "I8": 1,
-    "U8": 1,
-    "BOOL": 1,
+# Bits of an item, by the names of safetensors 0.8.
+ITEM_BITS = {
+    "BOOL": 8,
+    "F4": 4,
+    "F6_E2M3": 6,
+    "F6_E3M2": 6,
+    "U8": 8,
+    "I8": 8,
+    "F8_E5M2": 8,
+    "F8_E4M3": 8,
+    "F8_E8M0": 8,
+    "F8_E4M3FNUZ": 8,
+    "F8_E5M2FNUZ": 8,
+    "I16": 16,
+    "U16": 16,
+    "F16": 16,
+    "BF16": 16,
+    "I32": 32,
+    "U32": 32,
+    "F32": 32,
+    "C64": 64,
+    "F64": 64,
+    "I64": 64,
+    "U64": 64,
+}
+# What is uploaded in place of weights, by its first bytes. As a length, all of these are far too large.
+_OTHER_FORMATS = {
+    b"version ": "a git-lfs pointer, not the file itself",
+    b"GGUF": "a GGUF file",
+    b"PK\x03\x04": "a zip archive, such as a pickled checkpoint",
 }
 
 
@@ -54,48 +71,16 @@ class Span:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
+    """size_bytes: of the header's text."""
+
     spans: dict[str, Span]
     metadata: dict[str, str]
+    size_bytes: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WeightHeaders:
-    """A model folder's headers by file name. files: for each tensor the name of the file that holds it."""
-
-    headers: dict[str, Header]
-    files: dict[str, str]
-
-    @property
-    def tensors(self) -> dict[str, TensorInfo]:
-        return {tensor: self.headers[name].spans[tensor].info for tensor, name in self.files.items()}
-
-
-def read_weight_headers(folder: Path) -> WeightHeaders:
-    """The headers of `model.safetensors`, or of the shards that its index names.
-
-    Raises UpstreamError when a file is missing or damaged, or a shard lacks a tensor that the index says it has.
-    """
-    single, index = folder / SINGLE_WEIGHTS, folder / WEIGHT_INDEX
-    # As in transformers, the single file wins where both exist.
-    if single.is_file():
-        header = read_header(single)
-        return WeightHeaders(headers={SINGLE_WEIGHTS: header}, files=dict.fromkeys(header.spans, SINGLE_WEIGHTS))
-    if not index.is_file():
-        raise UpstreamError(
-            f"{folder}: neither {SINGLE_WEIGHTS} nor {WEIGHT_INDEX}",
-            hint="Only weights in safetensors files are read; never pickled ones.",
-        )
-    weight_map = _weight_map(index)
-    headers = {name: _shard_header(folder / name) for name in sorted(set(weight_map.values()))}
-    # As in transformers, a tensor that a shard holds counts even where the index does not list it.
-    files = {tensor: name for name, header in headers.items() for tensor in header.spans}
-    for tensor, name in weight_map.items():
-        if tensor not in headers[name].spans:
-            raise UpstreamError(
-                f"{folder / name}: tensor {tensor!r} is missing, but {WEIGHT_INDEX} lists it",
-                hint="The upload is not complete, or its index is out of date.",
-            )
-    return WeightHeaders(headers=headers, files=files | weight_map)
+def size_bytes(info: TensorInfo) -> int:
+    """Of the tensor's values in a file."""
+    return prod(info.shape) * ITEM_BITS[info.dtype] // 8
 
 
 def read_header(path: Path) -> Header:
@@ -114,23 +99,31 @@ def read_header(path: Path) -> Header:
 def header_length(first: bytes, *, file_bytes: int, where: str) -> int:
     """Length of the JSON in bytes, from the first eight bytes of the file.
 
-    Raises UpstreamError when the file is too short to hold that much.
+    Raises UpstreamError when the file is too short to hold that much, or is of another format.
     """
     if len(first) < LENGTH_BYTES:
         raise _damaged(where, f"{len(first)} bytes are not a safetensors file")
     length: int = struct.unpack("<Q", first[:LENGTH_BYTES])[0]
-    if length > MAX_HEADER_BYTES or length > file_bytes - LENGTH_BYTES:
-        raise _damaged(where, f"the header claims {length} bytes, the file has {file_bytes}")
-    return length
+    if length <= min(MAX_HEADER_BYTES, file_bytes - LENGTH_BYTES):
+        return length
+    if other := next((name for magic, name in _OTHER_FORMATS.items() if first.startswith(magic)), None):
+        raise UpstreamError(
+            f"{where}: it is {other}", hint="Upload the safetensors file itself, or run `git lfs pull` in a clone."
+        )
+    raise _damaged(where, f"the header claims {length} bytes, the file has {file_bytes}")
 
 
 def parse_header(text: bytes, *, file_bytes: int, where: str) -> Header:
     """Every tensor of the file, its byte range checked against the file's size, gaps and overlaps.
 
-    Raises UpstreamError for anything that the safetensors library would not load either.
+    Raises UpstreamError for anything that the safetensors library would not load either, and for more tensors than
+    any model has.
     """
+    # Counted before JSON is parsed, which takes seconds and a gigabyte for a million tensors.
+    if (count := text.count(b'"data_offsets"')) > MAX_FILE_TENSORS:
+        raise _too_many(where, count)
     try:
-        entries = json.loads(text, object_pairs_hook=_no_duplicates)
+        entries = json.loads(text.decode(), object_pairs_hook=_no_duplicates)
     except (ValueError, RecursionError) as error:
         raise _damaged(where, f"the header is not JSON: {error}") from None
     if not isinstance(entries, dict):
@@ -138,49 +131,28 @@ def parse_header(text: bytes, *, file_bytes: int, where: str) -> Header:
     metadata = entries.pop("__metadata__", None) or {}
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise _damaged(where, "__metadata__ is not a map of strings")
+    if len(entries) > MAX_FILE_TENSORS:
+        raise _too_many(where, len(entries))
     base = LENGTH_BYTES + len(text)
     spans = {name: _span(name, entry, base, where) for name, entry in entries.items()}
     _check_coverage(spans, base, file_bytes, where)
-    return Header(spans=spans, metadata=metadata)
-
-
-def _weight_map(index: Path) -> dict[str, str]:
-    weight_map = parse_object(index.read_bytes(), where=str(index)).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise UpstreamError(f"{index}: no weight_map", hint=_BROKEN_INDEX)
-    for tensor, name in weight_map.items():
-        # The index is untrusted: a shard lies beside it, nowhere else.
-        if not isinstance(name, str) or not _is_plain_name(name):
-            raise UpstreamError(
-                f"{index}: tensor {tensor!r} points outside the folder, to {name!r}", hint=_BROKEN_INDEX
-            )
-    return weight_map
-
-
-def _is_plain_name(name: str) -> bool:
-    return (
-        name not in {"", ".", ".."} and PurePosixPath(name).name == name == PureWindowsPath(name).name
-    ) and "\0" not in name
-
-
-def _shard_header(path: Path) -> Header:
-    if not path.is_file():
-        raise UpstreamError(f"{path}: missing, though {WEIGHT_INDEX} names it", hint="The upload is not complete.")
-    return read_header(path)
+    return Header(spans=spans, metadata=metadata, size_bytes=len(text))
 
 
 def _span(name: str, entry: Any, base: int, where: str) -> Span:
+    if len(name) > MAX_NAME_CHARS or not _is_text(name):
+        raise _damaged(where, f"{one_line(name, 40)!r} is no name of a tensor")
     try:
         dtype, shape, (start, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
     except (KeyError, TypeError, ValueError):
         raise _damaged(where, f"the entry of tensor {name!r} is incomplete") from None
-    if dtype not in ITEM_BYTES:
-        raise _damaged(where, f"tensor {name!r} has the unknown dtype {dtype!r}")
-    numbers = [*shape, start, end] if isinstance(shape, list) else [None]
+    if not isinstance(dtype, str) or dtype not in ITEM_BITS:
+        raise _damaged(where, f"tensor {name!r} has the unknown dtype {one_line(dtype, 40)!r}")
+    numbers = [*shape, start, end] if isinstance(shape, list) and len(shape) <= _MAX_DIMENSIONS else [None]
     # bool is a subclass of int in Python.
-    if not all(type(number) is int and number >= 0 for number in numbers):
+    if not all(type(number) is int and 0 <= number < _MAX_SIZE for number in numbers):
         raise _damaged(where, f"tensor {name!r} has an invalid shape or offsets")
-    if end - start != prod(shape) * ITEM_BYTES[dtype]:
+    if 8 * (end - start) != prod(shape) * ITEM_BITS[dtype]:
         raise _damaged(where, f"tensor {name!r} of {dtype} {shape} does not fill bytes {start} to {end}")
     return Span(info=TensorInfo(name=name, dtype=dtype, shape=tuple(shape)), start=base + start, end=base + end)
 
@@ -204,6 +176,18 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(names) != len(pairs):
         raise ValueError("a key occurs twice")
     return names
+
+
+def _is_text(name: str) -> bool:
+    """JSON may hold halves of a surrogate pair, which no encoding has."""
+    return name.isascii() or not any("\ud800" <= char <= "\udfff" for char in name)
+
+
+def _too_many(where: str, count: int) -> UpstreamError:
+    return UpstreamError(
+        f"{where}: the header lists {count} tensors, more than {MAX_FILE_TENSORS} in one file",
+        hint="No known model has that many.",
+    )
 
 
 def _damaged(where: str, what: str) -> UpstreamError:

@@ -7,7 +7,7 @@ from math import prod
 
 from bot.checkpoint.constants import FLOATS, PER_INT32, SOURCE_FLOATS
 from bot.checkpoint.gemm import Packed
-from bot.checkpoint.header import ITEM_BYTES
+from bot.checkpoint.header import size_bytes
 from bot.errors import QuantizationError
 from bot.records import TensorInfo
 
@@ -68,7 +68,7 @@ def quantized_linears(tensors: Inventory) -> tuple[str, ...]:
 def bits_per_weight(artifact: Inventory) -> float:
     """Bits of integers, scales and zeros together, per weight of the quantized linears; NaN if there are none."""
     linears = quantized_linears(artifact)
-    bits = 8 * sum(_size_bytes(artifact[f"{linear}.{part}"]) for linear in linears for part in Packed._fields)
+    bits = 8 * sum(size_bytes(artifact[f"{linear}.{part}"]) for linear in linears for part in Packed._fields)
     # Each int32 of qweight holds eight weights.
     weights = sum(PER_INT32 * prod(artifact[f"{linear}.qweight"].shape) for linear in linears)
     return bits / weights if weights else float("nan")
@@ -80,7 +80,7 @@ def bits_per_weight_file(source: Inventory, artifact: Inventory, uncounted: Coll
     uncounted: the source's tensors that are not parameters: tied ones, and those that the model does not read.
     """
     parameters = sum(prod(info.shape) for name, info in source.items() if name not in uncounted)
-    return 8 * sum(_size_bytes(info) for info in artifact.values()) / parameters
+    return 8 * sum(size_bytes(info) for info in artifact.values()) / parameters
 
 
 def packed_tensors(linear: str, shape: tuple[int, ...], group_size: int) -> tuple[TensorInfo, ...]:
@@ -104,10 +104,6 @@ def _expected(
         else:
             dtype = artifact_dtype if info.dtype in FLOATS else info.dtype
             yield name, TensorInfo(name=name, dtype=dtype, shape=info.shape)
-
-
-def _size_bytes(info: TensorInfo) -> int:
-    return prod(info.shape) * ITEM_BYTES[info.dtype]
 
 
 def _shown(info: TensorInfo) -> str:

@@ -13,10 +13,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bot.checkpoint.header import Header, read_header, read_weight_headers
-from bot.errors import UpstreamError
+from bot.checkpoint.header import Header, read_header
+from bot.checkpoint.weight_files import read_weight_headers
+from bot.errors import UnsupportedModelError, UpstreamError
 from bot.records import TensorInfo
 
+# Not those whose items share bytes: torch has no tensors of them.
 TORCH_DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,
     "I64": torch.int64,
@@ -24,12 +26,16 @@ TORCH_DTYPES: dict[str, torch.dtype] = {
     "F32": torch.float32,
     "I32": torch.int32,
     "U32": torch.uint32,
+    "C64": torch.complex64,
     "F16": torch.float16,
     "BF16": torch.bfloat16,
     "I16": torch.int16,
     "U16": torch.uint16,
     "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
     "F8_E5M2": torch.float8_e5m2,
+    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
+    "F8_E8M0": torch.float8_e8m0fnu,
     "I8": torch.int8,
     "U8": torch.uint8,
     "BOOL": torch.bool,
@@ -50,8 +56,13 @@ class TensorFile:
         self.tensors: Mapping[str, TensorInfo] = {name: span.info for name, span in self._header.spans.items()}
 
     def read(self, name: str) -> Tensor:
-        """The whole tensor, in its own dtype, on the CPU."""
+        """The whole tensor, in its own dtype, on the CPU.
+
+        Raises UnsupportedModelError for a dtype that torch does not have.
+        """
         info = self.tensors[name]
+        if info.dtype not in TORCH_DTYPES:
+            raise UnsupportedModelError(f"{self.path}: {name} is {info.dtype}, which torch cannot hold")
         content = bytearray(self._header.spans[name].size_bytes)
         with self._open(name) as file:
             _read_exactly(file, memoryview(content), self.path)
@@ -76,7 +87,7 @@ class TensorFile:
 class Checkpoint:
     """The weights of a model folder: `model.safetensors`, or the shards that its index names.
 
-    Raises UpstreamError when a file is missing or damaged, or a shard lacks a tensor that the index names.
+    Raises UpstreamError when a file is missing or damaged.
     """
 
     def __init__(self, folder: Path) -> None:

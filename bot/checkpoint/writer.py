@@ -6,7 +6,6 @@ import json
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Protocol
 
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bot.checkpoint.constants import FLOATS
-from bot.checkpoint.header import ITEM_BYTES, LENGTH_BYTES
+from bot.checkpoint.header import ITEM_BITS, LENGTH_BYTES, size_bytes
 from bot.checkpoint.reader import DTYPE_NAMES, TORCH_DTYPES
 from bot.checkpoint.repo_files import SINGLE_WEIGHTS, WEIGHT_INDEX
 from bot.errors import QuantizationError
@@ -42,7 +41,7 @@ class Part:
 
     @property
     def size_bytes(self) -> int:
-        return prod(self.info.shape) * ITEM_BYTES[self.info.dtype]
+        return size_bytes(self.info)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str]) -> None:
@@ -108,7 +107,7 @@ def _split(parts: Iterable[Part], shard_bytes: int) -> list[list[Part]]:
 
 def _write_file(path: Path, parts: Sequence[Part], metadata: Mapping[str, str]) -> None:
     # As in the safetensors library: wide items first, so that every tensor is aligned.
-    ordered = sorted(parts, key=lambda part: (-ITEM_BYTES[part.info.dtype], part.info.name))
+    ordered = sorted(parts, key=lambda part: (-ITEM_BITS[part.info.dtype], part.info.name))
     with atomic_file(path) as file:
         file.write(_header(ordered, metadata))
         for part in ordered:

@@ -13,8 +13,8 @@ from typing import Annotated, Any
 import typer
 
 from bot.checkpoint.config import parse_config
-from bot.checkpoint.header import read_weight_headers
 from bot.checkpoint.repo_files import CONFIG
+from bot.checkpoint.weight_files import read_weight_headers
 from bot.errors import EnvironmentProblem, UpstreamError
 from bot.jobs.machine import core_count, has_cuda, memory_bytes, nvidia_smi
 from bot.records import Calibration, Check, Details, Estimate, Job, JobKind, Plan, Recipe

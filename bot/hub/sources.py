@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from huggingface_hub import HfApi, hf_hub_url
@@ -16,8 +16,9 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.hf_api import ModelInfo, RepoSibling
 
-from bot.checkpoint.config import parse_object
-from bot.checkpoint.header import LENGTH_BYTES, header_length, parse_header
+from bot.checkpoint.config import LFS_POINTER, parse_object
+from bot.checkpoint.config_values import quantized_as
+from bot.checkpoint.header import LENGTH_BYTES, Header, header_length, parse_header
 from bot.checkpoint.repo_files import (
     CARD,
     CONFIG,
@@ -26,14 +27,19 @@ from bot.checkpoint.repo_files import (
     WEIGHT_INDEX,
     is_companion,
     is_safe_path,
+    is_vocabulary,
 )
+from bot.checkpoint.weight_files import collect_headers, shard_names, unheld_tensors
 from bot.errors import BotError, UpstreamError
 from bot.hub.fetch import read_range, read_small_file, side_by_side
 from bot.hub.license_link import read_link
 from bot.hub.session import Hub, HubFailsError, call, status_of
-from bot.records import DatasetListing, Details, HubFile, TensorInfo, TextSource, Upstream, WatchEntry
+from bot.records import DatasetListing, Details, HubFile, TextSource, Upstream, WatchEntry
+from bot.text import one_line
 
 _REPO_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+# A pointer of git-lfs has about 130 bytes, and no vocabulary is that small.
+_POINTER_BYTES = 200
 _FIRST_READ_BYTES = 100_000  # contains the whole header of nearly every safetensors file
 
 
@@ -144,9 +150,15 @@ def _details(hub: Hub, source: Upstream) -> Details:
     api = hub.reader
     try:
         config = _json_object(api, source, CONFIG)
-        weight_files = _weight_files(api, source)
-        present = [file for path in weight_files if (file := source.file(path))]
-        headers = [_tensors(api, source, file) for file in present]
+        # Nothing more is needed to refuse it, and its weights may be of any form.
+        if quantized_as(config):
+            return Details(config=config)
+        index = _json_object(api, source, WEIGHT_INDEX) if _has_index(source) else None
+        weight_files = _weight_files(source, index)
+        present = {path: file for path in weight_files if (file := source.file(path))}
+        found = collect_headers(present, lambda path: _header(api, source, present[path]))
+        _check_vocabulary(api, source)
+        warnings = _index_warnings(index, found.files)
         small_files = _small_files(api, source)
     except GatedRepoError:
         problem = "gated: access to the weights was refused; ask for it on the model's page"
@@ -161,8 +173,13 @@ def _details(hub: Hub, source: Upstream) -> Details:
     except ValueError as error:
         problem = str(error)
     else:
-        tensors = tuple(tensor for header in headers for tensor in header)
-        return Details(config=config, weight_files=weight_files, tensors=tensors, small_files=small_files)
+        return Details(
+            config=config,
+            weight_files=weight_files,
+            tensors=tuple(found.tensors.values()),
+            small_files=small_files,
+            warnings=warnings,
+        )
     return Details(problem=problem)
 
 
@@ -175,23 +192,25 @@ def _small_files(api: HfApi, source: Upstream) -> dict[str, bytes]:
     }
 
 
-def _weight_files(api: HfApi, source: Upstream) -> tuple[str, ...]:
-    # transformers prefers the single file when both exist.
-    if source.file(SINGLE_WEIGHTS):
-        return (SINGLE_WEIGHTS,)
-    if not source.file(WEIGHT_INDEX):
+def _has_index(source: Upstream) -> bool:
+    """transformers prefers the single file when both exist."""
+    return not source.file(SINGLE_WEIGHTS) and source.file(WEIGHT_INDEX) is not None
+
+
+def _weight_files(source: Upstream, index: dict[str, Any] | None) -> tuple[str, ...]:
+    if index is not None:
+        return shard_names(index, where=f"{WEIGHT_INDEX} upstream")
+    return (SINGLE_WEIGHTS,) if source.file(SINGLE_WEIGHTS) else ()
+
+
+def _index_warnings(index: dict[str, Any] | None, files: Mapping[str, str]) -> tuple[str, ...]:
+    if index is None or not (unheld := unheld_tensors(index, files)):
         return ()
-    weight_map = _json_object(api, source, WEIGHT_INDEX).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-        raise UpstreamError(f"{WEIGHT_INDEX} upstream has no weight_map")
-    names = tuple(sorted(set(weight_map.values())))
-    if bad := [name for name in names if not is_safe_path(name) or not name.endswith(".safetensors")]:
-        raise UpstreamError(f"{WEIGHT_INDEX} upstream names {bad[0]!r}, which is not a safetensors file")
-    return names
+    return (f"{WEIGHT_INDEX} lists {len(unheld)} tensors that no file holds, such as {one_line(unheld[0])}",)
 
 
-def _tensors(api: HfApi, source: Upstream, file: HubFile) -> tuple[TensorInfo, ...]:
-    """The tensors that the file's header lists: one Range request, or two when it is long.
+def _header(api: HfApi, source: Upstream, file: HubFile) -> Header:
+    """The file's header: one Range request, or two when it is long.
 
     See https://huggingface.co/docs/safetensors/index#format
     """
@@ -208,8 +227,16 @@ def _tensors(api: HfApi, source: Upstream, file: HubFile) -> tuple[TensorInfo, .
     first = read(0, min(file.size_bytes, _FIRST_READ_BYTES))
     end = LENGTH_BYTES + header_length(first, file_bytes=file.size_bytes, where=file.path)
     text = first[LENGTH_BYTES:end] + read(len(first), max(end, len(first)))
-    header = parse_header(text, file_bytes=file.size_bytes, where=file.path)
-    return tuple(span.info for span in header.spans.values())
+    return parse_header(text, file_bytes=file.size_bytes, where=file.path)
+
+
+def _check_vocabulary(api: HfApi, source: Upstream) -> None:
+    """Raises UpstreamError when git-lfs was not used where it had to be."""
+    for file in source.files:
+        if is_vocabulary(file.path) and file.size_bytes <= _POINTER_BYTES:
+            content = read_small_file(api, source.repo_id, file.path, revision=source.sha)
+            if content.startswith(LFS_POINTER):
+                raise UpstreamError(f"{file.path}: it is a git-lfs pointer, not the file itself")
 
 
 def _json_object(api: HfApi, source: Upstream, path: str) -> dict[str, Any]:

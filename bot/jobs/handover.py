@@ -17,7 +17,6 @@ import bot
 from bot.card.model_card import render_card
 from bot.card.provenance import make_provenance
 from bot.checkpoint.config import artifact_config
-from bot.checkpoint.header import read_weight_headers
 from bot.checkpoint.repo_files import (
     CARD,
     CHAT_TEMPLATE,
@@ -30,6 +29,7 @@ from bot.checkpoint.repo_files import (
     is_carried,
     is_safe_path,
 )
+from bot.checkpoint.weight_files import read_weight_headers
 from bot.errors import PublishError, UpstreamError
 from bot.evaluate.gate import judge
 from bot.files import describe_file, found_as_listed

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from bot.checkpoint.config import text_settings
+from bot.checkpoint.config_values import layer_count
 from bot.checkpoint.constants import FLOATS, SOURCE_FLOATS
 from bot.checkpoint.selection import Mixture, select_linears
 from bot.errors import UnsupportedModelError
@@ -22,8 +22,6 @@ from bot.records import Layers, Recipe, TensorInfo, from_json
 
 TABLE = Path(__file__).with_name("support_table.json")
 
-# Where the config of a multimodal model holds that of its text decoder.
-_LAYER_COUNT = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers")
 # In a name, such as that of an expert.
 NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 _EXPERTS = re.compile(r"^(?:.*\.)?experts(?=\.\d+\.)")
@@ -146,12 +144,6 @@ def layers_from_headers(
 
 def _is_other(pattern: str, known: ModelType) -> bool:
     return pattern in known.others if known.layers else "norm" in pattern
-
-
-def layer_count(config: Mapping[str, Any]) -> int | None:
-    settings = text_settings(config)
-    counts = (settings.get(name) for name in _LAYER_COUNT)
-    return next((count for count in counts if type(count) is int and count > 0), None)
 
 
 def _stored_path(config: Mapping[str, Any], tensors: tuple[TensorInfo, ...], known: ModelType) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from typing import Any
 
+from bot.checkpoint.config_values import check_values, quantized_as
 from bot.checkpoint.repo_files import CONFIG, SINGLE_WEIGHTS, VOCABULARY, is_pickle, is_safe_path, is_vocabulary
 from bot.checkpoint.small_files import check_small_files
 from bot.errors import BotError, PublishError, UnsupportedModelError, UpstreamError, WatchlistError
@@ -32,9 +34,11 @@ _GENERATING = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 def chosen_or_refusal(entry: WatchEntry, details: Details) -> Chosen | Skip:
     """What of the model this entry's recipe quantizes, or why it cannot be quantized."""
     config = details.config
-    if reason := _quantized_already(config) or _no_model_type(config) or _no_causal_lm(config):
+    if reason := _no_model_type(config) or _no_causal_lm(config):
         return refuse(entry, f"unsupported: {reason}", UnsupportedModelError, _HOLD)
     try:
+        if not own_code(entry, config):
+            check_values(config, details.tensors)
         known = None if own_code(entry, config) else model_types().get(config["model_type"])
         chosen = choose_linears(_layers(entry, details, known), entry.recipe)
         _check_method(entry.recipe, chosen, known)
@@ -95,14 +99,6 @@ def _check_method(recipe: Recipe, chosen: Chosen, known: ModelType | None) -> No
         )
 
 
-def _quantized_already(config: Mapping[str, Any]) -> str | None:
-    quantization = config.get("quantization_config")
-    if quantization is None:
-        return None
-    method = quantization.get("quant_method") if isinstance(quantization, dict) else None
-    return f"it is quantized already ({method or 'quantization_config'})"
-
-
 def _no_model_type(config: Mapping[str, Any]) -> str | None:
     model_type = config.get("model_type")
     return None if isinstance(model_type, str) and model_type else "config.json has no model_type"
@@ -142,9 +138,13 @@ def missing_target_refusal(entry: WatchEntry) -> Skip:
 
 def weights_refusal(entry: WatchEntry, upstream: Upstream, details: Details) -> Skip | None:
     if upstream.file(CONFIG) is None:
-        return refuse(entry, "no config.json upstream", UpstreamError, "Is it a transformers model?")
+        reason = "no config.json upstream"
+        return _other_kind(entry, upstream) or refuse(entry, reason, UpstreamError, "Is it a transformers model?")
     if details.problem:
         return refuse(entry, details.problem, UpstreamError, f"Look at {entry.repo_id} on the Hub.")
+    if method := quantized_as(details.config):
+        reason = f"unsupported: it is quantized already ({method})"
+        return refuse(entry, reason, UnsupportedModelError, _HOLD)
     missing = [path for path in details.weight_files if upstream.file(path) is None]
     if missing:
         reason = f"upload incomplete: {missing[0]} is listed in the index but missing"
@@ -166,6 +166,8 @@ def small_files_refusal(entry: WatchEntry, details: Details) -> Skip | None:
 
 
 def _no_weights(entry: WatchEntry, upstream: Upstream) -> Skip:
+    if refusal := _other_kind(entry, upstream):
+        return refusal
     paths = [file.path for file in upstream.files]
     if other := [path for path in paths if path.endswith(".safetensors")]:
         reason = f"no {SINGLE_WEIGHTS} and no index of shards, only {other[0]}"
@@ -174,6 +176,26 @@ def _no_weights(entry: WatchEntry, upstream: Upstream) -> Skip:
         hint = "Convert them to safetensors upstream; loading a pickle can run code."
         return refuse(entry, "pickle-only weights, no safetensors", UpstreamError, hint)
     return refuse(entry, "no weights upstream", UpstreamError, "The next run checks it again.")
+
+
+# What a repo without a model's config or weights is, by a file of that name; and what to do about it.
+_OTHER_KINDS = (
+    ("adapter_config.json", "it is a LoRA adapter (PEFT)", "Merge it into its base model and upload the result."),
+    ("model_index.json", "it is a pipeline of diffusers", ""),
+    ("*.gguf", "it has only GGUF files", "Watch the repo that they were made from."),
+    ("*.onnx", "it has only ONNX files", "Watch the repo that they were made from."),
+    ("tf_model.h5", "it has only weights of TensorFlow", "Convert them to safetensors upstream."),
+    ("flax_model.msgpack", "it has only weights of Flax", "Convert them to safetensors upstream."),
+    ("config_sentence_transformers.json", "it is a model of sentence-transformers", ""),
+)
+
+
+def _other_kind(entry: WatchEntry, upstream: Upstream) -> Skip | None:
+    for pattern, kind, hint in _OTHER_KINDS:
+        # As in the Hub's own listings, GGUF and ONNX files may be in folders.
+        if any(fnmatchcase(file.path, pattern) for file in upstream.files):
+            return refuse(entry, f"unsupported: {kind}", UnsupportedModelError, hint or _HOLD)
+    return None
 
 
 def refusal_of_names(entry: WatchEntry, files: tuple[HubFile, ...]) -> Skip | None:

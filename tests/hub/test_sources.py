@@ -141,6 +141,7 @@ def test_two_hundred_entries_are_read_in_parallel(hub: LocalHub) -> None:
 # --- details ------------------------------------------------------------------------------------------------
 
 Files = dict[str, bytes | str]
+POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 1234567\n"
 INDEX = "model.safetensors.index.json"
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
 
@@ -197,6 +198,9 @@ def test_shards_are_those_that_the_index_names(hub: LocalHub) -> None:
         ("config.json", "{", "config.json: not valid JSON"),
         ("config.json", b"\xff\xfe", "config.json: not valid JSON"),
         ("config.json", b" " * 2001, "config.json is larger than 2,000 bytes"),
+        ("config.json", POINTER, "config.json: it is a git-lfs pointer, not the file itself"),
+        ("tokenizer.json", POINTER, "tokenizer.json: it is a git-lfs pointer, not the file itself"),
+        ("model.safetensors", POINTER, "model.safetensors: it is a git-lfs pointer, not the file itself"),
         ("model.safetensors", b"", "model.safetensors: 0 bytes"),
         ("model.safetensors", b"\0\1", "model.safetensors: 2 bytes"),
         ("model.safetensors", b"\xff" * 100, "the header claims"),
@@ -211,6 +215,28 @@ def test_broken_upload_is_named(
     monkeypatch.setattr(fetch, "MAX_SMALL_FILE_BYTES", 2000)
     found = looked_into(hub, {**source_files(), name: content})
     assert words in str(found.problem)
+
+
+def test_shards_may_be_in_folders_and_an_index_may_list_what_is_not_there(hub: LocalHub) -> None:
+    shards: Files = {f"part/{name}": content for name, content in sharded().items() if name in SHARDS}
+    weight_map = {
+        "a.weight": f"part/{SHARDS[0]}",
+        "b.weight": f"part/{SHARDS[1]}",
+        "gone\x1b": f"part/{SHARDS[0]}",
+    }
+    files = {path: content for path, content in sharded().items() if path not in SHARDS}
+    found = looked_into(hub, {**files, **shards, INDEX: json.dumps({"weight_map": weight_map})})
+    assert (found.problem, found.weight_files) == (None, tuple(f"part/{name}" for name in SHARDS))
+    assert [item.name for item in found.tensors] == ["a.weight", "b.weight"]
+    assert found.warnings == (f"{INDEX} lists 1 tensors that no file holds, such as gone",)
+
+
+def test_a_model_that_is_quantized_already_is_not_looked_into(hub: LocalHub) -> None:
+    config = json.dumps({"model_type": "qwen3", "quantization_config": {"quant_method": "fp8"}})
+    hub.seed(SOURCE, source_files(config__json=config, model__safetensors=b"of another form"))
+    found = read_details(as_bot(hub), [upstream_of(hub, factories.entry())])[0]
+    assert (found.problem, found.weight_files) == (None, ())
+    assert not requests(hub, "GET", "/objects/")
 
 
 NAMES = ["../../etc/passwd", "/etc/passwd.safetensors", "C:\\x.safetensors", "pytorch_model.bin", 3]

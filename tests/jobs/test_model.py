@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from bot.checkpoint.header import read_weight_headers
+from bot.checkpoint.weight_files import read_weight_headers
 from bot.jobs.model import read_layers
 from bot.jobs.worker import layers_of_model
 from bot.records import Details, Recipe, TensorInfo

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from bot.checkpoint.config_values import layer_count
 from bot.records import TensorInfo
-from bot.watch.layers import layer_count, layers_from_headers, model_types, table_version
+from bot.watch.layers import layers_from_headers, model_types, table_version
 from tests.support.watch import QWEN3_4B
 
 

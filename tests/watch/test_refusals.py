@@ -223,6 +223,39 @@ def test_an_upload_that_cannot_be_used_is_refused_with_its_reason(
     assert_refused(decided(source=source, found=found), reason, UpstreamError)
 
 
+def test_a_model_that_is_quantized_already_is_refused_before_its_weights_are_looked_at() -> None:
+    quantized = details(config=CONFIG | {"quantization_config": {"quant_method": "gptq"}}, weight_files=())
+    refused = assert_refused(decided(found=quantized), "unsupported: it is quantized", UnsupportedModelError)
+    assert refused.reason == "unsupported: it is quantized already (gptq)"
+
+
+@pytest.mark.parametrize(
+    ("file", "kind", "hint"),
+    [
+        ("adapter_config.json", "it is a LoRA adapter (PEFT)", "Merge it into its base model"),
+        ("model_index.json", "it is a pipeline of diffusers", "hold"),
+        ("Q4/tiny-Q4_K_M.gguf", "it has only GGUF files", "Watch the repo that they were made from"),
+        ("onnx/model.onnx", "it has only ONNX files", "Watch the repo"),
+        ("tf_model.h5", "it has only weights of TensorFlow", "Convert them"),
+        ("config_sentence_transformers.json", "it is a model of sentence-transformers", "hold"),
+    ],
+)
+def test_what_is_no_model_is_called_what_it_is(file: str, kind: str, hint: str) -> None:
+    for source in (
+        with_file(WEIGHTLESS, file, "x"),
+        without_file(with_file(WEIGHTLESS, file, "x"), "config.json"),
+    ):
+        found = decided(source=source, found=NO_WEIGHTS)
+        assert hint in assert_refused(found, f"unsupported: {kind}", UnsupportedModelError).hint
+    assert isinstance(decided(source=with_file(upstream(), file, "x")), Job)
+
+
+def test_a_config_that_no_model_can_have_is_refused_by_its_key() -> None:
+    found = decided(found=details(config=CONFIG | {"num_hidden_layers": 10**9}))
+    reason = "unsupported: config.json: num_hidden_layers is 1000000000, and the weights hold 24 tensors"
+    assert assert_refused(found, reason, UnsupportedModelError).hint.startswith("config.json is wrong")
+
+
 @pytest.mark.parametrize("name", ["LICENSE\\..\\evil.txt", "LICENSE:stream", "vocab.\x1b[31m", "LICENSE\n.txt"])
 def test_a_file_name_that_could_leave_its_folder_is_refused(name: str) -> None:
     source = with_file(upstream(), name, "x")
