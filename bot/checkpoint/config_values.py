@@ -38,6 +38,12 @@ def layer_count(config: Mapping[str, Any]) -> int | None:
     return next((count for count in counts if type(count) is int and count > 0), None)
 
 
+def ties_embeddings(config: Mapping[str, Any]) -> bool:
+    """Whether it says that the output embedding is the input embedding. Where it is silent, the type decides."""
+    key = "tie_word_embeddings"
+    return config.get(key, text_settings(config).get(key)) is True
+
+
 def quantized_as(config: Mapping[str, Any]) -> str | None:
     """How the stored weights are quantized already, in a word or two; None where they are not."""
     found = text_settings(config).get("quantization_config")

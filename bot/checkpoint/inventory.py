@@ -77,7 +77,7 @@ def bits_per_weight(artifact: Inventory) -> float:
 def bits_per_weight_file(source: Inventory, artifact: Inventory, uncounted: Collection[str]) -> float:
     """All tensor bits of the artifact per parameter of the source.
 
-    uncounted: the source's tensors that are not parameters: tied ones, and those that the model does not read.
+    uncounted: the source's tensors that the model does not read, such as the second one of two that are tied.
     """
     parameters = sum(prod(info.shape) for name, info in source.items() if name not in uncounted)
     return 8 * sum(size_bytes(info) for info in artifact.values()) / parameters

@@ -26,8 +26,10 @@ from transformers.core_model_loading import (
 )
 
 from bot.checkpoint.experts import Part
-from bot.errors import UnsupportedModelError
+from bot.errors import UnsupportedModelError, UpstreamError, untrusted_input
 from bot.records import TensorInfo
+
+BROKEN_WEIGHTS = "The weights are not complete, or broken."
 
 Read = Callable[[str], Tensor]  # the stored name of a tensor -> the tensor, on the CPU
 
@@ -58,6 +60,15 @@ class Conversion:
             converter.add_tensor(self.first, name, pattern, lambda name=name: read(name))
         converted = converter.convert(self.first, model=self.model, config=self.model.config)
         return {key: value[0] if isinstance(value, list) else value for key, value in converted.items()}
+
+    def described(self, tensors: Mapping[str, TensorInfo]) -> str:
+        """The stored tensors, and the patterns that none of them has."""
+        parts = []
+        for pattern in self.converter.source_patterns:
+            names = [name for name, matched in self.stored if matched == pattern]
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            parts.append(f"{names[0]} {list(tensors[names[0]].shape)}{more}" if names else f"no {pattern}")
+        return ", ".join(parts)
 
     @property
     def by_expert(self) -> bool:
@@ -115,12 +126,25 @@ def find_origins(model: Any, tensors: Mapping[str, TensorInfo]) -> dict[str, Ori
             together.setdefault(key, []).append((name, pattern))
     for key, stored in together.items():
         conversion = Conversion(first=key, stored=tuple(stored), converter=by_pattern[stored[0][1]], model=model)
-        made = conversion.run(lambda name: torch.empty(tensors[name].shape, device="meta"))
+        made = _shapes_made(conversion, tensors)
         conversion.shapes.update((result, tuple(value.shape)) for result, value in made.items())
         for result in made:
             # Only the model has a tensor of this name, so it is never stored.
             origins.setdefault(result, Origin(name=result, key=result, conversion=conversion))
     return origins
+
+
+def _shapes_made(conversion: Conversion, tensors: Mapping[str, TensorInfo]) -> dict[str, Tensor]:
+    """On the meta device. Raises UpstreamError when the stored tensors do not fit each other."""
+
+    def refused(reason: str) -> UpstreamError:
+        return UpstreamError(
+            f"{conversion.first} cannot be merged from {conversion.described(tensors)}: {reason}",
+            hint=BROKEN_WEIGHTS,
+        )
+
+    with untrusted_input(refused):
+        return conversion.run(lambda name: torch.empty(tensors[name].shape, device="meta"))
 
 
 def shape_of(origin: Origin, tensors: Mapping[str, TensorInfo]) -> tuple[int, ...]:

@@ -106,6 +106,13 @@ class Checkpoint:
         """The tensor's bytes in order, never more than chunk_bytes (a multiple of 8) at a time."""
         return self._files[name].chunks(name, chunk_bytes=chunk_bytes)
 
+    def equal(self, one: str, other: str) -> bool:
+        """Whether two tensors hold the same bytes. Read in chunks, up to the first difference."""
+        first, second = self.tensors[one], self.tensors[other]
+        if (first.dtype, first.shape) != (second.dtype, second.shape):
+            return False
+        return all(a == b for a, b in zip(self.chunks(one), self.chunks(other), strict=True))
+
 
 def _read_exactly(file: BufferedReader, target: memoryview, path: Path) -> None:
     done = 0

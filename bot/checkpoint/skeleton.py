@@ -1,6 +1,5 @@
 """A model without its weights, loaded one part at a time, so memory does not grow with depth.
 
-The architecture is transformers' own, built on the meta device (https://docs.pytorch.org/docs/stable/meta.html).
 The tensors of a part are read from the checkpoint by offset, assigned, and unloaded when the part is done.
 """
 
@@ -8,25 +7,25 @@ from __future__ import annotations
 
 import copy
 import ctypes
-import json
 from collections import Counter
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from math import prod
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-import transformers
-from accelerate import init_empty_weights
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
+from bot.checkpoint.building import empty_model
+from bot.checkpoint.config import parse_config
+from bot.checkpoint.config_values import check_values
 from bot.checkpoint.experts import separate_experts
-from bot.checkpoint.origins import Origin, Origins, Read, find_origins, read_values, separated, shape_of
-from bot.errors import EnvironmentProblem, UnsupportedModelError, UpstreamError, reason_of
+from bot.checkpoint.matching import Equal, check_complete, tied
+from bot.checkpoint.origins import Origin, Origins, Read, find_origins, read_values, separated
+from bot.checkpoint.repo_files import CONFIG
+from bot.errors import UnsupportedModelError, UpstreamError, untrusted_input
 from bot.records import TensorInfo
 
 Item = TypeVar("Item")
@@ -140,91 +139,48 @@ def open_skeleton(
     dtype: torch.dtype,
     trust_remote_code: bool,
     stored: Container[str] | None = None,
+    equal: Equal | None = None,
 ) -> Skeleton:
     """The model of a source folder. tensors: the source's.
 
     read: reads one of them, or a substitute of that name; stored: the names that it takes, if others than the
-    source's. Raises UnsupportedModelError or UpstreamError when config.json and the tensors do not match.
+    source's. equal: whether two of the source's tensors have the same values; None where that cannot be read:
+    then what config.json ties counts as equal. Raises UnsupportedModelError or UpstreamError when config.json and
+    the tensors do not match.
     """
-    model = empty_model(folder, dtype=dtype, trust_remote_code=trust_remote_code)
-    # The conversions look at the model as transformers builds it.
-    origins = find_origins(copy.deepcopy(model), tensors)
-    for key, tied_to in model.all_tied_weights_keys.items():
-        if tied_to in origins:
-            origins[key] = origins[tied_to]
-    _check_complete(dict(model.named_parameters(remove_duplicate=False)), origins, tensors, where=folder)
-    path, layers = decoder_layers(model)
-    return Skeleton(
-        model=model,
-        path=path,
-        layers=layers,
-        origins=separated(origins, separate_experts(model), tensors),
-        stored=tensors if stored is None else stored,
-        read=read,
-        dtype=dtype,
-        unread=modules_beside_text(model),
-    )
+    config = _config_in(folder)
+    if not (trust_remote_code and "auto_map" in config):
+        check_values(config, tensors)
+    model = empty_model(folder, config, stored=len(tensors), dtype=dtype, trust_remote_code=trust_remote_code)
 
+    def refused(reason: str) -> UnsupportedModelError:
+        return UnsupportedModelError(f"{folder}: {type(model).__name__} cannot be read layer by layer: {reason}")
 
-def empty_model(folder: Path, *, dtype: torch.dtype, trust_remote_code: bool) -> Any:
-    """A language model in eval mode whose parameters have shapes but no values; its buffers have both.
-
-    Raises UnsupportedModelError when transformers cannot build it from the folder's config.json.
-    """
-    transformers.utils.logging.set_verbosity_error()
-    try:
-        config = transformers.AutoConfig.from_pretrained(
-            folder, trust_remote_code=trust_remote_code, local_files_only=True
+    with untrusted_input(refused):
+        # The conversions look at the model as transformers builds it.
+        origins = find_origins(copy.deepcopy(model), tensors)
+        origins = tied(origins, model.all_tied_weights_keys, tensors, equal)
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        check_complete(parameters, origins, tensors, where=folder)
+        path, layers = decoder_layers(model)
+        return Skeleton(
+            model=model,
+            path=path,
+            layers=layers,
+            origins=separated(origins, separate_experts(model), tensors),
+            stored=tensors if stored is None else stored,
+            read=read,
+            dtype=dtype,
+            unread=modules_beside_text(model),
         )
-        # A config may ask for kernels that this machine does not have.
-        config._attn_implementation = None
-        # accelerate moves a parameter when it is made already, and those of many experts may not fit into memory.
-        with init_empty_weights(include_buffers=False), _LargeOnMeta():
-            if (known := _named_class(config)) is not None:
-                model = known._from_config(config, dtype=dtype)
-            else:
-                model = transformers.AutoModelForCausalLM.from_config(
-                    config, dtype=dtype, trust_remote_code=trust_remote_code
-                )
-    except MemoryError as error:
-        raise EnvironmentProblem(
-            f"{folder}: the model does not fit into memory",
-            hint="Use a machine with more memory; `awq-bot plan` shows how much.",
-        ) from error
-    # The config, and with trust_remote_code the code, are untrusted: any exception is about them.
-    except Exception as error:
-        raise UnsupportedModelError(
-            f"{folder}: transformers {transformers.__version__} cannot load it: {reason_of(error)}",
-            hint="Look at config.json: does the model need its own code (trust_remote_code)?",
-        ) from error
-    model.config.get_text_config().use_cache = False
-    model.requires_grad_(False)
-    return model.eval()
 
 
-class _LargeOnMeta(TorchFunctionMode):
-    """Create large tensors on the meta device; no computed buffer is that large."""
-
-    _MADE = frozenset({torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn})
-    _LARGE = 1 << 26
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        sizes = args[0] if args and isinstance(args[0], (tuple, list)) else args
-        known = func in self._MADE and bool(sizes) and all(isinstance(size, int) for size in sizes)
-        moved = {"device": "meta"} if known and prod(sizes) >= self._LARGE else {}
-        return func(*args, **{**(kwargs or {}), **moved})
-
-
-def _named_class(config: Any) -> Any:
-    """The class of transformers that `architectures` names, if it generates text and is made for this config."""
-    names = config.architectures or []
-    found: Any = getattr(transformers, str(names[0]), None) if len(names) == 1 else None
-    if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
-        return None
-    model: Any = found
-    return model if model.can_generate() and model.config_class is type(config) else None
+def _config_in(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG
+    try:
+        return parse_config(path.read_bytes(), where=str(path))
+    except OSError as error:
+        raise UpstreamError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
 def decoder_layers(model: Any) -> tuple[str, nn.ModuleList]:
@@ -317,19 +273,3 @@ def origins_inside(module: nn.Module, path: str, origins: Origins) -> dict[str, 
     return {
         key: origins[full] for key in module.state_dict() if (full := f"{path}.{key}" if path else key) in origins
     }
-
-
-def _check_complete(
-    parameters: Mapping[str, nn.Parameter], origins: Origins, tensors: Mapping[str, TensorInfo], *, where: Path
-) -> None:
-    missing = [key for key in parameters if key not in origins]
-    reshaped = [
-        key for key in origins if key in parameters and shape_of(origins[key], tensors) != parameters[key].shape
-    ]
-    for kind, keys in (("missing", missing), ("mismatched", reshaped)):
-        if keys:
-            shown = json.dumps(sorted(keys)[:4])[1:-1]
-            raise UpstreamError(
-                f"{where}: {len(keys)} {kind} keys: {shown}",
-                hint="The weights do not match this config.json, or the upload is not complete.",
-            )

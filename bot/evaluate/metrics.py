@@ -63,13 +63,18 @@ def evaluate(
     # Half precision is slow on a CPU.
     dtype = torch.float32 if target.type == "cpu" else TORCH_DTYPES[main_dtype(source_weights.tensors)]
     skeleton = partial(
-        open_skeleton, source, source_weights.tensors, dtype=dtype, trust_remote_code=trust_remote_code
+        open_skeleton,
+        source,
+        source_weights.tensors,
+        dtype=dtype,
+        trust_remote_code=trust_remote_code,
+        # Also for the artifact: what the source ties is tied there.
+        equal=source_weights.equal,
     )
     source_skeleton = skeleton(read=source_weights.read)
     artifact = open_artifact(quantized, source_skeleton, source_weights.tensors)
     artifact_skeleton = skeleton(read=partial(read_dequantized, artifact), stored=readable_names(artifact))
-    tied = frozenset(source_skeleton.model.all_tied_weights_keys)
-    uncounted = tied | unused_tensors(source_skeleton.origins, source_weights.tensors)
+    uncounted = unused_tensors(source_skeleton.origins, source_weights.tensors)
     figures = compare(source_skeleton, artifact_skeleton, tokens, device=target, progress=progress)
     return Report(
         perplexity_source=perplexity(figures.nll_source),

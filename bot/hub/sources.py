@@ -17,7 +17,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import ModelInfo, RepoSibling
 
 from bot.checkpoint.config import LFS_POINTER, parse_object
-from bot.checkpoint.config_values import quantized_as
+from bot.checkpoint.config_values import quantized_as, ties_embeddings
 from bot.checkpoint.header import LENGTH_BYTES, Header, header_length, parse_header
 from bot.checkpoint.repo_files import (
     CARD,
@@ -29,7 +29,7 @@ from bot.checkpoint.repo_files import (
     is_safe_path,
     is_vocabulary,
 )
-from bot.checkpoint.weight_files import collect_headers, shard_names, unheld_tensors
+from bot.checkpoint.weight_files import WeightHeaders, collect_headers, shard_names, unheld_tensors
 from bot.errors import BotError, UpstreamError
 from bot.hub.fetch import read_range, read_small_file, side_by_side
 from bot.hub.license_link import read_link
@@ -159,6 +159,8 @@ def _details(hub: Hub, source: Upstream) -> Details:
         found = collect_headers(present, lambda path: _header(api, source, present[path]))
         _check_vocabulary(api, source)
         warnings = _index_warnings(index, found.files)
+        if ties_embeddings(config):
+            warnings += _tied_warnings(api, source, found)
         small_files = _small_files(api, source)
     except GatedRepoError:
         problem = "gated: access to the weights was refused; ask for it on the model's page"
@@ -228,6 +230,43 @@ def _header(api: HfApi, source: Upstream, file: HubFile) -> Header:
     end = LENGTH_BYTES + header_length(first, file_bytes=file.size_bytes, where=file.path)
     text = first[LENGTH_BYTES:end] + read(len(first), max(end, len(first)))
     return parse_header(text, file_bytes=file.size_bytes, where=file.path)
+
+
+# How the input and the output embedding are named in most checkpoints, behind the path of their module.
+_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")
+_HEADS = ("lm_head.weight", "embed_out.weight")
+_COMPARED_BYTES = 1 << 16
+
+
+def _tied_warnings(api: HfApi, source: Upstream, found: WeightHeaders) -> tuple[str, ...]:
+    """Warnings about a tied model whose output embedding is not its input embedding, by their first values."""
+    embedding, head = (_shortest(found.files, names) for names in (_EMBEDDINGS, _HEADS))
+    if head is None:
+        return ()
+    if embedding is None:
+        return (f"config.json ties {head} to the embedding, and only {head} is stored: servers may not find it",)
+    if _first_values(api, source, found, embedding) == _first_values(api, source, found, head):
+        return ()
+    return (
+        f"config.json ties {head} to {embedding}, but their values differ: "
+        "both are used, as in transformers, and servers may use only one",
+    )
+
+
+def _shortest(tensors: Iterable[str], endings: tuple[str, ...]) -> str | None:
+    """The tensor with such a name that is outermost, as layers may have embeddings too."""
+    named = [name for name in tensors if f".{name}".endswith(tuple(f".{ending}" for ending in endings))]
+    return min(named, key=lambda name: (name.count("."), name), default=None)
+
+
+def _first_values(api: HfApi, source: Upstream, found: WeightHeaders, tensor: str) -> tuple[str, bytes]:
+    path = found.files[tensor]
+    span = found.headers[path].spans[tensor]
+    size = min(span.size_bytes, _COMPARED_BYTES)
+    content = (
+        read_range(api, source.repo_id, path, revision=source.sha, start=span.start, size=size) if size else b""
+    )
+    return span.info.dtype, content
 
 
 def _check_vocabulary(api: HfApi, source: Upstream) -> None:

@@ -54,7 +54,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuantizedLayers:
-    """linears: the stored names of the quantized linears, without `.weight`. tied: names of tied tensors.
+    """linears: the stored names of the quantized linears, without `.weight`.
 
     tensors: the source's, as the artifact has them before they are packed; unused: those that the model does not
     have. listed: see selection.Selection, by stored names.
@@ -63,7 +63,6 @@ class QuantizedLayers:
     layers: tuple[FinishedLayer, ...]
     linears: tuple[str, ...]
     tensors: Mapping[str, TensorInfo]
-    tied: frozenset[str]
     unused: frozenset[str]
     listed: tuple[str, ...]
 
@@ -118,7 +117,7 @@ def quantize(
         modules=tuple(module for layer in done.layers for module in layer.measured.modules),
         quantized_parameters=quantized_parameters,
         bits_per_weight=bits_per_weight(artifact.tensors),
-        bits_per_weight_file=bits_per_weight_file(done.tensors, artifact.tensors, done.tied | done.unused),
+        bits_per_weight_file=bits_per_weight_file(done.tensors, artifact.tensors, done.unused),
         versions=tool_versions(),
         device=device_name(device),
         duration_s=time.monotonic() - started,
@@ -180,6 +179,7 @@ def _quantize_layers(
         read=source.checkpoint.read,
         dtype=dtype,
         trust_remote_code=source.trust_remote_code,
+        equal=source.checkpoint.equal,
     )
     selection = architectures.select(skeleton, recipe)
     linears = tuple(skeleton.name_of(name) for name in selection.packed)
@@ -204,7 +204,6 @@ def _quantize_layers(
             layers=quantize_layers(context, quantizer=METHODS[recipe.method]),
             linears=linears,
             tensors=written,
-            tied=frozenset(skeleton.model.all_tied_weights_keys),
             unused=unused_tensors(skeleton.origins, tensors),
             listed=architectures.listed_names(skeleton, selection, written),
         )

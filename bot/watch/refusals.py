@@ -44,6 +44,8 @@ def chosen_or_refusal(entry: WatchEntry, details: Details) -> Chosen | Skip:
         _check_method(entry.recipe, chosen, known)
     except WatchlistError as error:
         return refuse(entry, error.message, WatchlistError, error.hint)
+    except UpstreamError as error:
+        return refuse(entry, error.message, UpstreamError, error.hint)
     except BotError as error:
         return refuse(entry, f"unsupported: {error.message}", type(error), error.hint or _HOLD)
     return chosen

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from bot.checkpoint.reader import Checkpoint
 from bot.checkpoint.skeleton import Skeleton, open_skeleton, unused_tensors
-from bot.errors import UnsupportedModelError
+from bot.errors import UnsupportedModelError, UpstreamError
 from tests.support import tiny_models
+from tests.support.artifact_pairs import change_tensors
 
 # For each type: where expert 1 of layer 0 is in the model, and the names under which its linears are stored or
 # written: gate, up and down.
@@ -165,3 +166,43 @@ def test_experts_that_cannot_be_written_one_by_one_are_refused(tmp_path: Path) -
     with pytest.raises(UnsupportedModelError, match="cannot be written one by one") as refused:
         reopened(checkpoint, checkpoint.read)
     assert refused.value.hint == "Put it on `hold:` on the watchlist."
+
+
+CONVOLUTIONS = [f"model.layers.1.self_attn.{part}_conv1d.weight" for part in "qkv"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda tensors: tensors.pop(CONVOLUTIONS[2]), "no self_attn.v_conv1d.weight"),
+        (lambda tensors: _cut(tensors, slice(0, 8)), f"{CONVOLUTIONS[2]} [8, 1, 4]"),
+        (lambda tensors: _cut(tensors, 0), f"{CONVOLUTIONS[2]} [1, 4]"),
+    ],
+    ids=["missing", "other shape", "other dimensions"],
+)
+def test_tensors_that_cannot_be_merged_are_named_as_they_are_stored(
+    change: Callable[[dict[str, Tensor]], object], words: str, tmp_path: Path
+) -> None:
+    source = tiny_models.build("kimi_linear", tmp_path)
+    change_tensors(source, change)
+    checkpoint = Checkpoint(source)
+    with pytest.raises(UpstreamError, match=r"model\.layers\.1\.self_attn\.conv1d\.weight") as caught:
+        reopened(checkpoint, checkpoint.read)
+    assert f"merged from {CONVOLUTIONS[0]} [256, 1, 4], {CONVOLUTIONS[1]} [256, 1, 4], {words}" in str(
+        caught.value
+    )
+    assert caught.value.hint == "The weights are not complete, or broken."
+    assert "config" not in str(caught.value).replace(str(tmp_path), "")
+
+
+def _cut(tensors: dict[str, Tensor], rows: slice | int) -> None:
+    tensors[CONVOLUTIONS[2]] = tensors[CONVOLUTIONS[2]][rows].contiguous()
+
+
+def test_an_expert_that_is_missing_is_seen_by_the_number_of_tensors(tmp_path: Path) -> None:
+    source = tiny_models.build("qwen3_moe", tmp_path)
+    change_tensors(source, lambda tensors: tensors.pop("model.layers.1.mlp.experts.2.up_proj.weight"))
+    checkpoint = Checkpoint(source)
+    found = r"experts\.0\.gate_proj\.weight \[128, 256\] and 3 more, .*up_proj\.weight \[128, 256\] and 2 more"
+    with pytest.raises(UpstreamError, match=found):
+        reopened(checkpoint, checkpoint.read)

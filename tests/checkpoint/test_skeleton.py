@@ -103,11 +103,23 @@ def test_floats_come_in_the_dtype_that_is_worked_with(tmp_path: Path) -> None:
 def test_a_tensor_that_is_missing_or_of_another_shape_is_named(tmp_path: Path) -> None:
     source, name = tiny_models.build("llama", tmp_path), "model.norm.weight"
     change_tensors(source, lambda tensors: tensors.pop(name))
-    with pytest.raises(UpstreamError, match=r'1 missing keys: "model\.norm\.weight"'):
+    with pytest.raises(UpstreamError, match=r"upload incomplete: 1 missing keys: 'model\.norm\.weight'$"):
         skeleton_of(source)
     change_tensors(source, lambda tensors: tensors.update({name: torch.ones(7)}))
-    with pytest.raises(UpstreamError, match=r'1 mismatched keys: "model\.norm\.weight"'):
+    with pytest.raises(
+        UpstreamError, match=r"1 mismatched keys: 'model\.norm\.weight' is \[7\], config.json says"
+    ):
         skeleton_of(source)
+
+
+def test_a_tensor_that_is_needed_must_be_of_plain_floats(tmp_path: Path) -> None:
+    source, name = tiny_models.build("llama", tmp_path), "model.embed_tokens.weight"
+    change_tensors(source, lambda tensors: tensors.update({name: tensors[name].to(torch.float8_e4m3fn)}))
+    with pytest.raises(UnsupportedModelError, match=f"{name} is F8_E4M3, not one of BF16, F16, F32, F64"):
+        skeleton_of(source)
+    restored = {name: torch.ones(512, 256), "odd": torch.ones(4).to(torch.float8_e8m0fnu)}
+    change_tensors(source, lambda tensors: tensors.update(restored))
+    assert skeleton_of(source).origins.keys() >= {name}
 
 
 def test_a_model_whose_layers_are_in_no_list_is_refused(tmp_path: Path) -> None:

@@ -7,9 +7,11 @@ import time
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import stamina
 from huggingface_hub import HfApi
+from safetensors.numpy import save
 
 from bot.errors import EnvironmentProblem
 from bot.hub import fetch
@@ -229,6 +231,33 @@ def test_shards_may_be_in_folders_and_an_index_may_list_what_is_not_there(hub: L
     assert (found.problem, found.weight_files) == (None, tuple(f"part/{name}" for name in SHARDS))
     assert [item.name for item in found.tensors] == ["a.weight", "b.weight"]
     assert found.warnings == (f"{INDEX} lists 1 tensors that no file holds, such as gone",)
+
+
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
+
+@pytest.mark.parametrize(
+    ("stored", "ties", "warning"),
+    [
+        ({EMBEDDING: 1, HEAD: 2}, True, f"config.json ties {HEAD} to {EMBEDDING}, but their values differ"),
+        ({EMBEDDING: 1, HEAD: 1}, True, ""),
+        ({HEAD: 2}, True, f"config.json ties {HEAD} to the embedding, and only {HEAD} is stored"),
+        ({EMBEDDING: 1}, True, ""),
+        ({EMBEDDING: 1, HEAD: 2}, False, ""),
+        ({EMBEDDING: 1, "model.mtp.embed_tokens.weight": 2, "my_lm_head.weight": 3}, True, ""),
+    ],
+)
+def test_tied_matrices_that_differ_are_a_warning(
+    hub: LocalHub, stored: dict[str, int], ties: bool, warning: str
+) -> None:
+    weights = save({name: np.full((300, 256), value, dtype=np.float16) for name, value in stored.items()})
+    config = json.dumps(factories.CONFIG | {"tie_word_embeddings": ties})
+    found = looked_into(hub, source_files(config__json=config, model__safetensors=weights))
+    assert found.problem is None
+    assert len(found.warnings) == bool(warning)
+    assert "".join(found.warnings).startswith(warning)
+    # The header, and 64 kB of each of the two at most.
+    assert len(requests(hub, "GET", "/objects/")) <= 3
 
 
 def test_a_model_that_is_quantized_already_is_not_looked_into(hub: LocalHub) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,6 +26,11 @@ def tiny(model_type: str, folder: Path) -> Details:
     source = tiny_models.build(model_type, folder / "source", dtype=torch.bfloat16)
     config = json.loads((source / "config.json").read_text())
     return Details(config=config, tensors=tuple(read_weight_headers(source).tensors.values()))
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Details:
+    return tiny("llama", tmp_path_factory.mktemp("llama"))
 
 
 def by_name(tensors: tuple[TensorInfo, ...]) -> dict[str, TensorInfo]:
@@ -55,9 +62,41 @@ def test_a_model_that_is_not_known_or_not_complete_says_so(tmp_path: Path) -> No
     unknown = read_layers(details.config | {"model_type": "noway"}, details.tensors, Recipe())
     assert unknown.problem == f"model_type 'noway': transformers {table_version()} does not know it"
     missing = read_layers(details.config, details.tensors[1:], Recipe())
-    assert (missing.problem.startswith("1 missing keys: "), missing.exit_code) == (True, 3)
-    broken = read_layers(details.config | {"hidden_size": "odd"}, details.tensors, Recipe())
-    assert ("cannot load it" in broken.problem, broken.exit_code) == (True, 4)
+    assert (missing.problem.startswith("upload incomplete: 1 missing keys: "), missing.exit_code) == (True, 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "words", "exit_code"),
+    [
+        ({"hidden_size": "256"}, "config.json: hidden_size is '256', not a positive whole number", 4),
+        ({"num_hidden_layers": 10**9}, "config.json: num_hidden_layers is 1000000000, and the weights hold 21", 4),
+        ({"rms_norm_eps": "small"}, "cannot load it: Validation error for field 'rms_norm_eps'", 4),
+        ({"rope_scaling": {"rope_type": "su"}}, "cannot load it: ", 4),
+        ({"hidden_act": "noway"}, "cannot load it: KeyError: ", 4),
+        ({"pad_token_id": 2048}, "(config.json: pad_token_id is 2048, and vocab_size 512)", 4),
+        ({"vocab_size": 2000}, "'lm_head.weight' is [512, 256], config.json says [2000, 256]", 3),
+        ({"hidden_size": 512}, "is [512, 256], config.json says [512, 512]", 3),
+        ({"intermediate_size": 10**7}, "config.json says [10000000, 256]", 3),
+        ({"get_text_config": 1}, "cannot", 4),
+        ({"architectures": 3}, "cannot load it", 4),
+    ],
+)
+def test_what_transformers_does_not_accept_is_named_at_once(
+    change: dict[str, Any], words: str, exit_code: int, llama: Details
+) -> None:
+    started = time.perf_counter()
+    found = read_layers(llama.config | change, llama.tensors, Recipe())
+    assert words in found.problem
+    assert (found.exit_code, "\n" in found.problem) == (exit_code, False)
+    assert time.perf_counter() - started < 10
+
+
+def test_a_model_of_far_more_tensors_than_are_stored_is_not_built(tmp_path: Path) -> None:
+    details = tiny("qwen2_vl", tmp_path)
+    tower = details.config["vision_config"] | {"depth": 10**9}
+    found = read_layers(details.config | {"vision_config": tower}, details.tensors, Recipe())
+    assert found.problem.startswith("config.json describes more than 10")
+    assert found.problem.endswith(f"tensors, and the weights hold {len(details.tensors)}")
 
 
 def test_table_covers_every_causal_language_model() -> None:

@@ -144,5 +144,5 @@ def test_what_transformers_makes_of_a_model_decides_where_it_was_asked() -> None
     assert packed(UNKNOWN, layers=layers) == packed(QWEN3_4B)
     problem = Layers(problem="4 missing keys", hint="Look.", exit_code=UpstreamError.exit_code)
     skip = refused(QWEN3_4B, layers=problem)
-    assert (skip.reason, skip.hint, skip.exit_code) == ("unsupported: 4 missing keys", "Look.", 3)
+    assert (skip.reason, skip.hint, skip.exit_code) == ("4 missing keys", "Look.", 3)
     assert isinstance(Details(layers=layers).layers, Layers)
