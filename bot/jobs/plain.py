@@ -8,8 +8,8 @@ from pathlib import Path
 
 from bot.checkpoint.config import open_config
 from bot.checkpoint.constants import tool_versions
-from bot.checkpoint.header import read_weight_headers
 from bot.checkpoint.repo_files import VOCABULARY, is_vocabulary
+from bot.checkpoint.weight_files import read_weight_headers
 from bot.errors import ERRORS_BY_EXIT_CODE, UnsupportedModelError, UpstreamError
 from bot.quantize.destination import check_replaceable
 from bot.records import Details, Recipe, Skip, WatchEntry

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import shutil
 import signal
@@ -24,6 +25,7 @@ from bot.hub.pull import Pinned, dataset_files, pull_files, pull_source, tqdm_cl
 from bot.hub.session import WORKER, Hub
 from bot.localhub import Fault, LocalHub
 from bot.records import HubFile, Job, Progress, Weights, byte_counter, no_progress, to_json
+from bot.watch import digests
 from tests.support.repos import SOURCE, as_bot, forget_requests, release_job, requests, source_files
 
 DATASET = "lab/Texts"
@@ -101,6 +103,16 @@ def test_files_of_other_formats_are_left_out(hub: LocalHub, pull: Pull) -> None:
     unnamed = replace(pull, job=replace(again.job, weight_files=()))
     unnamed()
     assert set(unnamed.found) == RELEASED - {"model.safetensors"}
+
+
+def test_shards_in_a_folder_are_pulled_where_the_index_says(hub: LocalHub, pull: Pull) -> None:
+    shard, index = "parts/a.safetensors", json.dumps({"weight_map": {"a": "parts/a.safetensors"}})
+    hub.seed(SOURCE, {shard: WEIGHTS, "model.safetensors.index.json": index}, delete=["model.safetensors"])
+    job = release_job(hub)
+    files = digests.source_files(job.entry, job.upstream, (shard,))
+    again = replace(pull, job=replace(job, source_files=files, weight_files=(shard,)))
+    again()
+    assert set(again.found) == RELEASED - {"model.safetensors"} | {shard, "model.safetensors.index.json"}
 
 
 def test_every_byte_is_reported_and_a_second_pull_only_checks(hub: LocalHub, pull: Pull) -> None:

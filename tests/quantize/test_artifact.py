@@ -73,6 +73,28 @@ def test_artifact_loses_far_less_than_plain_rounding(made: Artifact) -> None:
     assert kl(tiny_models.dequantized(made.out)) < 0.4 * kl(plain)
 
 
+def test_a_source_is_read_as_transformers_reads_it(small: Path, tmp_path: Path) -> None:
+    """Shards in folders, an entry of the index that is in none of them, and a tensor that no model uses."""
+    tensors = load_file(small / "model.safetensors")
+    odd = torch.arange(6, dtype=torch.uint8).view(torch.float8_e8m0fnu)
+    source = shutil.copytree(small, tmp_path / "source", ignore=shutil.ignore_patterns("*.safetensors"))
+    names = sorted(tensors)
+    files = {"a/x.safetensors": names[::2], "b/x.safetensors": names[1::2]}
+    for file, part in files.items():
+        (source / file).parent.mkdir()
+        save_file(
+            {name: tensors[name] for name in part} | ({"odd": odd} if part[0] == names[0] else {}), source / file
+        )
+    weight_map = {name: file for file, part in files.items() for name in part} | {"stale": "a/x.safetensors"}
+    (source / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    run(source, tmp_path)
+    run(small, tmp_path / "plain")
+    made, plain = (load_file(folder / "out" / "model.safetensors") for folder in (tmp_path, tmp_path / "plain"))
+    assert torch.equal(made.pop("odd").view(torch.uint8), odd.view(torch.uint8))
+    assert made.keys() == plain.keys()
+    assert all(torch.equal(value, plain[name]) for name, value in made.items())
+
+
 def test_linears_are_packed_and_all_else_is_copied(made: Artifact) -> None:
     source, artifact = tiny_models.tensors_of(made.source), tiny_models.tensors_of(made.out)
     packed = tiny_models.packed_linears(made.out)
