@@ -1,7 +1,8 @@
 """One job's folder on disk: the records of the stages that are done, and whether they are still valid.
 
 job.json  source/  calibration/  layers/  quantized/  card/
-weights.json  quantized.json  report.json  card.json  publication.json  result.json (of a stage that failed)
+headers.json  weights.json  quantized.json  report.json  card.json  publication.json
+result.json (of a stage that failed)
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from bot.errors import EnvironmentProblem, WatchlistError
 from bot.files import locked, refuse_link, refuse_links, write_atomic
 from bot.records import (
     Card,
+    Headers,
     Job,
     JobResult,
     Publication,
@@ -34,6 +36,7 @@ Record = TypeVar("Record")
 
 _FILES: dict[type, str] = {
     Job: "job.json",
+    Headers: "headers.json",
     Weights: "weights.json",
     QuantizedModel: "quantized.json",
     Report: "report.json",

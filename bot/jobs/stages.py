@@ -16,13 +16,14 @@ from bot.calibration.sources import local_path, split_files
 from bot.card.model_card import render_card
 from bot.card.provenance import make_provenance, refreshed, with_file
 from bot.checkpoint.repo_files import CARD, PROVENANCE, carry_small_files
-from bot.errors import PublishError, QualityGateError, WatchlistError
+from bot.errors import PublishError, QualityGateError, UpstreamError, WatchlistError
 from bot.evaluate.gate import judge
 from bot.files import describe_file, disk_errors, write_atomic
 from bot.hub import publish as hub_publish
 from bot.hub.pull import Pinned, dataset_files, pull_files, pull_source
 from bot.hub.session import Hub
 from bot.hub.settings import stays_private
+from bot.hub.sources import read_details
 from bot.hub.targets import check_not_superseded, has_release_of, read_target
 from bot.jobs.folder import (
     JobDir,
@@ -36,6 +37,7 @@ from bot.jobs.machine import time_limit_s
 from bot.jobs.worker import TRIAL_S, run_child
 from bot.records import (
     Card,
+    Headers,
     Job,
     JobKind,
     Progress,
@@ -104,16 +106,27 @@ def pull(context: JobContext, jobdir: JobDir) -> Weights:
             job,
             jobdir.source,
             context.progress,
-            before_weights=lambda: _try_small_files(context, jobdir),
+            before_weights=lambda: _try(context, jobdir),
         )
         jobdir.store(weights, inputs=pull_inputs(job))
     return weights
 
 
-def _try_small_files(context: JobContext, jobdir: JobDir) -> None:
-    """In a child process. Pulling alone needs no transformers; quantizing and refreshing do."""
-    if find_spec("transformers") is not None:
-        run_child("trial", jobdir, options=context.child_options, limit_s=TRIAL_S)
+def _try(context: JobContext, jobdir: JobDir) -> None:
+    """Try the small files and, for a release, the model that its headers show, in a child process.
+
+    Pulling alone needs no transformers; quantizing and refreshing do.
+    """
+    job = jobdir.job
+    if find_spec("transformers") is None:
+        return
+    if job.kind is JobKind.RELEASE:
+        [details] = read_details(context.hub, [job.upstream])
+        if details.problem:
+            raise UpstreamError(f"{job.entry.repo_id}: {details.problem}", hint="Plan again.")
+        jobdir.store(Headers(tensors=details.tensors))
+    run_child("trial", jobdir, options=context.child_options, limit_s=TRIAL_S)
+    jobdir.forget(Headers)
 
 
 def _is_pulled(jobdir: JobDir, weights: Weights) -> bool:

@@ -16,7 +16,7 @@ from bot.calibration.trial import try_small_files
 from bot.errors import WatchlistError
 from bot.files import disk_errors
 from bot.jobs.folder import JobDir, evaluate_inputs, quantize_inputs
-from bot.records import Calibration, Progress, QuantizedModel, Recipe, Report, Weights
+from bot.records import Calibration, Headers, Progress, QuantizedModel, Recipe, Report, Weights
 
 
 def quantize_job(jobdir: JobDir, progress: Progress) -> QuantizedModel:
@@ -144,5 +144,10 @@ def evaluate_folder(
 
 
 def try_job(jobdir: JobDir) -> None:
-    """Try the small files, before the weights are pulled."""
-    try_small_files(jobdir.source, trust_remote_code=jobdir.job.entry.trust_remote_code)
+    """Try the small files, and the model if its headers are there, before the weights are pulled."""
+    from bot.jobs.model import try_model
+
+    entry = jobdir.job.entry
+    try_small_files(jobdir.source, trust_remote_code=entry.trust_remote_code)
+    if (headers := jobdir.load(Headers)) is not None:
+        try_model(jobdir.source, headers.tensors, entry)

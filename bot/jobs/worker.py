@@ -35,7 +35,7 @@ _ALLOWED = re.compile(
 # In a child: the process id of the one that started it.
 PARENT = "AWQ_BOT_PARENT"
 
-TRIAL_S = 120.0  # it takes a few seconds, most of them to import transformers
+TRIAL_S = 300.0  # a few seconds, most of them to import transformers; a minute for a model of many experts
 _CLEANUP_S = 30.0
 _SMALL_BYTES = 1 << 34  # of children that read no weights; transformers alone takes about one gigabyte
 

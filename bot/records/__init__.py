@@ -28,6 +28,7 @@ from bot.records.config import Calibration, Licenses, Recipe, TextSource, Thresh
 from bot.records.hub import (
     DatasetListing,
     Details,
+    Headers,
     HubFile,
     Layers,
     PublishedFile,
@@ -54,6 +55,7 @@ __all__ = [
     "Estimate",
     "ExpertTokens",
     "ExpertsOfModel",
+    "Headers",
     "HubFile",
     "Job",
     "JobKind",

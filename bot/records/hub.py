@@ -109,6 +109,13 @@ class Details:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Headers:
+    """What a model's safetensors headers list."""
+
+    tensors: tuple[TensorInfo, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetListing:
     """The paths of a data set's files at its pinned commit. problem: why they cannot be read, in short."""
 
