@@ -9,7 +9,15 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from bot.calibration.sources import split_files
-from bot.errors import BotError, EnvironmentProblem, QualityGateError, UpstreamError, WatchlistError
+from bot.checkpoint.config_values import check_values
+from bot.errors import (
+    BotError,
+    EnvironmentProblem,
+    QualityGateError,
+    UnsupportedModelError,
+    UpstreamError,
+    WatchlistError,
+)
 from bot.hub.access import check_may_publish, exchange
 from bot.hub.publish import make_public_note
 from bot.hub.pull import Pinned, pull_files
@@ -74,6 +82,10 @@ def _with_layers(entry: WatchEntry, details: Details) -> Details:
     """With what transformers makes of the model, where it is installed and can be asked: else headers decide."""
     installed = all(find_spec(name) is not None for name in ("torch", "transformers"))
     if not installed or details.problem or not details.tensors or own_code(entry, details.config):
+        return details
+    try:
+        check_values(details.config, details.tensors)
+    except UnsupportedModelError:  # the plan refuses it without starting a process
         return details
     try:
         return replace(details, layers=layers_of_model(details, entry.recipe))

@@ -135,6 +135,19 @@ def test_weights_that_do_not_belong_to_the_config_are_refused(hub: LocalHub) -> 
     assert skip.exit_code == 3
 
 
+def test_sizes_that_no_model_has_are_refused_without_a_process(
+    hub: LocalHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "layers_of_model", None)
+    files = source_files(model__safetensors=WEIGHTS)
+    config = json.loads(files["config.json"]) | {"num_hidden_layers": 10**9}
+    hub.seed("lab/a", {**files, "config.json": json.dumps(config)})
+    [skip] = plan(hub, [entry("a", TextSource(builtin="stdlib"))]).skipped
+    assert skip.reason.startswith(
+        "unsupported: config.json: num_hidden_layers is 1000000000, and the weights hold"
+    )
+
+
 def test_headers_decide_with_a_warning_where_the_child_process_fails(
     hub: LocalHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
