@@ -125,6 +125,7 @@ _RULES: dict[str, Rule] = {
     "HF_ENDPOINT": _url,
     # Both spellings are in use, and either wins somewhere.
     **{spelled: _proxy for name in ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY") for spelled in (name, name.lower())},
+    "HF_OIDC_RESOURCE": _repo,
     "SSL_CERT_FILE": _certificates,
     "SSL_CERT_DIR": _certificate_folder,
     "REQUESTS_CA_BUNDLE": _bundle,
@@ -151,7 +152,6 @@ _IGNORED: dict[str, Rule] = dict.fromkeys(("COLUMNS", "LINES"), _positive)
 # Read by awq-bot alone, or no danger to who else reads them.
 _OURS: dict[str, Rule] = {
     **dict.fromkeys(("HF_TOKEN", "HF_WRITE_TOKEN", "HF_CREATE_TOKEN"), _token),
-    "HF_OIDC_RESOURCE": _repo,
 }
 _HINTS: dict[Rule, str] = {
     _url: f"Unset it, or set it to {DEFAULT_ENDPOINT}.",

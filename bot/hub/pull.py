@@ -45,10 +45,11 @@ def pull_source(
 
     before_weights: called when all but the weights are there; what it raises ends the pull. Raises UpstreamError
     when the repo is gone or a file is not the one that was planned; EnvironmentProblem when the disk is too small
-    or cannot be written.
+    or cannot be written, or the folder is or has a symbolic link.
     """
     started = time.monotonic()
     files = (*weights_and_config(job), *job.refresh_files)
+    refuse_links(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

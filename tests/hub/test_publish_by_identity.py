@@ -284,7 +284,7 @@ def test_account_as_resource_reads_gated_models_and_publishes_nothing(
     release.fails("no token to publish with")
 
 
-@pytest.mark.parametrize("resource", ["quantized/Tiny-awq ", "datasets/a/b", "a b", "https://huggingface.co/a/b"])
+@pytest.mark.parametrize("resource", ["datasets/a/b", "a b", "https://huggingface.co/a/b"])
 def test_resource_that_is_not_a_model_is_refused(monkeypatch: pytest.MonkeyPatch, resource: str) -> None:
     monkeypatch.setenv("HF_OIDC_RESOURCE", resource)
     with pytest.raises(EnvironmentProblem, match="HF_OIDC_RESOURCE is not a repo"):
