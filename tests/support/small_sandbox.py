@@ -29,7 +29,7 @@ Result = subprocess.CompletedProcess[str]
 
 SOURCE, TARGET = "lab/small", "quantized/small-awq"
 WEIGHTS = "model.safetensors"
-CARD = "---\nlicense: other\nlicense_name: lab\nlicense_link: docs/Agreement.md\n---\nA small model.\n"
+CARD = "---\nlicense: mit\n---\nA small model.\n"
 CONFIG: dict[str, Any] = factories.CONFIG | {
     "hidden_size": 128,
     "intermediate_size": 256,
@@ -37,8 +37,13 @@ CONFIG: dict[str, Any] = factories.CONFIG | {
     "num_attention_heads": 2,
     "torch_dtype": "float16",
     "max_position_embeddings": 4096,
-    # transformers knows this type, so the code is not needed.
-    "auto_map": {"AutoConfig": "modeling_own.OwnConfig"},
+}
+# A licence under another name, and code that is not needed, as transformers knows the type.
+MORE: dict[str, Content] = {
+    "README.md": CARD.replace("mit", "other\nlicense_name: lab\nlicense_link: docs/Agreement.md"),
+    "docs/Agreement.md": "Do no harm.\n",
+    "config.json": json.dumps(CONFIG | {"auto_map": {"AutoConfig": "modeling_own.OwnConfig"}}),
+    "modeling_own.py": "raise RuntimeError('this code ran')\n",
 }
 # One calibration source of each kind; chats and texts are data sets on the same Hub.
 # The gate accepts everything, as how much random weights lose is not known.
@@ -78,8 +83,6 @@ def small_model(**changed: Content) -> dict[str, Content]:
     generated: dict[str, Content] = {
         "README.md": CARD,
         "config.json": json.dumps(CONFIG),
-        "docs/Agreement.md": "Do no harm.\n",
-        "modeling_own.py": "raise RuntimeError('this code ran')\n",
         WEIGHTS: save(small_weights(CONFIG)),
     }
     return generated | carried | {path.replace("__", "."): content for path, content in changed.items()}
@@ -102,7 +105,7 @@ def build_small_sandbox(root: Path) -> Sandbox:
     """Calibrated on every kind of source."""
     root.mkdir(parents=True)
     sandbox = Sandbox(LocalHub(root / "hub"), root)
-    sandbox.hub.seed(SOURCE, small_model())
+    sandbox.hub.seed(SOURCE, small_model() | MORE)
     chats = sandbox.hub.seed(
         "lab/chats", {"data/train_sft-00000-of-00001.jsonl": _conversations()}, repo_type="dataset"
     )
