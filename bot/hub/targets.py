@@ -7,7 +7,12 @@ from contextlib import suppress
 from dataclasses import replace
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, RemoteEntryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    RemoteEntryNotFoundError,
+    RevisionNotFoundError,
+)
 
 from bot.checkpoint.repo_files import CARD, GITATTRIBUTES, PROVENANCE
 from bot.errors import PublishError
@@ -37,7 +42,8 @@ def with_origin(api: HfApi, entry: WatchEntry, source: Upstream, target: Publish
     """
     if source.problem or target.provenance is None or target.is_made_from(entry.repo_id, source.repo_id):
         return target
-    with suppress(HfHubHTTPError, HubFailsError):  # it was deleted, or is private: it stays another repo
+    # It was deleted, is private, or is no repo id at all: it stays another repo.
+    with suppress(HfHubHTTPError, HubFailsError, HFValidationError):
         info = call(lambda: api.model_info(target.made_from, expand=["sha"]))
         return replace(target, origin=info.id)
     return target

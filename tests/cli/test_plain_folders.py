@@ -142,8 +142,8 @@ def call(run: Run, monkeypatch: pytest.MonkeyPatch) -> Call:
 def source(tmp_path: Path) -> Path:
     """A small model's folder."""
     folder = tmp_path / "source"
-    folder.mkdir()
     for path, content in small_model().items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
         if isinstance(content, Path):
             shutil.copy(content, folder / path)
         else:
