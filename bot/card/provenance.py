@@ -26,8 +26,8 @@ def make_provenance(
         recipe=quantized.recipe,
         calibration_asked=job.entry.calibration,
         calibration=quantized.calibration,
-        # Two equal jobs give equal bytes, so durations are left out.
-        report=replace(report, duration_s=0.0),
+        # Two equal jobs give equal bytes, so durations are left out. Of tokens and predictions, one is enough.
+        report=replace(report, duration_s=0.0, predictions=0),
         artifact_dtype=quantized.artifact_dtype,
         tensor_parallel=job.tensor_parallel,
         device=quantized.device,

@@ -9,6 +9,7 @@ from typing import Literal
 
 from bot.records.config import Calibration, Recipe
 from bot.records.hub import PublishedFile, SourceProvenance, Tag, TargetState
+from bot.records.serialization import LATER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +24,11 @@ class Weights:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceCount:
-    """What was used of one text source. languages: ISO codes where known."""
+    """What was used of one text source. languages: ISO codes where known.
+
+    rows_left_out: their number by reason, among the rows that were drawn. parts_left_out: pictures and the like in
+    the conversations used. replaced_characters: what was no Unicode, in the text used.
+    """
 
     label: str
     documents: int
@@ -31,6 +36,24 @@ class SourceCount:
     share: float
     duplicates_removed: int = 0
     languages: tuple[str, ...] = ()
+    rows_left_out: dict[str, int] = field(default_factory=dict, metadata=LATER)
+    parts_left_out: int = field(default=0, metadata=LATER)
+    replaced_characters: int = field(default=0, metadata=LATER)
+
+    @property
+    def remarks(self) -> str:
+        """What could not be used, in words; empty if everything could."""
+        by_reason = ", ".join(f"{count:,} {reason}" for reason, count in sorted(self.rows_left_out.items()))
+        rows = sum(self.rows_left_out.values())
+        return "; ".join(
+            f"{words}: {what}"
+            for words, what, count in (
+                ("rows left out", by_reason, rows),
+                ("parts other than text left out", f"{self.parts_left_out:,}", self.parts_left_out),
+                ("characters replaced by U+FFFD", f"{self.replaced_characters:,}", self.replaced_characters),
+            )
+            if count
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +165,8 @@ class QuantizedModel:
 class Report:
     """Source against artifact, as read back from disk. KL in nats per predicted token; sizes in bytes.
 
-    experts: as counted while quantizing.
+    tokens: of the text; predictions: of them, what the means are over, as the first token of a block is not
+    predicted. experts: as counted while quantizing.
     """
 
     perplexity_source: float
@@ -161,6 +185,7 @@ class Report:
     pictures: tuple[str, ...] = ()
     duration_s: float = 0.0
     experts: tuple[ExpertTokens, ...] = ()
+    predictions: int = field(default=0, metadata=LATER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, is_dataclass
-from typing import Any, TypeVar
+from dataclasses import MISSING, Field, fields, is_dataclass
+from typing import Any, Final, TypeVar
 
 from pydantic import TypeAdapter
 
 Record = TypeVar("Record")
+
+# Metadata of a field that a record got later. JSON has no key for it at its default, so that the JSON of older
+# records, which is published and hashed, stays the same.
+LATER: Final = {"later": True}
 
 
 def to_json(value: object) -> str:
@@ -33,7 +37,14 @@ def canonical_json(value: object) -> bytes:
 def _as_dict(record: object) -> dict[str, Any]:
     if not is_dataclass(record) or isinstance(record, type):
         raise TypeError(f"{type(record).__name__} is no record")
-    return asdict(record)
+    values = ((each, getattr(record, each.name)) for each in fields(record))
+    return {each.name: value for each, value in values if not _is_left_out(each, value)}
+
+
+def _is_left_out(each: Field[Any], value: object) -> bool:
+    if "later" not in each.metadata:
+        return False
+    return bool(value == (each.default if each.default_factory is MISSING else each.default_factory()))
 
 
 def sha256_of(value: object) -> str:

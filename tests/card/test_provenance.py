@@ -107,3 +107,8 @@ def test_it_has_the_figures_of_experts() -> None:
     measured = report(experts=(expert_tokens(3, unseen=1),))
     found = json.loads(to_json(made(measured=measured)))["report"]["experts"]
     assert found == [{"layer": 3, "experts": 128, "lowest": 12, "median": 4096.0, "unseen": 1}]
+
+
+def test_what_was_predicted_is_not_published_beside_the_tokens() -> None:
+    """So that the same job publishes the bytes that earlier versions do."""
+    assert to_json(made(measured=report(predictions=32_704))) == to_json(made())
