@@ -30,12 +30,29 @@ _NOT_NEGATIVE = frozenset(
 # The longest context of a model is 10 million tokens. Far larger numbers would fill the memory when it is built.
 _LARGEST = 100_000_000
 _HINT = "config.json is wrong; look at it upstream."
+_POSITIONS = ("max_position_embeddings", "n_positions")
+# Their positions begin behind the id of the padding token, so that their embeddings have rows that no text uses.
+_POSITIONS_AFTER_PADDING = frozenset(
+    {"camembert", "data2vec-text", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"}
+)
 
 
 def layer_count(config: Mapping[str, Any]) -> int | None:
     settings = text_settings(config)
     counts = (settings.get(name) for name in _LAYER_COUNT)
     return next((count for count in counts if type(count) is int and count > 0), None)
+
+
+def most_tokens(config: Mapping[str, Any]) -> int | None:
+    """How many tokens the model reads at once; None where config.json does not say, or nothing sensible."""
+    settings = text_settings(config)
+    stated = next((settings[name] for name in _POSITIONS if settings.get(name) is not None), None)
+    if type(stated) is not int:
+        return None
+    if settings.get("model_type") in _POSITIONS_AFTER_PADDING:
+        padding = settings.get("pad_token_id")
+        stated -= (padding if type(padding) is int else 1) + 1
+    return stated if stated > 0 else None
 
 
 def ties_embeddings(config: Mapping[str, Any]) -> bool:

@@ -22,6 +22,9 @@ LOGITS_AT_ONCE: Final = 1 << 25  # of each model, while they are compared: 128 M
 # An expert that calibration reaches with fewer is given others of its layer's tokens too: on the trained mixture
 # of the tests and a text of 512 tokens that lowers the KL divergence by 6 %.
 EXPERT_TOKENS: Final = 1024
+MIN_SAMPLES: Final = 16  # blocks of calibration tokens
+MAX_SAMPLES: Final = 4096
+MIN_SEQ_LEN: Final = 16  # tokens in a block
 EVALUATION_BLOCKS: Final = 64
 EVALUATION_SEQ_LEN: Final = 512  # tokens in a block
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from bot.checkpoint.config_values import most_tokens
 from bot.checkpoint.constants import SOURCE_FLOATS
 from bot.checkpoint.experts import SeparateExperts
 from bot.checkpoint.selection import Mixture, Selection, Shape, check_listed, select_linears
@@ -191,9 +192,9 @@ def check_blocks(blocks: Tensor, model: Any) -> None:
             f"calibration token {int(blocks.max())} is not in the model's vocabulary of {vocabulary}",
             hint="The tokenizer does not belong to these weights.",
         )
-    positions = getattr(model.config, "max_position_embeddings", None)
-    if positions and blocks.shape[1] > positions:
+    most = most_tokens(model.config.get_text_config().to_dict())
+    if most is not None and blocks.shape[1] > most:
         raise QuantizationError(
-            f"calibration blocks of {blocks.shape[1]} tokens, the model reads {positions}",
+            f"calibration blocks of {blocks.shape[1]} tokens, the model reads {most}",
             hint="Set a smaller seq_len in the entry's calibration.",
         )

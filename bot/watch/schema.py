@@ -11,6 +11,7 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from bot.checkpoint.constants import MAX_SAMPLES, MIN_SAMPLES
 from bot.records.config import Method
 
 SCHEMA_FILE = Path(__file__).with_name("watchlist.schema.json")
@@ -125,7 +126,7 @@ DEFAULT_SOURCES = (
 class CalibrationSpec(_Spec):
     """The text whose activations decide the scales."""
 
-    samples: Annotated[int, Field(ge=16, le=4096)] = 128
+    samples: Annotated[int, Field(ge=MIN_SAMPLES, le=MAX_SAMPLES)] = 128
     """Blocks of calibration tokens."""
     seq_len: Annotated[int, Field(ge=32, le=32_768)] = 512
     """Tokens in a block."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bot.checkpoint.config_values import check_values, doubtful_value, quantized_as
+from bot.checkpoint.config_values import check_values, doubtful_value, most_tokens, quantized_as
 from bot.errors import UnsupportedModelError
 from tests.support.factories import CONFIG, layer_tensors
 
@@ -80,3 +80,26 @@ def test_a_model_that_is_quantized_already_says_how(settings: dict[str, Any], me
 def test_a_padding_token_outside_of_the_vocabulary_is_doubtful(pad: int | None, doubtful: bool) -> None:
     found = doubtful_value(CONFIG | {"pad_token_id": pad})
     assert found == (f"config.json: pad_token_id is {pad}, and vocab_size 2048" if doubtful else None)
+
+
+ABSURD: tuple[object, ...] = (0, -1, True, "2048", 2048.0, float("inf"), [])
+
+
+@pytest.mark.parametrize(
+    ("config", "most"),
+    [
+        ({"max_position_embeddings": 2048}, 2048),
+        ({"n_positions": 1024}, 1024),
+        ({"max_position_embeddings": None, "n_positions": 7}, 7),
+        ({"max_position_embeddings": 9, "text_config": {"max_position_embeddings": 256}}, 256),
+        ({"model_type": "opt", "max_position_embeddings": 2048}, 2048),
+        ({"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": 1}, 512),
+        ({"model_type": "xmod", "max_position_embeddings": 514, "pad_token_id": None}, 512),
+        ({"model_type": "roberta", "max_position_embeddings": 1, "pad_token_id": 1}, None),
+        ({"max_position_embeddings": 10**30}, 10**30),
+        ({}, None),
+        *[({"max_position_embeddings": absurd}, None) for absurd in ABSURD],
+    ],
+)
+def test_how_many_tokens_a_model_reads_is_taken_from_its_config(config: dict[str, Any], most: int | None) -> None:
+    assert most_tokens(config) == most

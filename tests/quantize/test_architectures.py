@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
+from transformers import PreTrainedConfig
 
 from bot.checkpoint.selection import Mixture, Selection
 from bot.errors import QuantizationError, UnsupportedModelError
@@ -73,8 +74,7 @@ def test_weights_that_are_not_floats_are_refused() -> None:
     ],
 )
 def test_blocks_that_the_model_cannot_read_are_refused(blocks: torch.Tensor, problem: str) -> None:
-    model = SimpleNamespace(
-        get_input_embeddings=lambda: nn.Embedding(100, 4), config=SimpleNamespace(max_position_embeddings=8)
-    )
+    config = PreTrainedConfig(max_position_embeddings=8)
+    model = SimpleNamespace(get_input_embeddings=lambda: nn.Embedding(100, 4), config=config)
     with pytest.raises(QuantizationError, match=problem):
         check_blocks(blocks, model)
