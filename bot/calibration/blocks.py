@@ -1,54 +1,35 @@
-"""Documents -> token blocks [samples, seq_len], drawn by a random seed, and a record of what was used.
-
-Near-duplicates are left out: a sketch of each document (its smallest hashes, as in MinHash) is compared with those
-of the documents kept so far.
-"""
+"""Documents -> token blocks [samples, seq_len], drawn by a random seed, and a record of what was used."""
 
 from __future__ import annotations
 
+import datetime
 import hashlib
-import heapq
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from math import floor
 from pathlib import Path
 from typing import Final
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from bot.calibration.documents import PASSAGE_CHARACTERS, Document, read, read_file
-from bot.calibration.encoding import Encoder, load_encoder
-from bot.checkpoint.constants import EVALUATION_BLOCKS, EVALUATION_SEQ_LEN
-from bot.errors import QuantizationError
+from bot.calibration.documents import read, read_file
+from bot.calibration.draw import Drawn, LeftOut, check_left_out, draw, usable_ids
+from bot.calibration.encoding import UNKNOWN_DATE, Encoder, load_encoder
+from bot.checkpoint.config_values import most_tokens
+from bot.checkpoint.constants import (
+    EVALUATION_BLOCKS,
+    EVALUATION_SEQ_LEN,
+    MAX_SAMPLES,
+    MIN_SAMPLES,
+    MIN_SEQ_LEN,
+)
+from bot.checkpoint.repo_files import CONFIG
+from bot.errors import QuantizationError, UnsupportedModelError
 from bot.records import Calibration, CalibrationSet, Progress, SourceCount, TextSource, byte_counter, no_progress
 
-SAMPLES_RANGE: Final = (16, 4096)
-MIN_SEQ_LEN: Final = 16
 # Ordinary text lies above 0.1; a tenth of that is the same few sentences over and over.
 MIN_DISTINCT_TOKEN_SHARE: Final = 0.01
 MIN_EVALUATION_BLOCKS: Final = 8
-SHINGLE_CHARACTERS: Final = 24
-SKETCH_SIZE: Final = 64
-DUPLICATE_SHARE: Final = 0.8
-_FIRST_DRAW: Final = 2048
-
-
-Sketch = frozenset[int]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Drawn:
-    """What was taken from one source. seen: the sketches of all documents so far."""
-
-    ids: list[int]
-    documents: int
-    duplicates: int
-    languages: tuple[str, ...]
-    seen: frozenset[int]
 
 
 def build_calibration_set(
@@ -57,23 +38,25 @@ def build_calibration_set(
     tokenizer_folder: Path,
     folder: Path,
     trust_remote_code: bool,
+    date: datetime.date = UNKNOWN_DATE,
     progress: Progress = no_progress,
 ) -> tuple[Tensor, CalibrationSet]:
     """int64 [samples, seq_len], and the record of what it was made of.
 
     folder: where the sources are, see sources.local_path(). Documents are drawn in an order that depends only on
     the seed and their number. Near-duplicates are left out. Each source's token stream is cut into blocks of
-    exactly seq_len tokens; of a very long conversation only the beginning is used. Raises QuantizationError when
-    the text cannot be used, is too short or too uniform.
+    exactly seq_len tokens; of a very long conversation only the beginning is used. date: what chat templates take
+    for today. Raises QuantizationError when the text cannot be used, is too short or too uniform, and what
+    load_encoder raises.
     """
     _check(calibration)
-    encoder = load_encoder(tokenizer_folder, trust_remote_code=trust_remote_code)
+    encoder = load_encoder(tokenizer_folder, trust_remote_code=trust_remote_code, date=date)
     streams: list[Tensor] = []
     counts: list[SourceCount] = []
     seen: frozenset[int] = frozenset()
     for source, samples in zip(calibration.sources, _quotas(calibration), strict=True):
         needed = samples * calibration.seq_len
-        drawn = _draw(
+        drawn = draw(
             source,
             folder,
             encoder,
@@ -88,7 +71,8 @@ def build_calibration_set(
         streams.append(torch.tensor(drawn.ids[:needed], dtype=torch.int64))
         counts.append(_count(source, drawn, needed, calibration))
     tokens = torch.cat(streams).reshape(calibration.samples, calibration.seq_len)
-    share = distinct_token_share(tokens, encoder.vocabulary)
+    encoder.check_ids(_distinct(tokens))
+    share = distinct_token_share(tokens, len(encoder.tokenizer))
     _check_diversity(tokens, share)
     return tokens, CalibrationSet(
         samples=calibration.samples,
@@ -105,6 +89,7 @@ def evaluation_tokens(
     tokenizer_folder: Path,
     trust_remote_code: bool,
     text: Path | None = None,
+    date: datetime.date = UNKNOWN_DATE,
     progress: Progress = no_progress,
     blocks: int = EVALUATION_BLOCKS,
     seq_len: int = EVALUATION_SEQ_LEN,
@@ -113,20 +98,13 @@ def evaluation_tokens(
 
     text: a file instead of the standard library's `test` split. The text is one stream in its own order, and the
     blocks are spread evenly over it. Each starts with the model's beginning-of-text token, if it has one. A
-    shorter text gives fewer blocks, but at least MIN_EVALUATION_BLOCKS.
+    shorter text gives fewer blocks, but at least MIN_EVALUATION_BLOCKS; a model that reads fewer tokens at once
+    gets shorter blocks. Raises what build_calibration_set raises.
     """
-    encoder = load_encoder(tokenizer_folder, trust_remote_code=trust_remote_code)
-    if text is None:
-        builtin = TextSource(builtin="stdlib")
-        label, documents = f"{builtin.label} (test split)", read(builtin, Path(), split="test")
-    elif not text.is_file():
-        raise QuantizationError(f"evaluation text {text} does not exist", hint="Check the path given as --text.")
-    else:
-        on_bytes = byte_counter(progress, f"reading {text.name}", text.stat().st_size)
-        label, documents = text.name, read_file(text, label=text.name, on_bytes=on_bytes)
-    ids = [token for document in documents for token in encoder.encode(document, special=False)]
+    encoder = load_encoder(tokenizer_folder, trust_remote_code=trust_remote_code, date=date)
+    ids, label = _evaluation_ids(encoder, text, progress)
     bos_ids = encoder.bos_ids
-    length = seq_len - len(bos_ids)
+    length = _evaluated_at_once(encoder, seq_len) - len(bos_ids)
     whole = len(ids) // length
     if whole < min(blocks, MIN_EVALUATION_BLOCKS):
         needed = min(blocks, MIN_EVALUATION_BLOCKS) * length
@@ -136,7 +114,42 @@ def evaluation_tokens(
         )
     count = min(blocks, whole)
     starts = [index * whole // count * length for index in range(count)]
-    return torch.tensor([bos_ids + ids[start : start + length] for start in starts], dtype=torch.int64), label
+    tokens = torch.tensor([bos_ids + ids[start : start + length] for start in starts], dtype=torch.int64)
+    encoder.check_ids(_distinct(tokens))
+    return tokens, label
+
+
+def _evaluation_ids(encoder: Encoder, text: Path | None, progress: Progress) -> tuple[list[int], str]:
+    """All token ids of the text, and its label."""
+    if text is None:
+        builtin = TextSource(builtin="stdlib")
+        label, documents = f"{builtin.label} (test split)", read(builtin, Path(), split="test")
+    elif not text.is_file():
+        raise QuantizationError(f"evaluation text {text} does not exist", hint="Check the path given as --text.")
+    else:
+        on_bytes = byte_counter(progress, f"reading {text.name}", text.stat().st_size)
+        label, documents = text.name, read_file(text, label=text.name, on_bytes=on_bytes)
+    ids: list[int] = []
+    left_out: list[LeftOut] = []
+    total = 0
+    for document in documents:
+        total += 1
+        found, problem = usable_ids(document, encoder, special=False)
+        ids += found
+        left_out += [problem] if problem else []
+    check_left_out(label, left_out, total, pinned=False)
+    return ids, label
+
+
+def _evaluated_at_once(encoder: Encoder, seq_len: int) -> int:
+    """Tokens in a block of the evaluation."""
+    most = most_tokens(encoder.config)
+    if most is not None and most < MIN_SEQ_LEN:
+        raise UnsupportedModelError(
+            f"{encoder.folder / CONFIG}: the model reads {most} tokens at once; at least {MIN_SEQ_LEN} are needed",
+            hint="Is max_position_embeddings right?",
+        )
+    return seq_len if most is None else min(seq_len, most)
 
 
 def tokens_sha256(tokens: Tensor) -> str:
@@ -151,76 +164,6 @@ def distinct_token_share(tokens: Tensor, vocabulary: int) -> float:
 
 def _distinct(tokens: Tensor) -> set[int]:
     return set(tokens.flatten().tolist())
-
-
-def _draw(
-    source: TextSource,
-    folder: Path,
-    encoder: Encoder,
-    *,
-    needed: int,
-    seq_len: int,
-    seed: int,
-    seen: frozenset[int],
-    progress: Progress,
-) -> _Drawn:
-    """Reads the source once if the first documents drawn are enough, else again for a longer list of them.
-
-    A data set of any size is held a few thousand documents at a time. A longer list begins with the shorter one,
-    so the result does not depend on how often the source was read.
-    """
-    limit = _FIRST_DRAW
-    while True:
-        numbered = enumerate(read(source, folder, progress=progress))
-        listed = heapq.nsmallest(limit, numbered, key=lambda item: _sort_key(seed, item[0]))
-        max_tokens = max(seq_len, PASSAGE_CHARACTERS)
-        count = partial(progress, f"tokenizing {source.label}")
-        documents = (document for _, document in listed)
-        drawn = _take(documents, encoder, needed=needed, max_tokens=max_tokens, seen=seen, count=count)
-        if len(drawn.ids) >= needed or len(listed) < limit:
-            return drawn
-        limit *= 8
-
-
-def _sort_key(seed: int, number: int) -> bytes:
-    """A document's position in the draw: a hash, because random.shuffle may change between versions of Python."""
-    return hashlib.sha256(f"{seed}/{number}".encode()).digest()
-
-
-def _take(
-    documents: Iterator[Document],
-    encoder: Encoder,
-    *,
-    needed: int,
-    max_tokens: int,
-    seen: frozenset[int],
-    count: Callable[[int, int, str], None],
-) -> _Drawn:
-    """max_tokens: tokens of one document, because one very long conversation could fill a whole calibration."""
-    ids: list[int] = []
-    known = set(seen)
-    languages: set[str] = set()
-    taken = duplicates = 0
-    for document in documents:
-        if len(ids) >= needed:
-            break
-        sketch = sketch_of(document.content)
-        if is_duplicate(sketch, known):
-            duplicates += 1
-            continue
-        known |= sketch
-        ids += encoder.encode(document)[:max_tokens]
-        count(min(len(ids), needed), needed, "tokens")
-        taken += 1
-        if document.language:
-            languages.add(document.language)
-    return _Drawn(
-        ids=ids,
-        documents=taken,
-        duplicates=duplicates,
-        languages=tuple(sorted(languages)),
-        seen=frozenset(known),
-    )
 
 
 def _quotas(calibration: Calibration) -> list[int]:
@@ -241,7 +184,7 @@ def _quotas(calibration: Calibration) -> list[int]:
     return quotas
 
 
-def _count(source: TextSource, drawn: _Drawn, tokens: int, calibration: Calibration) -> SourceCount:
+def _count(source: TextSource, drawn: Drawn, tokens: int, calibration: Calibration) -> SourceCount:
     return SourceCount(
         label=source.label,
         documents=drawn.documents,
@@ -249,14 +192,16 @@ def _count(source: TextSource, drawn: _Drawn, tokens: int, calibration: Calibrat
         share=tokens / (calibration.samples * calibration.seq_len),
         duplicates_removed=drawn.duplicates,
         languages=drawn.languages,
+        rows_left_out=drawn.rows_left_out,
+        parts_left_out=drawn.parts_left_out,
+        replaced_characters=drawn.replaced_characters,
     )
 
 
 def _check(calibration: Calibration) -> None:
-    low, high = SAMPLES_RANGE
-    if not low <= calibration.samples <= high:
+    if not MIN_SAMPLES <= calibration.samples <= MAX_SAMPLES:
         raise QuantizationError(
-            f"{calibration.samples} calibration samples; must be between {low} and {high}",
+            f"{calibration.samples} calibration samples; must be between {MIN_SAMPLES} and {MAX_SAMPLES}",
             hint="128 samples of 512 tokens are a good start.",
         )
     if calibration.seq_len < MIN_SEQ_LEN:
@@ -270,7 +215,7 @@ def _check(calibration: Calibration) -> None:
         )
 
 
-def _check_enough(source: TextSource, drawn: _Drawn, samples: int, seq_len: int) -> None:
+def _check_enough(source: TextSource, drawn: Drawn, samples: int, seq_len: int) -> None:
     needed = samples * seq_len
     if drawn.documents == 0:
         raise QuantizationError(f"{source.label}: no text in it", hint="Is it empty, or the wrong column?")
@@ -279,7 +224,7 @@ def _check_enough(source: TextSource, drawn: _Drawn, samples: int, seq_len: int)
         raise QuantizationError(
             f"{source.label}: {len(drawn.ids):,} tokens{removed}; "
             f"{needed:,} are needed ({samples} samples of {seq_len})",
-            hint="Add text, or ask for fewer samples or a shorter seq_len.",
+            hint="Add a source, or ask for fewer samples or a shorter seq_len.",
         )
 
 
@@ -290,36 +235,3 @@ def _check_diversity(tokens: Tensor, share: float) -> None:
             f"among {tokens.numel():,}",
             hint="Use text as varied as what the model will read.",
         )
-
-
-def is_duplicate(sketch: Sketch, seen: set[int]) -> bool:
-    """Whether at least DUPLICATE_SHARE of the sketch was seen before; an empty sketch says nothing new."""
-    return len(sketch & seen) >= DUPLICATE_SHARE * len(sketch)
-
-
-def sketch_of(text: str) -> Sketch:
-    """The SKETCH_SIZE smallest 64-bit hashes of the text's character runs; empty for blank text."""
-    normalised = " ".join(text.casefold().split())
-    if not normalised:
-        return frozenset()
-    characters = np.frombuffer(normalised.encode("utf-32-le", errors="replace"), dtype="<u4").astype(np.uint64)
-    hashes = np.unique(_mixed(_run_hashes(characters)))
-    return frozenset(int(value) for value in hashes[:SKETCH_SIZE])
-
-
-def _run_hashes(
-    characters: np.ndarray[tuple[int], np.dtype[np.uint64]],
-) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
-    """A polynomial hash modulo 2^64 of each run, by Horner's rule over all runs at once."""
-    runs = max(1, len(characters) - SHINGLE_CHARACTERS + 1)
-    hashes = np.zeros(runs, dtype=np.uint64)
-    for offset in range(min(SHINGLE_CHARACTERS, len(characters))):
-        hashes = hashes * np.uint64(0x100000001B3) + characters[offset : offset + runs]
-    return hashes
-
-
-def _mixed(hashes: np.ndarray[tuple[int], np.dtype[np.uint64]]) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
-    """splitmix64's finaliser: without it the smallest hashes would favour certain characters."""
-    hashes = (hashes ^ (hashes >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    hashes = (hashes ^ (hashes >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return hashes ^ (hashes >> np.uint64(31))

@@ -5,46 +5,67 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import re
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain, groupby
 from pathlib import Path
 from typing import IO, Any, Final, cast
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bot.calibration import stdlib
+from bot.calibration.conversations import (
+    Reason,
+    Row,
+    conversation_of,
+    messages_without_surrogates,
+    text_of,
+    without_surrogates,
+)
 from bot.calibration.sources import ROW_SUFFIXES, TEXT_SUFFIXES, local_path, split_files, suffix_of
-from bot.errors import QuantizationError, reason_of
+from bot.errors import QuantizationError, reason_of, untrusted_input
 from bot.files import file_sha256
 from bot.records import OnBytes, Progress, TextSource, byte_counter, ignore_bytes, no_progress
 
 # A long text is cut into passages of about this many characters, some 1,000 tokens, so that 64k tokens of
 # calibration come from sixty places and not from one long chapter.
 PASSAGE_CHARACTERS: Final = 4096
-DEFAULT_COLUMNS: Final = ("text", "messages")
+DEFAULT_COLUMNS: Final = ("text", "messages", "conversations")
 LANGUAGE_COLUMNS: Final = ("language", "lang")
+_LANGUAGE: Final = re.compile(r"[A-Za-z0-9_-]{1,35}")  # the card lists them
 _ROWS_AT_ONCE: Final = 1024  # as Python objects in memory; a row may hold a whole conversation
 
-Row = dict[str, Any]
+
+# A pinned data set cannot be edited.
+OTHER_DATA: Final = "Choose another `column`, `split` or data set."
+
+
+class UnreadableFileError(QuantizationError):
+    """A file that its owner has to write again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
-    """A passage of text, or a conversation of {role, content}. origin: file and place, for error messages."""
+    """A passage of text, or a conversation of {role, content}. origin: file and place, for error messages.
+
+    reason: why a row is no conversation that can be used; it has neither text nor messages then. parts_left_out:
+    pictures and the like; replaced_characters: halves of broken surrogate pairs.
+    """
 
     text: str = ""
     messages: tuple[Row, ...] = ()
+    reason: Reason | None = None
+    parts_left_out: int = 0
+    replaced_characters: int = 0
     language: str | None = None
     origin: str = ""
 
     @property
     def content(self) -> str:
-        """The text alone: without roles, and without the system prompt that conversations may share."""
-        if not self.messages:
-            return self.text
-        return "\n".join(_text_of(message["content"]) for message in self.messages if message["role"] != "system")
+        """The text alone: see text_of."""
+        return text_of(self.messages) if self.messages else self.text
 
 
 def read(
@@ -114,7 +135,10 @@ def _read_dataset(source: TextSource, folder: Path, progress: Progress) -> Itera
     )
     for name in names:
         label = f"{source.label}/{name}"
-        yield from read_file(folder / name, label=label, column=source.column, on_bytes=count)
+        try:
+            yield from read_file(folder / name, label=label, column=source.column, on_bytes=count)
+        except UnreadableFileError as error:
+            raise QuantizationError(error.message, hint=OTHER_DATA) from error
 
 
 def _check_pin(source: TextSource, path: Path) -> None:
@@ -141,18 +165,18 @@ def _lines(path: Path, label: str, on_bytes: OnBytes) -> Iterator[str]:
             text = io.TextIOWrapper(cast(IO[bytes], content), encoding="utf-8-sig")
             for number, line in enumerate(text, start=1):
                 if "\0" in line:
-                    raise QuantizationError(f"{label}:{number}: binary content", hint="Use UTF-8 text.")
+                    raise UnreadableFileError(f"{label}:{number}: binary content", hint="Use UTF-8 text.")
                 if number % _ROWS_AT_ONCE == 0:
                     on_bytes(file.tell() - counted)
                     counted = file.tell()
                 yield line
             on_bytes(file.tell() - counted)
     except UnicodeDecodeError as error:
-        raise QuantizationError(
+        raise UnreadableFileError(
             f"{label}: not UTF-8 text after line {number}: {error.reason}", hint="Convert it to UTF-8."
         ) from error
-    except (gzip.BadGzipFile, EOFError) as error:
-        raise QuantizationError(f"{label}: broken gzip file: {error}", hint="Compress it again.") from error
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UnreadableFileError(f"{label}: broken gzip file: {error}", hint="Compress it again.") from error
 
 
 def _passages(lines: Iterable[str]) -> Iterator[str]:
@@ -175,13 +199,15 @@ def _json_rows(path: Path, label: str, on_bytes: OnBytes) -> Iterator[tuple[str,
             continue
         try:
             row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
-            raise QuantizationError(
+        # Also for a number of thousands of digits: https://docs.python.org/3/library/stdtypes.html#int-max-str-digits
+        except (ValueError, RecursionError) as error:
+            too_deep = isinstance(error, RecursionError)
+            reason = "nested too deeply" if too_deep else getattr(error, "msg", None) or reason_of(error)
+            raise UnreadableFileError(
                 f"{label}:{number}: broken JSON: {reason}", hint="Each line must be one whole JSON object."
             ) from error
         if not isinstance(row, dict):
-            raise QuantizationError(
+            raise UnreadableFileError(
                 f"{label}:{number}: a {type(row).__name__}, not an object",
                 hint='Each line must be an object such as {"text": "…"}.',
             )
@@ -189,7 +215,10 @@ def _json_rows(path: Path, label: str, on_bytes: OnBytes) -> Iterator[tuple[str,
 
 
 def _parquet_rows(path: Path, label: str, column: str | None, on_bytes: OnBytes) -> Iterator[tuple[str, Row]]:
-    try:
+    def broken(reason: str) -> UnreadableFileError:
+        return UnreadableFileError(f"{label}: broken parquet file: {reason}", hint="Write it again.")
+
+    with untrusted_input(broken):
         size_bytes = path.stat().st_size
         with pq.ParquetFile(path) as file:
             columns = [name for name in file.schema_arrow.names if name in LANGUAGE_COLUMNS]
@@ -202,10 +231,6 @@ def _parquet_rows(path: Path, label: str, column: str | None, on_bytes: OnBytes)
                 done = size_bytes * number // file.metadata.num_rows
                 on_bytes(done - counted)
                 counted = done
-    except (pa.ArrowException, OSError) as error:
-        raise QuantizationError(
-            f"{label}: broken parquet file: {reason_of(error)}", hint="Write it again."
-        ) from error
 
 
 def _from_rows(rows: Iterator[tuple[str, Row]], column: str | None) -> Iterator[Document]:
@@ -220,12 +245,13 @@ def _values(rows: Iterator[tuple[str, Row]], column: str | None) -> Iterator[Doc
     """The uncut content of each row. An empty row is no document."""
     for origin, row in rows:
         name = _column_of(list(row), column, origin)
-        language = next((row[key] for key in LANGUAGE_COLUMNS if isinstance(row.get(key), str)), None)
+        language = next((row[key] for key in LANGUAGE_COLUMNS if isinstance(row.get(key), str)), "")
+        document = Document(language=language if _LANGUAGE.fullmatch(language) else None, origin=origin)
         value = row[name]
         if isinstance(value, str):
-            yield Document(text=value, language=language, origin=origin)
+            yield replace(document, text=value)
         elif isinstance(value, list):
-            yield Document(messages=_messages(value, origin), language=language, origin=origin)
+            yield _with_messages(document, value)
         elif value is not None:
             raise QuantizationError(
                 f"{origin}: column {name!r} holds a {type(value).__name__}",
@@ -233,24 +259,50 @@ def _values(rows: Iterator[tuple[str, Row]], column: str | None) -> Iterator[Doc
             )
 
 
+def _with_messages(document: Document, value: list[Any]) -> Document:
+    conversation = conversation_of(value)
+    try:
+        messages, replaced = messages_without_surrogates(conversation.messages)
+    except RecursionError:
+        raise UnreadableFileError(
+            f"{document.origin}: nested too deeply", hint="Messages hold text, not trees of lists."
+        ) from None
+    return replace(
+        document,
+        messages=messages,
+        reason=conversation.reason,
+        parts_left_out=conversation.parts_left_out,
+        replaced_characters=replaced,
+    )
+
+
 def _continues(value: Document) -> tuple[str | None] | None:
     """Data sets such as wikitext have one row per line of text, with its line end: such rows are joined."""
-    is_line = not value.messages and (value.text.endswith("\n") or not value.text)
+    is_line = _is_text(value) and (value.text.endswith("\n") or not value.text)
     return (value.language,) if is_line else None
+
+
+def _is_text(value: Document) -> bool:
+    return not value.messages and value.reason is None
 
 
 def _running_text(values: Iterator[Document]) -> Iterator[Document]:
     first = next(values)
     lines = (line for value in chain((first,), values) for line in value.text.splitlines(keepends=True))
-    for passage in _passages(lines):
-        yield replace(first, text=passage)
+    yield from _with_passages(first, lines)
 
 
 def _documents_of(value: Document) -> Iterator[Document]:
-    if value.messages:
+    if _is_text(value):
+        yield from _with_passages(value, value.text.splitlines(keepends=True))
+    else:
         yield value
-    for passage in _passages(value.text.splitlines(keepends=True)):
-        yield replace(value, text=passage)
+
+
+def _with_passages(document: Document, lines: Iterable[str]) -> Iterator[Document]:
+    for passage in _passages(lines):
+        text, replaced = without_surrogates(passage)
+        yield replace(document, text=text, replaced_characters=replaced)
 
 
 def _column_of(names: list[str], column: str | None, origin: str) -> str:
@@ -262,26 +314,3 @@ def _column_of(names: list[str], column: str | None, origin: str) -> str:
             hint=f"Name the column with `column`; there are {', '.join(names) or 'none'}.",
         )
     return found
-
-
-def _text_of(content: object) -> str:
-    """The text of a message: a string, or parts such as {"type": "text", "text": "…"}."""
-    if isinstance(content, str):
-        return content
-    parts = content if isinstance(content, list) else []
-    return "\n".join(str(part.get("text", "")) for part in parts if isinstance(part, dict))
-
-
-def _messages(value: list[Any], origin: str) -> tuple[Row, ...]:
-    messages = tuple(
-        # Columns of a parquet struct that a message does not use are None there.
-        {key: part for key, part in message.items() if part is not None or key == "content"}
-        for message in value
-        if isinstance(message, dict) and {"role", "content"} <= message.keys()
-    )
-    if not messages or len(messages) != len(value):
-        raise QuantizationError(
-            f"{origin}: not a list of {{role, content}} messages",
-            hint='Write conversations as [{"role": "user", "content": "…"}, …].',
-        )
-    return messages

@@ -2,27 +2,43 @@
 
 from __future__ import annotations
 
+import datetime
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from transformers import AutoTokenizer
 
+from bot.calibration.chat_template import ChatTemplate
+from bot.calibration.conversations import without_surrogates
 from bot.calibration.documents import Document
-from bot.errors import QuantizationError, untrusted_input
+from bot.calibration.tokenizer_files import encodes_nothing, not_loaded, read_text_config
+from bot.checkpoint.repo_files import CONFIG
+from bot.errors import BotError, QuantizationError, UpstreamError, untrusted_input
+
+# For templates that write today's date, where the date of the source's commit is not known. With the clock's, the
+# same job would calibrate on other tokens after midnight.
+UNKNOWN_DATE: Final = datetime.date(2025, 1, 1)
+
+_TEXT = "The quick brown fox jumps over the lazy dog. 12 345.67 €, naïve café, 你好, def f(x): return x**2\n"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Encoder:
-    """Encodes documents with a model's tokenizer."""
+    """Encodes documents with a model's tokenizer.
+
+    folder: the model's. config: of its text decoder, with transformers' defaults; empty without a config.json.
+    date: what templates take for today.
+    """
 
     tokenizer: Any
+    folder: Path
+    config: dict[str, Any]
+    date: datetime.date
 
-    @property
-    def vocabulary(self) -> int:
-        return len(self.tokenizer)
-
-    @property
+    @cached_property
     def bos_ids(self) -> list[int]:
         """The beginning-of-text token, if the tokenizer puts one before every text."""
         return [token for token in self._ids("", special=True)[:1] if token == self.tokenizer.bos_token_id]
@@ -30,42 +46,64 @@ class Encoder:
     def encode(self, document: Document, *, special: bool = True) -> list[int]:
         """special: add the tokenizer's special tokens to a text; a chat has those of its template.
 
-        For a model without a chat template, a conversation is encoded as text.
+        For a model without a chat template, a conversation is encoded as text. Raises RefusedError for a
+        conversation that the template refuses, QuantizationError when the template or the tokenizer is broken.
         """
         if document.messages and self.tokenizer.chat_template is not None:
-            return self._ids(self._render(document), special=False)
-        return self._ids(document.content, special=special)
+            text = self._template.render(document.messages, document.origin)
+            return self._ids(text, special=False, origin=document.origin)
+        return self._ids(document.content, special=special, origin=document.origin)
 
-    def _ids(self, text: str, *, special: bool) -> list[int]:
-        # verbose=False: no warning about documents longer than the model's context, which are cut into blocks.
-        return list(self.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"])
+    def check_ids(self, ids: Iterable[int]) -> None:
+        """Raises UpstreamError for an id that the model has no embedding for.
 
-    def _render(self, document: Document) -> str:
+        The tokenizer may have fewer tokens than the model: embeddings are padded, and ids may have gaps.
+        """
+        size, highest = self.config.get("vocab_size"), max(ids, default=0)
+        if type(size) is int and highest >= size:
+            raise UpstreamError(
+                f"{self.folder}: the tokenizer gives the id {highest}, but {CONFIG} has a vocab_size of {size}",
+                hint="Its files upstream do not belong together.",
+            )
+
+    @cached_property
+    def _template(self) -> ChatTemplate:
+        return ChatTemplate(self.tokenizer, self.folder, date=self.date)
+
+    def _ids(self, text: str, *, special: bool, origin: str = "a text") -> list[int]:
         def failed(reason: str) -> QuantizationError:
             return QuantizationError(
-                f"{document.origin}: the model's chat template fails: {reason}",
-                hint="Leave such conversations out of the file, or calibrate on plain text.",
+                f"the tokenizer in {self.folder} cannot encode {origin}: {reason}",
+                hint="Look at the tokenizer's files, such as tokenizer.json, of the source repo.",
             )
 
         with untrusted_input(failed):
-            # transformers renders it in jinja2's ImmutableSandboxedEnvironment.
-            return str(self.tokenizer.apply_chat_template(list(document.messages), tokenize=False))
+            # verbose=False: no warning about documents longer than the model's context, which are cut into blocks.
+            encoded = self.tokenizer(without_surrogates(text)[0], add_special_tokens=special, verbose=False)
+            return [int(token) for token in encoded["input_ids"]]
 
 
-def load_encoder(tokenizer_folder: Path, *, trust_remote_code: bool) -> Encoder:
-    """The tokenizer of a model folder, from local files alone. Raises QuantizationError when it does not load."""
+def load_encoder(
+    tokenizer_folder: Path, *, trust_remote_code: bool, date: datetime.date = UNKNOWN_DATE
+) -> Encoder:
+    """The tokenizer of a model folder, from local files alone, after it has encoded a sentence.
 
-    def failed(reason: str) -> QuantizationError:
-        return QuantizationError(
-            f"the tokenizer in {tokenizer_folder} does not load: {reason}",
-            hint="It needs its own code: read that, then allow it with `trust_remote_code: true`."
-            if "trust_remote_code" in reason
-            else "Check tokenizer.json and tokenizer_config.json of the source repo.",
-        )
+    Raises QuantizationError when it does not load, UpstreamError when it encodes the sentence to nothing or to ids
+    that the model does not have, EnvironmentProblem when a package is missing, UnsupportedModelError when
+    config.json is to blame.
+    """
+
+    def failed(reason: str) -> BotError:
+        return not_loaded(tokenizer_folder, reason, trust_remote_code=trust_remote_code)
 
     with untrusted_input(failed):
-        return Encoder(
-            AutoTokenizer.from_pretrained(
-                tokenizer_folder, local_files_only=True, trust_remote_code=trust_remote_code
-            )
+        config = read_text_config(tokenizer_folder, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(
+            tokenizer_folder, local_files_only=True, trust_remote_code=trust_remote_code
         )
+    encoder = Encoder(tokenizer, folder=tokenizer_folder, config=config, date=date)
+    ids = encoder.encode(Document(text=_TEXT, origin="a sentence"))
+    if not ids:
+        raise encodes_nothing(tokenizer_folder)
+    encoder.check_ids(ids)
+    return encoder

@@ -1,28 +1,25 @@
 """Blocks of exactly the given size, reproducible by seed, with correct counts."""
 
+import datetime
 import json
 import random
+import shutil
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoTokenizer
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoTokenizer
 
-from bot.calibration import blocks, stdlib
-from bot.calibration.blocks import (
-    SHINGLE_CHARACTERS,
-    SKETCH_SIZE,
-    build_calibration_set,
-    distinct_token_share,
-    evaluation_tokens,
-    is_duplicate,
-    sketch_of,
-)
-from bot.errors import QuantizationError
+from bot.calibration import blocks, draw, stdlib
+from bot.calibration.blocks import build_calibration_set, distinct_token_share, evaluation_tokens
+from bot.errors import QuantizationError, UnsupportedModelError
+from bot.quantize.architectures import check_blocks
 from bot.records import Calibration, CalibrationSet, TextSource
+from tests.support.tiny_configs import tiny_settings
 
 QWEN = Path(__file__).parent.parent / "assets" / "qwen3-tiny"
 WORDS = sorted({word for document in stdlib.documents("calibrate")[:6] for word in document.split()})
@@ -101,7 +98,7 @@ def test_documents_are_drawn_by_the_hash_of_seed_and_place(tmp_path: Path) -> No
 def test_reading_again_for_more_documents_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = write_jsonl(tmp_path / "many.jsonl", [prose(20, number) for number in range(80)])
     once = built(tmp_path, source)
-    monkeypatch.setattr(blocks, "_FIRST_DRAW", 3)
+    monkeypatch.setattr(draw, "_FIRST_DRAW", 3)
     again = built(tmp_path, source)
     assert again[1] == once[1]
     assert torch.equal(again[0], once[0])
@@ -221,6 +218,55 @@ def test_an_own_evaluation_text_gives_as_many_blocks_as_it_has(tmp_path: Path) -
     assert 8 < len(tokens) == len(ids_of(prose(300, 3))) // 64 < 64
 
 
+@pytest.mark.parametrize("model_type", ["gpt2", "gptj", "opt", "roberta", "llama"])
+def test_evaluation_blocks_are_no_longer_than_the_model_reads(model_type: str, tmp_path: Path) -> None:
+    """Learned positions, some behind an offset: one token more is an IndexError."""
+    sizes: dict[str, Any] = (
+        {"n_positions": 40} if model_type.startswith("gpt") else {"max_position_embeddings": 40}
+    )
+    sizes |= {"vocab_size": 2048, "pad_token_id": 1}
+    config = CONFIG_MAPPING[model_type](**tiny_settings(model_type) | sizes)
+    config.is_decoder = True
+    model = AutoModelForCausalLM.from_config(config)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(QWEN / name, tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
+    tokens, _ = evaluation_tokens(tokenizer_folder=tmp_path, trust_remote_code=False, blocks=8)
+    assert tokens.shape == (8, 38 if model_type == "roberta" else 40)
+    with torch.inference_mode():
+        assert model(tokens).logits.isfinite().all()
+        check_blocks(tokens, model)
+    longer = torch.cat([tokens, tokens[:, :1]], dim=1)
+    with pytest.raises(QuantizationError, match=f"the model reads {tokens.shape[1]}"):
+        check_blocks(longer, model)
+
+
+def test_a_model_that_reads_hardly_anything_is_refused(tmp_path: Path) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(QWEN / name, tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "qwen3", "max_position_embeddings": 4}')
+    with pytest.raises(UnsupportedModelError, match=r"config\.json: the model reads 4 tokens at once"):
+        evaluation_tokens(tokenizer_folder=tmp_path, trust_remote_code=False)
+
+
+def test_the_clock_of_a_template_is_the_date_of_the_source(tmp_path: Path) -> None:
+    """With that of the machine, a job that goes on after midnight would begin again."""
+    model = shutil.copytree(QWEN, tmp_path / "model", ignore=shutil.ignore_patterns("model.safetensors"))
+    (model / "chat_template.jinja").write_text(
+        "{{ strftime_now('%d %B %Y') }}{% for message in messages %}{{ message.content }}{% endfor %}"
+    )
+    chats = write_jsonl(tmp_path / "chats.jsonl", [prose(60, number) for number in range(1, 20)], chat=True)
+    calibration = Calibration(samples=16, seq_len=64, sources=(chats,))
+    days = [datetime.date(2024, 12, 31), datetime.date(2024, 12, 31), datetime.date(2025, 1, 1)]
+    first, second, other = (
+        build_calibration_set(
+            calibration, tokenizer_folder=model, folder=tmp_path, trust_remote_code=False, date=day
+        )[1].sha256
+        for day in days
+    )
+    assert first == second != other
+
+
 def test_an_evaluation_text_that_is_too_short_or_not_there_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "own.txt"
     path.write_text("import os\n", encoding="utf-8")
@@ -228,44 +274,3 @@ def test_an_evaluation_text_that_is_too_short_or_not_there_is_an_error(tmp_path:
         evaluation_tokens(tokenizer_folder=QWEN, trust_remote_code=False, text=path)
     with pytest.raises(QuantizationError, match="does not exist"):
         evaluation_tokens(tokenizer_folder=QWEN, trust_remote_code=False, text=tmp_path / "none.txt")
-
-
-TEXT = stdlib.documents("calibrate")[3][:4000]
-MASK = (1 << 64) - 1
-
-
-def slow_sketch(text: str) -> frozenset[int]:
-    """The same by its definition, one run after the other, in Python's own integers."""
-    normalised = " ".join(text.casefold().split())
-    hashes = set()
-    for start in range(max(1, len(normalised) - SHINGLE_CHARACTERS + 1)):
-        value = 0
-        for character in normalised[start : start + SHINGLE_CHARACTERS]:
-            value = (value * 0x100000001B3 + ord(character)) & MASK
-        value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & MASK
-        value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & MASK
-        hashes.add(value ^ (value >> 31))
-    return frozenset(sorted(hashes)[:SKETCH_SIZE])
-
-
-@pytest.mark.parametrize("text", [TEXT, "Short.", "Grüße aus Köln, 你好, 世界 👋", "ab" * 500])
-def test_the_sketch_is_the_smallest_hashes_of_all_runs(text: str) -> None:
-    assert sketch_of(text) == slow_sketch(text)
-
-
-def test_a_copy_with_small_changes_is_a_duplicate() -> None:
-    upper, longer = TEXT.upper().replace("\n", "  \n"), "A new heading\n\n" + TEXT
-    for copy in (TEXT, upper, longer, TEXT.replace(" self", " this", 3)):
-        assert is_duplicate(sketch_of(copy), set(sketch_of(TEXT)))
-
-
-def test_modules_of_the_standard_library_are_not_duplicates_of_each_other() -> None:
-    seen: set[int] = set()
-    for sketch in map(sketch_of, stdlib.documents("calibrate")):
-        assert not is_duplicate(sketch, seen)
-        seen |= sketch
-
-
-def test_short_texts_differ_and_blank_ones_are_duplicates() -> None:
-    assert not is_duplicate(sketch_of("What is a cat?"), set(sketch_of("What is a dog?")))
-    assert is_duplicate(sketch_of(" \n\t"), set())

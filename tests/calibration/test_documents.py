@@ -12,11 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from bot.calibration import stdlib
-from bot.calibration.documents import PASSAGE_CHARACTERS, Document, read, read_file
+from bot.calibration.documents import PASSAGE_CHARACTERS, read, read_file
 from bot.errors import QuantizationError
 from bot.records import TextSource
 
-NO_CHAT = "not a list of {role, content} messages"
 CHAT = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Grüße 👋"}]
 
 
@@ -66,6 +65,53 @@ def test_chat_messages_are_taken_without_naming_the_column(tmp_path: Path) -> No
     assert document.content == "Grüße 👋"
 
 
+def test_a_row_that_is_no_conversation_is_a_document_that_says_why(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [{"messages": []}, {"messages": [{"role": "user"}]}, {"messages": None}]
+    path = write_rows(tmp_path / "a.jsonl", [*rows, {"messages": CHAT}])
+    found = [(document.reason, document.origin) for document in read_file(path, label="a.jsonl")]
+    assert found == [("without messages", "a.jsonl:1"), ("without text", "a.jsonl:2"), (None, "a.jsonl:4")]
+
+
+def test_sharegpt_conversations_are_taken_without_naming_the_column(tmp_path: Path) -> None:
+    row = {"id": 7, "conversations": [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "So."}]}
+    (document,) = read_file(write_rows(tmp_path / "a.jsonl", [row]), label="a.jsonl")
+    assert [message["role"] for message in document.messages] == ["user", "assistant"]
+    assert document.content == "Why?\nSo."
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_parts_are_read_alike_from_every_kind_of_file(tmp_path: Path, suffix: str) -> None:
+    parts = [
+        {"type": "text", "text": "What is"},
+        {"type": "image", "text": None},
+        {"type": "text", "text": "this?"},
+    ]
+    rows = [{"messages": [{"role": "user", "content": parts}]}]
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        write_rows(path, rows)
+    (document,) = read_file(path, label="a")
+    assert document.messages == ({"role": "user", "content": "What is\nthis?"},)
+    assert document.parts_left_out == 1
+
+
+def test_broken_surrogate_pairs_are_replaced_and_counted_where_they_are(tmp_path: Path) -> None:
+    long = "x" * PASSAGE_CHARACTERS
+    lines = [
+        r'{"text": "a\ud83d b \ud83d\ude00 \u0000"}',
+        r'{"messages": [{"role": "user", "content": "\ud83d"}], "lang": "\ud83d"}',
+        json.dumps({"text": f"\ud83d{long}\n{long}"}),
+    ]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    documents = list(read_file(tmp_path / "a.jsonl", label="a.jsonl"))
+    assert documents[0].text == "a\ufffd b \N{GRINNING FACE} \0"
+    assert documents[1].messages[0]["content"] == "\ufffd"
+    assert [document.replaced_characters for document in documents] == [1, 1, 1, 0, 0]
+    assert documents[1].language is None
+
+
 def test_parquet_gives_text_and_chats_from_the_named_column(tmp_path: Path) -> None:
     """A key that only some messages have is a column, empty for the others; no template is shown it."""
     path, talk = tmp_path / "a.parquet", [*CHAT, {"role": "tool", "content": "4", "name": "sum"}]
@@ -83,11 +129,6 @@ def test_rows_that_are_lines_of_a_text_are_read_as_that_text(tmp_path: Path) -> 
     rows += [{"text": "one whole text"}, {"text": "Ende\n", "lang": "de"}, {"text": "end\n", "lang": "en"}]
     found = texts(write_rows(tmp_path / "a.jsonl", rows))
     assert found == ["".join(lines[:4]), "".join(lines[4:]), "one whole text", "Ende\n", "end\n"]
-
-
-def test_content_in_parts_is_still_content() -> None:
-    parts = [{"type": "text", "text": "What is this?"}, {"type": "image"}]
-    assert Document(messages=({"role": "user", "content": parts},)).content == "What is this?\n"
 
 
 def test_builtin_text_is_the_calibrate_split_whole_and_in_order(tmp_path: Path) -> None:
@@ -135,6 +176,16 @@ def test_a_file_that_is_not_the_pinned_one_is_an_error(tmp_path: Path) -> None:
         ("a.txt", "Grüße".encode("latin-1"), "not UTF-8"),
         ("a.jsonl", b'{"text": "fine"}\n\n{"text": "cut of\n', "a.jsonl:3: broken JSON"),
         pytest.param("a.jsonl", b"[" * 100_000 + b"\n", "a.jsonl:1", id="nested"),
+        pytest.param(
+            "a.jsonl",
+            b'{"messages": [{"role": "user", "content": "x", "a": ' + b"[" * 700 + b"]" * 700 + b"}]}\n",
+            "a.jsonl:1: nested too deeply",
+            id="nested message",
+        ),
+        pytest.param(
+            "a.jsonl", b'{"text": ' + b"7" * 5000 + b"}\n", "a.jsonl:1: broken JSON: Exceeds", id="number"
+        ),
+        ("a.jsonl.gz", gzip.compress(b"x" * 5000)[:12] + b"\xff" * 30, "a.jsonl.gz: broken gzip file"),
     ],
 )
 def test_unreadable_content_is_an_error(name: str, content: bytes, expected: str, tmp_path: Path) -> None:
@@ -146,15 +197,24 @@ def test_unreadable_content_is_an_error(name: str, content: bytes, expected: str
     ("row", "column", "expected"),
     [
         (["text"], None, "a.jsonl:1: a list, not an object"),
-        ({"body": "x"}, None, "a.jsonl:1: no column 'text' or 'messages'"),
+        ({"body": "x"}, None, "a.jsonl:1: no column 'text' or 'messages' or 'conversations'"),
         ({"text": "x"}, "body", "a.jsonl:1: no column 'body'"),
         ({"text": 7}, None, "a.jsonl:1: column 'text' holds a int"),
-        ({"messages": [{"from": "human", "value": "x"}]}, None, f"a.jsonl:1: {NO_CHAT}"),
-        ({"messages": []}, None, f"a.jsonl:1: {NO_CHAT}"),
     ],
 )
 def test_a_row_of_another_shape_is_an_error(tmp_path: Path, row: Any, column: str | None, expected: str) -> None:
     assert problem(write_rows(tmp_path / "a.jsonl", [row]), column).message == expected
+
+
+def test_of_a_pinned_data_set_another_part_is_asked_for(tmp_path: Path) -> None:
+    """It cannot be edited."""
+    folder = tmp_path / "owner--set@abc"
+    folder.mkdir()
+    source = TextSource(dataset="owner/set", revision="abc", split="train")
+    (folder / "train.jsonl").write_text("{")
+    with pytest.raises(QuantizationError, match=r"owner/set@abc/train\.jsonl:1: broken JSON") as caught:
+        list(read(source, tmp_path))
+    assert caught.value.hint == "Choose another `column`, `split` or data set."
 
 
 def test_an_unknown_parquet_column_is_an_error_that_lists_the_columns(tmp_path: Path) -> None:
@@ -165,6 +225,8 @@ def test_an_unknown_parquet_column_is_an_error_that_lists_the_columns(tmp_path: 
 
 def test_broken_and_unknown_files_are_errors(tmp_path: Path) -> None:
     assert problem(tmp_path / "a.docx").message == "a.docx: cannot read .docx"
+    pq.write_table(pa.table({"text": pa.array([b"\xff"]).cast(pa.string(), safe=False)}), tmp_path / "b.parquet")
+    assert "broken parquet file: 'utf-8' codec" in problem(tmp_path / "b.parquet").message
     for name in ("a.parquet", "a.jsonl.gz"):
         (tmp_path / name).write_bytes(b"not what the name says")
         assert "broken" in problem(tmp_path / name).message

@@ -31,7 +31,11 @@ def test_small_files_that_work_pass(name: str) -> None:
     ("path", "content", "message"),
     [
         ("chat_template.jinja", "{% broken", "chat_template.jinja: the chat template has a syntax error: line 1"),
-        ("chat_template.jinja", "{{ raise_exception('no') }}", "the model's chat template fails: no"),
+        (
+            "chat_template.jinja",
+            "{{ raise_exception('no') }}",
+            "chat_template.jinja: the chat template fails on a simple question: no",
+        ),
         ("generation_config.json", "{", "generation_config.json: not valid JSON"),
         ("generation_config.json", "[]", "generation_config.json: not a JSON object"),
         ("generation_config.json", '{"max_new_tokens": -5}', "generation_config.json: "),
