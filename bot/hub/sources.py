@@ -118,6 +118,7 @@ def _read_upstream(asked: str, info: ModelInfo, *, endpoint: str) -> Upstream:
         tags=_texts(card("tags")),
         gated=info.gated if isinstance(info.gated, str) else None,
         private=bool(info.private),
+        last_modified=info.last_modified.date().isoformat() if info.last_modified else None,
     )
 
 

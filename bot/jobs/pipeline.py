@@ -200,11 +200,20 @@ def _status(publication: Publication | None) -> Status:
     return Status.PUBLISHED if publication.new else Status.UNCHANGED
 
 
+def _as_begun(job: Job, before: Job | None) -> Job:
+    """With the date that calibration began with: upstream's may have changed where the pinned commit has not."""
+    if before is None:
+        return job
+    return replace(job, upstream=replace(job.upstream, last_modified=before.upstream.last_modified))
+
+
 def _run_stages(context: JobContext, jobdir: JobDir, job: Job, *, dry_run: bool) -> Publication | None:
     jobdir.refuse_links()
     if not dry_run:
         check_may_publish(context.hub, job.entry.target)
-    if jobdir.load(Job) != job:
+    before = jobdir.load(Job)
+    job = _as_begun(job, before)
+    if before != job:
         jobdir.store(job)
     publication = stages.already_published(context.hub, job)
     if publication is None and job.kind is JobKind.RELEASE:

@@ -6,17 +6,19 @@ AutoAWQ takes seconds to import, and only quantizing needs it, so each function 
 
 from __future__ import annotations
 
+import datetime
 import shutil
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
 from bot.calibration.blocks import build_calibration_set, evaluation_tokens
+from bot.calibration.encoding import UNKNOWN_DATE
 from bot.calibration.trial import try_small_files
 from bot.errors import WatchlistError
 from bot.files import disk_errors
 from bot.jobs.folder import JobDir, evaluate_inputs, quantize_inputs
-from bot.records import Calibration, Headers, Progress, QuantizedModel, Recipe, Report, Weights
+from bot.records import Calibration, Headers, Job, Progress, QuantizedModel, Recipe, Report, Weights
 
 
 def quantize_job(jobdir: JobDir, progress: Progress) -> QuantizedModel:
@@ -37,6 +39,7 @@ def quantize_job(jobdir: JobDir, progress: Progress) -> QuantizedModel:
         trust_remote_code=job.entry.trust_remote_code,
         planned=[file.path for file in job.refresh_files],
         progress=progress,
+        date=_date_of(job),
     )
     jobdir.store(quantized, inputs=quantize_inputs(job, weights))
     return quantized
@@ -53,12 +56,13 @@ def quantize_folder(
     progress: Progress,
     layers: Path | None = None,
     planned: Collection[str] = (),
+    date: datetime.date = UNKNOWN_DATE,
 ) -> QuantizedModel:
     """A model folder in, a complete AWQ folder out.
 
     texts: the folder of the calibration's files. layers: the folder for one file per layer. If None, these lie
     beside `out` and are removed, and `out` is a user's folder: replaced only if nothing would be lost.
-    planned: see `carry_small_files`.
+    planned: see `carry_small_files`. date: what chat templates take for today.
     """
     from bot.quantize.artifact import check_folders
     from bot.quantize.artifact import quantize as make_artifact
@@ -73,6 +77,7 @@ def quantize_folder(
         tokenizer_folder=source,
         folder=texts,
         trust_remote_code=trust_remote_code,
+        date=date,
         progress=progress,
     )
     parts = layers or out.with_name(f".{out.name}.layers")
@@ -91,6 +96,12 @@ def quantize_folder(
     if own:
         shutil.rmtree(parts)
     return quantized
+
+
+def _date_of(job: Job) -> datetime.date:
+    """Of the source, so that a job which goes on tomorrow calibrates on the same tokens."""
+    known = job.upstream.last_modified
+    return datetime.date.fromisoformat(known) if known else UNKNOWN_DATE
 
 
 PICTURE = "assets/error-by-layer.png"

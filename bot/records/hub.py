@@ -30,6 +30,7 @@ class Upstream:
     repo_id: the id that the Hub answers with; a repo that was renamed is also found by its old name.
     license_link: as stated. license_file: the file of this repo that it names. license_url: what it leads to on
     the web: that file at this commit, or the http(s) address that is stated.
+    last_modified: the day of the repo's latest commit, as 2025-01-31; None in records of version 0.1.
     """
 
     repo_id: str
@@ -50,6 +51,7 @@ class Upstream:
     gated: str | None = None
     private: bool = False
     problem: str | None = None
+    last_modified: str | None = None
 
     def file(self, path: str) -> HubFile | None:
         return next((file for file in self.files if file.path == path), None)

@@ -34,6 +34,7 @@ def test_source_is_read_in_one_request(hub: LocalHub) -> None:
     assert (found.sha, found.problem, found.gated, found.private) == (sha, None, None, False)
     assert (found.licenses, found.languages, found.tags) == (("apache-2.0",), ("en", "de"), ("chat",))
     assert found.pipeline_tag == "text-generation"
+    assert found.last_modified == hub.repo(SOURCE).commit_at("refs/heads/main").date[:10]
     other = hub.seed(SOURCE, {"config.json": "{}"}, revision="refs/pr/1")
     assert listed(hub, revision="refs/pr/1").sha == other
 

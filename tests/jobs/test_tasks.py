@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import datetime
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from bot.jobs import tasks
+from bot.calibration.encoding import UNKNOWN_DATE
+from bot.jobs import pipeline, tasks
 from bot.jobs.folder import JobDir
 from bot.jobs.handover import has_chat_template
-from bot.records import Report, no_progress
-from tests.support.factories import expert_tokens, job, quantized, report
+from bot.records import Job, Report, from_json, no_progress, to_json
+from tests.support.factories import expert_tokens, job, quantized, report, upstream, weights
 
 
 def test_the_report_carries_the_figures_of_experts_and_the_picture(
@@ -26,6 +29,40 @@ def test_the_report_carries_the_figures_of_experts_and_the_picture(
     assert (made.experts, made.pictures) == (experts, (tasks.PICTURE,))
     assert jobdir.load(Report) == made
     assert (jobdir.card / tasks.PICTURE).is_file()
+
+
+@pytest.mark.parametrize(
+    ("last_modified", "date"), [("2025-06-30", datetime.date(2025, 6, 30)), (None, UNKNOWN_DATE)]
+)
+def test_calibration_takes_the_date_of_the_source_for_today(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last_modified: str | None, date: datetime.date
+) -> None:
+    """Quantizing takes longer than this test should."""
+    used: list[datetime.date] = []
+
+    def quantize_folder(*folders: Path, date: datetime.date, **options: object) -> object:
+        used.append(date)
+        return quantized()
+
+    monkeypatch.setattr(tasks, "quantize_folder", quantize_folder)
+    jobdir = JobDir(tmp_path)
+    jobdir.store(job(source=upstream(last_modified=last_modified)))
+    jobdir.store(weights())
+    tasks.quantize_job(jobdir, no_progress)
+    assert used == [date]
+
+
+def test_a_job_that_goes_on_keeps_the_date_that_it_began_with() -> None:
+    begun = job(source=upstream(last_modified="2025-06-30"))
+    later = replace(begun, reason="planned again", upstream=upstream(last_modified="2025-07-01"))
+    assert pipeline._as_begun(later, begun) == replace(begun, reason="planned again")
+    assert pipeline._as_begun(later, None) == later
+
+
+def test_a_job_of_an_earlier_version_has_no_date() -> None:
+    known = job(source=upstream(last_modified="2025-06-30"))
+    without = to_json(known).replace('"last_modified": "2025-06-30"', '"unknown": 1')
+    assert from_json(Job, without).upstream.last_modified is None
 
 
 @pytest.mark.parametrize(
