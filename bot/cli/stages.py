@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from bot.checkpoint.constants import MAX_SAMPLES, MIN_SAMPLES, MIN_SEQ_LEN
 from bot.cli import terminal
 from bot.cli.console import (
     DryRunOption,
@@ -80,8 +81,10 @@ def quantize(
     calibration: Annotated[
         Path | None, typer.Option(help="Text to calibrate on: txt, jsonl or parquet. Default: built-in text.")
     ] = None,
-    samples: Annotated[int, typer.Option(min=16, max=4096, help="Blocks of calibration tokens.")] = 128,
-    seq_len: Annotated[int, typer.Option(min=16, help="Tokens in a block.")] = 512,
+    samples: Annotated[
+        int, typer.Option(min=MIN_SAMPLES, max=MAX_SAMPLES, help="Blocks of calibration tokens.")
+    ] = 128,
+    seq_len: Annotated[int, typer.Option(min=MIN_SEQ_LEN, help="Tokens in a block.")] = 512,
     group_size: Annotated[int, typer.Option(help="Input channels that share a scale: 32, 64 or 128.")] = 128,
     seed: Annotated[int, typer.Option(min=0, help="Random seed of the calibration blocks.")] = 0,
     method: Annotated[
@@ -130,8 +133,9 @@ def quantize(
             f"{quantized.quantized_parameters:,} weights at {quantized.bits_per_weight:.2f} bits each",
             markup=False,
         )
-        if line := terminal.experts_line(quantized.experts):
-            out.print(line, markup=False, soft_wrap=True)
+        for line in (terminal.experts_line(quantized.experts), *terminal.calibration_lines(quantized.calibration)):
+            if line:
+                out.print(line, markup=False, soft_wrap=True)
         if job is None:
             err.print(
                 f"next: awq-bot evaluate --source {shlex.quote(str(source))} "

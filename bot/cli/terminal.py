@@ -26,6 +26,7 @@ from rich.text import Text
 from bot.errors import BotError
 from bot.hub.settings import PreparedTarget
 from bot.records import (
+    CalibrationSet,
     Check,
     Estimate,
     ExpertTokens,
@@ -233,6 +234,11 @@ def experts_line(by_layer: Sequence[ExpertTokens]) -> str:
     return f"experts: {experts.label}" if experts else ""
 
 
+def calibration_lines(calibration: CalibrationSet) -> tuple[str, ...]:
+    """What of the calibration text could not be used, one line for each source that has any."""
+    return tuple(f"{source.label}: {source.remarks}" for source in calibration.sources if source.remarks)
+
+
 def report_table(report: Report) -> Table:
     """The figures of an evaluation."""
     table = Table(box=None, show_header=False, pad_edge=False)
@@ -244,7 +250,9 @@ def report_table(report: Report) -> Table:
         "bits per weight", f"{report.bits_per_weight:.3f} ({report.bits_per_weight_file:.3f} whole file)"
     )
     table.add_row("weights", f"{size(report.size_source_bytes)} → {size(report.size_quantized_bytes)}")
-    table.add_row("measured on", f"{report.tokens:,} tokens of {shown(report.text_label)}")
+    # Records of version 0.1 do not say how many were predicted.
+    count = f"{report.predictions:,} predicted tokens" if report.predictions else f"{report.tokens:,} tokens"
+    table.add_row("measured on", f"{count} of {shown(report.text_label)}")
     if experts := experts_of_model(report.experts):
         table.add_row("experts", experts.label)
     return table

@@ -87,6 +87,7 @@ def evaluate(
         size_source_bytes=size_bytes(source_weights),
         size_quantized_bytes=size_bytes(artifact),
         tokens=tokens.numel(),
+        predictions=figures.kl.numel(),
         text_label=text_label,
         text_sha256=hashlib.sha256(tokens.cpu().numpy().astype("<i8").tobytes()).hexdigest(),
         versions=tool_versions(),

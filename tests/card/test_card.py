@@ -393,3 +393,12 @@ def test_every_fact_is_used_and_a_missing_one_is_an_error(monkeypatch: pytest.Mo
     monkeypatch.setattr(model_card, "_facts", lambda work, made: facts)
     with pytest.raises((UndefinedError, TypeError), match=r"undefined|StrictUndefined"):
         rendered()
+
+
+def test_what_was_left_out_of_the_calibration_text_is_said_where_there_is_any() -> None:
+    counts: dict[str, Any] = {"label": "chats", "documents": 9, "tokens": 90, "share": 0.5}
+    left_out = SourceCount(**counts, rows_left_out={"without text": 3, "<b>": 1})
+    text = rendered(calibration=calibration_set(sources=(SourceCount(**counts), left_out)))
+    assert text.count("rows left out") == 1
+    assert "\n\nchats: rows left out: 1 \\<b\\>, 3 without text.\n\n[`provenance" in text
+    assert "left out" not in rendered()

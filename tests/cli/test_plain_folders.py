@@ -114,7 +114,7 @@ def test_the_folder_is_whole_and_only_its_record_is_left_beside_it(made: Made) -
 def test_it_loses_less_than_plain_rounding_on_the_same_tokens(made: Made) -> None:
     report = json.loads(made.evaluated.stdout)
     tokens, _ = evaluation_tokens(tokenizer_folder=made.source, trust_remote_code=False, text=made.text)
-    assert tokens.numel() == report["tokens"]
+    assert (report["tokens"], report["predictions"]) == (tokens.numel(), tokens[:, 1:].numel())
     packed = tiny_models.packed_linears(made.out)
     rounded = {
         name: tiny_models.rounded(value, GROUP_SIZE) if name.removesuffix(".weight") in packed else value
@@ -258,6 +258,7 @@ def test_hints_name_options_where_there_is_no_watchlist(hint: str, said: str) ->
         ("one-line.txt", b"One line, and that is all.\n", "tokens; 1,024 are needed"),
         ("binary.txt", b"text\n\0\1\2\n", ":2: binary content"),
         ("missing.txt", None, "does not exist"),
+        ("chats.jsonl", b'{"messages": []}\n', "1 of 1 rows drawn cannot be used (1 without messages)"),
     ],
 )
 def test_unusable_calibration_text_is_named(

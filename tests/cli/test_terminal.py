@@ -1,12 +1,14 @@
-"""What the tables for a terminal say of a mixture of experts."""
+"""What the tables for a terminal say."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from rich.console import Console
 
 from bot.cli import terminal
-from bot.records import Status, job_result
-from tests.support.factories import expert_tokens, job, report
+from bot.records import SourceCount, Status, job_result
+from tests.support.factories import calibration_set, expert_tokens, job, report
 
 EXPERTS = tuple(expert_tokens(layer) for layer in range(48))
 LINE = "128 in 48 layers; calibration tokens per expert: lowest 12, median 4,096; each saw some"
@@ -30,3 +32,18 @@ def test_the_experts_of_a_mixture_have_one_line() -> None:
 def test_other_models_have_none() -> None:
     assert "experts" not in printed(terminal.report_table(report()))
     assert terminal.experts_line(()) == ""
+
+
+def test_what_was_measured_is_counted_in_predictions_where_they_are_known() -> None:
+    assert "32,704 predicted tokens of" in printed(terminal.report_table(report(predictions=32_704)))
+    assert "32,768 tokens of" in printed(terminal.report_table(report()))
+
+
+def test_a_source_of_which_something_was_left_out_has_one_line() -> None:
+    counts: dict[str, Any] = {"label": "chats.jsonl", "documents": 9, "tokens": 90, "share": 0.5}
+    reasons = {"without text": 1200, "refused by the chat template": 3}
+    left_out = SourceCount(**counts, rows_left_out=reasons, parts_left_out=2, replaced_characters=1)
+    assert terminal.calibration_lines(calibration_set(sources=(SourceCount(**counts), left_out))) == (
+        "chats.jsonl: rows left out: 3 refused by the chat template, 1,200 without text; "
+        "parts other than text left out: 2; characters replaced by U+FFFD: 1",
+    )
