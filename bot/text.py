@@ -71,8 +71,8 @@ def without_commands(text: str) -> str:
 
 def one_line(text: object, max_chars: int = _MAX_CHARS) -> str:
     """Untrusted text on one line, without unprintable characters, cut to max_chars."""
-    printable = "".join(char for char in str(text) if char.isprintable() or char.isspace())
-    line = " ".join(printable.split())
+    words = "".join(char for char in str(text) if char.isprintable() or char.isspace()).split()
+    line = " ".join(words)
     return line if len(line) <= max_chars else f"{line[: max_chars - 1]}…"
 
 
