@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -78,8 +79,7 @@ class Encoder:
             )
 
         with untrusted_input(failed):
-            # verbose=False: no warning about documents longer than the model's context, which are cut into blocks.
-            encoded = self.tokenizer(without_surrogates(text)[0], add_special_tokens=special, verbose=False)
+            encoded = self.tokenizer(without_surrogates(text)[0], add_special_tokens=special)
             return [int(token) for token in encoded["input_ids"]]
 
 
@@ -101,6 +101,9 @@ def load_encoder(
         tokenizer = AutoTokenizer.from_pretrained(
             tokenizer_folder, local_files_only=True, trust_remote_code=trust_remote_code
         )
+        # No warning about documents longer than the model's context, which are cut into blocks. Where it is no
+        # number, such as "4096", transformers fails at every text.
+        tokenizer.model_max_length = sys.maxsize
     encoder = Encoder(tokenizer, folder=tokenizer_folder, config=config, date=date)
     ids = encoder.encode(Document(text=_TEXT, origin="a sentence"))
     if not ids:

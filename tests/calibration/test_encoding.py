@@ -145,6 +145,13 @@ def test_a_tokenizer_that_encodes_text_to_nothing_is_to_blame(
     assert "tokenizer.json" in caught.value.hint
 
 
+def test_a_length_that_is_no_number_is_not_looked_at(folder: Path) -> None:
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"model_max_length": "4096"}))
+    encoder = load_encoder(folder, trust_remote_code=False)
+    assert encoder.encode(Document(text="import os\n" * 5000)) == raw_ids("qwen3-tiny", "import os\n" * 5000)
+
+
 def changed(folder: Path, **parts: object) -> None:
     """tokenizer.json with other parts."""
     whole = json.loads((folder / "tokenizer.json").read_text())
