@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
-from bot.checkpoint.config_values import check_values, quantized_as
+from bot.checkpoint.config_values import check_values, most_tokens, quantized_as
 from bot.checkpoint.repo_files import CONFIG, SINGLE_WEIGHTS, VOCABULARY, is_pickle, is_safe_path, is_vocabulary
 from bot.checkpoint.small_files import check_small_files
 from bot.errors import BotError, PublishError, UnsupportedModelError, UpstreamError, WatchlistError
@@ -157,6 +157,14 @@ def weights_refusal(entry: WatchEntry, upstream: Upstream, details: Details) -> 
         hint = f"The next run checks it again; tokenizers are read from {', '.join(VOCABULARY)}."
         return refuse(entry, "upload incomplete: no tokenizer", UpstreamError, hint)
     return None
+
+
+def seq_len_refusal(entry: WatchEntry, details: Details) -> Skip | None:
+    most, asked = most_tokens(details.config), entry.calibration.seq_len
+    if most is None or asked <= most:
+        return None
+    reason = f"calibration.seq_len is {asked}, and the model reads {most} tokens at once"
+    return refuse(entry, reason, WatchlistError, f"Set `calibration: {{seq_len: {most}}}` in this entry.")
 
 
 def small_files_refusal(entry: WatchEntry, details: Details) -> Skip | None:

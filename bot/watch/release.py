@@ -42,6 +42,7 @@ from bot.watch.refusals import (
     missing_target_refusal,
     refusal_of_names,
     refuse,
+    seq_len_refusal,
     small_files_refusal,
     visibility_refusal,
     weights_refusal,
@@ -137,7 +138,8 @@ def decide(candidate: Candidate, details: Details) -> Skip | Job:
         return chosen
     sources = source_files(entry, upstream, details.weight_files)
     small_files = refresh_files(upstream)
-    if refusal := refusal_of_names(entry, (*sources, *small_files)) or small_files_refusal(entry, details):
+    refusal = refusal_of_names(entry, (*sources, *small_files)) or small_files_refusal(entry, details)
+    if refusal := refusal or seq_len_refusal(entry, details):
         return refusal
     download_bytes = sum(file.size_bytes for file in (*sources, *small_files))
     needs = estimate(details, chosen, entry, download_bytes=download_bytes)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from bot.errors import BotError, PublishError, UnsupportedModelError, UpstreamError
+from bot.errors import BotError, PublishError, UnsupportedModelError, UpstreamError, WatchlistError
 from bot.records import (
     Calibration,
     Details,
@@ -292,3 +294,16 @@ def test_a_target_that_cannot_be_created_is_refused_before_a_gpu_is_needed() -> 
     # Other refusals come first.
     unlicensed = triage(entry(), upstream(license=None), absent(), must_exist=True)
     assert "no licence" in skip(unlicensed).reason
+
+
+def test_small_files_that_readers_cannot_read_are_refused() -> None:
+    found = decided(found=replace(details(), small_files={"generation_config.json": b"{"}))
+    assert_refused(found, "generation_config.json: not valid JSON", UpstreamError)
+
+
+def test_blocks_of_calibration_have_to_fit_into_the_model() -> None:
+    asked = entry().calibration.seq_len
+    short = details(config=CONFIG | {"max_position_embeddings": asked - 1})
+    reason = f"calibration.seq_len is {asked}, and the model reads {asked - 1} tokens at once"
+    assert f"seq_len: {asked - 1}" in assert_refused(decided(found=short), reason, WatchlistError).hint
+    assert isinstance(decided(found=details(config=CONFIG | {"max_position_embeddings": asked})), Job)
