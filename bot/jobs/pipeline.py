@@ -29,7 +29,7 @@ from bot.jobs import stages
 from bot.jobs.folder import JobDir
 from bot.jobs.handover import check_job_dir, edited_files
 from bot.jobs.stages import JobContext
-from bot.jobs.worker import layers_of_model
+from bot.jobs.trial import layers_of_model
 from bot.records import (
     DatasetListing,
     Details,

@@ -34,10 +34,10 @@ from bot.jobs.folder import (
 )
 from bot.jobs.handover import TOOL, has_chat_template
 from bot.jobs.machine import time_limit_s
-from bot.jobs.worker import TRIAL_S, run_child
+from bot.jobs.trial import try_files
+from bot.jobs.worker import run_child
 from bot.records import (
     Card,
-    Headers,
     Job,
     JobKind,
     Progress,
@@ -120,13 +120,13 @@ def _try(context: JobContext, jobdir: JobDir) -> None:
     job = jobdir.job
     if find_spec("transformers") is None:
         return
+    tensors = None
     if job.kind is JobKind.RELEASE:
         [details] = read_details(context.hub, [job.upstream])
         if details.problem:
             raise UpstreamError(f"{job.entry.repo_id}: {details.problem}", hint="Plan again.")
-        jobdir.store(Headers(tensors=details.tensors))
-    run_child("trial", jobdir, options=context.child_options, limit_s=TRIAL_S)
-    jobdir.forget(Headers)
+        tensors = details.tensors
+    try_files(jobdir, tensors, options=context.child_options)
 
 
 def _is_pulled(jobdir: JobDir, weights: Weights) -> bool:

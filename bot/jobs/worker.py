@@ -16,13 +16,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import bot
-from bot.checkpoint.constants import tool_versions
 from bot.errors import BotError, EnvironmentProblem, QuantizationError, UpstreamError
-from bot.files import write_atomic
 from bot.jobs.folder import JobDir
 from bot.jobs.machine import memory_bytes
-from bot.records import Details, JobResult, Layers, Recipe, from_json, sha256_of, to_json
+from bot.records import JobResult
 from bot.text import duration
 
 # Environment variables that a child may see. An allowlist, because secrets can have any name.
@@ -35,9 +32,10 @@ _ALLOWED = re.compile(
 # In a child: the process id of the one that started it.
 PARENT = "AWQ_BOT_PARENT"
 
-TRIAL_S = 300.0  # a few seconds, most of them to import transformers; a minute for a model of many experts
+# Of children that read no weights. They take seconds to import transformers, and a minute for many experts.
+SMALL_S = 300.0
+_SMALL_BYTES = 1 << 34
 _CLEANUP_S = 30.0
-_SMALL_BYTES = 1 << 34  # of children that read no weights; transformers alone takes about one gigabyte
 
 # Of linux/prctl.h.
 _SET_PARENT_DEATH_SIGNAL = 1
@@ -101,35 +99,11 @@ def _took_too_long(verb: str, limit_s: float) -> BotError:
     )
 
 
-_LAYERS_TIMEOUT_S = 300.0  # a model of many experts takes about a minute
+def ask_child(verb: str, question: str) -> str:
+    """`python -m bot VERB` with the question on its stdin. Returns its stdout.
 
-
-def layers_of_model(details: Details, recipe: Recipe) -> Layers:
-    """What transformers makes of config.json and the headers.
-
-    Raises EnvironmentProblem when the child process fails for a reason of its own.
+    Raises EnvironmentProblem when the child fails.
     """
-    question = to_json({"config": details.config, "tensors": details.tensors, "recipe": recipe})
-    kept = _cache() / f"{sha256_of([question, tool_versions(), bot.__version__])}.json"
-    with contextlib.suppress(OSError, ValueError):  # not asked before, or damaged
-        return from_json(Layers, kept.read_text())
-    answer = _ask("layers", question)
-    try:
-        layers = from_json(Layers, answer)
-    except ValueError as error:
-        raise EnvironmentProblem(f"layers gave an answer that is none: {error}") from None
-    with contextlib.suppress(OSError, EnvironmentProblem):  # it is asked again next time
-        write_atomic(kept, answer.encode())
-    return layers
-
-
-def _cache() -> Path:
-    """https://specifications.freedesktop.org/basedir-spec/latest/"""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "awq-bot" / "layers"
-
-
-def _ask(verb: str, question: str) -> str:
-    """`python -m bot VERB` with the question on its stdin. Returns its stdout."""
     close_environment()
     command = [sys.executable, "-m", "bot", verb]
     pipe = subprocess.PIPE
@@ -138,9 +112,9 @@ def _ask(verb: str, question: str) -> str:
         with subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as child:
             _limit_memory(child, min(_SMALL_BYTES, memory_bytes()))
             try:
-                answer, said = child.communicate(question, _LAYERS_TIMEOUT_S)
+                answer, said = child.communicate(question, SMALL_S)
             except subprocess.TimeoutExpired:
-                raise EnvironmentProblem(f"{verb} took more than {duration(_LAYERS_TIMEOUT_S)}") from None
+                raise EnvironmentProblem(f"{verb} took more than {duration(SMALL_S)}") from None
             finally:
                 child.kill()
     if child.returncode != 0:

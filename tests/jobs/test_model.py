@@ -13,7 +13,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from bot.checkpoint.weight_files import read_weight_headers
 from bot.jobs.model import read_layers
-from bot.jobs.worker import layers_of_model
+from bot.jobs.trial import layers_of_model
 from bot.records import Details, Recipe, TensorInfo
 from bot.watch.layers import layers_from_headers, model_types, table_version
 from tests.support import tiny_models
