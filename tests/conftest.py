@@ -34,6 +34,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,6 +57,7 @@ LONG_FILES = (
     "workflows/test_watch_failures.py",
     "jobs/test_trusted_publishing.py",
     "bad_input/test_recovery.py",
+    "bad_input/test_cases.py",
     "workflows/test_watch.py",
     "workflows/test_ways_to_publish.py",
 )
@@ -64,6 +66,23 @@ LONG_FILES = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     rank = {Path(__file__).parent / name: number for number, name in enumerate(LONG_FILES)}
     items.sort(key=lambda item: rank.get(item.path, len(rank)))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How those cases of tests/bad_input ended that ran; workers report them with the same properties."""
+    reports = [report for group in terminalreporter.stats.values() for report in group]
+    found = Counter(
+        value
+        for report in reports
+        if isinstance(report, pytest.TestReport) and report.when == "call"
+        for name, value in report.user_properties
+        if name == "input"
+    )
+    if found:
+        ended = (
+            f"{found['refused']} refused by name, {found['accepted']} accepted, {found['traceback']} tracebacks"
+        )
+        terminalreporter.write_line(f"inputs: {found.total()} cases, {ended}")
 
 
 @pytest.fixture(autouse=True)
