@@ -151,7 +151,7 @@ def test_sizes_that_no_model_has_are_refused_without_a_process(
 def test_headers_decide_with_a_warning_where_the_child_process_fails(
     hub: LocalHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(worker, "_LAYERS_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(worker, "SMALL_S", 0.01)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     [job] = plan(hub, [entry("a", TextSource(builtin="stdlib"))]).jobs
     assert job.warnings == ("judged by its headers alone: layers took more than 0 s",)
