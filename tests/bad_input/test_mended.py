@@ -24,10 +24,9 @@ from tests.bad_input.plans import files_of, layers_here, repo_of
 from tests.support.small_sandbox import small_model
 
 _RUN = (Place.PULL, Place.TOKENIZER, Place.LAYERS)
-# One of each kind; the others take minutes together.
+# One of each place; the others take minutes together.
 _QUICK = (
     "merge-longer-than-any-word",
-    "division-by-zero",
     "a-linear-that-is-not-a-number",
     "page-of-an-error-instead-of-the-weights",
 )
