@@ -45,7 +45,7 @@ def empty_model(
 
     def refused(reason: str) -> UnsupportedModelError:
         return UnsupportedModelError(
-            f"{folder}: transformers {transformers.__version__} cannot load it: {reason}"
+            f"{folder}: transformers {transformers.__version__} cannot build it from config.json: {reason}"
             + (f" ({doubtful})" if doubtful else ""),
             hint="Look at config.json: does the model need its own code (trust_remote_code)?",
         )

@@ -23,7 +23,7 @@ _BROKEN = "The file is damaged or invalid; look at it upstream."
 
 
 def parse_config(content: bytes, *, where: str = "config.json") -> dict[str, Any]:
-    """A config.json. Raises UpstreamError when it is not a JSON object, or has duplicate keys or NaN."""
+    """A config.json. Raises UpstreamError when it is not a JSON object, or has duplicate keys."""
     return parse_object(content, where=where)
 
 
@@ -137,10 +137,12 @@ def with_chat_template(tokenizer_config: bytes, template: bytes, *, where: str) 
 def parse_object(content: bytes, *, where: str) -> dict[str, Any]:
     """The JSON object in content.
 
-    Raises UpstreamError for duplicate keys, for NaN, and for anything else than an object.
+    Infinity and NaN are read, as Python writes them and some models need them:
+    https://github.com/huggingface/transformers/issues/42959. Raises UpstreamError for duplicate keys, and for
+    anything else than an object.
     """
     try:
-        value = json.loads(content.decode(), object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+        value = json.loads(content.decode(), object_pairs_hook=_no_duplicates)
     except (ValueError, RecursionError) as error:
         pointer = content.startswith(LFS_POINTER)
         reason = "it is a git-lfs pointer, not the file itself" if pointer else f"not valid JSON: {error}"
@@ -233,7 +235,3 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise ValueError(f"key {key!r} occurs twice")
         members[key] = value
     return members
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")

@@ -102,7 +102,11 @@ def pull_files(
     found = {file.path: checked for file in present if (checked := found_as_listed(folder, file, count))}
     missing = [file for file in files if file.path not in found]
     for file in missing:
-        (folder / file.path).unlink(missing_ok=True)
+        path = folder / file.path
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:  # a folder of that name
+            raise cannot_write(path, error, hint="Delete it, then run it again: it resumes.") from None
     _download_all(hub, origin, missing, folder, progress)
     shutil.rmtree(folder / _CACHE, ignore_errors=True)
     count = _check_counter(progress, origin, missing)

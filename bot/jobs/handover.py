@@ -108,10 +108,10 @@ def check_job_dir(job: Job, folder: Path, originals: Path) -> JobDir:
 
 def has_chat_template(folder: Path) -> bool:
     """Whether a model's folder has one, in any of the three places."""
-    if any((folder / name).is_file() for name in (CHAT_TEMPLATE, _PROCESSOR_TEMPLATE)):
+    if (folder / CHAT_TEMPLATE).is_file():
         return True
-    path = folder / TOKENIZER_CONFIG
-    return path.is_file() and bool(json.loads(path.read_bytes()).get("chat_template"))
+    paths = [path for name in (_PROCESSOR_TEMPLATE, TOKENIZER_CONFIG) if (path := folder / name).is_file()]
+    return any(json.loads(path.read_bytes()).get("chat_template") for path in paths)
 
 
 def _files_on_disk(job: Job, folder: Path) -> dict[str, Path]:

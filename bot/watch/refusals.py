@@ -210,7 +210,8 @@ def _other_kind(entry: WatchEntry, upstream: Upstream) -> Skip | None:
 
 def refusal_of_names(entry: WatchEntry, files: tuple[HubFile, ...]) -> Skip | None:
     if unsafe := [file.path for file in files if not is_safe_path(file.path)]:
-        return refuse(entry, f"unsafe file name upstream: {unsafe[0]!r}", UpstreamError)
+        hint = f"It could be written outside of its folder, or not at all. {_HOLD}"
+        return refuse(entry, f"unsafe file name upstream: {unsafe[0]!r}", UpstreamError, hint)
     return None
 
 

@@ -104,7 +104,7 @@ def test_the_dtype_key_that_is_there_is_set(upstream: bytes, keys: dict[str, str
 
 @pytest.mark.parametrize(
     "upstream",
-    [b'{"a": 1, "a": 1}', b'{"a": {"b": 1, "b": 2}}', b'{"a": NaN}', b'{"a": -Infinity}', b"[]", b"", b"\xff{}"],
+    [b'{"a": 1, "a": 1}', b'{"a": {"b": 1, "b": 2}}', b"[]", b"", b"\xff{}"],
 )
 def test_text_that_is_no_json_object_is_refused(upstream: bytes) -> None:
     with pytest.raises(UpstreamError, match=r"source/config\.json: "):

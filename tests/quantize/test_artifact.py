@@ -329,7 +329,7 @@ CODE = {"AutoConfig": "code.C", "AutoModelForCausalLM": "code.M"}
         ({"quantization_config": {}}, "awq", "already quantized"),
         ({"model_type": None}, "awq", "has no model_type"),
         ({}, "guess", "method='guess'"),
-        ({"model_type": "strange", "auto_map": CODE}, "awq", "cannot load it"),
+        ({"model_type": "strange", "auto_map": CODE}, "awq", "cannot build it from config.json"),
     ],
 )
 def test_unsupported_configs_and_methods_are_refused_and_no_code_is_run(
