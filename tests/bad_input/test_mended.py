@@ -24,12 +24,8 @@ from tests.bad_input.plans import files_of, layers_here, repo_of
 from tests.support.small_sandbox import small_model
 
 _RUN = (Place.PULL, Place.TOKENIZER, Place.LAYERS)
-# One of each place; the others take minutes together.
-_QUICK = (
-    "merge-longer-than-any-word",
-    "a-linear-that-is-not-a-number",
-    "page-of-an-error-instead-of-the-weights",
-)
+# All of them take minutes together.
+_QUICK = "merge-longer-than-any-word"
 # A job of its own takes what these change in the watchlist or in the environment.
 REFUSED = [
     case
@@ -77,7 +73,7 @@ def _opened(case: Case, root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
 @pytest.mark.parametrize(
     "case",
-    [pytest.param(case, marks=() if case.name in _QUICK else pytest.mark.slow) for case in REFUSED],
+    [pytest.param(case, marks=() if case.name == _QUICK else pytest.mark.slow) for case in REFUSED],
     ids=lambda case: f"{case.place.value}-{case.kind.name.lower()}-{case.name}",
 )
 def test_a_job_that_was_refused_is_published_once_its_cause_is_mended(

@@ -154,6 +154,6 @@ def test_every_expert_has_channels_that_are_scaled(tmp_path: Path) -> None:
 def test_code_of_a_folder_does_not_run_without_consent(tmp_path: Path) -> None:
     build(tmp_path / "source", modeling_sandwich, "Sandwich")
     with pytest.raises(
-        UnsupportedModelError, match=re.escape(f"transformers {transformers.__version__} cannot load")
+        UnsupportedModelError, match=re.escape(f"transformers {transformers.__version__} cannot build")
     ):
         quantized(tmp_path, trust_remote_code=False)
