@@ -15,7 +15,8 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
 from bot.files import CHUNK_BYTES
-from bot.hub.session import SILENCE_S, call, status_of, workers
+from bot.hub.client import SILENCE_S
+from bot.hub.session import call, status_of, workers
 from bot.records import HubFile, OnBytes, ignore_bytes
 
 MAX_SMALL_FILE_BYTES = 20_000_000

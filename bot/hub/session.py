@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import httpx2
 import stamina
-from huggingface_hub import HfApi, constants, set_client_factory
+from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -23,12 +23,12 @@ from huggingface_hub.errors import (
     OIDCError,
     RepositoryNotFoundError,
 )
-from huggingface_hub.utils import hf_raise_for_status, parse_ratelimit_headers
-from huggingface_hub.utils._http import hf_request_event_hook
+from huggingface_hub.utils import parse_ratelimit_headers
 from stamina.instrumentation import RetryDetails, set_on_retry_hooks
 
 from bot.errors import BotError, EnvironmentProblem, reason_of
 from bot.hub import UNUSABLE, environment, is_loopback
+from bot.hub.client import RETRIED, UnansweredError
 from bot.hub.environment import DEFAULT_ENDPOINT
 
 Result = TypeVar("Result")
@@ -37,11 +37,7 @@ Result = TypeVar("Result")
 # waits add up to about 36 s.
 ATTEMPTS = 6
 _FIRST_WAIT_S, _WAIT_GROWS = 0.3, 3
-_RETRIED = (408, 429, 500, 502, 503, 504)
 WORKER = "hub-request"  # the name of the threads
-CONNECT_S = 20.0
-SILENCE_S = 60.0
-WORK_S = 600.0  # how long a Hub may take for a commit, or to join the parts of a large file
 # Rate limits are counted over five minutes: https://huggingface.co/docs/hub/rate-limits
 _MAX_WAIT_S = 330.0
 # A Hub that answered no request for so long is down, and each further request is tried once.
@@ -180,7 +176,7 @@ def unwrap_transfer_error(request: Callable[[], Result]) -> Result:
     """
     try:
         return request()
-    except _Unanswered as error:
+    except UnansweredError as error:
         raise error.__cause__ or error from None
     except (RuntimeError, OSError) as error:
         cause = _unwrapped(error)
@@ -260,9 +256,9 @@ def wait_before_retry(error: Exception) -> bool | float:
     if not isinstance(error, HfHubHTTPError):
         return False
     status = status_of(error)
-    if status == 429 or (status in _RETRIED and "Retry-After" in error.response.headers):
+    if status == 429 or (status in RETRIED and "Retry-After" in error.response.headers):
         return max(0.0, min(_reset_s(error), _MAX_WAIT_S))
-    return status in _RETRIED
+    return status in RETRIED
 
 
 def _reset_s(error: HfHubHTTPError) -> float:
@@ -320,7 +316,7 @@ _logged: dict[str, float] = {}
 set_on_retry_hooks([_log_retry])
 
 
-# --- threads and the HTTP client ----------------------------------------------------------------------------
+# --- threads ------------------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -331,41 +327,3 @@ def workers(count: int) -> Iterator[ThreadPoolExecutor]:
         yield pool
     finally:
         pool.shutdown(wait=not isinstance(sys.exception(), KeyboardInterrupt), cancel_futures=True)
-
-
-class _Unanswered(httpx2.RequestError):
-    """A request without an answer, for __cause__. huggingface_hub would retry the cause itself."""
-
-
-class _Client(httpx2.Client):
-    """Like huggingface_hub's own client, with timeouts, and without its retries; a broken download it resumes."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            event_hooks={"request": [hf_request_event_hook, _set_timeouts], "response": [_raise_if_retried]},
-            follow_redirects=True,
-            timeout=None,
-        )
-
-    def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
-        try:
-            return super().send(request, **options)
-        except httpx2.TransportError as error:
-            raise _Unanswered(str(error), request=request) from error
-
-
-def _raise_if_retried(response: httpx2.Response) -> None:
-    if response.status_code in _RETRIED:
-        response.read()
-        hf_raise_for_status(response)
-
-
-def _set_timeouts(request: httpx2.Request) -> None:
-    """huggingface_hub waits without limit for an answer: by default, and in `model_info` always."""
-    answer_s = SILENCE_S if request.method in ("GET", "HEAD") else WORK_S
-    limits = {"connect": CONNECT_S, "read": answer_s, "write": SILENCE_S, "pool": SILENCE_S}
-    asked = {name: limit for name, limit in request.extensions.get("timeout", {}).items() if limit is not None}
-    request.extensions["timeout"] = limits | asked
-
-
-set_client_factory(_Client)

@@ -18,7 +18,7 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.utils import close_session, get_session
 
 from bot.errors import BotError, EnvironmentProblem, PublishError
-from bot.hub import is_loopback, session
+from bot.hub import client, is_loopback, session
 from bot.hub.environment import DEFAULT_ENDPOINT
 from bot.hub.fetch import files_at
 from bot.hub.pull import pull_source
@@ -92,7 +92,7 @@ def test_each_retry_is_logged_with_its_cause_and_the_wait(hub: LocalHub, monkeyp
 
 
 def test_silent_hub_times_out(hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "SILENCE_S", 0.2)
+    monkeypatch.setattr(client, "SILENCE_S", 0.2)
     hub.faults.add(Fault(delay_s=1.5, times=None))
     reader = as_bot(hub).reader
     # The first uses the client's default, the second asks for no limit.
@@ -103,7 +103,7 @@ def test_silent_hub_times_out(hub: LocalHub, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_commits_may_take_longer(hub: LocalHub, monkeypatch: pytest.MonkeyPatch, release: Release) -> None:
-    monkeypatch.setattr(session, "SILENCE_S", 0.5)
+    monkeypatch.setattr(client, "SILENCE_S", 0.5)
     hub.faults.add(Fault(path="/commit/", delay_s=1.5))
     assert release.publish().new
     assert len(requests(hub, "POST", "/commit/")) == 1
