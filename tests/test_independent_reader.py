@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from bot.calibration.blocks import evaluation_tokens
+from bot.calibration.evaluation import evaluation_tokens
 from tests.support.sandbox import MODELS, build_sandbox
 
 ROOT = Path(__file__).parents[1]

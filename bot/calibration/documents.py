@@ -83,7 +83,7 @@ def read(
     if not (folder / path).is_file():
         pulled = source.sha256 is not None
         raise QuantizationError(
-            f"calibration file {source.label} does not exist" + (f": {folder / path}" if pulled else ""),
+            f"text file {source.label} does not exist" + (f": {folder / path}" if pulled else ""),
             hint="Pull the job again." if pulled else "Check its path; it must be a file.",
         )
     _check_pin(source, folder / path)

@@ -60,12 +60,14 @@ def draw(
     seed: int,
     seen: frozenset[int],
     progress: Progress,
+    special: bool = True,
 ) -> Drawn:
     """Documents in an order that depends only on the seed and their number, until they give `needed` tokens.
 
     Reads the source once if the first documents drawn are enough, else again for a longer list of them. A data set
     of any size is held a few thousand documents at a time. A longer list begins with the shorter one, so the
-    result does not depend on how often the source was read. Raises QuantizationError as check_left_out does.
+    result does not depend on how often the source was read. special: see Encoder.encode. Raises QuantizationError
+    as check_left_out does.
     """
     limit = _FIRST_DRAW
     while True:
@@ -75,7 +77,8 @@ def draw(
         max_tokens = max(seq_len, PASSAGE_CHARACTERS)
         documents = (document for _, document in listed)
         count = partial(progress, f"tokenizing {source.label}")
-        drawn = _take(documents, encoder, needed=needed, max_tokens=max_tokens, seen=seen, count=count)
+        encode = partial(usable_ids, encoder=encoder, special=special)
+        drawn = _take(documents, encode, needed=needed, max_tokens=max_tokens, seen=seen, count=count)
         total = drawn.documents + drawn.duplicates + len(drawn.left_out)
         check_left_out(source.label, drawn.left_out, total, pinned=source.dataset is not None)
         if len(drawn.ids) >= needed or len(listed) < limit:
@@ -119,7 +122,7 @@ def _sort_key(seed: int, number: int) -> bytes:
 
 def _take(
     documents: Iterable[Document],
-    encoder: Encoder,
+    encode: Callable[[Document], tuple[list[int], LeftOut | None]],
     *,
     needed: int,
     max_tokens: int,
@@ -139,7 +142,7 @@ def _take(
         if document.reason is None and is_duplicate(sketch, known):
             duplicates += 1
             continue
-        found, problem = usable_ids(document, encoder)
+        found, problem = encode(document)
         if problem is not None:
             left_out.append(problem)
             continue

@@ -25,8 +25,8 @@ EXPERT_TOKENS: Final = 1024
 MIN_SAMPLES: Final = 16  # blocks of calibration tokens
 MAX_SAMPLES: Final = 4096
 MIN_SEQ_LEN: Final = 16  # tokens in a block
-EVALUATION_BLOCKS: Final = 64
-EVALUATION_SEQ_LEN: Final = 512  # tokens in a block
+EVALUATION_SEQ_LEN: Final = 512  # tokens in a block, if the model reads so many at once
+MIN_EVALUATION_BLOCKS: Final = 8  # of each source
 
 _TOOLS = ("torch", "transformers", "autoawq", "tokenizers", "safetensors")
 

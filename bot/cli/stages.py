@@ -41,6 +41,7 @@ from bot.jobs.plain import check_folder, hint_for_folders
 from bot.jobs.worker import PARENT, end_with_parent
 from bot.records import (
     Calibration,
+    Evaluation,
     Job,
     Publication,
     Recipe,
@@ -151,7 +152,11 @@ def evaluate(
     source: Annotated[Path | None, typer.Option(help="The model folder that was quantized.")] = None,
     quantized: Annotated[Path | None, typer.Option(help="The AWQ folder.")] = None,
     text: Annotated[
-        Path | None, typer.Option(help="Text to measure on. Default: built-in text that calibration does not use.")
+        list[Path] | None,
+        typer.Option(
+            help="Text to measure on; given several times, each by itself too. "
+            "Default: built-in text that calibration does not use."
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -165,6 +170,7 @@ def evaluate(
         raise WatchlistError(
             "evaluate needs --source and --quantized, or --job", hint="See `awq-bot evaluate --help`."
         )
+    texts = tuple(TextSource(file=str(path)) for path in text or ())
     with _child(job, "evaluate"):
         with _loading_torch():
             from bot.jobs import tasks
@@ -175,7 +181,11 @@ def evaluate(
                 assert source is not None
                 assert quantized is not None
                 report = tasks.evaluate_folder(
-                    source, quantized, text=text, trust_remote_code=False, progress=bars
+                    source,
+                    quantized,
+                    evaluation=Evaluation(sources=texts) if texts else Evaluation(),
+                    trust_remote_code=False,
+                    progress=bars,
                 )
     if as_json:
         print_json(report)

@@ -36,6 +36,7 @@ from bot.records import (
     Plan,
     Report,
     Skip,
+    SourceFigures,
     Status,
     experts_of_model,
 )
@@ -253,9 +254,21 @@ def report_table(report: Report) -> Table:
     # Records of version 0.1 do not say how many were predicted.
     count = f"{report.predictions:,} predicted tokens" if report.predictions else f"{report.tokens:,} tokens"
     table.add_row("measured on", f"{count} of {shown(report.text_label)}")
+    for source in report.sources if len(report.sources) > 1 else ():
+        table.add_row("", f"{source.predictions:,} of {shown(source.label)}: {_source_figures(source)}")
+    for source in report.sources:
+        if source.remark:
+            table.add_row("", f"[yellow]{shown(source.label)}: {shown(source.remark)}[/]")
     if experts := experts_of_model(report.experts):
         table.add_row("experts", experts.label)
     return table
+
+
+def _source_figures(source: SourceFigures) -> str:
+    return (
+        f"KL {source.kl_mean:.5f}, top-1 {100 * source.top1_agreement:.2f} %, "
+        f"perplexity {source.perplexity_source:.4f} → {source.perplexity_quantized:.4f}"
+    )
 
 
 def targets_table(targets: tuple[PreparedTarget, ...]) -> Table:

@@ -4,34 +4,40 @@ from __future__ import annotations
 
 from math import isfinite
 
-from bot.records import Report, Thresholds, Verdict
+from bot.records import Report, SourceFigures, Thresholds, Verdict
 
 
 def judge(report: Report, thresholds: Thresholds) -> Verdict:
     """Checks every threshold, so that the reasons are complete; a figure equal to its threshold passes.
 
-    A figure that is not finite fails.
+    A figure that is not finite fails. Of several sources each has to pass too, and is named if it does not.
     """
-    reasons = (*_not_finite(report), *_beyond(report, thresholds), *_unseen(report, thresholds))
-    return Verdict(passed=not reasons, reasons=reasons)
+    reasons = [*_not_finite(report), *_beyond(report, thresholds), *_unseen(report, thresholds)]
+    for source in report.sources if len(report.sources) > 1 else ():
+        missed = (*_not_finite(source), *_beyond(source, thresholds))
+        reasons += [f"on {source.label}: {reason}" for reason in missed]
+    return Verdict(passed=not reasons, reasons=tuple(reasons))
 
 
-def _not_finite(report: Report) -> tuple[str, ...]:
-    figures = {
-        "source perplexity": report.perplexity_source,
-        "quantized perplexity": report.perplexity_quantized,
-        "mean KL divergence": report.kl_mean,
-        "99th percentile of KL divergence": report.kl_p99,
-        "top-1 agreement": report.top1_agreement,
-        "bits per weight": report.bits_per_weight,
-        "bits per weight of the file": report.bits_per_weight_file,
-    }
+_FIGURES = {
+    "perplexity_source": "source perplexity",
+    "perplexity_quantized": "quantized perplexity",
+    "kl_mean": "mean KL divergence",
+    "kl_p99": "99th percentile of KL divergence",
+    "top1_agreement": "top-1 agreement",
+    "bits_per_weight": "bits per weight",
+    "bits_per_weight_file": "bits per weight of the file",
+}
+
+
+def _not_finite(report: Report | SourceFigures) -> tuple[str, ...]:
+    figures = {name: getattr(report, key) for key, name in _FIGURES.items() if hasattr(report, key)}
     return tuple(
         f"{name} is {value}, not a finite number" for name, value in figures.items() if not isfinite(value)
     )
 
 
-def _beyond(report: Report, thresholds: Thresholds) -> tuple[str, ...]:
+def _beyond(report: Report | SourceFigures, thresholds: Thresholds) -> tuple[str, ...]:
     """Comparisons with NaN are false, so NaN, which _not_finite reports, adds no second reason."""
     reasons = []
     if report.kl_mean > thresholds.max_kl:

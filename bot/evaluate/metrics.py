@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -26,7 +27,7 @@ from bot.evaluate.models import (
     run_layers,
     size_bytes,
 )
-from bot.records import Progress, Report
+from bot.records import EvaluationText, Progress, Report, SourceFigures
 
 _MAX_BLOCKS_AT_A_TIME: Final = 8
 
@@ -47,11 +48,14 @@ def evaluate(
     *,
     tokens: Tensor,
     text_label: str,
+    texts: Sequence[EvaluationText] = (),
     trust_remote_code: bool,
     progress: Progress,
     device: str | None = None,
 ) -> Report:
     """Compare the artifact with its source on tokens that calibration did not use: int64 [blocks, seq_len].
+
+    texts: whose blocks these are, if the figures of each are wanted too.
 
     One layer of one model is in memory at a time, in float32 on a CPU. device: None for CUDA where it is
     available. Raises QuantizationError when the artifact's tensors do not match the source's, or logits are not
@@ -88,11 +92,29 @@ def evaluate(
         size_quantized_bytes=size_bytes(artifact),
         tokens=tokens.numel(),
         predictions=figures.kl.numel(),
+        sources=tuple(_figures_of(figures, texts, predictions=tokens.shape[1] - 1)),
         text_label=text_label,
         text_sha256=hashlib.sha256(tokens.cpu().numpy().astype("<i8").tobytes()).hexdigest(),
         versions=tool_versions(),
         duration_s=time.monotonic() - started,
     )
+
+
+def _figures_of(
+    figures: TokenFigures, texts: Sequence[EvaluationText], *, predictions: int
+) -> Iterator[SourceFigures]:
+    """Of each text. predictions: in a block."""
+    end = 0
+    for text in texts:
+        part = slice(end, end := end + text.blocks * predictions)
+        yield SourceFigures(
+            label=text.label,
+            predictions=text.blocks * predictions,
+            perplexity_source=perplexity(figures.nll_source[part]),
+            perplexity_quantized=perplexity(figures.nll_quantized[part]),
+            kl_mean=float(figures.kl[part].double().mean()),
+            top1_agreement=float(figures.agrees[part].double().mean()),
+        )
 
 
 @torch.no_grad()

@@ -12,13 +12,24 @@ from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
-from bot.calibration.blocks import build_calibration_set, evaluation_tokens
+from bot.calibration.blocks import build_calibration_set
 from bot.calibration.encoding import UNKNOWN_DATE
+from bot.calibration.evaluation import evaluation_tokens
 from bot.calibration.trial import try_small_files
 from bot.errors import WatchlistError
 from bot.files import disk_errors
 from bot.jobs.folder import JobDir, evaluate_inputs, quantize_inputs
-from bot.records import Calibration, Headers, Job, Progress, QuantizedModel, Recipe, Report, Weights
+from bot.records import (
+    Calibration,
+    Evaluation,
+    Headers,
+    Job,
+    Progress,
+    QuantizedModel,
+    Recipe,
+    Report,
+    Weights,
+)
 
 
 def quantize_job(jobdir: JobDir, progress: Progress) -> QuantizedModel:
@@ -119,7 +130,7 @@ def evaluate_job(jobdir: JobDir, progress: Progress) -> Report:
     report = evaluate_folder(
         jobdir.source,
         jobdir.quantized,
-        text=None,
+        evaluation=Evaluation(),
         trust_remote_code=job.entry.trust_remote_code,
         progress=progress,
     )
@@ -133,22 +144,23 @@ def evaluate_job(jobdir: JobDir, progress: Progress) -> Report:
 
 
 def evaluate_folder(
-    source: Path, quantized: Path, *, text: Path | None, trust_remote_code: bool, progress: Progress
+    source: Path, quantized: Path, *, evaluation: Evaluation, trust_remote_code: bool, progress: Progress
 ) -> Report:
-    """text: a file to measure on, instead of built-in text that calibration does not use."""
+    """Compare an AWQ folder with its source."""
     from bot.evaluate.metrics import evaluate as measure
 
     for folder in (source, quantized):
         if not folder.is_dir():
             raise WatchlistError(f"{folder}: no such folder", hint="Check --source and --quantized.")
-    tokens, label = evaluation_tokens(
-        tokenizer_folder=source, trust_remote_code=trust_remote_code, text=text, progress=progress
+    tokens, texts = evaluation_tokens(
+        evaluation, tokenizer_folder=source, trust_remote_code=trust_remote_code, progress=progress
     )
     return measure(
         source,
         quantized,
         tokens=tokens,
-        text_label=label,
+        text_label=evaluation.label,
+        texts=texts,
         trust_remote_code=trust_remote_code,
         progress=progress,
     )

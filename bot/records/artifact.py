@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Literal
+from typing import Final, Literal
 
 from bot.records.config import Calibration, Recipe
 from bot.records.hub import PublishedFile, SourceProvenance, Tag, TargetState
 from bot.records.serialization import LATER
+
+# Text in a language that a model was trained on lies far below.
+UNKNOWN_TEXT_PERPLEXITY: Final = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,11 +165,38 @@ class QuantizedModel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationText:
+    """What was used of one source of evaluation text. blocks: of tokens, after those of the source before it."""
+
+    label: str
+    blocks: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceFigures:
+    """What was measured on the tokens of one source; the units are those of a Report."""
+
+    label: str
+    predictions: int
+    perplexity_source: float
+    perplexity_quantized: float
+    kl_mean: float
+    top1_agreement: float
+
+    @property
+    def remark(self) -> str:
+        """What makes the figures of little use; empty if nothing does."""
+        if self.perplexity_source <= UNKNOWN_TEXT_PERPLEXITY:
+            return ""
+        return f"the source's own perplexity is {self.perplexity_source:,.0f}: does it know this language?"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """Source against artifact, as read back from disk. KL in nats per predicted token; sizes in bytes.
 
     tokens: of the text; predictions: of them, what the means are over, as the first token of a block is not
-    predicted. experts: as counted while quantizing.
+    predicted. experts: as counted while quantizing. sources: each by itself.
     """
 
     perplexity_source: float
@@ -186,6 +216,7 @@ class Report:
     duration_s: float = 0.0
     experts: tuple[ExpertTokens, ...] = ()
     predictions: int = field(default=0, metadata=LATER)
+    sources: tuple[SourceFigures, ...] = field(default=(), metadata=LATER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import floor
+from pathlib import PurePath
 from typing import Annotated, Literal
 
 from pydantic import AliasChoices, BeforeValidator, Field
@@ -36,7 +39,7 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextSource:
-    """One source of calibration text; exactly one of builtin, file and dataset is set.
+    """One source of text; exactly one of builtin, file and dataset is set.
 
     sha256: the file's content, so that an edited file is a changed recipe. weight: relative share of tokens.
     """
@@ -56,6 +59,26 @@ class TextSource:
             return f"{self.dataset}@{(self.revision or '')[:8]}"
         return self.file or f"builtin:{self.builtin}"
 
+    @property
+    def evaluation_label(self) -> str:
+        """With the split, as that is what differs from calibration; of a local file its name."""
+        if self.builtin:
+            return f"{self.label} (test split)"
+        if self.file and self.sha256 is None:
+            return PurePath(self.file).name
+        return f"{self.label} ({self.split})" if self.split else self.label
+
+
+def blocks_by_weight(sources: Sequence[TextSource], blocks: int) -> tuple[int, ...]:
+    """Blocks of each source by weight, largest remainder first, so that they add up to exactly `blocks`."""
+    weights = [source.weight for source in sources]
+    exact = [blocks * weight / sum(weights) for weight in weights]
+    counts = [floor(value) for value in exact]
+    by_remainder = sorted(range(len(exact)), key=lambda index: (counts[index] - exact[index], index))
+    for index in by_remainder[: blocks - sum(counts)]:
+        counts[index] += 1
+    return tuple(counts)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
@@ -65,6 +88,18 @@ class Calibration:
     seq_len: int = 512
     seed: int = 0
     sources: tuple[TextSource, ...] = (TextSource(builtin="stdlib"),)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """What to measure on: `tokens` tokens, shared among the sources by weight."""
+
+    tokens: int = 32_768
+    sources: tuple[TextSource, ...] = (TextSource(builtin="stdlib"),)
+
+    @property
+    def label(self) -> str:
+        return " and ".join(source.evaluation_label for source in self.sources)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

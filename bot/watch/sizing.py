@@ -8,13 +8,11 @@ from typing import Any
 
 from bot.checkpoint.config import text_settings
 from bot.checkpoint.constants import (
-    EVALUATION_BLOCKS,
-    EVALUATION_SEQ_LEN,
     LOGITS_AT_ONCE,
     PER_INT32,
     TOKENS_AT_ONCE,
 )
-from bot.records import Calibration, Details, Estimate, Recipe, TensorInfo, WatchEntry
+from bot.records import Calibration, Details, Estimate, Evaluation, Recipe, TensorInfo, WatchEntry
 from bot.watch.layers import Chosen
 
 # Classes of GPU that people rent, by memory in decimal gigabytes: an L4 of "24 GB" has 23,034 MiB. A job gets the
@@ -49,7 +47,7 @@ _KERNEL_S = 1e-5  # to start one, however little it does
 _PRODUCTS = 30
 _KERNELS = 20
 _AUTOAWQ_PASSES = 31  # over all tokens: its grid runs about one and a half linears 20 times
-_EVALUATION_TOKENS = 2 * EVALUATION_BLOCKS * EVALUATION_SEQ_LEN  # of both models
+_EVALUATION_TOKENS = 2 * Evaluation().tokens  # of both models
 _START_S = 60.0
 _DISK_SPARE = 1.1
 _RUNTIME_BYTES = 2 * _GIB  # CUDA context and workspaces

@@ -22,9 +22,10 @@ import yaml
 from markdown_it import MarkdownIt
 from transformers import AutoModelForCausalLM
 
-from bot.calibration.blocks import build_calibration_set, evaluation_tokens
+from bot.calibration.blocks import build_calibration_set
 from bot.calibration.documents import Document
 from bot.calibration.encoding import load_encoder
+from bot.calibration.evaluation import evaluation_tokens
 from bot.calibration.trial import try_small_files
 from bot.card.model_card import render_card
 from bot.checkpoint.reader import Checkpoint
@@ -39,6 +40,7 @@ from bot.jobs.tasks import evaluate_folder, evaluate_job, quantize_folder, quant
 from bot.localhub import LocalHub
 from bot.records import (
     Calibration,
+    Evaluation,
     Recipe,
     TextSource,
     no_progress,
@@ -181,8 +183,11 @@ def _evaluation(case: Case, folder: Path, monkeypatch: Any) -> str:
     _quantized(case, source, folder)
     text = folder / "text.txt"
     text.write_bytes(content_of(case.text or TEXT))
-    report = evaluate_folder(source, folder / "out", text=text, trust_remote_code=False, progress=no_progress)
-    tokens, _ = evaluation_tokens(tokenizer_folder=source, trust_remote_code=False, text=text)
+    asked = Evaluation(sources=(TextSource(file=str(text)),))
+    report = evaluate_folder(
+        source, folder / "out", evaluation=asked, trust_remote_code=False, progress=no_progress
+    )
+    tokens, _ = evaluation_tokens(asked, tokenizer_folder=source, trust_remote_code=False)
     expected = _perplexity(source, tokens[:, : report.tokens // len(tokens)])
     agrees = abs(report.perplexity_source / expected - 1) < 1e-3
     return f"perplexity {'as' if agrees else 'not as'} transformers computes it"
@@ -270,7 +275,7 @@ def _sentence(number: int) -> str:
     return " ".join(Random(number).choices(_WORDS, k=40))
 
 
-TEXT = "\n".join(_sentence(number) for number in range(60))
+TEXT, UNSEEN = ("\n".join(map(_sentence, numbers)) for numbers in (range(60), range(60, 120)))
 
 
 @torch.no_grad()

@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bot.calibration.blocks import evaluation_tokens
+from bot.calibration.evaluation import evaluation_tokens
 from bot.hub.session import Hub
 from bot.jobs import pipeline, stages, tasks
 from bot.jobs.stages import JobContext
 from bot.localhub import LocalHub
-from bot.records import Job, JobResult, Status, no_progress
+from bot.records import Evaluation, Job, JobResult, Status, TextSource, no_progress
 from bot.watch import watchlist as watchlists
 from tests.bad_input.case import Case, Place, Refused
 from tests.bad_input.cases import CASES
-from tests.bad_input.places import TEXT, child_here
+from tests.bad_input.places import TEXT, UNSEEN, child_here
 from tests.bad_input.plans import files_of, layers_here, repo_of
 from tests.support.small_sandbox import small_model
 
@@ -57,9 +57,9 @@ def _opened(case: Case, root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     monkeypatch.setattr("bot.hub.session.ATTEMPTS", 2)
     (root / "notes.txt").write_text(TEXT)
     # Built-in text takes seconds to read, and how well it is measured is not asked here.
-    monkeypatch.setattr(
-        tasks, "evaluation_tokens", lambda text=None, **asked: evaluation_tokens(text=root / "notes.txt", **asked)
-    )
+    (root / "unseen.txt").write_text(UNSEEN)
+    unseen = Evaluation(sources=(TextSource(file=str(root / "unseen.txt")),))
+    monkeypatch.setattr(tasks, "evaluation_tokens", lambda asked, **options: evaluation_tokens(unseen, **options))
     model = {
         "repo_id": repo_of(case),
         "calibration": {"samples": 16, "seq_len": 64, "sources": [{"file": "notes.txt"}]},

@@ -6,20 +6,17 @@ import random
 import shutil
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 from bot.calibration import blocks, draw, stdlib
-from bot.calibration.blocks import build_calibration_set, distinct_token_share, evaluation_tokens
-from bot.errors import QuantizationError, UnsupportedModelError
-from bot.quantize.architectures import check_blocks
+from bot.calibration.blocks import build_calibration_set, distinct_token_share
+from bot.errors import QuantizationError
 from bot.records import Calibration, CalibrationSet, TextSource
-from tests.support.tiny_configs import tiny_settings
 
 QWEN = Path(__file__).parent.parent / "assets" / "qwen3-tiny"
 WORDS = sorted({word for document in stdlib.documents("calibrate")[:6] for word in document.split()})
@@ -190,65 +187,6 @@ def test_distinct_share_is_of_what_there_could_be() -> None:
     assert distinct_token_share(torch.tensor([[1, 2], [2, 3]]), 3) == 1.0
 
 
-def test_evaluation_text_is_the_test_split_spread_evenly_in_order() -> None:
-    tokens, label = evaluation_tokens(tokenizer_folder=QWEN, trust_remote_code=False, blocks=12, seq_len=128)
-    whole, _ = evaluation_tokens(tokenizer_folder=QWEN, trust_remote_code=False, blocks=10**6, seq_len=128)
-    assert label == "builtin:stdlib (test split)"
-    assert torch.equal(tokens, whole[[number * len(whole) // 12 for number in range(12)]])
-    decoded = AutoTokenizer.from_pretrained(QWEN).decode(whole[0])
-    assert stdlib.documents("test")[0].startswith(decoded)
-
-
-def test_every_evaluation_block_begins_with_the_models_bos_and_holds_no_other(tmp_path: Path) -> None:
-    path = tmp_path / "own.txt"
-    path.write_text(prose(900, 3), encoding="utf-8")
-    llama = QWEN.parent / "llama-tiny"
-    tokens, _ = evaluation_tokens(tokenizer_folder=llama, trust_remote_code=False, text=path, seq_len=64)
-    bos = AutoTokenizer.from_pretrained(llama).bos_token_id
-    assert tokens.shape == (64, 64)
-    assert (tokens == bos).sum(dim=1).tolist() == [1] * 64
-    assert (tokens[:, 0] == bos).all()
-
-
-def test_an_own_evaluation_text_gives_as_many_blocks_as_it_has(tmp_path: Path) -> None:
-    path = tmp_path / "own.txt"
-    path.write_text(prose(300, 3), encoding="utf-8")
-    tokens, label = evaluation_tokens(tokenizer_folder=QWEN, trust_remote_code=False, text=path, seq_len=64)
-    assert label == "own.txt"
-    assert 8 < len(tokens) == len(ids_of(prose(300, 3))) // 64 < 64
-
-
-@pytest.mark.parametrize("model_type", ["gpt2", "gptj", "opt", "roberta", "llama"])
-def test_evaluation_blocks_are_no_longer_than_the_model_reads(model_type: str, tmp_path: Path) -> None:
-    """Learned positions, some behind an offset: one token more is an IndexError."""
-    sizes: dict[str, Any] = (
-        {"n_positions": 40} if model_type.startswith("gpt") else {"max_position_embeddings": 40}
-    )
-    sizes |= {"vocab_size": 2048, "pad_token_id": 1}
-    config = CONFIG_MAPPING[model_type](**tiny_settings(model_type) | sizes)
-    config.is_decoder = True
-    model = AutoModelForCausalLM.from_config(config)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(QWEN / name, tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
-    tokens, _ = evaluation_tokens(tokenizer_folder=tmp_path, trust_remote_code=False, blocks=8)
-    assert tokens.shape == (8, 38 if model_type == "roberta" else 40)
-    with torch.inference_mode():
-        assert model(tokens).logits.isfinite().all()
-        check_blocks(tokens, model)
-    longer = torch.cat([tokens, tokens[:, :1]], dim=1)
-    with pytest.raises(QuantizationError, match=f"the model reads {tokens.shape[1]}"):
-        check_blocks(longer, model)
-
-
-def test_a_model_that_reads_hardly_anything_is_refused(tmp_path: Path) -> None:
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(QWEN / name, tmp_path)
-    (tmp_path / "config.json").write_text('{"model_type": "qwen3", "max_position_embeddings": 4}')
-    with pytest.raises(UnsupportedModelError, match=r"config\.json: the model reads 4 tokens at once"):
-        evaluation_tokens(tokenizer_folder=tmp_path, trust_remote_code=False)
-
-
 def test_the_clock_of_a_template_is_the_date_of_the_source(tmp_path: Path) -> None:
     """With that of the machine, a job that goes on after midnight would begin again."""
     model = shutil.copytree(QWEN, tmp_path / "model", ignore=shutil.ignore_patterns("model.safetensors"))
@@ -265,12 +203,3 @@ def test_the_clock_of_a_template_is_the_date_of_the_source(tmp_path: Path) -> No
         for day in days
     )
     assert first == second != other
-
-
-def test_an_evaluation_text_that_is_too_short_or_not_there_is_an_error(tmp_path: Path) -> None:
-    path = tmp_path / "own.txt"
-    path.write_text("import os\n", encoding="utf-8")
-    with pytest.raises(QuantizationError, match="too few to measure on"):
-        evaluation_tokens(tokenizer_folder=QWEN, trust_remote_code=False, text=path)
-    with pytest.raises(QuantizationError, match="does not exist"):
-        evaluation_tokens(tokenizer_folder=QWEN, trust_remote_code=False, text=tmp_path / "none.txt")

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from bot.calibration.blocks import evaluation_tokens
 from bot.calibration.draw import Drawn, draw
 from bot.calibration.encoding import load_encoder
+from bot.calibration.evaluation import evaluation_tokens
 from bot.errors import QuantizationError
-from bot.records import TextSource, no_progress
+from bot.records import Evaluation, TextSource, no_progress
 from tests.support.sandbox import ASSETS
 
 # As Gemma's has it: https://huggingface.co/google/gemma-2-9b-it/blob/main/tokenizer_config.json
@@ -135,8 +135,9 @@ def test_an_own_evaluation_text_is_held_to_the_same(model: Path, tmp_path: Path)
     path = tmp_path / "a.jsonl"
     rows = [*(chat(number) for number in range(80)), *[UNDER_A_SYSTEM_PROMPT] * 4]
     write(path, rows)
-    tokens, _ = evaluation_tokens(tokenizer_folder=model, trust_remote_code=False, text=path, seq_len=64)
+    asked = Evaluation(sources=(TextSource(file=str(path)),))
+    tokens, _ = evaluation_tokens(asked, tokenizer_folder=model, trust_remote_code=False, seq_len=64)
     write(path, [*rows, []])
     with pytest.raises(QuantizationError, match=r"a\.jsonl: 5 of 85 rows .*System role not supported"):
-        evaluation_tokens(tokenizer_folder=model, trust_remote_code=False, text=path, seq_len=64)
+        evaluation_tokens(asked, tokenizer_folder=model, trust_remote_code=False, seq_len=64)
     assert tokens.shape[1] == 64

@@ -30,6 +30,7 @@ from tests.support.factories import (
     provenance,
     published_file,
     report,
+    source_figures,
     upstream,
 )
 
@@ -302,6 +303,25 @@ def test_the_card_names_the_source_as_the_hub_does() -> None:
     assert "lab/Old" not in made
 
 
+def test_several_texts_have_a_table_of_their_own() -> None:
+    texts = (source_figures("lab/texts@0123 (en/test)", kl_mean=0.01), source_figures("chats.jsonl", kl_mean=0.02))
+    made = rendered(report=report(sources=texts, text_label="two texts"))
+    found = [row for row in made.splitlines() if row.startswith(("| lab/texts", "| chats"))]
+    assert found == [
+        "| lab/texts@0123 (en/test) | 16.000 | 16.400 | 93.5 % | 0.0100 nats |",
+        "| chats.jsonl | 16.000 | 16.400 | 93.5 % | 0.0200 nats |",
+    ]
+    assert rendered(report=report(sources=texts[:1])) == rendered(report=report())
+
+
+def test_a_text_that_the_source_does_not_know_is_said() -> None:
+    texts = (source_figures("a.txt"), source_figures("b.txt", perplexity_source=23_456.7))
+    said = "b.txt: the source's own perplexity is 23,457: does it know this language?"
+    made = rendered(report=report(sources=texts))
+    assert said in made
+    assert "a.txt: the source" not in made
+
+
 # --- hostile facts ------------------------------------------------------------------------------------------
 
 HOSTILE = [
@@ -326,7 +346,9 @@ def card_with(text: str, *, licence: str) -> str:
     return rendered(
         upstream(license="other", license_name=licence),
         calibration=calibration_set(sources=(counted,)),
-        report=report(text_label=text),
+        report=report(
+            text_label=text, sources=(source_figures(text), source_figures(text, perplexity_source=1e6))
+        ),
         device=text,
         versions={"torch": text},
     )

@@ -20,10 +20,11 @@ import torch
 from safetensors.numpy import load, save
 
 from bot.calibration import stdlib
-from bot.calibration.blocks import evaluation_tokens
+from bot.calibration.evaluation import evaluation_tokens
 from bot.cli import stages
 from bot.jobs.plain import hint_for_folders
 from bot.quantize.destination import record_path
+from bot.records import Evaluation, TextSource
 from tests.cli.conftest import Run
 from tests.support import tiny_models
 from tests.support.sandbox import ASSETS, MODELS
@@ -44,11 +45,11 @@ TEXT_CHARACTERS = 40_000  # some 8,000 tokens: enough to tell AWQ from plain rou
 
 @dataclass(frozen=True)
 class Made:
-    """A model quantized and measured by the command line. text: what it was measured on."""
+    """A model quantized and measured by the command line. texts: what it was measured on, prose and chats."""
 
     source: Path
     out: Path
-    text: Path
+    texts: tuple[Path, Path]
     quantized: Result
     evaluated: Result
 
@@ -56,16 +57,20 @@ class Made:
 @pytest.fixture(scope="module", params=MODELS)
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Made:
     folder = tmp_path_factory.mktemp(request.param)
-    source, out, text = ASSETS / request.param, folder / "out", folder / "unseen.txt"
-    text.write_text("\n".join(stdlib.documents("test"))[:TEXT_CHARACTERS])
+    source, out = ASSETS / request.param, folder / "out"
+    texts = folder / "unseen.txt", folder / "chats.jsonl"
+    unseen = "\n".join(stdlib.documents("test"))
+    texts[0].write_text(unseen[:TEXT_CHARACTERS])
+    said = (unseen[start : start + 1000] for start in range(TEXT_CHARACTERS, 2 * TEXT_CHARACTERS, 1000))
+    texts[1].write_text("".join(json.dumps({"messages": [{"role": "user", "content": x}]}) + "\n" for x in said))
     size = ("--samples", "16", "--seq-len", "256")
     folders = ("--source", str(source), "--quantized", str(out))
     return Made(
         source=source,
         out=out,
-        text=text,
+        texts=texts,
         quantized=_process("quantize", "--source", str(source), "--out", str(out), *size, "--json"),
-        evaluated=_process("evaluate", *folders, "--text", str(text), "--json"),
+        evaluated=_process("evaluate", *folders, *(f"--text={text}" for text in texts), "--json"),
     )
 
 
@@ -101,9 +106,23 @@ def test_figures_are_plausible(made: Made) -> None:
     assert json.loads(made.quantized.stdout)["bits_per_weight"] == report["bits_per_weight"]
 
 
+def test_each_text_has_figures_of_its_own(made: Made) -> None:
+    report = json.loads(made.evaluated.stdout)
+    assert report["text_label"] == "unseen.txt and chats.jsonl"
+    prose, chats = report["sources"]
+    assert (prose["label"], chats["label"]) == ("unseen.txt", "chats.jsonl")
+    assert prose["predictions"] + chats["predictions"] == report["predictions"]
+    mean = sum(each["kl_mean"] * each["predictions"] for each in (prose, chats)) / report["predictions"]
+    assert report["kl_mean"] == pytest.approx(mean)
+
+
 def test_the_folder_is_whole_and_only_its_record_is_left_beside_it(made: Made) -> None:
     """What is in the folder may be uploaded by hand."""
-    assert {path.name for path in made.out.parent.iterdir()} == {"out", record_path(made.out).name, "unseen.txt"}
+    assert {path.name for path in made.out.parent.iterdir()} == {
+        "out",
+        record_path(made.out).name,
+        *(text.name for text in made.texts),
+    }
     listed = {file["path"] for file in json.loads(made.quantized.stdout)["files"]}
     there = {path.relative_to(made.out).as_posix() for path in made.out.rglob("*") if path.is_file()}
     assert there == listed
@@ -113,7 +132,8 @@ def test_the_folder_is_whole_and_only_its_record_is_left_beside_it(made: Made) -
 @torch.inference_mode()
 def test_it_loses_less_than_plain_rounding_on_the_same_tokens(made: Made) -> None:
     report = json.loads(made.evaluated.stdout)
-    tokens, _ = evaluation_tokens(tokenizer_folder=made.source, trust_remote_code=False, text=made.text)
+    asked = Evaluation(sources=tuple(TextSource(file=str(text)) for text in made.texts))
+    tokens, _ = evaluation_tokens(asked, tokenizer_folder=made.source, trust_remote_code=False)
     assert (report["tokens"], report["predictions"]) == (tokens.numel(), tokens[:, 1:].numel())
     packed = tiny_models.packed_linears(made.out)
     rounded = {

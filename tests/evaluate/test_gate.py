@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from bot.evaluate.gate import judge
-from bot.records import Thresholds
-from tests.support.factories import expert_tokens, report
+from bot.records import SourceFigures, Thresholds
+from tests.support.factories import expert_tokens, report, source_figures
 
 GOOD = report(perplexity_source=10.0, perplexity_quantized=10.5, kl_mean=0.02, kl_p99=0.3, top1_agreement=0.93)
 KL = "mean KL divergence {} nats is above max_kl 0.1"
@@ -70,6 +70,32 @@ def test_experts_without_a_token_are_counted_by_layer(
 def test_a_layer_without_experts_is_no_reason() -> None:
     """Records from another machine may say anything."""
     assert judge(replace(GOOD, experts=(expert_tokens(experts=0),)), Thresholds()).passed
+
+
+WORSE = source_figures("chats", kl_mean=0.2, perplexity_quantized=16.2)
+
+
+@pytest.mark.parametrize(
+    ("sources", "reasons"),
+    [
+        ([source_figures("prose"), source_figures("chats")], []),
+        ([source_figures("prose"), WORSE], ["on chats: " + KL.format(0.2)]),
+        (
+            [WORSE, source_figures("prose", top1_agreement=0.5)],
+            ["on chats: " + KL.format(0.2), "on prose: " + TOP1.format(0.5)],
+        ),
+        (
+            [source_figures("prose"), source_figures("chats", kl_mean=nan)],
+            ["on chats: mean KL divergence is nan, not a finite number"],
+        ),
+        ([WORSE], []),
+    ],
+    ids=["both pass", "one misses", "both miss", "not finite", "one alone is the whole"],
+)
+def test_of_several_sources_each_has_to_pass_and_is_named(
+    sources: list[SourceFigures], reasons: list[str]
+) -> None:
+    assert list(judge(replace(GOOD, sources=tuple(sources)), Thresholds()).reasons) == reasons
 
 
 def test_values_that_are_not_finite_fail_however_much_is_allowed() -> None:

@@ -3,6 +3,7 @@
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from bot.calibration.blocks import evaluation_tokens
+from bot.calibration.evaluation import evaluation_tokens
 from bot.errors import QuantizationError, UnsupportedModelError
 from bot.evaluate.metrics import evaluate, percentile, perplexity, token_figures
-from bot.records import Report, no_progress
+from bot.records import Evaluation, EvaluationText, Report, no_progress
 from tests.support.artifact_pairs import (
     MODELS,
     VOCABULARY,
@@ -139,6 +140,17 @@ def test_a_report_equals_brute_force_on_dequantized_weights(pairs: Callable[[str
     assert (report.text_sha256, report.text_label) == (sha256(numbers).hexdigest(), "random")
 
 
+def test_figures_of_each_text_are_those_of_its_blocks_alone(pairs: Callable[[str], Pair]) -> None:
+    texts = (EvaluationText(label="prose", blocks=7), EvaluationText(label="chats", blocks=3))
+    report = measured(pairs("llama"), texts=texts)
+    alone = [measured(pairs("llama"), tokens) for tokens in (TOKENS[:7], TOKENS[7:])]
+    for found, one, text in zip(report.sources, alone, texts, strict=True):
+        assert (found.label, found.predictions) == (text.label, one.predictions)
+        for name in ("perplexity_source", "perplexity_quantized", "kl_mean", "top1_agreement"):
+            assert getattr(found, name) == pytest.approx(getattr(one, name), rel=1e-4)
+    assert report == replace(measured(pairs("llama")), sources=report.sources, duration_s=report.duration_s)
+
+
 def test_sizes_and_bits_are_those_of_the_files(pairs: Callable[[str], Pair]) -> None:
     pair = pairs("qwen3")
     report = measured(pair)
@@ -242,6 +254,7 @@ def test_logits_that_are_not_finite_are_an_error_that_says_whose(copied: Pair, f
 
 def test_a_trained_model_in_shards_loses_by_plain_rounding_what_brute_force_says(tmp_path: Path) -> None:
     pair = quantized_pair(ASSETS / "llama-tiny", tmp_path)
-    tokens, _ = evaluation_tokens(tokenizer_folder=pair.source, trust_remote_code=False, blocks=4, seq_len=128)
+    asked = Evaluation(tokens=8 * 64)
+    tokens, _ = evaluation_tokens(asked, tokenizer_folder=pair.source, trust_remote_code=False, seq_len=64)
     report = assert_equals_brute_force(pair, tokens)
     assert 1 < report.perplexity_source < report.perplexity_quantized < 200

@@ -28,6 +28,7 @@ from bot.records import (
     Recipe,
     Report,
     SourceCount,
+    SourceFigures,
     SourceProvenance,
     Tag,
     TargetState,
@@ -174,6 +175,17 @@ def calibration_set(**fields: Any) -> CalibrationSet:
 def expert_tokens(layer: int = 0, **fields: Any) -> ExpertTokens:
     standard: dict[str, Any] = {"layer": layer, "experts": 128, "lowest": 12, "median": 4096.0, "unseen": 0}
     return ExpertTokens(**standard | fields)
+
+
+def source_figures(label: str, **fields: Any) -> SourceFigures:
+    standard: dict[str, Any] = {
+        "predictions": 16_352,
+        "perplexity_source": 16.0,
+        "perplexity_quantized": 16.4,
+        "kl_mean": 0.0123,
+        "top1_agreement": 0.9345,
+    }
+    return SourceFigures(label=label, **standard | fields)
 
 
 def report(**fields: Any) -> Report:
