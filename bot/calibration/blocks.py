@@ -96,7 +96,7 @@ def _distinct(tokens: Tensor) -> set[int]:
 
 def _quotas(calibration: Calibration) -> tuple[int, ...]:
     """Blocks of each source, at least one."""
-    quotas = blocks_by_weight(calibration.sources, calibration.samples)
+    quotas = blocks_by_weight([source.weight for source in calibration.sources], calibration.samples)
     for source, quota in zip(calibration.sources, quotas, strict=True):
         if quota == 0:
             raise QuantizationError(

@@ -52,7 +52,8 @@ def evaluation_tokens(
 def _quotas(evaluation: Evaluation, block: int) -> list[tuple[TextSource, int]]:
     """Each source with its blocks. block: tokens in one."""
     blocks = evaluation.tokens // block
-    quotas = list(zip(evaluation.sources, blocks_by_weight(evaluation.sources, blocks), strict=True))
+    weights = [source.weight for source in evaluation.sources]
+    quotas = list(zip(evaluation.sources, blocks_by_weight(weights, blocks), strict=True))
     for source, quota in quotas:
         if quota < MIN_EVALUATION_BLOCKS:
             raise QuantizationError(

@@ -27,6 +27,7 @@ MAX_SAMPLES: Final = 4096
 MIN_SEQ_LEN: Final = 16  # tokens in a block
 EVALUATION_SEQ_LEN: Final = 512  # tokens in a block, if the model reads so many at once
 MIN_EVALUATION_BLOCKS: Final = 8  # of each source
+MAX_EVALUATION_TOKENS: Final = 262_144
 
 _TOOLS = ("torch", "transformers", "autoawq", "tokenizers", "safetensors")
 

@@ -130,7 +130,8 @@ class JobDir:
 
 
 def pull_inputs(job: Job) -> object:
-    return [job.upstream.sha, job.source_files, job.refresh_files, job.weight_files]
+    # The job's id stands for what it calibrates on.
+    return [job.upstream.sha, job.source_files, job.refresh_files, job.weight_files, job.entry.evaluation.sources]
 
 
 def quantize_inputs(job: Job, weights: Weights) -> object:
@@ -138,8 +139,8 @@ def quantize_inputs(job: Job, weights: Weights) -> object:
     return [weights.files, recipe, tool_versions(), bot.__version__]
 
 
-def evaluate_inputs(quantized: QuantizedModel) -> object:
-    return [quantized.files, tool_versions(), bot.__version__]
+def evaluate_inputs(job: Job, quantized: QuantizedModel) -> object:
+    return [quantized.files, job.entry.evaluation, tool_versions(), bot.__version__]
 
 
 def card_inputs(job: Job, quantized: QuantizedModel, report: Report) -> object:

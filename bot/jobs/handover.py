@@ -186,12 +186,15 @@ def _check_quoted(handover: _Handover) -> None:
 
 
 def _check_recipe(handover: _Handover) -> None:
-    """Recipe and calibration as in the plan."""
+    """Recipe, calibration and the texts that were measured on as in the plan."""
     planned, used = handover.job.entry.calibration, handover.quantized.calibration
     if handover.quantized.recipe != handover.job.entry.recipe:
         raise _refused(handover.job, "its recipe is not the planned one")
     if (used.samples, used.seq_len, used.seed) != (planned.samples, planned.seq_len, planned.seed):
         raise _refused(handover.job, "its calibration is not the planned one")
+    measured = tuple(source.label for source in handover.report.sources)
+    if measured != tuple(source.evaluation_label for source in handover.job.entry.evaluation.sources):
+        raise _refused(handover.job, "it was not measured on the planned text")
 
 
 def _check_modules(handover: _Handover) -> None:

@@ -48,7 +48,7 @@ from bot.records import (
 from bot.watch import release
 from bot.watch.identity import same_repo_refusals
 from bot.watch.licenses import license_refusal
-from bot.watch.refusals import dataset_refusal, own_code, refuse
+from bot.watch.refusals import dataset_name, dataset_refusal, own_code, refuse
 from bot.watch.release import make_plan
 
 # --- watch --------------------------------------------------------------------------------------------------
@@ -95,22 +95,22 @@ def _with_layers(entry: WatchEntry, details: Details) -> Details:
 
 
 def _refuse_unreadable_datasets(hub: Hub, decided: Sequence[Job | Skip]) -> list[Job | Skip]:
-    """The release jobs whose calibration data sets can be read, and a refusal in place of each of the others."""
+    """The jobs whose data sets can be read, and a refusal in place of each of the others."""
     jobs = [item for item in decided if isinstance(item, Job)]
-    found = read_datasets(hub, [source for job in jobs for source in job.entry.calibration.sources])
+    found = read_datasets(hub, [source for job in jobs for source in job.texts])
     listings = {(listing.repo_id, listing.revision): listing for listing in found}
     return [_dataset_refusal(item, listings) or item if isinstance(item, Job) else item for item in decided]
 
 
 def _dataset_refusal(job: Job, listings: Mapping[tuple[str, str], DatasetListing]) -> Skip | None:
-    for source in job.entry.calibration.sources:
+    for source in job.texts:
         listing = listings.get((source.dataset or "", source.revision or ""))
         if listing is None:
             continue
         try:
             split = split_files(listing.paths, source.split)
         except WatchlistError as error:  # it is in several folders
-            reason = f"calibration data set {source.label}: {error.message}"
+            reason = f"{dataset_name(job.entry, source)}: {error.message}"
             return refuse(job.entry, reason, UpstreamError, error.hint)
         if refusal := dataset_refusal(job.entry, source, listing, split):
             return refusal

@@ -91,16 +91,16 @@ def is_evaluated(jobdir: JobDir) -> bool:
     job = jobdir.job
     weights = jobdir.load(Weights, inputs=pull_inputs(job))
     quantized = jobdir.load(QuantizedModel, inputs=quantize_inputs(job, weights)) if weights else None
-    return quantized is not None and jobdir.load(Report, inputs=evaluate_inputs(quantized)) is not None
+    return quantized is not None and jobdir.load(Report, inputs=evaluate_inputs(job, quantized)) is not None
 
 
 def pull(context: JobContext, jobdir: JobDir) -> Weights:
-    """The source at its pinned commit, and the pinned calibration files."""
+    """The source at its pinned commit, and the pinned text to calibrate and measure on."""
     job = jobdir.job
     weights = jobdir.load(Weights, inputs=pull_inputs(job))
     if weights is None or not _is_pulled(jobdir, weights):
-        for source in job.entry.calibration.sources:
-            _pull_calibration(context, source, jobdir.calibration)
+        for source in job.texts:
+            _pull_text(context, source, jobdir.calibration)
         weights = pull_source(
             context.hub,
             job,
@@ -131,14 +131,14 @@ def _try(context: JobContext, jobdir: JobDir) -> None:
 
 def _is_pulled(jobdir: JobDir, weights: Weights) -> bool:
     """Compares names and sizes only: files may have been deleted to free space."""
-    texts = [path for source in jobdir.job.entry.calibration.sources if (path := local_path(source))]
+    texts = [path for source in jobdir.job.texts if (path := local_path(source))]
     sizes = {jobdir.source / file.path: file.size_bytes for file in weights.files}
     return all((jobdir.calibration / path).exists() for path in texts) and all(
         path.is_file() and path.stat().st_size == size_bytes for path, size_bytes in sizes.items()
     )
 
 
-def _pull_calibration(context: JobContext, source: TextSource, folder: Path) -> None:
+def _pull_text(context: JobContext, source: TextSource, folder: Path) -> None:
     path = local_path(source)
     if path is None:
         return
@@ -179,7 +179,7 @@ def evaluate(context: JobContext, jobdir: JobDir) -> Report:
     Raises QualityGateError naming each figure that misses.
     """
     quantized = _needed(jobdir, QuantizedModel, "quantize")
-    inputs = evaluate_inputs(quantized)
+    inputs = evaluate_inputs(jobdir.job, quantized)
     if jobdir.load(Report, inputs=inputs) is None:
         run_child("evaluate", jobdir, options=context.child_options, limit_s=time_limit_s(jobdir.job.estimate))
     report = _needed(jobdir, Report, "evaluate")

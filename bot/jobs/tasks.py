@@ -130,37 +130,51 @@ def evaluate_job(jobdir: JobDir, progress: Progress) -> Report:
     report = evaluate_folder(
         jobdir.source,
         jobdir.quantized,
-        evaluation=Evaluation(),
+        evaluation=job.entry.evaluation,
+        texts=jobdir.calibration,
         trust_remote_code=job.entry.trust_remote_code,
         progress=progress,
+        date=_date_of(job),
     )
     picture = jobdir.card / PICTURE
     with disk_errors(picture):
         picture.parent.mkdir(parents=True, exist_ok=True)
         draw_error_by_layer(quantized, picture)
     report = replace(report, pictures=(PICTURE,), experts=quantized.experts)
-    jobdir.store(report, inputs=evaluate_inputs(quantized))
+    jobdir.store(report, inputs=evaluate_inputs(job, quantized))
     return report
 
 
 def evaluate_folder(
-    source: Path, quantized: Path, *, evaluation: Evaluation, trust_remote_code: bool, progress: Progress
+    source: Path,
+    quantized: Path,
+    *,
+    evaluation: Evaluation,
+    trust_remote_code: bool,
+    progress: Progress,
+    texts: Path = Path(),
+    date: datetime.date = UNKNOWN_DATE,
 ) -> Report:
-    """Compare an AWQ folder with its source."""
+    """Compare an AWQ folder with its source. texts, date: as for quantize_folder, of the evaluation's files."""
     from bot.evaluate.metrics import evaluate as measure
 
     for folder in (source, quantized):
         if not folder.is_dir():
             raise WatchlistError(f"{folder}: no such folder", hint="Check --source and --quantized.")
-    tokens, texts = evaluation_tokens(
-        evaluation, tokenizer_folder=source, trust_remote_code=trust_remote_code, progress=progress
+    tokens, used = evaluation_tokens(
+        evaluation,
+        tokenizer_folder=source,
+        folder=texts,
+        trust_remote_code=trust_remote_code,
+        date=date,
+        progress=progress,
     )
     return measure(
         source,
         quantized,
         tokens=tokens,
         text_label=evaluation.label,
-        texts=texts,
+        texts=used,
         trust_remote_code=trust_remote_code,
         progress=progress,
     )

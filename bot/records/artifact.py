@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Final, Literal
 
-from bot.records.config import Calibration, Recipe
+from bot.records.config import Calibration, Evaluation, Recipe
 from bot.records.hub import PublishedFile, SourceProvenance, Tag, TargetState
 from bot.records.serialization import LATER
 
@@ -258,6 +258,7 @@ class Provenance:
     versions: dict[str, str]
     files: tuple[PublishedFile, ...]
     modules_to_not_convert: tuple[str, ...] = ()
+    evaluation_asked: Evaluation = field(default_factory=Evaluation, metadata=LATER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

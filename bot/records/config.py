@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 
 from pydantic import AliasChoices, BeforeValidator, Field
 
+from bot.records.serialization import LATER
+
 # AWQ's scales and clipping with error-compensated rounding as in GPTQ, or AutoAWQ's own search.
 Method = Literal["awq+gptq", "awq"]
 _EARLIER_METHODS = {"gram": "awq+gptq"}  # as `search` named it in records of version 0.1
@@ -69,9 +71,8 @@ class TextSource:
         return f"{self.label} ({self.split})" if self.split else self.label
 
 
-def blocks_by_weight(sources: Sequence[TextSource], blocks: int) -> tuple[int, ...]:
-    """Blocks of each source by weight, largest remainder first, so that they add up to exactly `blocks`."""
-    weights = [source.weight for source in sources]
+def blocks_by_weight(weights: Sequence[float], blocks: int) -> tuple[int, ...]:
+    """Blocks of each source, largest remainder first, so that they add up to exactly `blocks`."""
     exact = [blocks * weight / sum(weights) for weight in weights]
     counts = [floor(value) for value in exact]
     by_remainder = sorted(range(len(exact)), key=lambda index: (counts[index] - exact[index], index))
@@ -135,6 +136,7 @@ class WatchEntry:
     target: str
     recipe: Recipe = field(default_factory=Recipe)
     calibration: Calibration = field(default_factory=Calibration)
+    evaluation: Evaluation = field(default_factory=Evaluation, metadata=LATER)
     gate: Thresholds = field(default_factory=Thresholds)
     licenses: Licenses = field(default_factory=Licenses)
     hold: str | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from bot.records.config import WatchEntry
+from bot.records.config import Evaluation, TextSource, WatchEntry
 from bot.records.hub import HubFile, Upstream
 from bot.records.serialization import sha256_of
 
@@ -85,8 +85,17 @@ class Job:
 
     @property
     def attempt_digest(self) -> str:
-        """What failed attempts are counted for: the content, and the gate that it has to pass."""
-        return sha256_of([self.digests.content, self.entry.gate])
+        """What failed attempts are counted for: the content, and the gate that it has to pass, on which text."""
+        asked: list[object] = [self.digests.content, self.entry.gate]
+        # Version 0.1 had one text.
+        return sha256_of(asked if self.entry.evaluation == Evaluation() else [*asked, self.entry.evaluation])
+
+    @property
+    def texts(self) -> tuple[TextSource, ...]:
+        """What it calibrates and measures on, each once; a refresh and a finish read no text."""
+        if self.kind is not JobKind.RELEASE:
+            return ()
+        return tuple(dict.fromkeys((*self.entry.calibration.sources, *self.entry.evaluation.sources)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,7 +22,7 @@ _PATTERN_HINTS = {
     "publish_to": "A namespace is a user or organisation name, without a slash.",
     "revision": "Use a branch, a tag or a commit; a data set needs the full 40-character sha.",
     "modules_to_not_convert": "Write full paths such as model.layers.0.self_attn.q_proj.",
-    "file": f"Calibration reads files that end in {', '.join(f'.{suffix}' for suffix in FILE_SUFFIXES)}.",
+    "file": f"Text is read from files that end in {', '.join(f'.{suffix}' for suffix in FILE_SUFFIXES)}.",
     "allow": _LICENSE_HINT,
     "deny": _LICENSE_HINT,
 }
@@ -42,6 +42,7 @@ HOLD_HINT = "`hold:` stops work on a model and says why: `hold: waiting for v2`.
 SOURCE_HINT = (
     "Write `- builtin: stdlib`, `- file: texts.jsonl`, or `- {dataset: owner/name, revision: <full sha>}`."
 )
+OVERLAP_HINT = "A model has to be measured on text that it was not calibrated on: name another split or file."
 _TYPE_HINTS = {
     "bool_type": "Write true or false.",
     "finite_number": "To disable a threshold, set a very large number.",

@@ -218,8 +218,9 @@ def refusal_of_names(entry: WatchEntry, files: tuple[HubFile, ...]) -> Skip | No
 def dataset_refusal(
     entry: WatchEntry, source: TextSource, listing: DatasetListing, split: tuple[str, ...]
 ) -> Skip | None:
-    """None if the data set can be used for calibration. split: its files that hold the split that is asked for."""
-    name = f"calibration data set {source.label}"
+    """None if the data set can be used. split: its files that hold the split that is asked for."""
+    name = dataset_name(entry, source)
+    other_text = _OTHER_TEXT[use_of(entry, source)]
     if listing.problem is None and split:
         return None
     if listing.problem is None:
@@ -227,11 +228,23 @@ def dataset_refusal(
         return refuse(entry, reason, UpstreamError, "Look at the data set's files on the Hub and correct `split`.")
     reason = f"{name}: {listing.problem}"
     if "missing" in listing.problem:
-        return refuse(entry, reason, UpstreamError, f"Upload it to this Hub, or {_OTHER_TEXT}")
+        return refuse(entry, reason, UpstreamError, f"Upload it to this Hub, or {other_text}")
     if "gated" in listing.problem:
-        return refuse(entry, reason, UpstreamError, f"Ask for access on the data set's page, or {_OTHER_TEXT}")
+        return refuse(entry, reason, UpstreamError, f"Ask for access on the data set's page, or {other_text}")
     hint = "Nothing is wrong with the watchlist. The next run checks it again."
     return Skip(entry=entry, reason=reason, hint=hint, exit_code=UpstreamError.exit_code)
 
 
-_OTHER_TEXT = "calibrate on `calibration: {sources: [{builtin: stdlib}]}` or on your own `file:`."
+_OTHER_TEXT = {
+    "calibration": "calibrate on `calibration: {sources: [{builtin: stdlib}]}` or on your own `file:`.",
+    "evaluation": "measure on `evaluation: {sources: [{builtin: stdlib}]}` or on your own `file:`.",
+}
+
+
+def dataset_name(entry: WatchEntry, source: TextSource) -> str:
+    """What a data set is read for, and which it is."""
+    return f"{use_of(entry, source)} data set {source.label}"
+
+
+def use_of(entry: WatchEntry, source: TextSource) -> str:
+    return "calibration" if source in entry.calibration.sources else "evaluation"

@@ -9,13 +9,26 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from bot.checkpoint.constants import EVALUATION_SEQ_LEN, MIN_EVALUATION_BLOCKS
+from bot.records import blocks_by_weight
 from bot.watch.document import Lines, Loc
-from bot.watch.messages import HOLD_HINT, SOURCE_HINT
-from bot.watch.schema import EXAMPLE_NAMESPACE, MAX_REPO_ID, ModelSpec, SourceSpec, WatchlistSpec, source_mistakes
+from bot.watch.messages import HOLD_HINT, OVERLAP_HINT, SOURCE_HINT
+from bot.watch.schema import (
+    EXAMPLE_NAMESPACE,
+    MAX_REPO_ID,
+    CalibrationSpec,
+    EvaluationSpec,
+    ModelSpec,
+    SourceSpec,
+    WatchlistSpec,
+    evaluation_sources,
+    source_mistakes,
+)
 
 Spec = TypeVar("Spec", bound=BaseModel)
 Wrong = tuple[Loc, str, str]
@@ -23,12 +36,21 @@ Wrong = tuple[Loc, str, str]
 _SHA = re.compile(r"[0-9a-f]{40}")
 
 
-def rule_mistakes(raw: dict[str, Any], lines: Lines, problems: Mapping[str, str]) -> Iterator[Wrong]:
+@dataclass(frozen=True, slots=True)
+class FileContent:
+    """A file of text: its sha256, or why it cannot be read."""
+
+    sha256: str | None = None
+    problem: str | None = None
+
+
+def rule_mistakes(raw: dict[str, Any], lines: Lines, contents: Mapping[str, FileContent]) -> Iterator[Wrong]:
     """Place, message and hint of each.
 
-    raw: the document, its models in the long form; problems: calibration file -> why it cannot be read.
+    raw: the document, its models in the long form; contents: of the files that it names.
     """
-    yield from _sources(raw, problems)
+    yield from _sources(raw, contents)
+    yield from _evaluations(raw, contents)
     yield from _holds(raw)
     yield from _untrusted_code(raw)
     named = list(_named_targets(raw))
@@ -42,13 +64,14 @@ def default_target(publish_to: str | None, model: ModelSpec) -> str | None:
 
 
 def sources_typed(raw: dict[str, Any]) -> Iterator[tuple[Loc, dict[str, Any]]]:
-    """Every calibration source in `defaults` and in the models, with its place."""
+    """Every source of text in `defaults` and in the models, with its place."""
     for loc, settings in _settings(raw):
-        calibration = settings.get("calibration")
-        sources = calibration.get("sources") if isinstance(calibration, dict) else None
-        for number, source in enumerate(sources if isinstance(sources, list) else ()):
-            if isinstance(source, dict):
-                yield (*loc, "calibration", "sources", number), source
+        for use in ("calibration", "evaluation"):
+            block = settings.get(use)
+            sources = block.get("sources") if isinstance(block, dict) else None
+            for number, source in enumerate(sources if isinstance(sources, list) else ()):
+                if isinstance(source, dict):
+                    yield (*loc, use, "sources", number), source
 
 
 def _settings(raw: dict[str, Any]) -> Iterator[tuple[Loc, dict[str, Any]]]:
@@ -61,13 +84,14 @@ def _settings(raw: dict[str, Any]) -> Iterator[tuple[Loc, dict[str, Any]]]:
             yield loc, item
 
 
-def _sources(raw: dict[str, Any], problems: Mapping[str, str]) -> Iterator[Wrong]:
+def _sources(raw: dict[str, Any], contents: Mapping[str, FileContent]) -> Iterator[Wrong]:
     for loc, source in sources_typed(raw):
         if source.keys() <= SourceSpec.model_fields.keys():  # else the unknown key may be the one that is missing
             for message in source_mistakes(source):
                 yield loc, message, SOURCE_HINT
-        if problem := problems.get(str(source.get("file"))):
-            message = f"calibration file {source['file']!r} cannot be read: {problem}"
+        content = contents.get(str(source.get("file")))
+        if content is not None and content.problem:
+            message = f"{loc[-3]} file {source['file']!r} cannot be read: {content.problem}"
             yield (*loc, "file"), message, "Paths are relative to the watchlist."
 
 
@@ -88,6 +112,87 @@ def _untrusted_code(raw: dict[str, Any]) -> Iterator[Wrong]:
             place = loc if "trust_remote_code" in settings else ("defaults",)
             hint = "Set `revision` to the full commit sha whose code you have read."
             yield (*place, "trust_remote_code"), message, hint
+
+
+# --- evaluation ---------------------------------------------------------------------------------------------
+
+
+def _evaluations(raw: dict[str, Any], contents: Mapping[str, FileContent]) -> Iterator[Wrong]:
+    for loc, _ in _settings(raw):
+        calibration = _valid(CalibrationSpec, _effective(raw, loc, "calibration"))
+        evaluation = _valid(EvaluationSpec, _effective(raw, loc, "evaluation"))
+        if calibration is not None and evaluation is not None:
+            yield from _overlaps(raw, loc, calibration, evaluation, contents)
+            yield from _too_few_blocks(raw, loc, calibration, evaluation)
+
+
+def _overlaps(
+    raw: dict[str, Any],
+    loc: Loc,
+    calibration: CalibrationSpec,
+    evaluation: EvaluationSpec,
+    contents: Mapping[str, FileContent],
+) -> Iterator[Wrong]:
+    """Text that both would read; shorter passages that two texts share are found when they are read."""
+    measured = evaluation_sources(evaluation, calibration)
+    for (number, one), (other_number, other) in product(enumerate(measured), enumerate(calibration.sources)):
+        if (what := _same_text(one, other, contents)) is None:
+            continue
+        use, index = (
+            ("evaluation", number) if "sources" in evaluation.model_fields_set else ("calibration", other_number)
+        )
+        place = (*_typed_at(raw, loc, use, "sources"), use, "sources", index)
+        yield place, f"evaluation and calibration read the same {what}", OVERLAP_HINT
+
+
+def _same_text(one: SourceSpec, other: SourceSpec, contents: Mapping[str, FileContent]) -> str | None:
+    """The split or file that both are, whatever the commit or the column. Built-in text has splits of its own."""
+    if one.dataset and other.dataset and one.dataset.lower() == other.dataset.lower():
+        if one.split and other.split and not _same_split(one.split, other.split):
+            return None
+        return f"split, {one.split or other.split or 'all'} of {one.dataset}"
+    if one.file and other.file:
+        hashes = {contents[name].sha256 for name in (one.file, other.file) if name in contents}
+        if one.file == other.file or (len(hashes) == 1 and None not in hashes):
+            return f"file, {one.file}" if one.file == other.file else f"text, {one.file} and {other.file}"
+    return None
+
+
+def _same_split(one: str, other: str) -> bool:
+    """`train` may be the same as `en/train`."""
+    return f"/{one}".endswith(f"/{other}") or f"/{other}".endswith(f"/{one}")
+
+
+def _too_few_blocks(
+    raw: dict[str, Any], loc: Loc, calibration: CalibrationSpec, evaluation: EvaluationSpec
+) -> Iterator[Wrong]:
+    blocks = evaluation.tokens // EVALUATION_SEQ_LEN
+    sources = evaluation_sources(evaluation, calibration)
+    least = min(blocks_by_weight([source.weight for source in sources], blocks))
+    if least < MIN_EVALUATION_BLOCKS:
+        key = "sources" if "sources" in evaluation.model_fields_set else "tokens"
+        place = (*_typed_at(raw, loc, "evaluation", key), "evaluation", key)
+        message = (
+            f"evaluation: {evaluation.tokens:,} tokens give {least} blocks of {EVALUATION_SEQ_LEN} to a source"
+        )
+        yield (
+            place,
+            f"{message}; at least {MIN_EVALUATION_BLOCKS} are needed",
+            "Raise `tokens`, or name fewer sources.",
+        )
+
+
+def _effective(raw: dict[str, Any], loc: Loc, use: str) -> dict[str, Any]:
+    """What was typed under `calibration` or `evaluation` for a model, over what `defaults` have there."""
+    found = dict(_settings(raw))
+    blocks = [found.get(place, {}).get(use) for place in (("defaults",), loc)]
+    return {key: value for block in blocks if isinstance(block, dict) for key, value in block.items()}
+
+
+def _typed_at(raw: dict[str, Any], loc: Loc, use: str, key: str) -> Loc:
+    """The model, or `defaults` where it inherits the setting."""
+    block = dict(_settings(raw)).get(loc, {}).get(use)
+    return loc if isinstance(block, dict) and key in block else ("defaults",)
 
 
 # --- targets ------------------------------------------------------------------------------------------------

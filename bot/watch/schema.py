@@ -8,15 +8,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
-from bot.checkpoint.constants import MAX_SAMPLES, MIN_SAMPLES
-from bot.records.config import Method
+from bot.checkpoint.constants import (
+    EVALUATION_SEQ_LEN,
+    MAX_EVALUATION_TOKENS,
+    MAX_SAMPLES,
+    MIN_EVALUATION_BLOCKS,
+    MIN_SAMPLES,
+)
+from bot.records.config import Evaluation, Method
 
 SCHEMA_FILE = Path(__file__).with_name("watchlist.schema.json")
 
-# The files that calibration can read.
+# The files that calibration and evaluation can read.
 FILE_SUFFIXES = ("txt", "md", "jsonl", "jsonl.gz", "parquet")
 
 _NAME = r"[A-Za-z0-9_]+(?:(?:[.-]|\.-|-\.)[A-Za-z0-9_]+)*"
@@ -35,7 +41,7 @@ FilePath = Annotated[str, StringConstraints(pattern=_FILE, max_length=500)]
 
 
 def is_text_file(name: str) -> bool:
-    """Whether calibration could read a file of this name."""
+    """Whether a file of this name could be read as text or chats."""
     return re.search(_FILE, name) is not None
 
 
@@ -106,21 +112,33 @@ def source_mistakes(source: Mapping[str, object]) -> list[str]:
     return found
 
 
-# General text and chat, half and half, each pinned to a commit.
-DEFAULT_SOURCES = (
-    SourceSpec(
-        dataset="Salesforce/wikitext",
-        revision="b08601e04326c79dfdd32d625aee71d232d685c3",
-        split="wikitext-2-raw-v1/train",
-        column="text",
-    ),
-    SourceSpec(
-        dataset="HuggingFaceH4/ultrachat_200k",
-        revision="8049631c405ae6576f93f445c6b8166f76f5505a",
-        split="train_sft",
-        column="messages",
-    ),
-)
+def _not_empty(sources: tuple[SourceSpec, ...]) -> tuple[SourceSpec, ...]:
+    if not sources:
+        raise PydanticCustomError("source", "`sources` is empty")
+    return sources
+
+
+SourceSpecs = Annotated[
+    tuple[SourceSpec, ...], Field(strict=False, json_schema_extra={"minItems": 1}), AfterValidator(_not_empty)
+]
+
+
+def _general_and_chat(text_split: str, chat_split: str) -> tuple[SourceSpec, ...]:
+    """Half and half, each pinned to a commit."""
+    return (
+        SourceSpec(
+            dataset="Salesforce/wikitext",
+            revision="b08601e04326c79dfdd32d625aee71d232d685c3",
+            split=text_split,
+            column="text",
+        ),
+        SourceSpec(
+            dataset="HuggingFaceH4/ultrachat_200k",
+            revision="8049631c405ae6576f93f445c6b8166f76f5505a",
+            split=chat_split,
+            column="messages",
+        ),
+    )
 
 
 class CalibrationSpec(_Spec):
@@ -132,17 +150,27 @@ class CalibrationSpec(_Spec):
     """Tokens in a block."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Random seed for drawing the blocks."""
-    sources: tuple[SourceSpec, ...] = Field(
-        default=DEFAULT_SOURCES, strict=False, json_schema_extra={"minItems": 1}
-    )
+    sources: SourceSpecs = _general_and_chat("wikitext-2-raw-v1/train", "train_sft")
     """Where the text comes from."""
 
-    @field_validator("sources")
-    @classmethod
-    def _not_empty(cls, sources: tuple[SourceSpec, ...]) -> tuple[SourceSpec, ...]:
-        if not sources:
-            raise PydanticCustomError("source", "`sources` is empty")
-        return sources
+
+class EvaluationSpec(_Spec):
+    """The text that the loss is measured on; none of it is used for calibration."""
+
+    tokens: Annotated[int, Field(ge=MIN_EVALUATION_BLOCKS * EVALUATION_SEQ_LEN, le=MAX_EVALUATION_TOKENS)] = (
+        Evaluation().tokens
+    )
+    """Tokens of all sources together."""
+    sources: SourceSpecs = _general_and_chat("wikitext-2-raw-v1/test", "test_sft")
+    """Where the text comes from. Without this key, and where calibration reads no data set: built-in text."""
+
+
+def evaluation_sources(evaluation: EvaluationSpec, calibration: CalibrationSpec) -> tuple[SourceSpec, ...]:
+    """What was asked for. By default data sets are read where calibration reads some: else no Hub is needed."""
+    reads_datasets = any(source.dataset for source in calibration.sources)
+    if "sources" in evaluation.model_fields_set or reads_datasets:
+        return evaluation.sources
+    return (SourceSpec(builtin="stdlib"),)
 
 
 class GateSpec(_Spec):
@@ -172,6 +200,7 @@ class DefaultsSpec(_Spec):
     """Branch, tag or commit to watch."""
     recipe: RecipeSpec = RecipeSpec()
     calibration: CalibrationSpec = CalibrationSpec()
+    evaluation: EvaluationSpec = EvaluationSpec()
     gate: GateSpec = GateSpec()
     licenses: LicensesSpec = LicensesSpec()
     hold: Text | None = None

@@ -47,7 +47,6 @@ _KERNEL_S = 1e-5  # to start one, however little it does
 _PRODUCTS = 30
 _KERNELS = 20
 _AUTOAWQ_PASSES = 31  # over all tokens: its grid runs about one and a half linears 20 times
-_EVALUATION_TOKENS = 2 * Evaluation().tokens  # of both models
 _START_S = 60.0
 _DISK_SPARE = 1.1
 _RUNTIME_BYTES = 2 * _GIB  # CUDA context and workspaces
@@ -56,18 +55,21 @@ _RUNTIME_BYTES = 2 * _GIB  # CUDA context and workspaces
 def estimate(details: Details, chosen: Chosen, entry: WatchEntry, *, download_bytes: int) -> Estimate:
     """What the job of this entry will need. chosen: what it quantizes."""
     output = output_bytes(details.tensors, chosen.packed, entry.recipe)
-    hidden = 2 * _tokens(entry.calibration) * (_hidden_size(details.config) or 0)
+    hidden, measured = (
+        2 * tokens * (_hidden_size(details.config) or 0)
+        for tokens in (_tokens(entry.calibration), entry.evaluation.tokens)
+    )
     experts = max(chosen.layers.experts.values(), default=0)
-    operations = _operations(details, chosen, entry.recipe, entry.calibration)
+    operations = _operations(details, chosen, entry.recipe, entry.calibration, entry.evaluation)
     return Estimate(
         download_bytes=download_bytes,
         output_bytes=output,
         vram_bytes=max(_search_bytes(details, chosen, entry), _compare_bytes(details, chosen)) + _RUNTIME_BYTES,
         # The layer in work and the next one, what lies outside of them, the hidden states when they are made, and
-        # what the experts of the layer read.
+        # what the experts of the layer read; or those of both models when they are compared.
         ram_bytes=2 * _largest_layer(details, chosen)
         + 2 * _outside(details, chosen)
-        + (3 if experts else 2) * hidden
+        + max((3 if experts else 2) * hidden, 2 * measured)
         + _RUNTIME_BYTES,
         # Source, one file per layer, then the shards assembled of them; hidden states before and after a layer.
         disk_bytes=math.ceil((download_bytes + 2 * output + 2 * hidden) * _DISK_SPARE),
@@ -81,8 +83,8 @@ def estimate(details: Details, chosen: Chosen, entry: WatchEntry, *, download_by
 
 
 def float_operations(details: Details, chosen: Chosen, recipe: Recipe, calibration: Calibration) -> float:
-    """Additions and multiplications of quantizing and evaluating a model."""
-    return sum(_operations(details, chosen, recipe, calibration))
+    """Additions and multiplications of quantizing a model and evaluating it as much as by default."""
+    return sum(_operations(details, chosen, recipe, calibration, Evaluation()))
 
 
 def cpu_duration_s(operations: float, *, cores: int) -> float:
@@ -168,7 +170,7 @@ def _search_s(operations: tuple[float, float, float], chosen: Chosen, recipe: Re
 
 
 def _operations(
-    details: Details, chosen: Chosen, recipe: Recipe, calibration: Calibration
+    details: Details, chosen: Chosen, recipe: Recipe, calibration: Calibration, evaluation: Evaluation
 ) -> tuple[float, float, float]:
     """Those of forward passes, in half precision on a GPU, of the search, in float32, and of evaluating."""
     tokens = _tokens(calibration)
@@ -185,10 +187,10 @@ def _operations(
         forward += 2 * seen * out * columns
         # Gram matrices, grid, factors and sweeps.
         search += 2 * _PRODUCTS * out * columns**2 + seen * columns**2 + 4 * columns**3 / 3
-    evaluation = 2 * _EVALUATION_TOKENS * (_count(details.tensors) - idle)
+    compared = 2 * 2 * evaluation.tokens * (_count(details.tensors) - idle)  # by both models
     if recipe.method == "awq":
-        return _AUTOAWQ_PASSES * forward, 0.0, evaluation
-    return forward, search, evaluation
+        return _AUTOAWQ_PASSES * forward, 0.0, compared
+    return forward, search, compared
 
 
 def _search_bytes(details: Details, chosen: Chosen, entry: WatchEntry) -> int:

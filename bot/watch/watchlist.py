@@ -11,11 +11,20 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from bot.errors import WatchlistError
-from bot.records import Calibration, Licenses, Recipe, TextSource, Thresholds, WatchEntry
+from bot.records import Calibration, Evaluation, Licenses, Recipe, TextSource, Thresholds, WatchEntry
 from bot.watch.document import Lines, YamlMistake, load_with_lines
 from bot.watch.messages import describe
-from bot.watch.rules import default_target, rule_mistakes, sources_typed
-from bot.watch.schema import CalibrationSpec, DefaultsSpec, ModelSpec, WatchlistSpec, is_text_file
+from bot.watch.rules import FileContent, default_target, rule_mistakes, sources_typed
+from bot.watch.schema import (
+    CalibrationSpec,
+    DefaultsSpec,
+    EvaluationSpec,
+    ModelSpec,
+    SourceSpec,
+    WatchlistSpec,
+    evaluation_sources,
+    is_text_file,
+)
 
 _MAX_BYTES = 500_000
 _MAX_MISTAKES = 100
@@ -62,9 +71,8 @@ def parse(text: str, path: Path) -> tuple[WatchEntry, ...]:
         raise _invalid(path, error.line, error.message, error.hint) from None
     raw = _long_form(path, raw)
     contents = _file_contents(path.parent, raw)
-    problems = {name: content.problem for name, content in contents.items() if content.problem}
     spec, found = _validated(raw, lines)
-    found += [(lines.of(loc), message, hint) for loc, message, hint in rule_mistakes(raw, lines, problems)]
+    found += [(lines.of(loc), message, hint) for loc, message, hint in rule_mistakes(raw, lines, contents)]
     found += [(item.line, item.message, item.hint) for item in unread]
     if spec is None or found:
         raise InvalidWatchlistError(_mistakes(path, found))
@@ -137,23 +145,15 @@ def _mistakes(path: Path, found: list[_Found]) -> tuple[Mistake, ...]:
     return tuple(mistakes)
 
 
-def _entries(spec: WatchlistSpec, lines: Lines, contents: dict[str, _FileContent]) -> Iterator[WatchEntry]:
+def _entries(spec: WatchlistSpec, lines: Lines, contents: dict[str, FileContent]) -> Iterator[WatchEntry]:
     for number, model in enumerate(spec.models):
         target = model.target or default_target(spec.publish_to, model) or ""
         settings = _merged(spec.defaults, model)
         yield _entry(model, settings, target, contents, line=lines.of(("models", number)))
 
 
-@dataclass(frozen=True, slots=True)
-class _FileContent:
-    """A calibration file: its sha256, or why it cannot be read."""
-
-    sha256: str | None = None
-    problem: str | None = None
-
-
 def _entry(
-    model: ModelSpec, settings: DefaultsSpec, target: str, contents: dict[str, _FileContent], *, line: int
+    model: ModelSpec, settings: DefaultsSpec, target: str, contents: dict[str, FileContent], *, line: int
 ) -> WatchEntry:
     return WatchEntry(
         repo_id=model.repo_id,
@@ -161,6 +161,7 @@ def _entry(
         target=target,
         recipe=Recipe(**_present(settings.recipe)),
         calibration=_calibration(settings.calibration, contents),
+        evaluation=_evaluation(settings.evaluation, settings.calibration, contents),
         gate=Thresholds(**_present(settings.gate)),
         licenses=Licenses(**_present(settings.licenses)),
         hold=settings.hold,
@@ -173,7 +174,7 @@ def _entry(
 
 
 def _merged(defaults: DefaultsSpec, model: ModelSpec) -> DefaultsSpec:
-    """The model's settings over those of `defaults`, key by key also inside recipe, calibration and gate."""
+    """The model's settings over those of `defaults`, key by key also inside recipe, calibration and others."""
     below = defaults.model_dump(exclude_unset=True)
     above = model.model_dump(exclude_unset=True, exclude={"repo_id", "target"})
     for key, value in above.items():
@@ -186,30 +187,40 @@ def _present(spec: BaseModel) -> dict[str, Any]:
     return spec.model_dump(exclude_unset=True)
 
 
-def _calibration(spec: CalibrationSpec, contents: dict[str, _FileContent]) -> Calibration:
-    sources = tuple(
-        TextSource(**_present(source), sha256=contents[source.file].sha256 if source.file else None)
-        for source in spec.sources
+def _calibration(spec: CalibrationSpec, contents: dict[str, FileContent]) -> Calibration:
+    return Calibration(
+        samples=spec.samples, seq_len=spec.seq_len, seed=spec.seed, sources=_sources(spec.sources, contents)
     )
-    return Calibration(samples=spec.samples, seq_len=spec.seq_len, seed=spec.seed, sources=sources)
 
 
-def _file_contents(folder: Path, raw: dict[str, Any]) -> dict[str, _FileContent]:
-    """Every calibration file that is named anywhere by a valid name, read once."""
+def _evaluation(
+    spec: EvaluationSpec, calibration: CalibrationSpec, contents: dict[str, FileContent]
+) -> Evaluation:
+    return Evaluation(tokens=spec.tokens, sources=_sources(evaluation_sources(spec, calibration), contents))
+
+
+def _sources(specs: tuple[SourceSpec, ...], contents: dict[str, FileContent]) -> tuple[TextSource, ...]:
+    return tuple(
+        TextSource(**_present(spec), sha256=contents[spec.file].sha256 if spec.file else None) for spec in specs
+    )
+
+
+def _file_contents(folder: Path, raw: dict[str, Any]) -> dict[str, FileContent]:
+    """Every text file that is named anywhere by a valid name, read once."""
     named = [source.get("file") for _, source in sources_typed(raw)]
     names = {name for name in named if isinstance(name, str) and is_text_file(name)}
     return {name: _file_content(folder, name) for name in names}
 
 
-def _file_content(folder: Path, name: str) -> _FileContent:
+def _file_content(folder: Path, name: str) -> FileContent:
     try:
         # Reading a pipe would block.
         if (folder / name).exists() and not (folder / name).is_file():
-            return _FileContent(problem="not a file")
+            return FileContent(problem="not a file")
         with (folder / name).open("rb") as stream:
-            return _FileContent(hashlib.file_digest(stream, "sha256").hexdigest())
+            return FileContent(hashlib.file_digest(stream, "sha256").hexdigest())
     except OSError as error:
-        return _FileContent(problem=error.strerror or str(error))
+        return FileContent(problem=error.strerror or str(error))
     except ValueError:
         # No file can have this name, such as one with a null character.
-        return _FileContent(problem="no such name")
+        return FileContent(problem="no such name")

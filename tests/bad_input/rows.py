@@ -202,7 +202,10 @@ _OTHERS = (
         report="AutoAWQ#506",
         kind=Kind.ROWS,
         place=Place.PULL,
-        entry={"calibration": {"sources": [{"dataset": "lab/packed", "revision": PINNED, "split": "test"}]}},
+        entry={
+            "calibration": {"sources": [{"dataset": "lab/packed", "revision": PINNED, "split": "test"}]},
+            "evaluation": {"sources": [{"builtin": "stdlib"}]},  # the default ones are not on a local Hub
+        },
         faults=(Fault(path="datasets/lab/packed", status=404, times=None),),
         right=Refused(3, names="lab/packed"),
     ),

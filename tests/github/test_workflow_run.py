@@ -225,6 +225,11 @@ TAMPERING: list[tuple[str, Callable[[Path], object], str]] = [
         lambda path: render_card_again(change_report(path, text_sha256="any words")),
         "the sha256 of its text is not a sha256",
     ),
+    (
+        "measured on other text",
+        lambda path: render_card_again(change_report(path, sources=())),
+        "it was not measured on the planned text",
+    ),
     ("other figures", lambda path: change_report(path, kl_mean=9.0), "its card does not follow from its records"),
     (
         "figures that miss the gate",

@@ -22,11 +22,13 @@ from bot.jobs.stages import JobContext
 from bot.records import (
     Calibration,
     Card,
+    Evaluation,
     Job,
     Publication,
     Recipe,
     Report,
     Status,
+    TextSource,
     Weights,
     job_result,
     no_progress,
@@ -281,11 +283,19 @@ def test_quantize_is_repeated_when_recipe_or_source_change(
     assert stored(jobdir, quantized(), before, quantize_inputs(job(asked), pulled)) == holds
 
 
+def test_a_model_is_measured_again_and_not_quantized_again_when_the_text_changes() -> None:
+    one, other = job(), job(entry(evaluation=Evaluation(tokens=8192)))
+    assert evaluate_inputs(one, quantized()) != evaluate_inputs(other, quantized())
+    assert quantize_inputs(one, weights()) == quantize_inputs(other, weights())
+    moved = job(entry(evaluation=Evaluation(sources=(TextSource(file="a.txt", sha256="0" * 64),))))
+    assert pull_inputs(one) == pull_inputs(other) != pull_inputs(moved)
+
+
 def test_later_stages_are_repeated_when_the_artifact_changes(jobdir: JobDir) -> None:
     other = quantized(files=(published_file("model.safetensors", 7),))
-    before = evaluate_inputs(quantized())
-    assert stored(jobdir, report(), before, evaluate_inputs(quantized(duration_s=1.0)))
-    assert not stored(jobdir, report(), before, evaluate_inputs(other))
+    before = evaluate_inputs(job(), quantized())
+    assert stored(jobdir, report(), before, evaluate_inputs(job(), quantized(duration_s=1.0)))
+    assert not stored(jobdir, report(), before, evaluate_inputs(job(), other))
     before = card_inputs(job(), quantized(), report())
     assert stored(jobdir, CARD, before, card_inputs(job(), quantized(), report()))
     for changed in (
@@ -299,7 +309,7 @@ def test_later_stages_are_repeated_when_the_artifact_changes(jobdir: JobDir) -> 
 def test_records_are_valid_for_the_tool_versions_that_made_them(monkeypatch: pytest.MonkeyPatch) -> None:
     installed = tool_versions()
     assert {"torch", "transformers", "autoawq"} <= set(installed)
-    before = quantize_inputs(job(), weights()), evaluate_inputs(quantized())
+    before = quantize_inputs(job(), weights()), evaluate_inputs(job(), quantized())
     monkeypatch.setattr("bot.jobs.folder.tool_versions", lambda: installed | {"torch": "0.0.1"})
     assert quantize_inputs(job(), weights()) != before[0]
-    assert evaluate_inputs(quantized()) != before[1]
+    assert evaluate_inputs(job(), quantized()) != before[1]

@@ -98,7 +98,7 @@ def test_preparing_a_job_again_pulls_nothing(hub: LocalHub, tmp_path: Path) -> N
     jobdir.store(job)
     jobdir.store(weights, inputs=pull_inputs(job))
     jobdir.store(quantized, inputs=quantize_inputs(job, weights))
-    jobdir.store(report, inputs=evaluate_inputs(quantized))
+    jobdir.store(report, inputs=evaluate_inputs(job, quantized))
     forget_requests(hub)
     assert pipeline.prepare_job(context(hub, tmp_path), job).error is None
     assert requests(hub, "HEAD", SOURCE) == []

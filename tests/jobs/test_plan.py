@@ -1,9 +1,10 @@
-"""The plan asks transformers about models, and the Hub for the calibration data sets of what it would quantize."""
+"""The plan asks transformers about models, and the Hub for the data sets of what it would quantize."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from bot.github.attempts import needs_person
 from bot.hub import session
 from bot.jobs import pipeline, worker
 from bot.localhub import Fault, LocalHub
-from bot.records import Calibration, Plan, TextSource, WatchEntry, to_json
+from bot.records import Calibration, Evaluation, Plan, TextSource, WatchEntry, to_json
 from tests.support import factories
 from tests.support.repos import as_bot, forget_requests, release_job, requests, source_files
 from tests.support.workspace import WEIGHTS
@@ -82,6 +83,16 @@ def test_a_data_set_that_cannot_be_used_is_refused_with_the_fix(
     assert reason in skip.reason
     assert hint in skip.hint
     assert (skip.exit_code, skip.blocked, needs_person(skip)) == (3, True, True)
+
+
+def test_an_evaluation_data_set_is_looked_at_too(hub: LocalHub, texts: TextSource) -> None:
+    missing = Evaluation(sources=(replace(texts, dataset="lab/nowhere"),))
+    asked = [replace(entry("a", texts), evaluation=missing), entry("b", texts)]
+    planned = plan(hub, asked)
+    assert [job.entry.repo_id for job in planned.jobs] == ["lab/b"]
+    [skip] = planned.skipped
+    assert skip.reason.startswith("evaluation data set lab/nowhere@")
+    assert "`evaluation: {sources: [{builtin: stdlib}]}`" in skip.hint
 
 
 def test_a_split_in_several_configurations_is_refused_with_their_names(hub: LocalHub) -> None:

@@ -9,7 +9,7 @@ import io
 import json
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from random import Random
@@ -58,6 +58,11 @@ defaults:
       - {{file: notes.txt, weight: 2}}
       - {{dataset: lab/chats, revision: {chats}, split: train_sft, weight: 2}}
       - {{dataset: lab/texts, revision: {texts}, split: en/train, column: body, weight: 3}}
+  evaluation:
+    tokens: 8192
+    sources:
+      - builtin: stdlib
+      - {{dataset: lab/chats, revision: {chats}, split: test_sft}}
   gate: {{max_kl: 100, min_top1: 0, max_perplexity_ratio: 100}}
 models:
   - lab/small
@@ -102,13 +107,15 @@ def small_weights(config: dict[str, Any] = CONFIG) -> dict[str, np.ndarray[Any, 
 
 
 def build_small_sandbox(root: Path) -> Sandbox:
-    """Calibrated on every kind of source."""
+    """Calibrated on every kind of source, and measured on two."""
     root.mkdir(parents=True)
     sandbox = Sandbox(LocalHub(root / "hub"), root)
     sandbox.hub.seed(SOURCE, small_model() | MORE)
-    chats = sandbox.hub.seed(
-        "lab/chats", {"data/train_sft-00000-of-00001.jsonl": _conversations()}, repo_type="dataset"
-    )
+    splits: dict[str, Content] = {
+        f"data/{split}-00000-of-00001.jsonl": _conversations(range(first, first + 40))
+        for split, first in (("train_sft", 1000), ("test_sft", 3000))
+    }
+    chats = sandbox.hub.seed("lab/chats", splits, repo_type="dataset")
     texts = sandbox.hub.seed("lab/texts", {"en/train/0000.parquet": _texts()}, repo_type="dataset")
     (root / "notes.txt").write_text("\n".join(_sentence(number) for number in range(60)))
     write_watchlist(sandbox, WATCHLIST.format(chats=chats, texts=texts))
@@ -155,11 +162,11 @@ def edit_watchlist(sandbox: Sandbox, old: str, new: str) -> str:
     return before
 
 
-def _conversations() -> bytes:
-    """jsonl of forty short conversations."""
+def _conversations(numbers: Iterable[int]) -> bytes:
+    """jsonl of short conversations."""
     rows = [
         {"messages": [{"role": "user", "content": _sentence(n)}, {"role": "assistant", "content": _sentence(-n)}]}
-        for n in range(1000, 1040)
+        for n in numbers
     ]
     return "".join(json.dumps(row) + "\n" for row in rows).encode()
 

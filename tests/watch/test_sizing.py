@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bot.records import Calibration, Estimate, Recipe, TensorInfo
+from bot.records import Calibration, Estimate, Evaluation, Recipe, TensorInfo
 from bot.records.config import Method
 from bot.watch.layers import Chosen, layers_from_headers
 from bot.watch.sizing import (
@@ -143,7 +143,11 @@ def test_a_linear_takes_what_the_gemm_layout_takes(out: int, columns: int, group
 @pytest.mark.parametrize("method", ["awq+gptq", "awq"])
 def test_more_calibration_never_takes_less(method: Method) -> None:
     def needed(samples: int, seq_len: int) -> Estimate:
-        asked = entry(calibration=Calibration(samples=samples, seq_len=seq_len), recipe=Recipe(method=method))
+        asked = entry(
+            calibration=Calibration(samples=samples, seq_len=seq_len),
+            evaluation=Evaluation(tokens=4096),
+            recipe=Recipe(method=method),
+        )
         return estimate(details(), chosen(layer_tensors(), CONFIG), asked, download_bytes=1000)
 
     grown = [needed(16, 256), needed(17, 256), needed(128, 256), needed(128, 512), needed(4096, 32_768)]
@@ -153,6 +157,21 @@ def test_more_calibration_never_takes_less(method: Method) -> None:
             assert getattr(less, name) < getattr(more, name), name
     # AutoAWQ keeps all activations of a layer, the other search a part of them.
     assert (grown[0].vram_bytes < grown[-1].vram_bytes) == (method == "awq")
+
+
+def test_more_evaluation_takes_more_time_and_memory_for_both_models() -> None:
+    few, many = (
+        estimate(
+            details(),
+            chosen(layer_tensors(), CONFIG),
+            entry(calibration=Calibration(samples=16, seq_len=256), evaluation=Evaluation(tokens=tokens)),
+            download_bytes=1000,
+        )
+        for tokens in (8192, 16_384)
+    )
+    assert many.ram_bytes - few.ram_bytes == 2 * 2 * 8192 * CONFIG["hidden_size"]
+    assert many.float_operations - few.float_operations == 2 * 2 * 8192 * few.parameters
+    assert many.disk_bytes == few.disk_bytes
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bot.errors import WatchlistError
-from bot.records import Calibration, Licenses, Recipe, TextSource, Thresholds, WatchEntry
+from bot.records import Calibration, Evaluation, Licenses, Recipe, TextSource, Thresholds, WatchEntry
 from bot.watch.watchlist import load
 from tests.support.watch import SHA, TOP, loaded, mistakes
 
@@ -41,6 +41,7 @@ models:
       sources:
         - {{dataset: lab/texts, revision: {SHA}, split: train, column: text, weight: 2}}
         - builtin: stdlib
+    evaluation: {{tokens: 4096, sources: [{{dataset: lab/texts, revision: {SHA}, split: test}}]}}
     gate: {{max_kl: 1, min_top1: 0.5, max_perplexity_ratio: 2.5, max_unseen_experts: 1}}
     licenses: {{allow: [mit, llama3.1], deny: [other]}}
     hold: waiting for v2
@@ -64,6 +65,7 @@ models:
         calibration=Calibration(
             samples=64, seq_len=2048, seed=7, sources=(data_set, TextSource(builtin="stdlib"))
         ),
+        evaluation=Evaluation(tokens=4096, sources=(TextSource(dataset="lab/texts", revision=SHA, split="test"),)),
         gate=Thresholds(max_kl=1.0, min_top1=0.5, max_perplexity_ratio=2.5, max_unseen_experts=1.0),
         licenses=Licenses(allow=("mit", "llama3.1"), deny=("other",)),
         hold="waiting for v2",

@@ -1,0 +1,184 @@
+"""Which text a model is measured on, by default and as asked, and what is wrong with it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bot.records import Evaluation, Job, JobKind, TextSource, from_json, to_json
+from bot.watch.digests import recipe_digest
+from tests.support.factories import entry, job
+from tests.support.watch import SHA, TOP, loaded, mistakes
+
+BUILTIN = TextSource(builtin="stdlib")
+SET = f"dataset: lab/chats, revision: {SHA}"
+TEST_SPLITS = ["wikitext-2-raw-v1/test", "test_sft"]
+
+
+def entry_lines(*lines: str) -> str:
+    """A watchlist with one model, whose first line is line 3."""
+    return TOP + "".join(f"    {line}\n" for line in ("- repo_id: lab/A", *(f"  {line}" for line in lines)))
+
+
+@pytest.mark.parametrize(
+    ("calibration", "splits"),
+    [
+        ("priority: 0", TEST_SPLITS),
+        ("calibration: {samples: 64}", TEST_SPLITS),
+        (f"calibration: {{sources: [{{{SET}, split: train}}, {{builtin: stdlib}}]}}", TEST_SPLITS),
+        ("calibration: {sources: [{builtin: stdlib}]}", [None]),
+        ("calibration: {sources: [{file: own.txt}]}", [None]),
+    ],
+)
+def test_by_default_data_sets_are_read_only_where_calibration_reads_some(
+    tmp_path: Path, calibration: str, splits: list[str | None]
+) -> None:
+    (tmp_path / "own.txt").touch()
+    (found,) = loaded(tmp_path, entry_lines(calibration))
+    assert found.evaluation.tokens == 64 * 512
+    assert [source.split for source in found.evaluation.sources] == splits
+    assert all(source.revision or source == BUILTIN for source in found.evaluation.sources)
+
+
+def test_what_is_asked_for_reaches_the_entry_over_the_defaults(tmp_path: Path) -> None:
+    (tmp_path / "own.txt").touch()
+    text = f"defaults: {{evaluation: {{tokens: 8192, sources: [{{{SET}, split: test, weight: 2}}]}}}}\n"
+    text += entry_lines("evaluation: {sources: [{file: own.txt}]}") + "  - lab/B\n"
+    first, second = (found.evaluation for found in loaded(tmp_path, text))
+    assert (first.tokens, first.label) == (8192, "own.txt")
+    assert first.sources[0].sha256
+    assert (second.tokens, second.label) == (8192, f"lab/chats@{SHA[:8]} (test)")
+    assert second.sources[0].weight == 2
+
+
+# --- what is wrong ------------------------------------------------------------------------------------------
+
+SAME = "evaluation and calibration read the same "
+
+
+@pytest.mark.parametrize(
+    ("lines", "line", "message"),
+    [
+        (
+            [
+                f"calibration: {{sources: [{{{SET}, split: train}}]}}",
+                f"evaluation: {{sources: [{{{SET}, split: train}}]}}",
+            ],
+            5,
+            SAME + "split, train of lab/chats",
+        ),
+        (
+            [
+                f"calibration: {{sources: [{{{SET}, split: en/train}}]}}",
+                "evaluation:",
+                "  sources:",
+                "    - builtin: stdlib",
+                f"    - {{dataset: Lab/Chats, revision: {'a' * 40}, split: train, column: other}}",
+            ],
+            8,
+            SAME + "split, train of Lab/Chats",
+        ),
+        (
+            [f"calibration: {{sources: [{{{SET}}}]}}", f"evaluation: {{sources: [{{{SET}, split: test}}]}}"],
+            5,
+            SAME + "split, test of lab/chats",
+        ),
+        (
+            ["calibration: {sources: [{file: one.txt}]}", "evaluation: {sources: [{file: one.txt}]}"],
+            5,
+            SAME + "file, one.txt",
+        ),
+        (
+            ["calibration: {sources: [{file: one.txt}]}", "evaluation: {sources: [{file: copy.txt}]}"],
+            5,
+            SAME + "text, copy.txt and one.txt",
+        ),
+        (
+            [
+                "calibration:",
+                "  sources:",
+                "  - builtin: stdlib",
+                f"  - {{dataset: HuggingFaceH4/ultrachat_200k, revision: {SHA}, split: test_sft}}",
+            ],
+            7,
+            SAME + "split, test_sft of HuggingFaceH4/ultrachat_200k",
+        ),
+        (["evaluation: {tokens: 4095}"], 4, "tokens: should be greater than or equal to 4096, not 4095"),
+        (["evaluation: {tokens: 262145}"], 4, "tokens: should be less than or equal to 262144"),
+        (
+            ["evaluation: {tokens: 7680}"],
+            4,
+            "evaluation: 7,680 tokens give 7 blocks of 512 to a source; at least 8",
+        ),
+        (
+            ["evaluation:", "  sources: [{builtin: stdlib, weight: 9}, {builtin: stdlib}]"],
+            5,
+            "evaluation: 32,768 tokens give 6 blocks of 512 to a source; at least 8 are needed",
+        ),
+        (["evaluation: {sources: []}"], 4, "`sources` is empty"),
+        (
+            ["evaluation: {sources: [{file: gone.txt}]}"],
+            4,
+            "evaluation file 'gone.txt' cannot be read: No such file",
+        ),
+        (["evaluation: {sources: [{dataset: lab/chats}]}"], 4, "a data set needs `revision`"),
+        (["evaluation: {seed: 1}"], 4, "unknown key 'seed'"),
+        (["tokens: 9999"], 4, "unknown key 'tokens'"),
+    ],
+)
+def test_a_mistake_is_one_line_with_its_place(tmp_path: Path, lines: list[str], line: int, message: str) -> None:
+    for name in ("one.txt", "copy.txt"):
+        (tmp_path / name).write_text("the same\n")
+    (found,) = mistakes(tmp_path, entry_lines(*lines))
+    assert (found.line, found.message[: len(message)]) == (line, message)
+    assert found.hint
+
+
+def test_an_overlap_in_the_defaults_is_reported_once_where_it_was_typed(tmp_path: Path) -> None:
+    text = f"""\
+publish_to: me
+defaults:
+  calibration: {{sources: [{{{SET}, split: train}}]}}
+  evaluation: {{sources: [{{{SET}, split: train}}]}}
+models: [lab/A, lab/B]
+"""
+    assert [found.line for found in mistakes(tmp_path, text)] == [4]
+    own = f"{{repo_id: lab/B, calibration: {{sources: [{{{SET}, split: test}}]}}}}"
+    text = text.replace("train}]}\nmodels: [lab/A, lab/B]", f"test}}]}}\nmodels: [lab/A, {own}]")
+    assert [found.line for found in mistakes(tmp_path, text)] == [4]
+
+
+def test_other_splits_and_built_in_text_are_no_overlap(tmp_path: Path) -> None:
+    both = "[{builtin: stdlib}, {" + SET + ", split: %s}]"
+    lines = [
+        f"{use}: {{sources: {both % split}}}" for use, split in (("calibration", "a/x"), ("evaluation", "b/x"))
+    ]
+    assert loaded(tmp_path, entry_lines(*lines))
+
+
+# --- what it changes ----------------------------------------------------------------------------------------
+
+OTHER = Evaluation(tokens=8192)
+
+
+def test_it_is_in_no_digest_of_what_is_published() -> None:
+    assert recipe_digest(entry(evaluation=OTHER)) == recipe_digest(entry())
+
+
+def test_failed_attempts_are_counted_for_the_text_that_was_measured_on() -> None:
+    one = job()
+    assert replace(one, entry=entry(evaluation=OTHER)).attempt_digest != one.attempt_digest
+
+
+def test_records_of_version_0_1_say_nothing_of_it_and_mean_built_in_text() -> None:
+    one = job()
+    assert "evaluation" not in to_json(one)
+    assert from_json(Job, to_json(one)).entry.evaluation == Evaluation() == Evaluation(sources=(BUILTIN,))
+
+
+def test_only_a_release_reads_text() -> None:
+    asked = entry(evaluation=Evaluation(sources=(BUILTIN, TextSource(file="a.txt"))))
+    assert job(asked).texts == (BUILTIN, TextSource(file="a.txt"))
+    assert job(asked, kind=JobKind.REFRESH).texts == ()
