@@ -10,6 +10,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from bot.calibration import overlap
+from bot.calibration.documents import Document
 from bot.calibration.draw import Drawn, draw
 from bot.calibration.encoding import UNKNOWN_DATE, load_encoder
 from bot.checkpoint.constants import MAX_SAMPLES, MIN_SAMPLES, MIN_SEQ_LEN
@@ -35,6 +37,7 @@ def build_calibration_set(
     folder: Path,
     trust_remote_code: bool,
     date: datetime.date = UNKNOWN_DATE,
+    used_text: Path | None = None,
     progress: Progress = no_progress,
 ) -> tuple[Tensor, CalibrationSet]:
     """int64 [samples, seq_len], and the record of what it was made of.
@@ -42,12 +45,13 @@ def build_calibration_set(
     folder: where the sources are, see sources.local_path(). Documents are drawn in an order that depends only on
     the seed and their number. Near-duplicates are left out. Each source's token stream is cut into blocks of
     exactly seq_len tokens; of a very long conversation only the beginning is used. date: what chat templates take
-    for today. Raises QuantizationError when the text cannot be used, is too short or too uniform, and what
-    load_encoder raises.
+    for today. used_text: a file to write to what evaluation has to leave out. Raises QuantizationError when the
+    text cannot be used, is too short or too uniform, and what load_encoder raises.
     """
     _check(calibration)
     encoder = load_encoder(tokenizer_folder, trust_remote_code=trust_remote_code, date=date)
     streams: list[Tensor] = []
+    taken: list[Document] = []
     counts: list[SourceCount] = []
     seen: frozenset[int] = frozenset()
     for source, samples in zip(calibration.sources, _quotas(calibration), strict=True):
@@ -64,12 +68,15 @@ def build_calibration_set(
         )
         _check_enough(source, drawn, samples, calibration.seq_len)
         seen = drawn.seen
+        taken += drawn.taken
         streams.append(torch.tensor(drawn.ids[:needed], dtype=torch.int64))
         counts.append(_count(source, drawn, needed, calibration))
     tokens = torch.cat(streams).reshape(calibration.samples, calibration.seq_len)
     encoder.check_ids(_distinct(tokens))
     share = distinct_token_share(tokens, len(encoder.tokenizer))
     _check_diversity(tokens, share)
+    if used_text is not None:
+        overlap.save(overlap.used_text(seen, map(encoder.text_ids, taken)), used_text)
     return tokens, CalibrationSet(
         samples=calibration.samples,
         seq_len=calibration.seq_len,

@@ -34,16 +34,33 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drawn:
-    """What was taken from one source. seen: the sketches of all documents so far."""
+    """What was taken from one source. seen: the sketches of all documents so far.
+
+    used: how many documents were left out as they are used elsewhere.
+    """
 
     ids: list[int]
-    documents: int
+    taken: tuple[Document, ...]
     duplicates: int
-    languages: tuple[str, ...]
+    used: int
     left_out: tuple[LeftOut, ...]
-    parts_left_out: int
-    replaced_characters: int
     seen: frozenset[int]
+
+    @property
+    def documents(self) -> int:
+        return len(self.taken)
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        return tuple(sorted({document.language for document in self.taken if document.language}))
+
+    @property
+    def parts_left_out(self) -> int:
+        return sum(document.parts_left_out for document in self.taken)
+
+    @property
+    def replaced_characters(self) -> int:
+        return sum(document.replaced_characters for document in self.taken)
 
     @property
     def rows_left_out(self) -> dict[str, int]:
@@ -61,13 +78,14 @@ def draw(
     seen: frozenset[int],
     progress: Progress,
     special: bool = True,
+    is_used: Callable[[Document, list[int]], bool] | None = None,
 ) -> Drawn:
     """Documents in an order that depends only on the seed and their number, until they give `needed` tokens.
 
     Reads the source once if the first documents drawn are enough, else again for a longer list of them. A data set
     of any size is held a few thousand documents at a time. A longer list begins with the shorter one, so the
-    result does not depend on how often the source was read. special: see Encoder.encode. Raises QuantizationError
-    as check_left_out does.
+    result does not depend on how often the source was read. special: see Encoder.encode. is_used: whether a
+    document with these ids is used elsewhere, and left out. Raises QuantizationError as check_left_out does.
     """
     limit = _FIRST_DRAW
     while True:
@@ -78,8 +96,8 @@ def draw(
         documents = (document for _, document in listed)
         count = partial(progress, f"tokenizing {source.label}")
         encode = partial(usable_ids, encoder=encoder, special=special)
-        drawn = _take(documents, encode, needed=needed, max_tokens=max_tokens, seen=seen, count=count)
-        total = drawn.documents + drawn.duplicates + len(drawn.left_out)
+        drawn = _take(documents, encode, is_used, needed=needed, max_tokens=max_tokens, seen=seen, count=count)
+        total = drawn.documents + drawn.duplicates + drawn.used + len(drawn.left_out)
         check_left_out(source.label, drawn.left_out, total, pinned=source.dataset is not None)
         if len(drawn.ids) >= needed or len(listed) < limit:
             return drawn
@@ -123,6 +141,7 @@ def _sort_key(seed: int, number: int) -> bytes:
 def _take(
     documents: Iterable[Document],
     encode: Callable[[Document], tuple[list[int], LeftOut | None]],
+    is_used: Callable[[Document, list[int]], bool] | None,
     *,
     needed: int,
     max_tokens: int,
@@ -134,7 +153,7 @@ def _take(
     known = set(seen)
     taken: list[Document] = []
     left_out: list[LeftOut] = []
-    duplicates = 0
+    duplicates = used = 0
     for document in documents:
         if len(ids) >= needed:
             break
@@ -146,17 +165,18 @@ def _take(
         if problem is not None:
             left_out.append(problem)
             continue
+        if is_used is not None and is_used(document, found):
+            used += 1
+            continue
         known |= sketch
         ids += found[:max_tokens]
         count(min(len(ids), needed), needed, "tokens")
         taken.append(document)
     return Drawn(
         ids=ids,
-        documents=len(taken),
+        taken=tuple(taken),
         duplicates=duplicates,
-        languages=tuple(sorted({document.language for document in taken if document.language})),
+        used=used,
         left_out=tuple(left_out),
-        parts_left_out=sum(document.parts_left_out for document in taken),
-        replaced_characters=sum(document.replaced_characters for document in taken),
         seen=frozenset(known),
     )

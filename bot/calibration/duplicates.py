@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import Final
 
 import numpy as np
@@ -11,9 +12,10 @@ SKETCH_SIZE: Final = 64
 DUPLICATE_SHARE: Final = 0.8
 
 Sketch = frozenset[int]
+Hashes = np.ndarray[tuple[int], np.dtype[np.uint64]]
 
 
-def is_duplicate(sketch: Sketch, seen: set[int]) -> bool:
+def is_duplicate(sketch: Sketch, seen: Set[int]) -> bool:
     """Whether at least DUPLICATE_SHARE of the sketch was seen before; an empty sketch says nothing new."""
     return len(sketch & seen) >= DUPLICATE_SHARE * len(sketch)
 
@@ -24,22 +26,20 @@ def sketch_of(text: str) -> Sketch:
     if not normalised:
         return frozenset()
     characters = np.frombuffer(normalised.encode("utf-32-le", errors="replace"), dtype="<u4").astype(np.uint64)
-    hashes = np.unique(_mixed(_run_hashes(characters)))
+    hashes = np.unique(run_hashes(characters, min(SHINGLE_CHARACTERS, len(characters))))
     return frozenset(int(value) for value in hashes[:SKETCH_SIZE])
 
 
-def _run_hashes(
-    characters: np.ndarray[tuple[int], np.dtype[np.uint64]],
-) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
-    """A polynomial hash modulo 2^64 of each run, by Horner's rule over all runs at once."""
-    runs = max(1, len(characters) - SHINGLE_CHARACTERS + 1)
+def run_hashes(values: Hashes, length: int) -> Hashes:
+    """A hash of each run of so many values: a polynomial modulo 2^64, by Horner's rule over all runs at once."""
+    runs = len(values) - length + 1
     hashes = np.zeros(runs, dtype=np.uint64)
-    for offset in range(min(SHINGLE_CHARACTERS, len(characters))):
-        hashes = hashes * np.uint64(0x100000001B3) + characters[offset : offset + runs]
-    return hashes
+    for offset in range(length):
+        hashes = hashes * np.uint64(0x100000001B3) + values[offset : offset + runs]
+    return _mixed(hashes)
 
 
-def _mixed(hashes: np.ndarray[tuple[int], np.dtype[np.uint64]]) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+def _mixed(hashes: Hashes) -> Hashes:
     """splitmix64's finaliser: without it the smallest hashes would favour certain characters."""
     hashes = (hashes ^ (hashes >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     hashes = (hashes ^ (hashes >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

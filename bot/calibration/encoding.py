@@ -55,6 +55,10 @@ class Encoder:
             return self._ids(text, special=False, origin=document.origin)
         return self._ids(document.content, special=special, origin=document.origin)
 
+    def text_ids(self, document: Document) -> list[int]:
+        """Of the text alone, without special tokens and what a chat template adds."""
+        return self._ids(document.content, special=False, origin=document.origin)
+
     def check_ids(self, ids: Iterable[int]) -> None:
         """Raises UpstreamError for an id that the model has no embedding for.
 

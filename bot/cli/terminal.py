@@ -36,7 +36,6 @@ from bot.records import (
     Plan,
     Report,
     Skip,
-    SourceFigures,
     Status,
     experts_of_model,
 )
@@ -247,28 +246,22 @@ def report_table(report: Report) -> Table:
     table.add_row("KL to the source, mean", f"{report.kl_mean:.5f} nats per token")
     table.add_row("KL to the source, p99", f"{report.kl_p99:.5f} nats per token")
     table.add_row("same most likely token", f"{100 * report.top1_agreement:.2f} %")
-    table.add_row(
-        "bits per weight", f"{report.bits_per_weight:.3f} ({report.bits_per_weight_file:.3f} whole file)"
-    )
+    bits = f"{report.bits_per_weight:.3f} ({report.bits_per_weight_file:.3f} whole file)"
+    table.add_row("bits per weight", bits)
     table.add_row("weights", f"{size(report.size_source_bytes)} → {size(report.size_quantized_bytes)}")
     # Records of version 0.1 do not say how many were predicted.
     count = f"{report.predictions:,} predicted tokens" if report.predictions else f"{report.tokens:,} tokens"
     table.add_row("measured on", f"{count} of {shown(report.text_label)}")
-    for source in report.sources if len(report.sources) > 1 else ():
-        table.add_row("", f"{source.predictions:,} of {shown(source.label)}: {_source_figures(source)}")
     for source in report.sources:
-        if source.remark:
-            table.add_row("", f"[yellow]{shown(source.label)}: {shown(source.remark)}[/]")
+        if len(report.sources) > 1:
+            losses = f"KL {source.kl_mean:.5f}, top-1 {100 * source.top1_agreement:.2f} %"
+            perplexities = f"perplexity {source.perplexity_source:.4f} → {source.perplexity_quantized:.4f}"
+            table.add_row("", f"{shown(source.label)}: {losses}, {perplexities}")
+        if source.remarks:
+            table.add_row("", f"[yellow]{shown(source.label)}: {shown(source.remarks)}[/]")
     if experts := experts_of_model(report.experts):
         table.add_row("experts", experts.label)
     return table
-
-
-def _source_figures(source: SourceFigures) -> str:
-    return (
-        f"KL {source.kl_mean:.5f}, top-1 {100 * source.top1_agreement:.2f} %, "
-        f"perplexity {source.perplexity_source:.4f} → {source.perplexity_quantized:.4f}"
-    )
 
 
 def targets_table(targets: tuple[PreparedTarget, ...]) -> Table:

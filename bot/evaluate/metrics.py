@@ -114,6 +114,7 @@ def _figures_of(
             perplexity_quantized=perplexity(figures.nll_quantized[part]),
             kl_mean=float(figures.kl[part].double().mean()),
             top1_agreement=float(figures.agrees[part].double().mean()),
+            documents_left_out=text.documents_left_out,
         )
 
 

@@ -1,6 +1,7 @@
 """One job's folder on disk: the records of the stages that are done, and whether they are still valid.
 
 job.json  source/  calibration/  layers/  quantized/  card/
+used-text.npz (what calibration used, for evaluation)
 headers.json  weights.json  quantized.json  report.json  card.json  publication.json
 result.json (of a stage that failed)
 """
@@ -53,6 +54,7 @@ class JobDir:
         self.path = path
         self.source = path / "source"
         self.calibration = path / "calibration"
+        self.used_text = path / "used-text.npz"
         self.layers = path / "layers"
         self.quantized = path / "quantized"
         self.card = path / "card"
@@ -124,6 +126,7 @@ class JobDir:
         """Keep the artifact and the records, which another machine needs to publish it."""
         for folder in (self.source, self.calibration, self.layers, self.hf_home):
             shutil.rmtree(folder, ignore_errors=True)
+        self.used_text.unlink(missing_ok=True)
 
 
 # --- what each record was made from: a stage is repeated when one of these differs ---------------------------

@@ -15,6 +15,8 @@ from pathlib import Path
 from bot.calibration.blocks import build_calibration_set
 from bot.calibration.encoding import UNKNOWN_DATE
 from bot.calibration.evaluation import evaluation_tokens
+from bot.calibration.overlap import UsedText
+from bot.calibration.overlap import load as load_used_text
 from bot.calibration.trial import try_small_files
 from bot.errors import WatchlistError
 from bot.files import disk_errors
@@ -47,6 +49,7 @@ def quantize_job(jobdir: JobDir, progress: Progress) -> QuantizedModel:
         recipe=job.entry.recipe,
         calibration=job.entry.calibration,
         texts=jobdir.calibration,
+        used_text=jobdir.used_text,
         trust_remote_code=job.entry.trust_remote_code,
         planned=[file.path for file in job.refresh_files],
         progress=progress,
@@ -65,15 +68,16 @@ def quantize_folder(
     texts: Path,
     trust_remote_code: bool,
     progress: Progress,
+    used_text: Path | None = None,
     layers: Path | None = None,
     planned: Collection[str] = (),
     date: datetime.date = UNKNOWN_DATE,
 ) -> QuantizedModel:
     """A model folder in, a complete AWQ folder out.
 
-    texts: the folder of the calibration's files. layers: the folder for one file per layer. If None, these lie
-    beside `out` and are removed, and `out` is a user's folder: replaced only if nothing would be lost.
-    planned: see `carry_small_files`. date: what chat templates take for today.
+    texts: the folder of the calibration's files. used_text: see build_calibration_set. layers: the folder for one
+    file per layer. If None, these lie beside `out` and are removed, and `out` is a user's folder: replaced only if
+    nothing would be lost. planned: see `carry_small_files`. date: what chat templates take for today.
     """
     from bot.quantize.artifact import check_folders
     from bot.quantize.artifact import quantize as make_artifact
@@ -89,6 +93,7 @@ def quantize_folder(
         folder=texts,
         trust_remote_code=trust_remote_code,
         date=date,
+        used_text=used_text,
         progress=progress,
     )
     parts = layers or out.with_name(f".{out.name}.layers")
@@ -132,6 +137,7 @@ def evaluate_job(jobdir: JobDir, progress: Progress) -> Report:
         jobdir.quantized,
         evaluation=job.entry.evaluation,
         texts=jobdir.calibration,
+        used=_used_text(jobdir, progress),
         trust_remote_code=job.entry.trust_remote_code,
         progress=progress,
         date=_date_of(job),
@@ -145,6 +151,22 @@ def evaluate_job(jobdir: JobDir, progress: Progress) -> Report:
     return report
 
 
+def _used_text(jobdir: JobDir, progress: Progress) -> UsedText:
+    """What calibration used. It is drawn again where its file was deleted since."""
+    job = jobdir.job
+    if not jobdir.used_text.is_file():
+        build_calibration_set(
+            job.entry.calibration,
+            tokenizer_folder=jobdir.source,
+            folder=jobdir.calibration,
+            trust_remote_code=job.entry.trust_remote_code,
+            date=_date_of(job),
+            used_text=jobdir.used_text,
+            progress=progress,
+        )
+    return load_used_text(jobdir.used_text)
+
+
 def evaluate_folder(
     source: Path,
     quantized: Path,
@@ -153,18 +175,23 @@ def evaluate_folder(
     trust_remote_code: bool,
     progress: Progress,
     texts: Path = Path(),
+    used: UsedText = UsedText(),  # noqa: B008 - frozen
     date: datetime.date = UNKNOWN_DATE,
 ) -> Report:
-    """Compare an AWQ folder with its source. texts, date: as for quantize_folder, of the evaluation's files."""
+    """Compare an AWQ folder with its source. texts, date: as for quantize_folder, of the evaluation's files.
+
+    used: what calibration used, which is left out.
+    """
     from bot.evaluate.metrics import evaluate as measure
 
     for folder in (source, quantized):
         if not folder.is_dir():
             raise WatchlistError(f"{folder}: no such folder", hint="Check --source and --quantized.")
-    tokens, used = evaluation_tokens(
+    tokens, measured = evaluation_tokens(
         evaluation,
         tokenizer_folder=source,
         folder=texts,
+        used=used,
         trust_remote_code=trust_remote_code,
         date=date,
         progress=progress,
@@ -174,7 +201,7 @@ def evaluate_folder(
         quantized,
         tokens=tokens,
         text_label=evaluation.label,
-        texts=used,
+        texts=measured,
         trust_remote_code=trust_remote_code,
         progress=progress,
     )

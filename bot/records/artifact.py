@@ -166,15 +166,22 @@ class QuantizedModel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationText:
-    """What was used of one source of evaluation text. blocks: of tokens, after those of the source before it."""
+    """What was used of one source of evaluation text. blocks: of tokens, after those of the source before it.
+
+    documents_left_out: as they share text with calibration.
+    """
 
     label: str
     blocks: int
+    documents_left_out: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceFigures:
-    """What was measured on the tokens of one source; the units are those of a Report."""
+    """What was measured on the tokens of one source; the units are those of a Report.
+
+    documents_left_out: as they share text with calibration.
+    """
 
     label: str
     predictions: int
@@ -182,13 +189,24 @@ class SourceFigures:
     perplexity_quantized: float
     kl_mean: float
     top1_agreement: float
+    documents_left_out: int = field(default=0, metadata=LATER)
 
     @property
-    def remark(self) -> str:
-        """What makes the figures of little use; empty if nothing does."""
-        if self.perplexity_source <= UNKNOWN_TEXT_PERPLEXITY:
-            return ""
-        return f"the source's own perplexity is {self.perplexity_source:,.0f}: does it know this language?"
+    def remarks(self) -> str:
+        """What a reader of the figures should know; empty if there is nothing."""
+        found = []
+        if self.documents_left_out:
+            documents = (
+                "1 document that shares"
+                if self.documents_left_out == 1
+                else (f"{self.documents_left_out:,} documents that share")
+            )
+            found.append(f"{documents} text with calibration left out")
+        if self.perplexity_source > UNKNOWN_TEXT_PERPLEXITY:
+            found.append(
+                f"the source's own perplexity is {self.perplexity_source:,.0f}: does it know this language?"
+            )
+        return "; ".join(found)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

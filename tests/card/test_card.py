@@ -322,6 +322,11 @@ def test_a_text_that_the_source_does_not_know_is_said() -> None:
     assert "a.txt: the source" not in made
 
 
+def test_documents_that_calibration_used_too_are_counted() -> None:
+    made = rendered(report=report(sources=(source_figures("a.txt", documents_left_out=3),)))
+    assert "a.txt: 3 documents that share text with calibration left out" in made
+
+
 # --- hostile facts ------------------------------------------------------------------------------------------
 
 HOSTILE = [

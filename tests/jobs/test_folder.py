@@ -230,6 +230,7 @@ def test_a_second_process_waits_until_the_first_is_done(jobdir: JobDir, ending: 
 def test_clearing_frees_the_space_and_keeps_the_results(jobdir: JobDir) -> None:
     for record in RECORDS:
         jobdir.store(record)
+    jobdir.used_text.write_bytes(b"x")
     large = (jobdir.source, jobdir.calibration, jobdir.layers, jobdir.quantized, jobdir.card, jobdir.hf_home)
     for folder in large:
         folder.mkdir()

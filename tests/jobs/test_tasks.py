@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import datetime
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from bot.calibration import overlap
+from bot.calibration.blocks import build_calibration_set
 from bot.calibration.encoding import UNKNOWN_DATE
+from bot.calibration.overlap import UsedText
 from bot.jobs import pipeline, tasks
 from bot.jobs.folder import JobDir
 from bot.jobs.handover import has_chat_template
 from bot.records import Job, Report, from_json, no_progress, to_json
 from tests.support.factories import expert_tokens, job, quantized, report, upstream, weights
+from tests.support.sandbox import ASSETS
 
 
 def test_the_report_carries_the_figures_of_experts_and_the_picture(
@@ -25,10 +30,39 @@ def test_the_report_carries_the_figures_of_experts_and_the_picture(
     jobdir = JobDir(tmp_path)
     jobdir.store(job())
     jobdir.store(quantized(experts=experts))
+    overlap.save(UsedText(), jobdir.used_text)
     made = tasks.evaluate_job(jobdir, no_progress)
     assert (made.experts, made.pictures) == (experts, (tasks.PICTURE,))
     assert jobdir.load(Report) == made
     assert (jobdir.card / tasks.PICTURE).is_file()
+
+
+def test_what_calibration_used_is_drawn_again_where_it_was_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Measuring takes longer than this test should."""
+    seen: list[UsedText] = []
+
+    def evaluate_folder(*folders: Path, used: UsedText, **options: object) -> Report:
+        seen.append(used)
+        return report(pictures=())
+
+    monkeypatch.setattr(tasks, "evaluate_folder", evaluate_folder)
+    jobdir = JobDir(tmp_path / "job")
+    jobdir.store(job())
+    jobdir.store(quantized())
+    shutil.copytree(ASSETS / "qwen3-tiny", jobdir.source, ignore=shutil.ignore_patterns("*.safetensors"))
+    build_calibration_set(
+        job().entry.calibration,
+        tokenizer_folder=jobdir.source,
+        folder=tmp_path,
+        trust_remote_code=False,
+        used_text=tmp_path / "used.npz",
+    )
+    tasks.evaluate_job(jobdir, no_progress)
+    first = overlap.load(tmp_path / "used.npz")
+    assert len(first.runs) > 4000
+    assert (seen[0].sketches, seen[0].runs.tolist()) == (first.sketches, first.runs.tolist())
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,7 @@ def test_a_mistake_is_one_line_with_its_place(tmp_path: Path, lines: list[str], 
         (tmp_path / name).write_text("the same\n")
     (found,) = mistakes(tmp_path, entry_lines(*lines))
     assert (found.line, found.message[: len(message)]) == (line, message)
-    assert found.hint
+    assert found.hint or message.startswith("tokens:")
 
 
 def test_an_overlap_in_the_defaults_is_reported_once_where_it_was_typed(tmp_path: Path) -> None:
