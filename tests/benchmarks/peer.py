@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ with warnings.catch_warnings(record=True):  # a DeprecationWarning on import
     from awq.modules.linear.gemm import WQLinear_GEMM
     from awq.quantize.quantizer import AwqQuantizer
 
-SETTINGS = {"zero_point": True, "q_group_size": 128, "w_bit": 4, "version": "GEMM"}
+SETTINGS = {"zero_point": True, "w_bit": 4, "version": "GEMM"}
 
 
 class FixedAwqQuantizer(AwqQuantizer):  # type: ignore[misc]  # awq has no types
@@ -42,10 +43,10 @@ def load_with_autoawq(source: Path, dtype: torch.dtype) -> Any:
     )
 
 
-def quantize_with_autoawq(model: Any, blocks: Tensor) -> None:
+def quantize_with_autoawq(model: Any, blocks: Tensor, *, group_size: int) -> None:
     model.quantize(
         None,
-        quant_config=dict(SETTINGS),
+        quant_config=SETTINGS | {"q_group_size": group_size},
         calib_data=blocks.tolist(),
         max_calib_samples=len(blocks),
         max_calib_seq_len=blocks.shape[1],
@@ -53,10 +54,9 @@ def quantize_with_autoawq(model: Any, blocks: Tensor) -> None:
     )
 
 
-def write_artifact(model: Any, source: Path, folder: Path) -> None:
-    """What it made, under the source's names in float16, as our own artifacts are written."""
+def write_artifact(made: Mapping[str, Tensor], source: Path, folder: Path, *, group_size: int) -> None:
+    """made: a model's state, written under the source's names in float16, as our own artifacts are."""
     folder.mkdir(parents=True)
-    made = model.state_dict()
     names = [name for wanted in Checkpoint(source).tensors for name in _stored_as(wanted, made)]
     tensors = {
         name: (made[name].half() if made[name].is_floating_point() else made[name]).cpu().contiguous().clone()
@@ -67,7 +67,11 @@ def write_artifact(model: Any, source: Path, folder: Path) -> None:
     config = (source / "config.json").read_bytes()
     (folder / "config.json").write_bytes(
         artifact_config(
-            config, recipe=Recipe(), modules_to_not_convert=(), artifact_dtype="float16", trust_remote_code=False
+            config,
+            recipe=Recipe(group_size=group_size),
+            modules_to_not_convert=(),
+            artifact_dtype="float16",
+            trust_remote_code=False,
         )
     )
 
@@ -79,7 +83,7 @@ def pack_with_autoawq(linear: torch.nn.Linear, scales: Tensor, zeros: Tensor) ->
     )
 
 
-def _stored_as(name: str, made: dict[str, Tensor]) -> list[str]:
+def _stored_as(name: str, made: Mapping[str, Tensor]) -> list[str]:
     if name in made:
         return [name]
     stem = name.removesuffix(".weight")

@@ -11,13 +11,8 @@ committed `test` tokens, which were not used to choose anything.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -26,10 +21,9 @@ from statistics import fmean, median
 
 import torch
 
-from bot.checkpoint.constants import tool_versions
 from tests.benchmarks.cases import ASSET_CASES, ASSETS, DEEP, GPU, WIDE, Case, model_folder, write_tokens
 from tests.benchmarks.rates import matrix_rate, packing_speedup, work_of
-from tests.benchmarks.run import Run
+from tests.benchmarks.run import Run, run_apart, store
 
 METHODS = ("autoawq", "awq+gptq")
 AT_ONCE = 2  # pairs of runs, each run with one thread
@@ -69,7 +63,7 @@ def measure(case: Case, seed: int, work: Path, *, cuda: bool = False) -> list[Me
     sha256 = write_tokens(case, source, tokens, seed=seed)
     made = []
     for method in METHODS:
-        run = _run_apart(method, case, source, tokens, cuda=cuda)
+        run = _run_case(method, case, source, tokens, cuda=cuda)
         made.append(Measured(case=case.name, seed=seed, tokens_sha256=sha256, run=run))
         print(made[-1], flush=True)
     return made
@@ -96,18 +90,12 @@ def compare(case: str, measured: Sequence[Measured]) -> Comparison:
     )
 
 
-def _run_apart(method: str, case: Case, source: Path, tokens: Path, *, cuda: bool) -> Run:
-    command = [sys.executable, "-m", "tests.benchmarks.run", method, str(source), str(tokens)]
+def _run_case(method: str, case: Case, source: Path, tokens: Path, *, cuda: bool) -> Run:
+    arguments = [method, str(source), str(tokens)]
     # Of the deep ones it is our memory that is looked at, which the evaluation takes too.
     if case.trained or (case in DEEP and method == "awq+gptq"):
-        command += ["--test", str(ASSETS / "tokens" / f"{case.tokenizer}.safetensors")]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
-    if not cuda:
-        environment |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command, cwd=ASSETS.parents[1], env=environment, stdout=subprocess.PIPE, text=True, check=True
-    )
-    return Run(**json.loads(done.stdout.splitlines()[-1]))
+        arguments += ["--test", str(ASSETS / "tokens" / f"{case.tokenizer}.safetensors")]
+    return run_apart(arguments, cuda=cuda)
 
 
 def on_cpu(*, quick: bool) -> None:
@@ -134,7 +122,8 @@ def on_cpu(*, quick: bool) -> None:
         "rss_growth": rss[deep[-1].name] / rss[deep[0].name],
         "rss_ratio": by_case[deep[-1].name].rss_ratio,
     }
-    _store(
+    store(
+        RESULTS,
         "quick" if quick else "cpu",
         {
             "figures": figures,
@@ -155,7 +144,8 @@ def on_gpu() -> None:
     ours = next(one.run for one in measured if one.run.method == "awq+gptq")
     share = work_of(GPU) / ours.duration_s / rate
     comparison = compare(GPU.name, measured)
-    _store(
+    store(
+        RESULTS,
         "cuda",
         {
             "gpu": torch.cuda.get_device_name(),
@@ -169,14 +159,6 @@ def on_gpu() -> None:
         f"quantize on {torch.cuda.get_device_name()}: speedup={comparison.speedup_wall:.3g} "
         f"seconds={ours.duration_s:.1f} vram_gib={ours.vram_peak / 2**30:.1f} matrix_share={share:.2f}"
     )
-
-
-def _store(kind: str, figures: dict[str, object]) -> None:
-    """Beside what was measured on other devices before."""
-    before = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    facts = {"measured": time.strftime("%Y-%m-%d"), "machine": platform.machine(), "versions": tool_versions()}
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps({"cuda": None} | before | {kind: facts | figures}, indent=2) + "\n")
 
 
 def main() -> None:

@@ -1,0 +1,132 @@
+"""What the real model is measured on, and the other text that it is calibrated on. Nothing of it is fetched.
+
+prose: the descriptions of the packages in constraints.txt, as they are installed, paragraph by paragraph.
+code: the standard library's `test` split.
+chat: questions of our own, each with an answer that the model itself sampled, in its chat template. On tokens that
+    are sampled from the source, the mean KL divergence is that of its whole distribution.
+pydoc: the topics of Python's `help()`, mostly from its language reference; for calibration alone.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from email import message_from_string
+from hashlib import sha256
+from importlib import metadata
+from pathlib import Path
+from pydoc_data.topics import topics
+
+import torch
+from torch import Tensor
+
+from bot.calibration.blocks import evaluation_tokens, tokens_sha256
+from bot.checkpoint.constants import EVALUATION_SEQ_LEN
+from bot.files import write_atomic
+from tests.support.real_model import answers, load
+
+QUESTIONS = Path(__file__).with_name("questions.txt")
+CONSTRAINTS = Path(__file__).parents[2] / "constraints.txt"
+BLOCKS = 32
+SHORTEST_PARAGRAPH = 160  # characters; shorter ones are mostly headings, lists of links and badges
+LEAST_LETTERS = 0.85  # of a paragraph's characters, with its spaces: tables and examples have fewer
+ANSWER_TOKENS = 320
+_AT_ONCE = 16  # questions in one batch
+_FENCE = re.compile(r"^ *```.*?^ *```", re.MULTILINE | re.DOTALL)
+_MARKUP = re.compile(r"[#|>$<!\[]|\.\. |[-=~]{3}| {4}|\t")  # at the start of what is no paragraph
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Text:
+    """tokens: int64 [blocks, seq_len]; label: where they come from."""
+
+    name: str
+    label: str
+    tokens: Tensor
+
+    @property
+    def sha256(self) -> str:
+        return tokens_sha256(self.tokens)
+
+
+def measured_texts(model: Path, folder: Path, *, chat: Path, blocks: int = BLOCKS) -> tuple[Text, ...]:
+    """Prose, code and chat for a model folder, in as many blocks as there are; folder: for files that are made."""
+    prose = folder / "prose.txt"
+    write_atomic(prose, "\n\n".join(descriptions()).encode())
+    read = {"prose": prose, "code": None, "chat": chat}
+    labels = {
+        "prose": "descriptions of the packages in constraints.txt",
+        "code": "the standard library, test split",
+        "chat": f"{QUESTIONS.name}, answered by the model",
+    }
+    return tuple(
+        Text(name=name, label=labels[name], tokens=_tokens(model, path, blocks)) for name, path in read.items()
+    )
+
+
+def _tokens(model: Path, text: Path | None, blocks: int) -> Tensor:
+    return evaluation_tokens(
+        tokenizer_folder=model, trust_remote_code=False, text=text, blocks=blocks, seq_len=EVALUATION_SEQ_LEN
+    )[0]
+
+
+def descriptions() -> list[str]:
+    """The prose of each package's description, in the order of constraints.txt.
+
+    Those that are not installed in just that version are left out.
+    """
+    pins = (line.split("==") for line in CONSTRAINTS.read_text().splitlines() if "==" in line)
+    installed = {dist.name.lower(): dist for dist in metadata.distributions()}
+    found = []
+    for name, version in pins:
+        dist = installed.get(name.lower())
+        # A CPU build of torch has `+cpu` at its end.
+        if dist is not None and dist.version.split("+")[0] == version:
+            found.append(prose_of(str(message_from_string(dist.read_text("METADATA") or "").get_payload())))
+    return [text for text in found if text]
+
+
+def prose_of(markdown: str) -> str:
+    """The paragraphs of a README, without code, tables, headings and lists of links."""
+    paragraphs = re.split(r"\n\s*\n", _FENCE.sub("", markdown.replace("\r\n", "\n")))
+    return "\n\n".join(paragraph.strip() for paragraph in paragraphs if _is_prose(paragraph))
+
+
+def _is_prose(paragraph: str) -> bool:
+    if len(paragraph) < SHORTEST_PARAGRAPH or _MARKUP.match(paragraph.strip("\n")):
+        return False
+    letters = sum(character.isalpha() or character.isspace() for character in paragraph)
+    return letters >= LEAST_LETTERS * len(paragraph)
+
+
+def pydoc_file(folder: Path) -> Path:
+    """For calibration: one file of all topics, which no measured text is made of."""
+    path = folder / "pydoc.txt"
+    write_atomic(path, "\n\n".join(topics[name].strip() for name in sorted(topics)).encode())
+    return path
+
+
+def chat_file(model: Path, folder: Path) -> Path:
+    """The questions and the model's answers; made once, which takes minutes, and kept for these questions."""
+    questions = QUESTIONS.read_text()
+    path = folder / f"chat-{sha256(questions.encode()).hexdigest()[:8]}.jsonl"
+    if not path.exists():
+        asked = questions.splitlines()
+        pairs = zip(asked, _answered(model, asked), strict=True)
+        write_atomic(path, b"".join(_row(question, answer) for question, answer in pairs))
+    return path
+
+
+def _answered(model: Path, questions: list[str]) -> list[str]:
+    torch.manual_seed(0)
+    loaded = load(model)
+    batches = (questions[start : start + _AT_ONCE] for start in range(0, len(questions), _AT_ONCE))
+    return [
+        answer for batch in batches for answer in answers(*loaded, batch, max_tokens=ANSWER_TOKENS, sample=True)
+    ]
+
+
+def _row(question: str, answer: str) -> bytes:
+    messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return json.dumps({"messages": messages}, ensure_ascii=False).encode() + b"\n"
