@@ -11,6 +11,7 @@ from tests.benchmarks.run import Run
 
 README = Path(__file__).with_name("README.md")
 BEGIN, END = "<!-- written by `make bench-real` -->\n", "<!-- end -->\n"
+NOT_MEASURED = "**Not measured yet.**\n"
 OURS = "awq+gptq"
 PEERS = ("autoawq", "rounding")
 TEXT = "stdlib"  # what the methods that are compared are calibrated on

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import zipfile
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,17 @@ from bot.errors import EnvironmentProblem, QuantizationError
 from bot.quantize.rounding import dequantize, round_to_nearest
 from tests.benchmarks import real
 from tests.benchmarks.cases import ASSETS
-from tests.benchmarks.real_table import BEGIN, END, README, Loss, Measured, figures_of, last_line, table
+from tests.benchmarks.real_table import (
+    BEGIN,
+    END,
+    NOT_MEASURED,
+    README,
+    Loss,
+    Measured,
+    figures_of,
+    last_line,
+    table,
+)
 from tests.benchmarks.run import Run, run
 from tests.benchmarks.texts import QUESTIONS, Text, descriptions, measured_texts, prose_of
 from tests.support.real_model import ANSWER, QUESTION, WEIGHTS, NotAvailableError, answers, load, real_model
@@ -105,9 +116,19 @@ def test_last_line_has_the_largest_ratios_on_one_calibration_text(others: tuple[
 
 
 def test_readme_has_the_table_of_the_results() -> None:
-    results = json.loads(real.RESULTS.read_text())["full"]
+    results = json.loads(real.RESULTS.read_text()).get("full") if real.RESULTS.exists() else None
     shown = README.read_text().split(BEGIN)[1].split(END)[0]
-    assert shown == table(results)
+    assert shown == (table(results) if results else NOT_MEASURED)
+
+
+def test_table_leaves_out_the_ratio_to_what_was_not_measured() -> None:
+    results = {"texts": {"prose": {}, "code": {}}, "measured": [asdict(one) for one in (ROUNDING, OURS)]}
+    assert table(results).splitlines()[2:] == [
+        "| source |  |  |  | 19.00 | 4.00 |",
+        "| rounding to nearest | none | 40 | 0 | 0.4000, 80.0%, 20.00 | 0.1000, 90.0%, 5.00 |",
+        "| ours, `awq+gptq` | `stdlib` | 10 | 0 | 0.1000, 81.2%, 20.00 | 0.0600, 91.2%, 5.00 |",
+        "| KL, ours ÷ rounding to nearest |  |  |  | 0.250 | 0.600 |",
+    ]
 
 
 def test_rounding_writes_an_artifact_of_nearest_levels(tmp_path: Path) -> None:
