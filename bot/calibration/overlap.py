@@ -70,5 +70,6 @@ def load(path: Path) -> UsedText:
     def damaged(reason: str) -> QuantizationError:
         return QuantizationError(f"{path}: cannot be read: {reason}", hint="Delete it: it is made again.")
 
-    with untrusted_input(damaged), np.load(path, allow_pickle=False) as stored:
+    # np.load leaves a file open that it cannot read, if it opened it itself.
+    with untrusted_input(damaged), path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
         return UsedText(sketches=frozenset(stored["sketches"].tolist()), runs=stored["runs"])

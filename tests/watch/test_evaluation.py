@@ -45,7 +45,7 @@ def test_by_default_data_sets_are_read_only_where_calibration_reads_some(
 def test_what_is_asked_for_reaches_the_entry_over_the_defaults(tmp_path: Path) -> None:
     (tmp_path / "own.txt").touch()
     text = f"defaults: {{evaluation: {{tokens: 8192, sources: [{{{SET}, split: test, weight: 2}}]}}}}\n"
-    text += entry_lines("evaluation: {sources: [{file: own.txt}]}") + "  - lab/B\n"
+    text += entry_lines("evaluation: {sources: [{file: own.txt}]}") + "    - lab/B\n"
     first, second = (found.evaluation for found in loaded(tmp_path, text))
     assert (first.tokens, first.label) == (8192, "own.txt")
     assert first.sources[0].sha256
