@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from bot.calibration.blocks import evaluation_tokens
 from bot.checkpoint import gemm
 from bot.checkpoint.reader import Checkpoint
 from bot.errors import EnvironmentProblem, QuantizationError
 from bot.quantize.rounding import dequantize, round_to_nearest
+from bot.records import TextSource
 from tests.benchmarks import real
 from tests.benchmarks.cases import ASSETS
 from tests.benchmarks.real_table import (
@@ -31,7 +31,7 @@ from tests.benchmarks.real_table import (
     table,
 )
 from tests.benchmarks.run import Run, run
-from tests.benchmarks.texts import QUESTIONS, Text, descriptions, measured_texts, prose_of
+from tests.benchmarks.texts import QUESTIONS, Text, descriptions, measured_texts, prose_of, tokens_of
 from tests.support.real_model import ANSWER, QUESTION, WEIGHTS, NotAvailableError, answers, load, real_model
 
 MODEL = ASSETS / "qwen3-tiny"
@@ -83,8 +83,7 @@ def test_prose_is_the_paragraphs_of_a_readme() -> None:
 def test_descriptions_are_enough_prose_to_measure_on(tmp_path: Path) -> None:
     path = tmp_path / "prose.txt"
     path.write_text("\n\n".join(descriptions()))
-    tokens, _ = evaluation_tokens(tokenizer_folder=MODEL, trust_remote_code=False, text=path, blocks=32)
-    assert tokens.shape == (32, 512)
+    assert tokens_of(TextSource(file=str(path)), MODEL, blocks=32).shape == (32, 512)
 
 
 def measured(method: str, kl: tuple[float, float], *, calibration: str = "stdlib", top1: float = 0.8) -> Measured:

@@ -21,9 +21,11 @@ from pydoc_data.topics import topics
 import torch
 from torch import Tensor
 
-from bot.calibration.blocks import evaluation_tokens, tokens_sha256
+from bot.calibration.blocks import tokens_sha256
+from bot.calibration.evaluation import evaluation_tokens
 from bot.checkpoint.constants import EVALUATION_SEQ_LEN
 from bot.files import write_atomic
+from bot.records import Evaluation, TextSource
 from tests.support.real_model import answers, load
 
 QUESTIONS = Path(__file__).with_name("questions.txt")
@@ -54,21 +56,26 @@ def measured_texts(model: Path, folder: Path, *, chat: Path, blocks: int = BLOCK
     """Prose, code and chat for a model folder, in as many blocks as there are; folder: for files that are made."""
     prose = folder / "prose.txt"
     write_atomic(prose, "\n\n".join(descriptions()).encode())
-    read = {"prose": prose, "code": None, "chat": chat}
+    sources = {
+        "prose": TextSource(file=str(prose)),
+        "code": TextSource(builtin="stdlib"),
+        "chat": TextSource(file=str(chat)),
+    }
     labels = {
         "prose": "descriptions of the packages in constraints.txt",
         "code": "the standard library, test split",
         "chat": f"{QUESTIONS.name}, answered by the model",
     }
     return tuple(
-        Text(name=name, label=labels[name], tokens=_tokens(model, path, blocks)) for name, path in read.items()
+        Text(name=name, label=labels[name], tokens=tokens_of(source, model, blocks=blocks))
+        for name, source in sources.items()
     )
 
 
-def _tokens(model: Path, text: Path | None, blocks: int) -> Tensor:
-    return evaluation_tokens(
-        tokenizer_folder=model, trust_remote_code=False, text=text, blocks=blocks, seq_len=EVALUATION_SEQ_LEN
-    )[0]
+def tokens_of(source: TextSource, model: Path, *, blocks: int) -> Tensor:
+    """int64 [blocks, EVALUATION_SEQ_LEN]; fewer blocks of a shorter text."""
+    asked = Evaluation(sources=(source,), tokens=blocks * EVALUATION_SEQ_LEN)
+    return evaluation_tokens(asked, tokenizer_folder=model, trust_remote_code=False)[0]
 
 
 def descriptions() -> list[str]:
