@@ -18,6 +18,8 @@ ArtifactDtype = Literal["float16", "bfloat16"]
 SAFETENSORS_NAMES: Final[dict[ArtifactDtype, str]] = {"float16": "F16", "bfloat16": "BF16"}
 
 TOKENS_AT_ONCE: Final = 16_384  # in one forward pass of a layer
+# A layer is run on so many at once while its linears are quantized in turn: what they will read is kept.
+CORRECTED_TOKENS: Final = 65_536
 LOGITS_AT_ONCE: Final = 1 << 25  # of each model, while they are compared: 128 MiB in float32
 # An expert that calibration reaches with fewer is given others of its layer's tokens too: on the trained mixture
 # of the tests and a text of 512 tokens that lowers the KL divergence by 6 %.

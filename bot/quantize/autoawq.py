@@ -112,7 +112,7 @@ class LayerwiseQuantizer(AwqQuantizer):  # type: ignore[misc]  # awq has no type
         inputs = self._get_input_feat(layer, linears)
         outputs = run.store_outputs(torch.split(self.inps, run.blocks_at_once))
         self._check_finite(index, linears, {name: largest(seen) for name, seen in inputs.items()}, outputs)
-        before = reference_of(chosen, inputs, _among(trace.inputs, chosen), device=self._context.device)
+        before = reference_of(chosen, inputs, among(trace.inputs, chosen), device=self._context.device)
         scales = [self._search(index, layer, group, chosen, inputs) for group in self._usable(layer, trace, index)]
         self._apply_scales(run, layer, scales)
         for group, factors, _ in scales:
@@ -317,7 +317,7 @@ def _common_parent(names: list[str]) -> str:
     return ".".join(common)
 
 
-def _among(together: Any, chosen: Mapping[str, Any]) -> list[tuple[str, ...]]:
+def among(together: Any, chosen: Mapping[str, Any]) -> list[tuple[str, ...]]:
     found = [tuple(name for name in names if name in chosen) for names in together]
     return [names for names in found if names]
 

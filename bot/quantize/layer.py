@@ -76,25 +76,35 @@ def fit_by_input(
     for name in linears:
         if name in inputs:
             together.setdefault(id(inputs[name]), []).append(name)
-    ratios = {name: scale.ratio for scale in scales for name in scale.group.readers}
+    ratios = ratios_of(scales)
     quantized: dict[str, QuantizedLinear] = {}
     for names in together.values():
-        chosen, inputs_gram = {name: linears[name] for name in names}, inputs[names[0]].gram
-        quantized |= _fit_linears(index, chosen, inputs_gram, group_size=group_size, ratios=ratios)
+        weights = {name: linears[name].weight.detach().float() for name in names}
+        quantized |= fit(index, weights, inputs[names[0]].gram, group_size=group_size, ratios=ratios)
     unseen = {name: linear for name, linear in linears.items() if name not in inputs}
     for name, rounded in round_linears(index, unseen, {}, group_size=group_size).items():
         quantized[name] = replace(rounded, fallback="plain rounding")
     return quantized
 
 
-def _fit_linears(
-    index: int, linears: Linears, inputs_gram: Tensor, *, group_size: int, ratios: Mapping[str, float | None]
+def ratios_of(scales: Sequence[Scale]) -> dict[str, float | None]:
+    """AWQ's alpha by the linear that reads what was scaled."""
+    return {name: scale.ratio for scale in scales for name in scale.group.readers}
+
+
+def fit(
+    index: int,
+    weights: Mapping[str, Tensor],
+    inputs_gram: Tensor,
+    *,
+    group_size: int,
+    ratios: Mapping[str, float | None],
 ) -> dict[str, QuantizedLinear]:
     """Ranges and integers that keep the outputs close, for linears that read the same scaled inputs.
 
-    inputs_gram: H of those, [in, in]. Raises QuantizationError naming layer and module.
+    weights: float32 [out, in]; inputs_gram: H of those inputs, [in, in]. Raises QuantizationError naming layer and
+    module.
     """
-    weights = {name: linear.weight.detach().float() for name, linear in linears.items()}
     grams = diagonal_blocks(inputs_gram, group_size=group_size)
     levels = {}
     for name, weight in weights.items():

@@ -13,9 +13,11 @@ from math import prod
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from bot.checkpoint.gemm import Packed, dequantize
 from bot.checkpoint.reader import DTYPE_NAMES, TORCH_DTYPES, TensorFile
+from bot.checkpoint.skeleton import Skeleton
 from bot.checkpoint.writer import write_tensors
 from bot.errors import UpstreamError
 from bot.files import disk_errors, file_sha256
@@ -54,6 +56,11 @@ class HiddenStates:
 def hidden_path(folder: Path, index: int) -> Path:
     """The file of the inputs of layer `index`."""
     return folder / f"hidden-{index:05d}.bin"
+
+
+def quantized_path(folder: Path, index: int) -> Path:
+    """The file of the inputs of layer `index` where those before it are quantized; none are before the first."""
+    return folder / f"quantized-{index:05d}.bin" if index else hidden_path(folder, index)
 
 
 def write_hidden(path: Path, parts: Iterable[Tensor]) -> HiddenStates:
@@ -97,11 +104,14 @@ class Measured:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinishedLayer:
-    """file: the layer's tensors, linears packed and everything else in float32. outputs: of the source's layer."""
+    """file: the layer's tensors, linears packed and everything else in float32. outputs: of the source's layer;
+    quantized_outputs: of this one, if they are followed.
+    """
 
     file: TensorFile
     measured: Measured
     outputs: HiddenStates
+    quantized_outputs: HiddenStates | None
 
 
 def layer_path(folder: Path, index: int) -> Path:
@@ -109,13 +119,20 @@ def layer_path(folder: Path, index: int) -> Path:
 
 
 def write_layer(
-    path: Path, tensors: Mapping[str, Tensor], *, fingerprint: str, measured: Measured, outputs: HiddenStates
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    *,
+    fingerprint: str,
+    measured: Measured,
+    outputs: HiddenStates,
+    quantized_outputs: HiddenStates | None = None,
 ) -> None:
     """fingerprint: changes with source, recipe, calibration and tool versions."""
     notes = {
         "fingerprint": fingerprint,
         "measured": to_json(measured),
         "outputs": to_json(outputs),
+        "quantized_outputs": to_json(quantized_outputs) if quantized_outputs else "",
         "sha256": _digest(tensors),
     }
     write_tensors(path, tensors, metadata=notes)
@@ -128,7 +145,24 @@ def open_layer(path: Path) -> FinishedLayer:
         file=file,
         measured=from_json(Measured, file.metadata["measured"]),
         outputs=from_json(HiddenStates, file.metadata["outputs"]),
+        quantized_outputs=from_json(HiddenStates, noted)
+        if (noted := file.metadata["quantized_outputs"])
+        else None,
     )
+
+
+@torch.no_grad()
+def load_quantized(layer: nn.Module, path: str, file: TensorFile, skeleton: Skeleton) -> None:
+    """Replace a layer's weights by those of its file, as a reader of the artifact has them. path: the layer's."""
+    for key, value in layer.state_dict().items():
+        origin = skeleton.origins.get(f"{path}.{key}")
+        if origin is None:
+            continue
+        stem = origin.name.removesuffix(".weight")
+        if f"{stem}.qweight" in file.tensors:
+            value.copy_(dequantize(*(file.read(f"{stem}.{part}") for part in Packed._fields)))
+        elif origin.name in file.tensors:
+            value.copy_(file.read(origin.name))
 
 
 def finished_layer(path: Path, *, fingerprint: str) -> FinishedLayer | None:

@@ -20,7 +20,7 @@ from bot.checkpoint.constants import EXPERT_TOKENS
 from bot.checkpoint.experts import SeparateExperts
 from bot.checkpoint.selection import Mixture
 from bot.quantize.layer import LayerReference, Linears, QuantizedLinear, fit_by_input, measure, round_linears
-from bot.quantize.scaling import Group, Scale, scale_channels, scaled_inputs, unscaled
+from bot.quantize.scaling import Group, Scale, scale_channels, scaled_inputs, unscaled, unscaled_gram
 from bot.quantize.search import InputStats, Reading, best_scaling, collect_input_stats, gram
 from bot.quantize.trace import TracedExperts
 from bot.records import ExpertTokens, ModuleError
@@ -221,7 +221,7 @@ def _quantize_expert(
     linears = _linears_of(module)
     before = LayerReference(
         weights={name: unscaled(each.weight.detach().clone(), name, outer) for name, each in linears.items()},
-        grams={name: _unscaled_gram(stats.gram, name, outer) for name, stats in inputs.items()},
+        grams={name: unscaled_gram(stats.gram, name, outer) for name, stats in inputs.items()},
     )
     inner = []
     for group in traced.groups:
@@ -235,14 +235,6 @@ def _quantize_expert(
     scales = [*outer, *inner]
     quantized = fit_by_input(index, linears, scaled_inputs(inputs, inner), scales, group_size=group_size)
     return quantized, measure(index, before, quantized, scales, group_size=group_size)
-
-
-def _unscaled_gram(scaled: Tensor, name: str, outer: Sequence[Scale]) -> Tensor:
-    for scale in outer:
-        if name in scale.group.readers:
-            factors = scale.factors.to(scaled.device)
-            scaled = scaled * factors * factors.unsqueeze(1)
-    return scaled
 
 
 def _averaged(index: int, mixture: Mixture, errors: Sequence[ModuleError]) -> list[ModuleError]:

@@ -117,8 +117,7 @@ def compensated(
     weight = torch.cat(list(weights))
     joined = Levels(*(torch.cat(parts) for parts in zip(*levels, strict=True)))
     nearest = nearest_steps(weight.view(*joined.scales.shape, -1), joined).view(weight.shape)
-    # Channels with the largest inputs first (GPTQ's act-order): all others can still compensate their errors.
-    order = torch.argsort(inputs_gram.diagonal(), descending=True, stable=True)
+    order = sweep_order(inputs_gram)
     factor, fallback = inverse_factor(inputs_gram, order)
     if factor is not None:
         fitted = refined(weight, joined, gptq_sweep(weight, joined, factor, order), inputs_gram)
@@ -126,6 +125,11 @@ def compensated(
         better = error < error_nearest
         nearest = torch.where(better.unsqueeze(1), fitted, nearest)
     return list(torch.split(nearest, [len(part) for part in weights])), fallback
+
+
+def sweep_order(gram: Tensor) -> Tensor:
+    """Channels with the largest inputs first (GPTQ's act-order): all others can still compensate their errors."""
+    return torch.argsort(gram.diagonal(), descending=True, stable=True)
 
 
 def inverse_factor(gram: Tensor, order: Tensor) -> tuple[Tensor | None, str]:
@@ -150,6 +154,15 @@ def inverse_factor(gram: Tensor, order: Tensor) -> tuple[Tensor | None, str]:
         if not bool(failed) and bool(torch.isfinite(factor).all()):
             return factor, "" if damping == DAMPING[0] else f"damping {damping:g}"
     return None, "plain rounding"
+
+
+def conditional_variances(gram: Tensor) -> Tensor:
+    """The variance of each channel that those after it in the sweep do not explain, [in]; damped."""
+    order = sweep_order(gram)
+    factor, _ = inverse_factor(gram, order)
+    if factor is None:
+        return gram.diagonal()
+    return torch.empty_like(gram.diagonal()).index_copy_(0, order, factor.diagonal().square().reciprocal())
 
 
 def gptq_sweep(weight: Tensor, levels: Levels, factor: Tensor, order: Tensor) -> Tensor:

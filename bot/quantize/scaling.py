@@ -88,3 +88,12 @@ def unscaled(weight: Tensor, name: str, scales: Sequence[Scale]) -> Tensor:
             rows[rows_of(group, len(factors))] = factors
             weight = weight * rows.unsqueeze(1)
     return weight
+
+
+def unscaled_gram(scaled: Tensor, name: str, scales: Sequence[Scale]) -> Tensor:
+    """The Gram matrix [in, in] of a linear's inputs, with their scaling undone."""
+    for scale in scales:
+        if name in scale.group.readers:
+            factors = scale.factors.to(scaled.device)
+            scaled = scaled * factors * factors.unsqueeze(1)
+    return scaled

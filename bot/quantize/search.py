@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from bot.errors import QuantizationError
-from bot.quantize.rounding import Levels, levels_between, nearest_steps, whole_range
+from bot.quantize.rounding import MAX_INT4, Levels, conditional_variances, levels_between, nearest_steps
 
 RATIOS = tuple(step / 20 for step in range(20))  # AutoAWQ's grid
 SHRINKS = tuple(1 - step / 20 for step in range(10))  # AutoAWQ's grid: down to 0.55 of a group's range
@@ -97,7 +97,7 @@ class Reading(NamedTuple):
 
 
 def best_scaling(readings: Sequence[Reading], inputs_mean: Tensor, *, group_size: int) -> Scaling:
-    """The scaling of AWQ's grid with the smallest output error of everything that reads these channels.
+    """The scaling of AWQ's grid with the smallest expected output error of everything that reads these channels.
 
     inputs_mean: mean absolute value of each channel, [in]. Each linear's error is relative to its outputs, so that
     large ones do not outweigh small ones, and counts by its share of the tokens. One Gram matrix exists at a time.
@@ -108,13 +108,13 @@ def best_scaling(readings: Sequence[Reading], inputs_mean: Tensor, *, group_size
     errors = torch.zeros(len(scalings), dtype=torch.float64)
     for reading in readings:
         gram = reading.gram()
+        variances = conditional_variances(gram)
         for each in reading.weights:
             weight = each.detach().float()
             energy = output_energy(weight, gram) or 1.0
             errors += reading.share * torch.tensor(
                 [
-                    output_energy(fake_quantize(weight, scaling.factors, group_size=group_size) - weight, gram)
-                    / energy
+                    expected_error(weight, scaling.factors, variances, group_size=group_size) / energy
                     for scaling in scalings
                 ],
                 dtype=torch.float64,
@@ -124,11 +124,17 @@ def best_scaling(readings: Sequence[Reading], inputs_mean: Tensor, *, group_size
     return scalings[int(torch.nan_to_num(errors, nan=torch.inf).argmin())]
 
 
-def fake_quantize(weight: Tensor, factors: Tensor, *, group_size: int) -> Tensor:
-    """Q(W s)/s: weight [out, in] scaled by the factors [in], rounded to nearest, and scaled back."""
+def expected_error(weight: Tensor, factors: Tensor, variances: Tensor, *, group_size: int) -> float:
+    """Of compensated rounding, for a weight [out, in] that is scaled by the factors, [in].
+
+    What rounding one weight costs, the weights that are rounded after it cannot make good: the variance of its
+    channel that theirs do not explain. A rounding error has the variance step^2 / 12.
+    """
     groups = (weight * factors).view(len(weight), -1, group_size)
-    levels = whole_range(groups)
-    return (nearest_steps(groups, levels) * levels.scales.unsqueeze(-1)).view(weight.shape) / factors
+    low, high = torch.aminmax(groups, dim=-1)
+    steps = (high.clamp(min=0) - low.clamp(max=0)) / MAX_INT4
+    left = (variances / factors.square()).view(-1, group_size).sum(dim=-1)
+    return float((steps.square().sum(dim=0) * left).sum(dtype=torch.float64)) / 12
 
 
 def _weights_mean(weights: Sequence[Tensor], group_size: int) -> Tensor:

@@ -142,7 +142,7 @@ def _record(layer: nn.Module, run: Run) -> _Seen:
 
     def record(name: str, module: nn.Module, args: Any, output: Any) -> None:
         seen.order.setdefault(name, len(seen.order))
-        if _is_norm(module):
+        if is_norm(module):
             if isinstance(output, Tensor):
                 seen.outputs[name] = _directions(output)
             return
@@ -157,7 +157,7 @@ def _record(layer: nn.Module, run: Run) -> _Seen:
         seen.tokens[name] = len(rows)
 
     for name, module in layer.named_modules():
-        if _is_norm(module) or _weight_of(module) is not None:
+        if is_norm(module) or _weight_of(module) is not None:
             handles.append(module.register_forward_hook(partial(record, name)))
     try:
         run()
@@ -167,7 +167,7 @@ def _record(layer: nn.Module, run: Run) -> _Seen:
     return seen
 
 
-def _is_norm(module: nn.Module) -> bool:
+def is_norm(module: nn.Module) -> bool:
     weight = getattr(module, "weight", None)
     return isinstance(weight, nn.Parameter) and weight.dim() == 1
 

@@ -30,7 +30,9 @@ from bot.quantize.layerfile import (
     finished_layer,
     hidden_path,
     layer_path,
+    load_quantized,
     open_layer,
+    quantized_path,
     write_hidden,
     write_layer,
 )
@@ -68,13 +70,16 @@ class LayerRun:
     """The inputs of one layer, and where its outputs go.
 
     short: the inputs of all layers for the first TRACE_TOKENS tokens of the first block alone; None if there are
-    no more, or if a layer needs what others have handed on. positions: how many first_block gives; all if None.
+    no more, or if a layer needs what others have handed on. hidden: what the source's layers before have computed;
+    quantized: what the quantized ones have, None if that is not followed. positions: how many first_block gives;
+    all if None.
     """
 
     index: int
     arguments: Arguments
     short: LayerInputs | None
     hidden: HiddenStates
+    quantized: HiddenStates | None
     folder: Path
     blocks_at_once: int
     positions: int | None = None
@@ -91,6 +96,15 @@ class LayerRun:
         """The layer's inputs, [blocks, seq_len, hidden], some blocks at a time, on the CPU."""
         return self.hidden.read(hidden_path(self.folder, self.index), blocks=self.blocks_at_once)
 
+    def quantized_states(self) -> Iterator[Tensor]:
+        """What the quantized layers before have computed, as `states`."""
+        assert self.quantized is not None
+        return self.quantized.read(quantized_path(self.folder, self.index), blocks=self.blocks_at_once)
+
+    def outputs(self, stored: HiddenStates) -> Iterator[Tensor]:
+        """The outputs that store_outputs has written, as `states`."""
+        return stored.read(hidden_path(self.folder, self.index + 1), blocks=self.blocks_at_once)
+
     def first_block(self) -> Tensor:
         return next(self.hidden.read(hidden_path(self.folder, self.index), blocks=1))[:, : self.positions]
 
@@ -106,6 +120,21 @@ class LayerRun:
             for part in self.states()
         )
 
+    def run_quantized(self, layer: nn.Module, number: int, part: Tensor) -> Tensor:
+        """Run the quantized layer on one part of its states."""
+        start, total = number * self.blocks_at_once, self.hidden.shape[0]
+        return run_layer(layer, part, self.arguments, start=start, total=total, blocks=len(part))
+
+    def forward_quantized(self, layer: nn.Module) -> HiddenStates:
+        """Run the quantized layer on all of its states."""
+        return self.store_quantized(
+            self.run_quantized(layer, number, part) for number, part in enumerate(self.quantized_states())
+        )
+
+    def store_quantized(self, outputs: Iterable[Tensor]) -> HiddenStates:
+        """Write the quantized layer's outputs to disk."""
+        return write_hidden(quantized_path(self.folder, self.index + 1), outputs)
+
     def store_outputs(self, outputs: Iterable[Tensor]) -> HiddenStates:
         """Write them to disk, for the next layer."""
         return write_hidden(hidden_path(self.folder, self.index + 1), outputs)
@@ -113,11 +142,14 @@ class LayerRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuantizedLayer:
-    """One layer as it will be stored. source_outputs: the outputs of the source's layer."""
+    """One layer as it will be stored. source_outputs: the outputs of the source's layer; quantized_outputs: of the
+    quantized layer after the quantized ones before it.
+    """
 
     tensors: Mapping[str, Tensor]
     modules: tuple[ModuleError, ...]
     source_outputs: HiddenStates
+    quantized_outputs: HiddenStates | None = None
     max_activation: float
     experts: tuple[ExpertTokens, ...] = ()
 
@@ -131,7 +163,7 @@ def quantize_remaining_layers(
     if done < total:
         _quantize_from(context, quantize_layer, done)
     context.progress("quantizing", total, total, "layers")
-    for path in context.folder.glob("hidden-*.bin"):
+    for path in (*context.folder.glob("hidden-*.bin"), *context.folder.glob("quantized-*.bin")):
         path.unlink()
     return tuple(open_layer(layer_path(context.folder, index)) for index in range(total))
 
@@ -141,13 +173,15 @@ def _quantize_from(
 ) -> None:
     """done: how many layers are finished. They are run again, unquantized, if their last outputs are lost."""
     layers = context.skeleton.layers
-    hidden = open_layer(layer_path(context.folder, done - 1)).outputs if done else None
-    start = done if hidden is not None and hidden.is_at(hidden_path(context.folder, done)) else 0
+    hidden, quantized = _last_outputs(context, done)
+    start = done if hidden is not None else 0
     captured = inputs_of_layers(context.skeleton, context.blocks)
-    if any(arguments.depend_on_layers for arguments in captured.arguments):
+    depend = any(arguments.depend_on_layers for arguments in captured.arguments)
+    if depend:
         start = 0  # what finished layers handed on is not kept
     if start == 0:
         hidden = write_hidden(hidden_path(context.folder, 0), torch.split(captured.hidden, context.blocks_at_once))
+        quantized = None if depend else hidden
     arguments = captured.arguments
     short = _short_inputs(context, arguments)
     del captured  # the hidden states are on the disk now
@@ -163,12 +197,41 @@ def _quantize_from(
             arguments=arguments[index],
             short=short,
             hidden=hidden,
+            quantized=quantized,
             folder=context.folder,
             blocks_at_once=context.blocks_at_once,
         )
-        hidden = run.forward(layer) if index < done else _quantize(run, layer, context, quantize_layer)
+        if index < done:
+            hidden, quantized = _run_finished(run, layer, context)
+        else:
+            hidden, quantized = _quantize(run, layer, context, quantize_layer)
         unload(layer)
-        hidden_path(context.folder, index).unlink()
+        for path in (hidden_path(context.folder, index), quantized_path(context.folder, index)):
+            path.unlink(missing_ok=True)
+
+
+def _last_outputs(context: QuantizeContext, done: int) -> tuple[HiddenStates | None, HiddenStates | None]:
+    """Of the finished layers, the source's and the quantized ones, if the files are still there."""
+    if not done:
+        return None, None
+    last = open_layer(layer_path(context.folder, done - 1))
+    if not last.outputs.is_at(hidden_path(context.folder, done)):
+        return None, None
+    if last.quantized_outputs and not last.quantized_outputs.is_at(quantized_path(context.folder, done)):
+        return None, None
+    return last.outputs, last.quantized_outputs
+
+
+def _run_finished(
+    run: LayerRun, layer: nn.Module, context: QuantizeContext
+) -> tuple[HiddenStates, HiddenStates | None]:
+    """The outputs of a layer whose file is complete, before and after quantizing."""
+    hidden = run.forward(layer)
+    finished = open_layer(layer_path(context.folder, run.index))
+    if run.quantized is None or finished.quantized_outputs is None:
+        return hidden, None
+    load_quantized(layer, f"{context.skeleton.path}.{run.index}", finished.file, context.skeleton)
+    return hidden, run.forward_quantized(layer)
 
 
 def _short_inputs(context: QuantizeContext, arguments: Sequence[Arguments]) -> LayerInputs | None:
@@ -182,7 +245,7 @@ def _quantize(
     layer: nn.Module,
     context: QuantizeContext,
     quantize_layer: Callable[[LayerRun, nn.Module], QuantizedLayer],
-) -> HiddenStates:
+) -> tuple[HiddenStates, HiddenStates | None]:
     started = time.monotonic()
     quantized = quantize_layer(run, layer)
     measured = Measured(
@@ -198,6 +261,7 @@ def _quantize(
         fingerprint=context.fingerprint,
         measured=measured,
         outputs=quantized.source_outputs,
+        quantized_outputs=quantized.quantized_outputs,
     )
     _log.info("layer %d: %.1f s, activations up to %.4g", run.index, measured.duration_s, quantized.max_activation)
     for module in quantized.modules:
@@ -211,7 +275,7 @@ def _quantize(
             100 * module.clipped_share,
             f"; {module.fallback}" if module.fallback else "",
         )
-    return quantized.source_outputs
+    return quantized.source_outputs, quantized.quantized_outputs
 
 
 def _finished_count(context: QuantizeContext, total: int) -> int:

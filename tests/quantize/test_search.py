@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from bot.errors import QuantizationError
 from bot.quantize.autoawq import LayerwiseQuantizer
-from bot.quantize.rounding import nearest_steps
+from bot.quantize.rounding import compensated, conditional_variances, nearest_steps, whole_range
 from bot.quantize.search import (
     Reading,
     best_levels,
@@ -14,7 +14,7 @@ from bot.quantize.search import (
     collect_input_stats,
     diagonal_blocks,
     diagonal_grams,
-    fake_quantize,
+    expected_error,
     gram,
     grouped_energy,
     output_energy,
@@ -100,36 +100,56 @@ def test_diagonal_blocks_are_those_of_the_tokens() -> None:
     assert torch.allclose(blocks, diagonal_grams(inputs, group_size=4, device=CPU), atol=1e-5)
 
 
-def test_best_scaling_loses_least_of_autoawqs_grid() -> None:
-    """The grid and its losses written down again, from the tokens; two linears of very different size."""
+def test_best_scaling_is_that_of_autoawqs_grid_with_the_least_expected_error() -> None:
+    """The grid and its errors written down again; two linears of very different size."""
     inputs = outliers(3, 60, 64)
     weights = [numbers(16, 64, seed=1), 50 * numbers(8, 64, seed=2)]
     mean = inputs.abs().mean(dim=(0, 1))
+    inputs_gram = gram(inputs, device=CPU)
 
-    found = best_scaling([Reading(weights, lambda: gram(inputs, device=CPU))], mean, group_size=32)
+    found = best_scaling([Reading(weights, lambda: inputs_gram)], mean, group_size=32)
 
+    left = explained_by_none(inputs_gram)
     groups = torch.cat(weights).view(-1, 32).abs()
     w_mean = (groups / (groups.amax(dim=1, keepdim=True) + 1e-6)).view(-1, 64).mean(dim=0)
-    losses = {}
+    expected = {}
     for step in range(20):
         by = (mean ** (step / 20) / (w_mean ** (1 - step / 20) + 1e-4)).clamp(min=1e-4)
         by = by / (by.max() * by.min()).sqrt()
-        losses[step / 20] = sum(
-            lost_outputs(weight, plainly_rounded(weight, by, 32), inputs)
-            / lost_outputs(weight, torch.zeros_like(weight), inputs)
-            for weight in weights
-        )
+        expected[step / 20] = 0.0
+        for weight in weights:
+            spans = (weight * by).view(-1, 2, 32)
+            step_sizes = (spans.amax(dim=-1) - spans.amin(dim=-1)) / 15
+            variances = (step_sizes**2 / 12).repeat_interleave(32, dim=1)
+            lost = float((variances * left / by**2).sum())
+            expected[step / 20] += lost / lost_outputs(weight, torch.zeros_like(weight), inputs)
         if step / 20 == found.ratio:
             assert torch.allclose(found.factors, by, rtol=1e-4)
-    assert losses[found.ratio] <= 1.001 * min(losses.values())
-    assert min(losses.values()) < 0.7 * max(losses.values())
+    assert expected[found.ratio] <= 1.001 * min(expected.values())
+    assert min(expected.values()) < 0.7 * max(expected.values())
 
 
-def test_loss_of_a_scaling_is_that_of_the_outputs() -> None:
-    inputs, weight, by = outliers(40, 64), numbers(8, 64, seed=1), torch.exp(numbers(64, seed=2))
-    lost = output_energy(fake_quantize(weight, by, group_size=32) - weight, gram(inputs, device=CPU))
-    # Scales are rounded to float16 here and exact there.
-    assert lost == pytest.approx(lost_outputs(weight, plainly_rounded(weight, by, 32), inputs), rel=0.05)
+def explained_by_none(inputs_gram: Tensor) -> Tensor:
+    """The variance of each channel that those with smaller inputs do not explain, by solving for each."""
+    damped = inputs_gram + 0.01 * inputs_gram.diagonal().mean() * torch.eye(len(inputs_gram))
+    order = inputs_gram.diagonal().argsort(descending=True, stable=True)
+    left = torch.empty(len(inputs_gram))
+    for place, channel in enumerate(order):
+        after = order[place + 1 :]
+        known = damped[after, channel]
+        left[channel] = damped[channel, channel] - known @ torch.linalg.solve(damped[after][:, after], known)
+    return left
+
+
+def test_the_expected_error_is_about_that_of_compensated_rounding() -> None:
+    inputs, weight, by = outliers(400, 64), numbers(64, 64, seed=1), torch.exp(0.5 * numbers(64, seed=2))
+    inputs_gram = gram(inputs, device=CPU)
+    scaled = (weight * by).view(64, 2, 32)
+    levels = whole_range(scaled)
+    [steps], _ = compensated([weight * by], [levels], inputs_gram / by / by.unsqueeze(1))
+    rounded = (steps.view(64, 2, 32) * levels.scales.unsqueeze(-1)).view(64, 64) / by
+    expected = expected_error(weight, by, conditional_variances(inputs_gram), group_size=32)
+    assert output_energy(rounded - weight, inputs_gram) == pytest.approx(expected, rel=0.25)
 
 
 def test_dead_channel_is_not_scaled() -> None:
