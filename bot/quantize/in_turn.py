@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bot.checkpoint.constants import CORRECTED_TOKENS
+from bot.checkpoint.rounding import dequantize
 from bot.quantize.correction import SourceStates, Writer, correct
 from bot.quantize.layer import (
     LayerReference,
@@ -24,7 +25,6 @@ from bot.quantize.layer import (
 )
 from bot.quantize.layerfile import HiddenStates
 from bot.quantize.paused import PausedRuns
-from bot.quantize.rounding import dequantize
 from bot.quantize.scaling import Names, Scale, unscaled, unscaled_gram
 from bot.quantize.walk import LayerRun
 

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from bot.checkpoint.gemm import pack
+from bot.checkpoint.rounding import Rounded, dequantize, round_to_nearest, to_rounded
 from bot.checkpoint.skeleton import Skeleton
 from bot.errors import QuantizationError
-from bot.quantize.rounding import Rounded, clipped_share, compensated, dequantize, round_to_nearest, to_rounded
+from bot.quantize.rounding import clipped_share, compensated
 from bot.quantize.scaling import Scale, unscaled
 from bot.quantize.search import InputStats, best_levels, diagonal_blocks, gram, relative_errors
 from bot.records import ModuleError

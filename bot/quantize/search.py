@@ -15,8 +15,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from bot.checkpoint.rounding import MAX_INT4, Levels, levels_between, nearest_steps
 from bot.errors import QuantizationError
-from bot.quantize.rounding import MAX_INT4, Levels, conditional_variances, levels_between, nearest_steps
+from bot.quantize.rounding import conditional_variances
 
 RATIOS = tuple(step / 20 for step in range(20))  # AutoAWQ's grid
 SHRINKS = tuple(1 - step / 20 for step in range(10))  # AutoAWQ's grid: down to 0.55 of a group's range

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from bot.checkpoint.gemm import pack
-from bot.quantize.rounding import MAX_INT4
+from bot.checkpoint.rounding import MAX_INT4
 from tests.benchmarks.cases import Case
 from tests.benchmarks.peer import pack_with_autoawq
 

@@ -29,9 +29,9 @@ from bot.checkpoint.constants import tool_versions
 from bot.checkpoint.gemm import pack
 from bot.checkpoint.inventory import main_dtype
 from bot.checkpoint.reader import TORCH_DTYPES, Checkpoint
+from bot.checkpoint.rounding import round_to_nearest
 from bot.evaluate.metrics import evaluate
 from bot.quantize.artifact import quantize
-from bot.quantize.rounding import round_to_nearest
 from bot.records import CalibrationSet, Recipe, no_progress
 from tests.benchmarks.peer import load_with_autoawq, quantize_with_autoawq, write_artifact
 

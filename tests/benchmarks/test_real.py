@@ -14,8 +14,8 @@ import torch
 
 from bot.checkpoint import gemm
 from bot.checkpoint.reader import Checkpoint
+from bot.checkpoint.rounding import dequantize, round_to_nearest
 from bot.errors import EnvironmentProblem, QuantizationError
-from bot.quantize.rounding import dequantize, round_to_nearest
 from bot.records import TextSource
 from tests.benchmarks import real
 from tests.benchmarks.cases import ASSETS

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from bot.checkpoint.gemm import pack
 from bot.checkpoint.reader import Checkpoint
+from bot.checkpoint.rounding import round_to_nearest
 from bot.checkpoint.skeleton import Skeleton, open_skeleton
 from bot.errors import QuantizationError, UnsupportedModelError
 from bot.quantize import autoawq as autoawq_module
@@ -18,7 +19,6 @@ from bot.quantize import search as search_module
 from bot.quantize.architectures import linears_inside
 from bot.quantize.artifact import METHODS
 from bot.quantize.autoawq import LayerwiseQuantizer, quantize_layers
-from bot.quantize.rounding import round_to_nearest
 from bot.quantize.scaling import Group, Scale, unscaled
 from bot.quantize.trace import Trace, trace_layer
 from bot.quantize.walk import QuantizeContext

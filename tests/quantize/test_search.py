@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bot.checkpoint.rounding import nearest_steps, whole_range
 from bot.errors import QuantizationError
 from bot.quantize.autoawq import LayerwiseQuantizer
-from bot.quantize.rounding import compensated, conditional_variances, nearest_steps, whole_range
+from bot.quantize.rounding import compensated, conditional_variances
 from bot.quantize.search import (
     Reading,
     best_levels,
