@@ -48,6 +48,15 @@ def method_text(method: str) -> str:
     }[method]
 
 
+def closer(kl: float, kl_rounding: float | None) -> str:
+    """How an artifact compares with plain rounding; empty where that was not measured."""
+    if kl_rounding is None or kl <= 0 or kl_rounding <= 0:
+        return ""
+    if kl > kl_rounding:
+        return f"{kl / kl_rounding:.1f} times farther from the source"
+    return f"{kl_rounding / kl:.1f} times closer to the source"
+
+
 def percent(share: float, digits: int = 1) -> str:
     return f"{100 * share:.{digits}f} %"
 
@@ -112,7 +121,7 @@ def _environment() -> ImmutableSandboxedEnvironment:
         keep_trailing_newline=True,
         finalize=_finalized,
     )
-    filters = (duration, escape_github, escape_github_hint, escape_markdown, percent, rounded, size)
+    filters = (closer, duration, escape_github, escape_github_hint, escape_markdown, percent, rounded, size)
     environment.filters.update({item.__name__: item for item in filters})
     return environment
 

@@ -36,10 +36,11 @@ from bot.records import (
     Plan,
     Report,
     Skip,
+    SourceFigures,
     Status,
     experts_of_model,
 )
-from bot.text import duration, one_line, percent, printable, size
+from bot.text import closer, duration, one_line, percent, printable, size
 from bot.watch.release import UP_TO_DATE
 from bot.watch.sizing import gpu_class
 
@@ -243,7 +244,7 @@ def report_table(report: Report) -> Table:
     """The figures of an evaluation."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_row("perplexity", f"{report.perplexity_source:.4f} → {report.perplexity_quantized:.4f}")
-    table.add_row("KL to the source, mean", f"{report.kl_mean:.5f} nats per token")
+    table.add_row("KL to the source, mean", f"{report.kl_mean:.5f} nats per token{_closer(report)}")
     table.add_row("KL to the source, p99", f"{report.kl_p99:.5f} nats per token")
     table.add_row("same most likely token", f"{100 * report.top1_agreement:.2f} %")
     bits = f"{report.bits_per_weight:.3f} ({report.bits_per_weight_file:.3f} whole file)"
@@ -254,7 +255,7 @@ def report_table(report: Report) -> Table:
     table.add_row("measured on", f"{count} of {shown(report.text_label)}")
     for source in report.sources:
         if len(report.sources) > 1:
-            losses = f"KL {source.kl_mean:.5f}, top-1 {100 * source.top1_agreement:.2f} %"
+            losses = f"KL {source.kl_mean:.5f}{_closer(source)}, top-1 {100 * source.top1_agreement:.2f} %"
             perplexities = f"perplexity {source.perplexity_source:.4f} → {source.perplexity_quantized:.4f}"
             table.add_row("", f"{shown(source.label)}: {losses}, {perplexities}")
         if source.remarks:
@@ -262,6 +263,11 @@ def report_table(report: Report) -> Table:
     if experts := experts_of_model(report.experts):
         table.add_row("experts", experts.label)
     return table
+
+
+def _closer(figures: Report | SourceFigures) -> str:
+    compared = closer(figures.kl_mean, figures.kl_mean_rounding)
+    return f" ({compared} than plain rounding, {figures.kl_mean_rounding:.5f})" if compared else ""
 
 
 def targets_table(targets: tuple[PreparedTarget, ...]) -> Table:

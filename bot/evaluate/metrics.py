@@ -1,18 +1,21 @@
-"""Perplexity, KL divergence and top-1 agreement, source against artifact as read back from disk."""
+"""Perplexity, KL divergence and top-1 agreement, source against artifact as read back from disk.
+
+Plain rounding of the source is measured beside the artifact, for comparison.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bot.checkpoint.constants import LOGITS_AT_ONCE, tool_versions
 from bot.checkpoint.inventory import bits_per_weight, bits_per_weight_file, main_dtype
@@ -24,22 +27,28 @@ from bot.evaluate.models import (
     open_artifact,
     read_dequantized,
     readable_names,
+    round_linears,
     run_layers,
     size_bytes,
 )
 from bot.records import EvaluationText, Progress, Report, SourceFigures
 
 _MAX_BLOCKS_AT_A_TIME: Final = 8
+_POSITIONS: Final = 16  # equal parts of a block
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenFigures:
-    """One number per predicted token, [predictions], on the CPU. kl and nll in nats, float32; agrees: bool."""
+    """One number per predicted token, [predictions], on the CPU. kl and nll in nats, float32; agrees: bool.
+
+    kl_rounding: of plain rounding, where that was measured.
+    """
 
     kl: Tensor
     nll_source: Tensor
     nll_quantized: Tensor
     agrees: Tensor
+    kl_rounding: Tensor | None = None
 
 
 def evaluate(
@@ -57,9 +66,10 @@ def evaluate(
 
     texts: whose blocks these are, if the figures of each are wanted too.
 
-    One layer of one model is in memory at a time, in float32 on a CPU. device: None for CUDA where it is
-    available. Raises QuantizationError when the artifact's tensors do not match the source's, or logits are not
-    finite; UpstreamError or UnsupportedModelError when the source cannot be loaded.
+    Plain rounding is measured on the same tokens, in the artifact's format. One layer of one model is in memory at
+    a time, in float32 on a CPU, and the states of two models. device: None for CUDA where it is available. Raises
+    QuantizationError when the artifact's tensors do not match the source's, or logits are not finite;
+    UpstreamError or UnsupportedModelError when the source cannot be loaded.
     """
     started = time.monotonic()
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -79,7 +89,10 @@ def evaluate(
     artifact = open_artifact(quantized, source_skeleton, source_weights.tensors)
     artifact_skeleton = skeleton(read=partial(read_dequantized, artifact), stored=readable_names(artifact))
     uncounted = unused_tensors(source_skeleton.origins, source_weights.tensors)
-    figures = compare(source_skeleton, artifact_skeleton, tokens, device=target, progress=progress)
+    rounding = partial(round_linears, skeleton=source_skeleton, artifact=artifact.tensors)
+    figures = compare(
+        source_skeleton, artifact_skeleton, tokens, rounding=rounding, device=target, progress=progress
+    )
     return Report(
         perplexity_source=perplexity(figures.nll_source),
         perplexity_quantized=perplexity(figures.nll_quantized),
@@ -92,21 +105,23 @@ def evaluate(
         size_quantized_bytes=size_bytes(artifact),
         tokens=tokens.numel(),
         predictions=figures.kl.numel(),
-        sources=tuple(_figures_of(figures, texts, predictions=tokens.shape[1] - 1)),
+        sources=tuple(_figures_of(figures, texts, tokens)),
+        kl_mean_rounding=_mean(figures.kl_rounding),
+        seq_len=tokens.shape[1],
         text_label=text_label,
-        text_sha256=hashlib.sha256(tokens.cpu().numpy().astype("<i8").tobytes()).hexdigest(),
+        text_sha256=_sha256(tokens),
         versions=tool_versions(),
         duration_s=time.monotonic() - started,
     )
 
 
-def _figures_of(
-    figures: TokenFigures, texts: Sequence[EvaluationText], *, predictions: int
-) -> Iterator[SourceFigures]:
-    """Of each text. predictions: in a block."""
-    end = 0
+def _figures_of(figures: TokenFigures, texts: Sequence[EvaluationText], tokens: Tensor) -> Iterator[SourceFigures]:
+    """Of each text."""
+    blocks, predictions = 0, tokens.shape[1] - 1
     for text in texts:
-        part = slice(end, end := end + text.blocks * predictions)
+        rows = tokens[blocks : blocks + text.blocks]
+        part = slice(blocks * predictions, (blocks + text.blocks) * predictions)
+        blocks += text.blocks
         yield SourceFigures(
             label=text.label,
             predictions=text.blocks * predictions,
@@ -115,29 +130,73 @@ def _figures_of(
             kl_mean=float(figures.kl[part].double().mean()),
             top1_agreement=float(figures.agrees[part].double().mean()),
             documents_left_out=text.documents_left_out,
+            kl_mean_rounding=None if figures.kl_rounding is None else _mean(figures.kl_rounding[part]),
+            kl_by_position=_by_position(figures.kl[part].view(text.blocks, predictions)),
+            sha256=_sha256(rows),
         )
+
+
+def _by_position(values: Tensor) -> tuple[float, ...]:
+    """Means over equal parts of the positions; values: [blocks, predictions]."""
+    parts = values.double().mean(dim=0).tensor_split(min(_POSITIONS, values.shape[1]))
+    return tuple(float(part.mean()) for part in parts)
+
+
+def _mean(values: Tensor | None) -> float | None:
+    return None if values is None else float(values.double().mean())
+
+
+def _sha256(tokens: Tensor) -> str:
+    return hashlib.sha256(tokens.cpu().numpy().astype("<i8").tobytes()).hexdigest()
 
 
 @torch.no_grad()
 def compare(
-    source: Skeleton, artifact: Skeleton, tokens: Tensor, *, device: torch.device, progress: Progress
+    source: Skeleton,
+    artifact: Skeleton,
+    tokens: Tensor,
+    *,
+    device: torch.device,
+    progress: Progress,
+    rounding: Callable[[nn.Module, int], None] | None = None,
 ) -> TokenFigures:
-    """Run both models on the same blocks. Logits are computed a few blocks at a time, and not kept."""
+    """Run the models on the same blocks. Logits are computed a few blocks at a time, and not kept.
+
+    rounding: makes of a layer of the source that of plain rounding, which is compared too.
+    """
     batches = _batches(tokens, source.model.config.get_text_config().vocab_size)
-    total = 2 * len(source.layers) + len(batches)
+    others = 1 if rounding is None else 2
+    total = (1 + others) * len(source.layers) + others * len(batches)
     steps = count(1)
 
     def step() -> None:
         progress("evaluate", next(steps), total, "steps")
 
-    finals = [run_layers(skeleton, tokens, device=device, step=step) for skeleton in (source, artifact)]
+    run = partial(run_layers, tokens=tokens, device=device, step=step)
+    reference = run(source)
+    figures = _figures_by_token(reference, run(artifact), "artifact", batches, step)
+    if rounding is None:
+        return figures
+    # After the artifact, so that no states of a third model are held: the source's logits are computed again.
+    try:
+        rounded = _figures_by_token(reference, run(source, change=rounding), "plain rounding", batches, step)
+    except QuantizationError:
+        # Without scaling, a weight may be too large for the format. That is no fault of the artifact.
+        progress("evaluate", total, total, "steps")
+        return figures
+    return replace(figures, kl_rounding=rounded.kl)
+
+
+def _figures_by_token(
+    source: FinalStates, other: FinalStates, what: str, batches: Sequence[slice], step: Callable[[], None]
+) -> TokenFigures:
+    """what: the other model is."""
     parts: list[TokenFigures] = []
     for batch in batches:
-        source_logits = _logits(finals[0], batch, "source model")
-        artifact_logits = _logits(finals[1], batch, "artifact")
+        source_logits, logits = _logits(source, batch, "source model"), _logits(other, batch, what)
         parts += [
-            token_figures(source_logits[row, :-1], artifact_logits[row, :-1], block[1:].to(device))
-            for row, block in enumerate(tokens[batch])
+            token_figures(source_logits[row, :-1], logits[row, :-1], block[1:].to(source.device))
+            for row, block in enumerate(source.tokens[batch])
         ]
         step()
     return TokenFigures(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bot.checkpoint import gemm
 from bot.checkpoint.config import DTYPE_KEYS, parse_config
@@ -17,6 +17,7 @@ from bot.checkpoint.constants import BITS, SAFETENSORS_NAMES, TOKENS_AT_ONCE
 from bot.checkpoint.inventory import Inventory, check_inventory, quantized_linears
 from bot.checkpoint.layerwise import inputs_of_layers, logits_after, output_count, run_layer
 from bot.checkpoint.reader import Checkpoint
+from bot.checkpoint.rounding import dequantize, round_to_nearest
 from bot.checkpoint.skeleton import Skeleton, load_tensors, read_ahead, unload, unused_tensors
 from bot.errors import QuantizationError, UpstreamError
 
@@ -59,6 +60,21 @@ def readable_names(artifact: Checkpoint) -> frozenset[str]:
     """The names that read_dequantized takes."""
     linears = quantized_linears(artifact.tensors)
     return frozenset(artifact.tensors).union(f"{linear}.weight" for linear in linears)
+
+
+def round_linears(layer: nn.Module, index: int, *, skeleton: Skeleton, artifact: Inventory) -> None:
+    """Plain rounding of the linears that the artifact packs, in groups of the same size; nothing is scaled.
+
+    layer: of the source, loaded. Raises QuantizationError as round_to_nearest does.
+    """
+    for name, linear in layer.named_modules():
+        origin = skeleton.origins.get(f"{skeleton.path}.{index}.{name}.weight")
+        packed = origin.name.removesuffix(".weight") if origin else ""
+        if isinstance(linear, nn.Linear) and f"{packed}.qweight" in artifact:
+            columns, groups = (artifact[f"{packed}.{part}"].shape[0] for part in ("qweight", "scales"))
+            weight = linear.weight.detach()
+            rounded = dequantize(round_to_nearest(weight, group_size=columns // groups))
+            linear.weight = nn.Parameter(rounded.to(weight.dtype), requires_grad=False)
 
 
 def size_bytes(checkpoint: Checkpoint) -> int:
@@ -122,9 +138,17 @@ class FinalStates:
 
 @torch.no_grad()
 def run_layers(
-    skeleton: Skeleton, tokens: Tensor, *, device: torch.device, step: Callable[[], None]
+    skeleton: Skeleton,
+    tokens: Tensor,
+    *,
+    device: torch.device,
+    step: Callable[[], None],
+    change: Callable[[nn.Module, int], None] | None = None,
 ) -> FinalStates:
-    """Run all layers. tokens: int64 [blocks, seq_len]; step: called after each layer."""
+    """Run all layers. tokens: int64 [blocks, seq_len]; step: called after each layer.
+
+    change: called with each layer and its number once it is loaded.
+    """
     captured = inputs_of_layers(skeleton, tokens)
     states, outputs_per_layer = captured.hidden, 0
     blocks = max(1, TOKENS_AT_ONCE // tokens.shape[1])
@@ -132,6 +156,8 @@ def run_layers(
     for index, tensors in enumerate(read_ahead(reads)):
         layer, arguments = skeleton.layers[index], captured.arguments[index]
         load_tensors(layer, tensors, device=device)
+        if change is not None:
+            change(layer, index)
         first = arguments.of(slice(0, 1), device=device)
         outputs_per_layer = output_count(layer(states[:1].to(device), **first))
         for start in range(0, len(states), blocks):

@@ -1,7 +1,6 @@
-"""The picture on the model card: relative error of each kind of linear by layer, on calibration inputs.
+"""A picture of the model card: relative error of each kind of linear by layer, on calibration inputs.
 
 Calibration has seen these inputs, so the picture makes no claim about how much better the method is than rounding.
-Its background is opaque white: a transparent picture with dark text is unreadable on a dark page.
 """
 
 from __future__ import annotations
@@ -14,38 +13,16 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Final
 
+from bot.evaluate.picture import COLORS, FAINT, INK, LEFT, PALE, draw_heading, picture, set_grid
 from bot.records import ModuleError, QuantizedModel
 from bot.text import method_text
 
-WIDTH_PIXELS: Final = 1200
-_DPI: Final = 150
 _COLUMNS: Final = 4
 _MOST_PANELS: Final = 12  # more are no longer readable at this width
-# The blue of Okabe and Ito's palette for colour-blind readers: https://jfly.uni-koeln.de/color/
-_OURS: Final = "#0072B2"
-_ROUNDING: Final = "#9AA3AD"
-_INK: Final = "#24292F"
-_FAINT: Final = "#57606A"
-_GRID: Final = "#E6E9ED"
+_OURS: Final = COLORS[0]
 # Markers for few layers; thinner lines for many, where markers would overlap.
 _FEW_LAYERS: Final = 16
 _MANY_LAYERS: Final = 48
-_STYLE: Final = {
-    "font.family": "DejaVu Sans",
-    "font.size": 7.5,
-    "text.color": _INK,
-    "axes.edgecolor": "#C9CFD6",
-    "axes.labelcolor": _FAINT,
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.color": _FAINT,
-    "ytick.color": _FAINT,
-    "xtick.labelsize": 6.5,
-    "ytick.labelsize": 6.5,
-    "figure.facecolor": "white",
-    "savefig.facecolor": "white",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,31 +36,21 @@ class Curve:
 
 
 def draw_error_by_layer(quantized: QuantizedModel, path: Path) -> None:
-    """Writes a PNG of WIDTH_PIXELS; the same figures give the same bytes. Raises ValueError without modules."""
-    # Imported here, because measuring does not need it and it takes half a second.
-    import matplotlib as mpl  # noqa: PLC0415
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
-    from matplotlib.figure import Figure  # noqa: PLC0415
-
+    """Raises ValueError without modules."""
     curves = curves_of(quantized.modules)
     if not curves:
         raise ValueError("there is nothing to draw: no module was quantized")
-    # Defaults first: a user's matplotlibrc must not change what is published.
-    with mpl.rc_context({**mpl.rcParamsDefault, **_STYLE}):
-        columns = min(_COLUMNS, len(curves))
-        rows = ceil(len(curves) / columns)
-        height = 1.2 + 1.5 * rows
-        figure = Figure(figsize=(WIDTH_PIXELS / _DPI, height), dpi=_DPI)
+    columns = min(_COLUMNS, len(curves))
+    rows = ceil(len(curves) / columns)
+    height = 1.2 + 1.5 * rows
+    with picture(path, height) as figure:
         axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
         figure.subplots_adjust(
-            left=0.055, right=0.985, top=1 - 0.98 / height, bottom=0.4 / height, wspace=0.09, hspace=0.3
+            left=LEFT, right=0.985, top=1 - 0.98 / height, bottom=0.4 / height, wspace=0.09, hspace=0.3
         )
         _draw_panels(axes, curves)
         kinds = {_broad_kind_of(module.module) for module in quantized.modules}
-        _draw_heading(figure, height, quantized, left_out=max(0, len(kinds) - _MOST_PANELS))
-        canvas = FigureCanvasAgg(figure)
-        canvas.draw()
-        _save(canvas, path)
+        _draw_text(figure, quantized, left_out=max(0, len(kinds) - _MOST_PANELS))
 
 
 def curves_of(modules: Sequence[ModuleError]) -> tuple[Curve, ...]:
@@ -136,7 +103,7 @@ def _draw_panels(axes: Any, curves: Sequence[Curve]) -> None:
         _draw_lines(panel, curve, low)
         # A long name, such as `mlp.shared_expert.gate_proj`, has to fit above its panel.
         size = 7.5 * min(1.0, 30 / len(curve.kind))
-        panel.set_title(curve.kind, loc="left", fontsize=size, color=_INK, pad=3)
+        panel.set_title(curve.kind, loc="left", fontsize=size, color=INK, pad=3)
         _set_axes(panel, layers, low, high)
     for panel in panels[len(curves) :]:
         panel.set_visible(False)
@@ -150,7 +117,7 @@ def _draw_lines(panel: Any, curve: Curve, low: float) -> None:
     marks = {"marker": "o", "markersize": 2.6} if few else {}
     rounding = [max(value, low) for value in curve.rounding]
     ours = [max(value, low) for value in curve.ours]
-    panel.plot(curve.layers, rounding, color=_ROUNDING, linewidth=0.8 if many else 1.2, **marks)
+    panel.plot(curve.layers, rounding, color=PALE, linewidth=0.8 if many else 1.2, **marks)
     panel.plot(curve.layers, ours, color=_OURS, linewidth=0.9 if many else 1.5, **marks)
 
 
@@ -161,9 +128,7 @@ def _set_axes(panel: Any, layers: Sequence[int], low: float, high: float) -> Non
     panel.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g} %")
     panel.set_xlim(layers[0] - 0.5, layers[-1] + 0.5)
     panel.xaxis.get_major_locator().set_params(integer=True, nbins=6, min_n_ticks=1)
-    panel.grid(axis="y", color=_GRID, linewidth=0.6)
-    panel.set_axisbelow(True)
-    panel.tick_params(length=2, width=0.6)
+    set_grid(panel)
 
 
 def _limits(curves: Sequence[Curve]) -> tuple[float, float]:
@@ -179,41 +144,16 @@ def _limits(curves: Sequence[Curve]) -> tuple[float, float]:
     return low / widen, high * widen
 
 
-def _draw_heading(figure: Any, height: float, quantized: QuantizedModel, *, left_out: int) -> None:
-    """Title, then what is drawn, then the legend. left_out: kinds without a panel."""
+def _draw_text(figure: Any, quantized: QuantizedModel, *, left_out: int) -> None:
+    """left_out: kinds without a panel."""
     recipe = quantized.recipe
-    title, what, legend = (1 - inches / height for inches in (0.24, 0.43, 0.62))
-    figure.text(0.055, title, "Relative error by layer, on calibration inputs", fontsize=10.5, fontweight="bold")
-    figure.text(0.985, title, f"INT{recipe.bits}, groups of {recipe.group_size}", color=_FAINT, ha="right")
-    formula = r"of each quantized linear's output: $\Vert WX-W_qX\Vert^2\,/\,\Vert WX\Vert^2$"
-    figure.text(0.055, what, formula, color=_FAINT)
-    if left_out:
-        figure.text(0.985, what, f"without {left_out} kinds in few layers", color=_FAINT, ha="right")
-    lines = [figure.add_artist(_line(color)) for color in (_OURS, _ROUNDING)]
-    figure.legend(
-        lines,
-        [method_text(recipe.method), "plain rounding"],
-        loc="center left",
-        bbox_to_anchor=(0.046, legend),
-        ncols=2,
-        frameon=False,
-        handlelength=1.6,
-        columnspacing=1.6,
-        labelcolor=_INK,
+    title, what = draw_heading(
+        figure,
+        "Relative error by layer, on calibration inputs",
+        r"of each quantized linear's output: $\Vert WX-W_qX\Vert^2\,/\,\Vert WX\Vert^2$",
+        [(_OURS, method_text(recipe.method)), (PALE, "plain rounding")],
     )
-    figure.text(0.52, 0.1 / height, "layer", color=_FAINT, ha="center")
-
-
-def _line(color: str) -> Any:
-    from matplotlib.lines import Line2D  # noqa: PLC0415
-
-    return Line2D([], [], color=color, linewidth=1.8)
-
-
-def _save(canvas: Any, path: Path) -> None:
-    """Save with a palette of 64 colours, a third of the bytes, and without metadata such as the date."""
-    from PIL import Image  # noqa: PLC0415
-
-    picture = Image.frombytes("RGBA", canvas.get_width_height(), bytes(canvas.buffer_rgba())).convert("RGB")
-    palette = picture.quantize(64, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-    palette.save(path, format="PNG", optimize=True)
+    figure.text(0.985, title, f"INT{recipe.bits}, groups of {recipe.group_size}", color=FAINT, ha="right")
+    if left_out:
+        figure.text(0.985, what, f"without {left_out} kinds in few layers", color=FAINT, ha="right")
+    figure.text(0.52, 0.1 / figure.get_figheight(), "layer", color=FAINT, ha="center")

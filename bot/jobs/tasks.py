@@ -22,6 +22,8 @@ from bot.errors import WatchlistError
 from bot.files import disk_errors
 from bot.jobs.folder import JobDir, evaluate_inputs, quantize_inputs
 from bot.records import (
+    ERROR_BY_LAYER,
+    KL_BY_POSITION,
     Calibration,
     Evaluation,
     Headers,
@@ -120,12 +122,8 @@ def _date_of(job: Job) -> datetime.date:
     return datetime.date.fromisoformat(known) if known else UNKNOWN_DATE
 
 
-PICTURE = "assets/error-by-layer.png"
-
-
 def evaluate_job(jobdir: JobDir, progress: Progress) -> Report:
-    """Measure quantized/ against source/: the report and its plot."""
-    from bot.evaluate.plots import draw_error_by_layer
+    """Measure quantized/ against source/: the report and its pictures."""
 
     job, quantized = jobdir.job, jobdir.load(QuantizedModel)
     if quantized is None:
@@ -142,13 +140,22 @@ def evaluate_job(jobdir: JobDir, progress: Progress) -> Report:
         progress=progress,
         date=_date_of(job),
     )
-    picture = jobdir.card / PICTURE
-    with disk_errors(picture):
-        picture.parent.mkdir(parents=True, exist_ok=True)
-        draw_error_by_layer(quantized, picture)
-    report = replace(report, pictures=(PICTURE,), experts=quantized.experts)
+    report = replace(report, pictures=_draw(quantized, report, jobdir.card), experts=quantized.experts)
     jobdir.store(report, inputs=evaluate_inputs(job, quantized))
     return report
+
+
+def _draw(quantized: QuantizedModel, report: Report, card: Path) -> tuple[str, ...]:
+    """The paths of the pictures, in the card's folder."""
+    from bot.evaluate.plots import draw_error_by_layer
+    from bot.evaluate.positions import draw_kl_by_position
+
+    with disk_errors(card):
+        for path in (ERROR_BY_LAYER, KL_BY_POSITION):
+            (card / path).parent.mkdir(parents=True, exist_ok=True)
+        draw_kl_by_position(report, card / KL_BY_POSITION)
+        draw_error_by_layer(quantized, card / ERROR_BY_LAYER)
+    return KL_BY_POSITION, ERROR_BY_LAYER
 
 
 def _used_text(jobdir: JobDir, progress: Progress) -> UsedText:

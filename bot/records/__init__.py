@@ -8,6 +8,8 @@ says how a job ended; failed attempts are counted in Attempts.
 from __future__ import annotations
 
 from bot.records.artifact import (
+    ERROR_BY_LAYER,
+    KL_BY_POSITION,
     CalibrationSet,
     Card,
     Check,
@@ -55,6 +57,8 @@ from bot.records.result import Attempts, JobResult, PlanTimes, RunningJob, Statu
 from bot.records.serialization import canonical_json, from_json, sha256_of, to_json
 
 __all__ = [
+    "ERROR_BY_LAYER",
+    "KL_BY_POSITION",
     "Attempts",
     "Calibration",
     "CalibrationSet",

@@ -14,6 +14,14 @@ from bot.records.serialization import LATER
 # Text in a language that a model was trained on lies far below.
 UNKNOWN_TEXT_PERPLEXITY: Final = 1000
 
+# The pictures of a card, and what they show.
+ERROR_BY_LAYER: Final = "assets/error-by-layer.png"
+KL_BY_POSITION: Final = "assets/kl-by-position.png"
+_CAPTIONS: Final = {
+    ERROR_BY_LAYER: "Relative error of each quantized linear by layer, on calibration inputs",
+    KL_BY_POSITION: "KL divergence to the source by position in a block of tokens, for each text",
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weights:
@@ -180,7 +188,8 @@ class EvaluationText:
 class SourceFigures:
     """What was measured on the tokens of one source; the units are those of a Report.
 
-    documents_left_out: as they share text with calibration.
+    documents_left_out: as they share text with calibration. sha256: as text_sha256, of these tokens alone.
+    kl_by_position: the mean over equal parts of a block, from its beginning to its end.
     """
 
     label: str
@@ -190,6 +199,9 @@ class SourceFigures:
     kl_mean: float
     top1_agreement: float
     documents_left_out: int = field(default=0, metadata=LATER)
+    kl_mean_rounding: float | None = field(default=None, metadata=LATER)
+    kl_by_position: tuple[float, ...] = field(default=(), metadata=LATER)
+    sha256: str = field(default="", metadata=LATER)
 
     @property
     def remarks(self) -> str:
@@ -213,8 +225,10 @@ class SourceFigures:
 class Report:
     """Source against artifact, as read back from disk. KL in nats per predicted token; sizes in bytes.
 
-    tokens: of the text; predictions: of them, what the means are over, as the first token of a block is not
-    predicted. experts: as counted while quantizing. sources: each by itself.
+    tokens: of the text; seq_len: of them, in a block; predictions: what the means are over, as the first token of
+    a block is not predicted. text_sha256: over the int64 little-endian token ids. kl_mean_rounding: the kl_mean of
+    plain rounding in the same format, None where that gives no finite logits. experts: as counted while
+    quantizing. sources: each by itself.
     """
 
     perplexity_source: float
@@ -235,6 +249,13 @@ class Report:
     experts: tuple[ExpertTokens, ...] = ()
     predictions: int = field(default=0, metadata=LATER)
     sources: tuple[SourceFigures, ...] = field(default=(), metadata=LATER)
+    kl_mean_rounding: float | None = field(default=None, metadata=LATER)
+    seq_len: int = field(default=0, metadata=LATER)
+
+    @property
+    def captions(self) -> dict[str, str]:
+        """What each picture shows."""
+        return {path: _CAPTIONS.get(path, "Figure") for path in self.pictures}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -66,7 +66,7 @@ def estimate(details: Details, chosen: Chosen, entry: WatchEntry, *, download_by
         output_bytes=output,
         vram_bytes=max(_search_bytes(details, chosen, entry), _compare_bytes(details, chosen)) + _RUNTIME_BYTES,
         # The layer in work and the next one, what lies outside of them, the hidden states when they are made, and
-        # what the experts of the layer read; or those of both models when they are compared.
+        # what the experts of the layer read; or those of two models when they are compared.
         ram_bytes=2 * _largest_layer(details, chosen)
         + 2 * _outside(details, chosen)
         + max((3 if experts else 2) * hidden, 2 * measured)
@@ -187,7 +187,8 @@ def _operations(
         forward += 2 * seen * out * columns
         # Gram matrices, grid, factors and sweeps.
         search += 2 * _PRODUCTS * out * columns**2 + seen * columns**2 + 4 * columns**3 / 3
-    compared = 2 * 2 * evaluation.tokens * (_count(details.tensors) - idle)  # by both models
+    # By the source, the artifact and plain rounding.
+    compared = 3 * 2 * evaluation.tokens * (_count(details.tensors) - idle)
     if recipe.method == "awq":
         return _AUTOAWQ_PASSES * forward, 0.0, compared
     return forward, search, compared

@@ -20,7 +20,7 @@ from markdown_it import MarkdownIt
 from bot.card import model_card
 from bot.card.model_card import render_card
 from bot.localhub.card import check_card
-from bot.records import PublishedFile, Recipe, SourceCount, Upstream
+from bot.records import ERROR_BY_LAYER, KL_BY_POSITION, PublishedFile, Recipe, SourceCount, Upstream
 from tests.support.factories import (
     calibration_set,
     entry,
@@ -100,6 +100,14 @@ def full() -> str:
         source,
         recipe=Recipe(modules_to_not_convert=tuple(f"model.layers.{layer}.mlp.gate" for layer in range(6))),
         calibration=calibration_set(sources=sources),
+        report=report(
+            sources=(
+                source_figures("lab/texts@01234567 (test)", kl_mean_rounding=0.0456),
+                source_figures("texts/more.txt", kl_mean=0.02, kl_mean_rounding=0.03, documents_left_out=2),
+            ),
+            text_label="lab/texts@01234567 (test) and texts/more.txt",
+            pictures=(KL_BY_POSITION, ERROR_BY_LAYER),
+        ),
         tensor_parallel=(1, 2, 4),
         artifact_dtype="bfloat16",
         device="NVIDIA L4",

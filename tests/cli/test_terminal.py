@@ -8,7 +8,7 @@ from rich.console import Console
 
 from bot.cli import terminal
 from bot.records import SourceCount, Status, job_result
-from tests.support.factories import calibration_set, expert_tokens, job, report
+from tests.support.factories import calibration_set, expert_tokens, job, report, source_figures
 
 EXPERTS = tuple(expert_tokens(layer) for layer in range(48))
 LINE = "128 in 48 layers; calibration tokens per expert: lowest 12, median 4,096; each saw some"
@@ -47,3 +47,16 @@ def test_a_source_of_which_something_was_left_out_has_one_line() -> None:
         "chats.jsonl: rows left out: 3 refused by the chat template, 1,200 without text; "
         "parts other than text left out: 2; characters replaced by U+FFFD: 1",
     )
+
+
+def test_each_text_is_compared_with_plain_rounding() -> None:
+    texts = (
+        source_figures("prose.txt", kl_mean=0.02, kl_mean_rounding=0.05),
+        source_figures("chats", kl_mean=0.03, kl_mean_rounding=0.02),
+        source_figures("code.txt"),
+    )
+    table = printed(terminal.report_table(report(kl_mean=0.01, kl_mean_rounding=0.042, sources=texts)))
+    assert "0.01000 nats per token (4.2 times closer to the source than plain rounding, 0.04200)" in table
+    assert "prose.txt: KL 0.02000 (2.5 times closer to the source than plain rounding, 0.05000), top-1" in table
+    assert "chats: KL 0.03000 (1.5 times farther from the source than plain rounding, 0.02000), top-1" in table
+    assert "code.txt: KL 0.01230, top-1" in table

@@ -146,9 +146,79 @@ def test_figures_of_each_text_are_those_of_its_blocks_alone(pairs: Callable[[str
     alone = [measured(pairs("llama"), tokens) for tokens in (TOKENS[:7], TOKENS[7:])]
     for found, one, text in zip(report.sources, alone, texts, strict=True):
         assert (found.label, found.predictions) == (text.label, one.predictions)
-        for name in ("perplexity_source", "perplexity_quantized", "kl_mean", "top1_agreement"):
+        for name in ("perplexity_source", "perplexity_quantized", "kl_mean", "top1_agreement", "kl_mean_rounding"):
             assert getattr(found, name) == pytest.approx(getattr(one, name), rel=1e-4)
+        assert found.sha256 == one.text_sha256
     assert report == replace(measured(pairs("llama")), sources=report.sources, duration_s=report.duration_s)
+
+
+def test_kl_by_position_is_the_mean_over_parts_of_the_blocks(pairs: Callable[[str], Pair]) -> None:
+    """31 predictions in 16 parts: all but the last are of two."""
+    pair, texts = (
+        pairs("llama"),
+        (EvaluationText(label="prose", blocks=4), EvaluationText(label="chats", blocks=6)),
+    )
+    found = measured(pair, texts=texts)
+    assert found.seq_len == 32
+    source, quantized = (all_logits(folder, TOKENS) for folder in (pair.source, pair.restored))
+    kl = brute_force(source, quantized, TOKENS[:, 1:].flatten().numpy())[0].reshape(10, 31)
+    for text, rows in zip(found.sources, (kl[:4], kl[4:]), strict=True):
+        by_position = rows.mean(axis=0)
+        expected = [*by_position[:30].reshape(15, 2).mean(axis=1), by_position[30]]
+        assert text.kl_by_position == pytest.approx(expected, rel=1e-3)
+
+
+# --- plain rounding -----------------------------------------------------------------------------------------
+
+
+def coarser(tensors: dict[str, Tensor]) -> None:
+    for name in tensors:
+        if name.endswith("scales"):
+            tensors[name] *= 1.5
+
+
+@pytest.mark.parametrize("model_type", sorted(MODELS))
+def test_plain_rounding_is_measured_whatever_the_artifact_is(
+    pairs: Callable[[str], Pair], tmp_path: Path, model_type: str
+) -> None:
+    """The pairs are rounded plainly, by code that is not ours."""
+    exact, worse = pairs(model_type), copy_of(pairs(model_type), tmp_path)
+    change_tensors(worse.quantized, coarser)
+    one, other = measured(exact), measured(worse)
+    assert one.kl_mean_rounding == pytest.approx(one.kl_mean, rel=1e-3)
+    assert other.kl_mean_rounding == one.kl_mean_rounding
+    assert other.kl_mean > 1.2 * one.kl_mean
+
+
+def test_linears_that_the_artifact_does_not_pack_are_not_rounded_either(copied: Pair) -> None:
+    source = load_file(copied.source / "model.safetensors")
+
+    def unpack(tensors: dict[str, Tensor]) -> None:
+        for name in [name for name in tensors if name.endswith(".qweight")]:
+            linear = name.removesuffix(".qweight")
+            for part in ("qweight", "qzeros", "scales"):
+                del tensors[f"{linear}.{part}"]
+            tensors[f"{linear}.weight"] = source[f"{linear}.weight"]
+
+    change_tensors(copied.quantized, unpack)
+    found = measured(copied)
+    assert (found.kl_mean, found.kl_mean_rounding) == (0.0, 0.0)
+
+
+def test_where_plain_rounding_is_impossible_the_artifact_is_measured_all_the_same(copied: Pair) -> None:
+    """A weight that is too large for a float16 scale, as if scaling had made it small."""
+
+    def enlarge(tensors: dict[str, Tensor]) -> None:
+        tensors[f"{UP}.weight"] = tensors[f"{UP}.weight"].float()
+        tensors[f"{UP}.weight"][:, 0] = 2e6
+
+    change_tensors(copied.source, enlarge)
+    texts = (EvaluationText(label="prose", blocks=10),)
+    calls: list[int] = []
+    found = measured(copied, texts=texts, progress=lambda what, done, total, unit: calls.append(total - done))
+    assert found.kl_mean > 0
+    assert (found.kl_mean_rounding, found.sources[0].kl_mean_rounding) == (None, None)
+    assert calls[-1] == 0
 
 
 def test_sizes_and_bits_are_those_of_the_files(pairs: Callable[[str], Pair]) -> None:
@@ -183,10 +253,11 @@ def test_batch_size_changes_no_figure(pairs: Callable[[str], Pair], monkeypatch:
     assert one_by_one.perplexity_quantized == pytest.approx(together.perplexity_quantized, rel=1e-5)
 
 
-def test_progress_counts_every_layer_of_both_models_and_the_logits(pairs: Callable[[str], Pair]) -> None:
+def test_progress_counts_every_layer_of_three_models_and_the_logits_of_two(pairs: Callable[[str], Pair]) -> None:
     calls: list[tuple[str, int, int, str]] = []
     measured(pairs("llama"), progress=lambda *call: calls.append(call))
-    assert calls == [("evaluate", step, 6, "steps") for step in range(1, 7)]  # two layers twice, two batches
+    # Two layers of source, artifact and plain rounding, and two batches for each of the latter.
+    assert calls == [("evaluate", step, 10, "steps") for step in range(1, 11)]
 
 
 UP = "model.layers.1.mlp.up_proj"

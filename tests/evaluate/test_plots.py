@@ -1,4 +1,4 @@
-"""The picture on the card: what it shows, and that the same figures give the same bytes."""
+"""The pictures on the card: what they show, and that the same figures give the same bytes."""
 
 import random
 from pathlib import Path
@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bot.evaluate.plots import WIDTH_PIXELS, Curve, curves_of, draw_error_by_layer, kind_of
-from bot.records import ModuleError, QuantizedModel
-from tests.support.factories import quantized
+from bot.evaluate.picture import WIDTH_PIXELS
+from bot.evaluate.plots import Curve, curves_of, draw_error_by_layer, kind_of
+from bot.evaluate.positions import draw_kl_by_position
+from bot.records import ModuleError, QuantizedModel, Report
+from tests.support.factories import quantized, report, source_figures
 
 ATTENTION = tuple(f"self_attn.{part}_proj" for part in "qkvo")
 DENSE = (*ATTENTION, "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
@@ -100,6 +102,10 @@ def test_the_kinds_of_the_most_layers_stay_where_there_are_too_many() -> None:
 def test_a_picture_is_a_small_opaque_png_of_the_cards_width_with_both_curves(tmp_path: Path, layers: int) -> None:
     path = tmp_path / "error.png"
     draw_error_by_layer(dense(layers), path)
+    assert_a_small_opaque_png(path, "#0072B2", "#9AA3AD")
+
+
+def assert_a_small_opaque_png(path: Path, *colors: str) -> None:
     with Image.open(path) as picture:
         assert (picture.format, picture.width) == ("PNG", WIDTH_PIXELS)
         assert "transparency" not in picture.info
@@ -107,8 +113,8 @@ def test_a_picture_is_a_small_opaque_png_of_the_cards_width_with_both_curves(tmp
     assert path.stat().st_size < 150_000
     assert pixels[0, 0].tolist() == [255, 255, 255]
     shown = np.unique(pixels.reshape(-1, 3), axis=0)
-    for color in ((0x00, 0x72, 0xB2), (0x9A, 0xA3, 0xAD)):
-        assert np.abs(shown - color).sum(axis=1).min() < 16
+    for color in colors:
+        assert np.abs(shown - tuple(bytes.fromhex(color[1:]))).sum(axis=1).min() < 16
 
 
 def test_the_same_figures_give_the_same_bytes_whatever_the_users_settings(tmp_path: Path) -> None:
@@ -131,3 +137,40 @@ def test_a_mixture_of_experts_and_an_error_of_zero_can_be_drawn(tmp_path: Path) 
 def test_without_quantized_modules_there_is_nothing_to_draw(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nothing to draw"):
         draw_error_by_layer(quantized(modules=()), tmp_path / "error.png")
+
+
+# --- by position --------------------------------------------------------------------------------------------
+
+
+def by_position(*labels: str) -> Report:
+    """Texts that lose the most at the beginning of a block."""
+    numbers = random.Random(0)
+    curves = [tuple(0.1 / (1 + part) + numbers.uniform(0.02, 0.05) for part in range(16)) for _ in labels]
+    sources = [source_figures(label, kl_by_position=curve) for label, curve in zip(labels, curves, strict=True)]
+    return report(sources=tuple(sources), seq_len=512)
+
+
+TEXTS = ("Salesforce/wikitext@b08601e0 (wikitext-2-raw-v1/test)", "code.txt", "chats.jsonl")
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_each_text_has_a_line_by_position(tmp_path: Path, count: int) -> None:
+    draw_kl_by_position(by_position(*TEXTS[:count]), tmp_path / "kl.png")
+    assert_a_small_opaque_png(tmp_path / "kl.png", *("#0072B2", "#D55E00", "#009E73")[:count])
+    draw_kl_by_position(by_position(*TEXTS[:count]), tmp_path / "again.png")
+    assert (tmp_path / "kl.png").read_bytes() == (tmp_path / "again.png").read_bytes()
+
+
+@pytest.mark.parametrize("label", ["$x^{", "a$b$c", "\u6587\u672c.txt", "a\nb\\frac", "x" * 500, "_legend", ""])
+def test_any_name_of_a_text_can_be_drawn(tmp_path: Path, label: str) -> None:
+    draw_kl_by_position(by_position(label, "b.txt"), tmp_path / "kl.png")
+    assert_a_small_opaque_png(tmp_path / "kl.png", "#0072B2")
+
+
+def test_many_texts_and_a_loss_of_nothing_or_of_no_number_can_be_drawn(tmp_path: Path) -> None:
+    draw_kl_by_position(by_position(*(f"{number}.txt" for number in range(9))), tmp_path / "kl.png")
+    curves = [(0.0,) * 16, (float("nan"), 0.1), (float("inf"), 0.1), ()]
+    odd = [source_figures("odd", kl_by_position=curve) for curve in curves]
+    draw_kl_by_position(report(sources=tuple(odd), seq_len=17), tmp_path / "odd.png")
+    with pytest.raises(ValueError, match="nothing to draw"):
+        draw_kl_by_position(report(), tmp_path / "none.png")

@@ -17,7 +17,7 @@ from bot.records import Attempts, Job, JobResult, Publication, RunningJob, Skip,
 from bot.text import escape_github_hint
 from bot.watch.release import make_plan
 from tests.github.test_attempts import NOW, many
-from tests.support.factories import HEAD, entry, expert_tokens, job, report
+from tests.support.factories import HEAD, entry, expert_tokens, job, report, source_figures
 
 HUB = "https://hub.example"
 OURS = ("https://hub.example/", "https://github.com/someone/awq-bot")
@@ -148,3 +148,18 @@ def test_a_mixture_has_a_line_about_its_experts() -> None:
     assert line in summaries.job_page(job(), ready, endpoint=HUB).splitlines()
     dense = job_result(job(), stage="quantize", status=Status.READY, report=report())
     assert "experts" not in summaries.job_page(job(), dense, endpoint=HUB)
+
+
+def test_each_text_has_its_figures_and_what_a_reader_of_them_should_know() -> None:
+    texts = (
+        source_figures("prose.txt", kl_mean=0.02, kl_mean_rounding=0.05),
+        source_figures("<b>", kl_mean_rounding=0.01, perplexity_source=23_456.7),
+    )
+    measured = report(sources=texts, kl_mean_rounding=0.042)
+    page = summaries.job_page(
+        job(), job_result(job(), stage="quantize", status=Status.READY, report=measured), endpoint=HUB
+    )
+    assert "| KL divergence of plain rounding, mean | | 0.0420 nats |" in page
+    assert "| 93.5 % | 0.0200 nats | 2.5 times closer to the source |" in page
+    assert "| 93.5 % | 0.0123 nats | 1.2 times farther from the source |" in page
+    assert r"\<b\>: the source's own perplexity is 23,457: does it know this language?" in page

@@ -16,25 +16,27 @@ from bot.calibration.overlap import UsedText
 from bot.jobs import pipeline, tasks
 from bot.jobs.folder import JobDir
 from bot.jobs.handover import has_chat_template
-from bot.records import Job, Report, from_json, no_progress, to_json
-from tests.support.factories import expert_tokens, job, quantized, report, upstream, weights
+from bot.records import ERROR_BY_LAYER, KL_BY_POSITION, Job, Report, from_json, no_progress, to_json
+from tests.support.factories import expert_tokens, job, quantized, report, source_figures, upstream, weights
 from tests.support.sandbox import ASSETS
 
+MEASURED = report(pictures=(), sources=(source_figures("prose", kl_by_position=(0.3, 0.2)),), seq_len=512)
 
-def test_the_report_carries_the_figures_of_experts_and_the_picture(
+
+def test_the_report_carries_the_figures_of_experts_and_the_pictures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Measuring a mixture takes longer than this test should."""
-    monkeypatch.setattr(tasks, "evaluate_folder", lambda *folders, **options: report(pictures=()))
+    monkeypatch.setattr(tasks, "evaluate_folder", lambda *folders, **options: MEASURED)
     experts = tuple(expert_tokens(layer) for layer in range(2))
     jobdir = JobDir(tmp_path)
     jobdir.store(job())
     jobdir.store(quantized(experts=experts))
     overlap.save(UsedText(), jobdir.used_text)
     made = tasks.evaluate_job(jobdir, no_progress)
-    assert (made.experts, made.pictures) == (experts, (tasks.PICTURE,))
+    assert (made.experts, made.pictures) == (experts, (KL_BY_POSITION, ERROR_BY_LAYER))
     assert jobdir.load(Report) == made
-    assert (jobdir.card / tasks.PICTURE).is_file()
+    assert all((jobdir.card / path).is_file() for path in made.pictures)
 
 
 def test_what_calibration_used_is_drawn_again_where_it_was_deleted(
@@ -45,7 +47,7 @@ def test_what_calibration_used_is_drawn_again_where_it_was_deleted(
 
     def evaluate_folder(*folders: Path, used: UsedText, **options: object) -> Report:
         seen.append(used)
-        return report(pictures=())
+        return MEASURED
 
     monkeypatch.setattr(tasks, "evaluate_folder", evaluate_folder)
     jobdir = JobDir(tmp_path / "job")
