@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bot.card.model_card import render_card
 from bot.card.provenance import make_provenance, refreshed, with_file
-from bot.records import Job, Provenance, QuantizedModel, Report, from_json, to_json
+from bot.records import Job, Provenance, QuantizedModel, Recipe, Report, SourceCount, from_json, to_json
+from bot.text import size
 from tests.support import factories
 from tests.support.factories import (
     OTHER_SHA,
     SHA,
+    calibration_set,
     entry,
     expert_tokens,
     job,
@@ -22,6 +27,7 @@ from tests.support.factories import (
     published_file,
     quantized,
     report,
+    source_figures,
     upstream,
 )
 
@@ -112,3 +118,126 @@ def test_it_has_the_figures_of_experts() -> None:
 def test_what_was_predicted_is_not_published_beside_the_tokens() -> None:
     """So that the same job publishes the bytes that earlier versions do."""
     assert to_json(made(measured=report(predictions=32_704))) == to_json(made())
+
+
+# --- every figure on a card is in the provenance ------------------------------------------------------------
+
+TEMPLATE = Path(__file__).parents[2] / "templates" / "model_card.md.jinja"
+NUMBER = re.compile(r"(?<![\w.,@])[-+]?\d+(?:,\d{3})*(?:\.\d+)*(?!\w)")
+
+
+def measured_release() -> Provenance:
+    """With other figures than the usual ones, no two of them alike."""
+    texts = tuple(
+        source_figures(
+            name,
+            predictions=1717 + place,
+            perplexity_source=21.73 + place,
+            perplexity_quantized=1023.91 + place,
+            kl_mean=0.0719 + place / 100,
+            kl_mean_rounding=0.2377 + place / 100,
+            top1_agreement=0.7651 + place / 100,
+            documents_left_out=37 + place,
+        )
+        for place, name in enumerate(("prose.txt", "lab/chats@01234567 (test)"))
+    )
+    figures = report(
+        perplexity_source=23.71,
+        perplexity_quantized=24.913,
+        kl_mean=0.0737,
+        kl_p99=0.6113,
+        top1_agreement=0.7719,
+        bits_per_weight=4.31,
+        bits_per_weight_file=6.87,
+        size_source_bytes=269_060_552,
+        size_quantized_bytes=114_130_000,
+        tokens=29_184,
+        sources=texts,
+        experts=(expert_tokens(1, experts=96, lowest=29, median=3511.0, unseen=7),),
+        pictures=(),
+    )
+    count = SourceCount(
+        label="prose.txt",
+        documents=573,
+        tokens=18_944,
+        share=0.83,
+        duplicates_removed=47,
+        rows_left_out={"without text": 53},
+        parts_left_out=59,
+        replaced_characters=61,
+    )
+    used = calibration_set(
+        samples=74, seq_len=352, seed=71, sources=(count,), distinct_token_share=0.273, sha256="a" * 64
+    )
+    return provenance(
+        report=figures, calibration=used, recipe=Recipe(group_size=64), tensor_parallel=(1, 2, 3), versions={}
+    )
+
+
+def shown(record: Provenance) -> str:
+    """The card's text, without what a program reads: front matter, code, and where links lead to."""
+    body = render_card(job(), record, chat=True).split("\n---\n\n", 1)[1]
+    return re.sub(r"```.*?```|`[^`\n]*`|\]\([^)]*\)", " ", body, flags=re.DOTALL)
+
+
+def leaves(value: Any) -> Iterator[Any]:
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from leaves(item)
+    if not isinstance(value, dict | list):
+        yield value
+
+
+def made_of(content: dict[str, Any]) -> set[str]:
+    """All that a card may show of this JSON: its figures as they are printed, and those that follow from them."""
+    figures, used = content["report"], content["calibration"]
+    experts = figures["experts"]
+    values = [
+        *leaves(content),
+        100 * (figures["perplexity_quantized"] / figures["perplexity_source"] - 1),
+        figures["size_source_bytes"] / figures["size_quantized_bytes"],
+        used["samples"] * used["seq_len"],
+        len(experts),
+        sum(layer["unseen"] for layer in experts) / sum(layer["experts"] for layer in experts),
+    ]
+    for each in figures.get("sources", ()):
+        ratio = each["kl_mean"] / each["kl_mean_rounding"]
+        values.append(max(ratio, 1 / ratio))
+    found = set()
+    for value in values:
+        if isinstance(value, str):
+            found.update(NUMBER.findall(value))
+        elif value is not None:
+            found |= {f"{scale * value:.{digits}f}" for scale in (1, 100) for digits in range(5)}
+            found |= {f"{value:,}", f"{value:,.0f}", f"{value:+.2f}", size(value).split()[0]}
+    return found
+
+
+def unexplained(text: str, content: dict[str, Any]) -> list[str]:
+    """Numbers on a card that neither the provenance nor the words of the template have."""
+    words = NUMBER.findall(re.sub(r"{{.*?}}|{%.*?%}", " ", TEMPLATE.read_text()))
+    return [number for number in NUMBER.findall(text) if number not in {*words, *made_of(content)}]
+
+
+def test_no_figure_on_a_card_is_missing_in_its_provenance() -> None:
+    record = measured_release()
+    found = shown(record)
+    assert len(NUMBER.findall(found)) > 50
+    assert unexplained(found, json.loads(to_json(record))) == []
+    other = provenance(report=report(experts=(expert_tokens(),)))
+    assert len(unexplained(found, json.loads(to_json(other)))) > 30
+
+
+@pytest.mark.parametrize(
+    "figure", ["kl_p99", "top1_agreement", "bits_per_weight", "size_source_bytes", "perplexity_source", "tokens"]
+)
+def test_a_figure_that_the_provenance_does_not_have_is_found(figure: str) -> None:
+    record = measured_release()
+    content = json.loads(to_json(record))
+    content["report"][figure] = 123_456.789
+    assert unexplained(shown(record), content)
+
+
+def test_a_card_is_rendered_from_what_the_published_provenance_says() -> None:
+    record = measured_release()
+    again = from_json(Provenance, to_json(record))
+    assert render_card(job(), again, chat=True) == render_card(job(), record, chat=True)

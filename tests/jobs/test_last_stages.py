@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+from bot.calibration import overlap
+from bot.calibration.blocks import build_calibration_set, tokens_sha256
+from bot.calibration.evaluation import evaluation_tokens
 from bot.errors import PublishError
 from bot.jobs.folder import JobDir
 from bot.jobs.handover import check_job_dir
 from bot.jobs.pipeline import pull_originals
-from bot.records import Card
+from bot.records import Card, Provenance, from_json
 from tests.support.repos import as_bot
 from tests.support.sandbox import SandboxBefore
 from tests.support.small_sandbox import TARGET, assert_published
@@ -29,6 +34,24 @@ def test_a_deleted_card_is_written_again_byte_for_byte(sandbox_before: SandboxBe
     result = sandbox.call("card", "--job", str(job))
     assert (result.returncode, result.stdout.strip()) == (0, str(card)), result.stderr
     assert card.read_bytes() == before
+
+
+def test_the_tokens_of_every_figure_are_made_again_from_the_provenance(
+    sandbox_before: SandboxBefore, tmp_path: Path
+) -> None:
+    """As anybody can: with the source and the texts at the commits and hashes that it names."""
+    jobdir = JobDir(sandbox_before().jobs[0])
+    published = from_json(Provenance, (jobdir.card / "provenance.json").read_bytes())
+    texts: dict[str, Any] = {"tokenizer_folder": jobdir.source, "folder": jobdir.calibration}
+    texts["trust_remote_code"] = False
+    used = tmp_path / "used.npz"
+    _, calibrated = build_calibration_set(published.calibration_asked, used_text=used, **texts)
+    assert calibrated == published.calibration
+    tokens, measured = evaluation_tokens(published.evaluation_asked, used=overlap.load(used), **texts)
+    assert published.report.text_sha256 == tokens_sha256(tokens)
+    parts = torch.split(tokens, [text.blocks for text in measured])
+    assert [source.sha256 for source in published.report.sources] == [tokens_sha256(part) for part in parts]
+    assert (len(parts), published.report.seq_len) == (2, tokens.shape[1])
 
 
 def test_a_job_is_published_once_and_logged_with_times(sandbox_before: SandboxBefore) -> None:
