@@ -27,12 +27,12 @@ from bot.calibration.conversations import (
 from bot.calibration.sources import ROW_SUFFIXES, TEXT_SUFFIXES, local_path, split_files, suffix_of
 from bot.errors import QuantizationError, reason_of, untrusted_input
 from bot.files import file_sha256
-from bot.records import OnBytes, Progress, TextSource, byte_counter, ignore_bytes, no_progress
+from bot.records import CHAT_COLUMNS, OnBytes, Progress, TextSource, byte_counter, ignore_bytes, no_progress
 
 # A long text is cut into passages of about this many characters, some 1,000 tokens, so that 64k tokens of
 # calibration come from sixty places and not from one long chapter.
 PASSAGE_CHARACTERS: Final = 4096
-DEFAULT_COLUMNS: Final = ("text", "messages", "conversations")
+DEFAULT_COLUMNS: Final = ("text", *CHAT_COLUMNS)
 LANGUAGE_COLUMNS: Final = ("language", "lang")
 _LANGUAGE: Final = re.compile(r"[A-Za-z0-9_-]{1,35}")  # the card lists them
 _ROWS_AT_ONCE: Final = 1024  # as Python objects in memory; a row may hold a whole conversation

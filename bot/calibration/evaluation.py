@@ -92,6 +92,11 @@ class _Reader:
     def blocks_of(self, source: TextSource, blocks: int) -> tuple[Tensor, EvaluationText]:
         """int64 [blocks, block]"""
         pinned = source.dataset is not None or source.sha256 is not None
+        if source.file is not None and not pinned and not (self._folder / source.file).is_file():
+            raise QuantizationError(
+                f"evaluation text {source.file} does not exist", hint="Check the path given as --text."
+            )
+        self._check_chats(source)
         ids, left_out = self._drawn(source, blocks) if pinned else self._whole(source)
         there, least = len(ids) // self._length, blocks if pinned else MIN_EVALUATION_BLOCKS
         if there < least:
@@ -108,6 +113,17 @@ class _Reader:
         rows = [bos_ids + ids[start : start + self._length] for start in starts]
         text = EvaluationText(label=source.evaluation_label, blocks=count, documents_left_out=left_out)
         return torch.tensor(rows, dtype=torch.int64), text
+
+    def _check_chats(self, source: TextSource) -> None:
+        """Chats are measured in the model's own template. Of built-in text the words alone may be used."""
+        if self._encoder.tokenizer.chat_template is not None or source.builtin:
+            return
+        first = next(read(source, self._folder), None)
+        if first is not None and first.messages:
+            raise QuantizationError(
+                f"{source.evaluation_label} holds chats, and the model has no chat template",
+                hint="Measure it on text.",
+            )
 
     def _drawn(self, source: TextSource, blocks: int) -> tuple[list[int], int]:
         """As many ids as there are in these blocks, or all; and how many documents were left out."""
@@ -129,10 +145,6 @@ class _Reader:
 
     def _whole(self, source: TextSource) -> tuple[list[int], int]:
         """The ids of all the text, in its order, and how many documents were left out."""
-        if source.file is not None and not (self._folder / source.file).is_file():
-            raise QuantizationError(
-                f"evaluation text {source.file} does not exist", hint="Check the path given as --text."
-            )
         ids: list[int] = []
         left_out: list[LeftOut] = []
         before: list[int] = []  # the end of the passage before, as a run may go on in the next

@@ -15,6 +15,8 @@ from bot.checkpoint.config import parse_object
 from bot.checkpoint.repo_files import CHAT_TEMPLATE, EDITED, TOKENIZER_CONFIG
 from bot.errors import UpstreamError, untrusted_input
 
+# Where a chat template may be, beside chat_template.jinja: vision-language models had it in the first.
+TEMPLATE_SETTINGS = ("chat_template.json", TOKENIZER_CONFIG)
 _LOOK = "It has to be corrected upstream."
 
 
@@ -29,6 +31,12 @@ def check_small_files(files: Mapping[str, bytes]) -> None:
                     check_template(template, where=name)
         elif path.endswith(".jinja"):
             check_template(_text(path, content), where=path)
+
+
+def has_chat_template(files: Mapping[str, bytes]) -> bool:
+    """files: content by path. Raises UpstreamError for one that is no JSON."""
+    settings = (_settings(path, files[path]) for path in TEMPLATE_SETTINGS if path in files)
+    return CHAT_TEMPLATE in files or any(each.get("chat_template") for each in settings)
 
 
 def template_warnings(files: Mapping[str, bytes]) -> tuple[str, ...]:

@@ -6,7 +6,6 @@ the folder must follow from the plan and from its own records, byte for byte.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from typing import TypeVar
 import bot
 from bot.card.model_card import render_card
 from bot.card.provenance import make_provenance
+from bot.checkpoint import small_files
 from bot.checkpoint.config import artifact_config
 from bot.checkpoint.repo_files import (
     CARD,
@@ -23,12 +23,12 @@ from bot.checkpoint.repo_files import (
     CONFIG,
     EDITED,
     PROVENANCE,
-    TOKENIZER_CONFIG,
     WEIGHT_INDEX,
     edited,
     is_carried,
     is_safe_path,
 )
+from bot.checkpoint.small_files import TEMPLATE_SETTINGS
 from bot.checkpoint.weight_files import read_weight_headers
 from bot.errors import PublishError, UpstreamError
 from bot.evaluate.gate import judge
@@ -52,8 +52,6 @@ Record = TypeVar("Record")
 
 TOOL = f"awq-bot {bot.__version__}"
 
-# Where vision-language models had it before chat_template.jinja.
-_PROCESSOR_TEMPLATE = "chat_template.json"
 _FOLDERS = {"quantized", "card"}
 _RECORDS = {"job.json", "weights.json", "quantized.json", "report.json", "card.json", ".lock"}
 _SHARD = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
@@ -107,11 +105,9 @@ def check_job_dir(job: Job, folder: Path, originals: Path) -> JobDir:
 
 
 def has_chat_template(folder: Path) -> bool:
-    """Whether a model's folder has one, in any of the three places."""
-    if (folder / CHAT_TEMPLATE).is_file():
-        return True
-    paths = [path for name in (_PROCESSOR_TEMPLATE, TOKENIZER_CONFIG) if (path := folder / name).is_file()]
-    return any(json.loads(path.read_bytes()).get("chat_template") for path in paths)
+    """Whether a model's folder has one."""
+    paths = [path for name in (CHAT_TEMPLATE, *TEMPLATE_SETTINGS) if (path := folder / name).is_file()]
+    return small_files.has_chat_template({path.name: path.read_bytes() for path in paths})
 
 
 def _files_on_disk(job: Job, folder: Path) -> dict[str, Path]:

@@ -215,10 +215,19 @@ def evaluate_folder(
 
 
 def try_job(jobdir: JobDir) -> None:
-    """Try the small files, and the model if its headers are there, before the weights are pulled."""
+    """Try the small files, the text to measure on, and the model if its headers are there: before the weights."""
     from bot.jobs.model import try_model
 
-    entry = jobdir.job.entry
+    job, entry = jobdir.job, jobdir.job.entry
     try_small_files(jobdir.source, trust_remote_code=entry.trust_remote_code)
+    # A refresh has none, and built-in text is known to be enough.
+    if any(not source.builtin for source in job.texts if source in entry.evaluation.sources):
+        evaluation_tokens(
+            entry.evaluation,
+            tokenizer_folder=jobdir.source,
+            folder=jobdir.calibration,
+            trust_remote_code=entry.trust_remote_code,
+            date=_date_of(job),
+        )
     if (headers := jobdir.load(Headers)) is not None:
         try_model(jobdir.source, headers.tensors, entry)

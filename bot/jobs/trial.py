@@ -35,13 +35,13 @@ def layers_of_model(details: Details, recipe: Recipe) -> Layers:
 
 
 def try_files(jobdir: JobDir, tensors: Sequence[TensorInfo] | None, *, options: tuple[str, ...]) -> None:
-    """Try the small files in source/, and the model that they and the headers show.
+    """Try the small files in source/, the text to measure on, and the model that files and headers show.
 
     tensors: of the headers; None for a refresh. Raises the error that the child process recorded.
     """
     job = jobdir.job
-    allowed = (job.entry.recipe, job.entry.trust_remote_code)
-    known = _place("trials", to_json([job.source_files, job.refresh_files, tensors, *allowed]))
+    asked = (job.entry.recipe, job.entry.evaluation, job.entry.trust_remote_code)
+    known = _place("trials", to_json([job.source_files, job.refresh_files, tensors, *asked]))
     if known.is_file():
         return
     if tensors is not None:

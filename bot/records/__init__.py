@@ -29,6 +29,7 @@ from bot.records.artifact import (
     experts_of_model,
 )
 from bot.records.config import (
+    CHAT_COLUMNS,
     Calibration,
     Evaluation,
     Licenses,
@@ -57,6 +58,7 @@ from bot.records.result import Attempts, JobResult, PlanTimes, RunningJob, Statu
 from bot.records.serialization import canonical_json, from_json, sha256_of, to_json
 
 __all__ = [
+    "CHAT_COLUMNS",
     "ERROR_BY_LAYER",
     "KL_BY_POSITION",
     "Attempts",

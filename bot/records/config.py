@@ -39,6 +39,9 @@ class Recipe:
     max_unquantized_share: float = 0.2
 
 
+CHAT_COLUMNS = ("messages", "conversations")  # as data sets name the column that holds chats
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextSource:
     """One source of text; exactly one of builtin, file and dataset is set.
@@ -60,6 +63,11 @@ class TextSource:
         if self.dataset:
             return f"{self.dataset}@{(self.revision or '')[:8]}"
         return self.file or f"builtin:{self.builtin}"
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether its column says that it holds chats; without `column`, only reading it tells."""
+        return self.column in CHAT_COLUMNS
 
     @property
     def evaluation_label(self) -> str:

@@ -54,6 +54,7 @@ from bot.watch.sizing import (
     gpu_class,
     legal_tensor_parallel,
 )
+from bot.watch.texts import measurable
 
 # Increment this when the same recipe gives better weights: `requantize: outdated` then quantizes again.
 QUANTIZER_VERSION = 1
@@ -141,6 +142,10 @@ def decide(candidate: Candidate, details: Details) -> Skip | Job:
     refusal = refusal_of_names(entry, (*sources, *small_files)) or small_files_refusal(entry, details)
     if refusal := refusal or seq_len_refusal(entry, details):
         return refusal
+    measured = measurable(entry, details)
+    if isinstance(measured, Skip):
+        return measured
+    entry = measured
     download_bytes = sum(file.size_bytes for file in (*sources, *small_files))
     needs = estimate(details, chosen, entry, download_bytes=download_bytes)
     if gpu_class(needs) is None:

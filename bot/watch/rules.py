@@ -38,9 +38,10 @@ _SHA = re.compile(r"[0-9a-f]{40}")
 
 @dataclass(frozen=True, slots=True)
 class FileContent:
-    """A file of text: its sha256, or why it cannot be read."""
+    """A file of text: its sha256 and size, or why it cannot be read."""
 
     sha256: str | None = None
+    size_bytes: int = 0
     problem: str | None = None
 
 
@@ -124,6 +125,7 @@ def _evaluations(raw: dict[str, Any], contents: Mapping[str, FileContent]) -> It
         if calibration is not None and evaluation is not None:
             yield from _overlaps(raw, loc, calibration, evaluation, contents)
             yield from _too_few_blocks(raw, loc, calibration, evaluation)
+            yield from _too_short(raw, loc, evaluation, contents)
 
 
 def _overlaps(
@@ -180,6 +182,25 @@ def _too_few_blocks(
             f"{message}; at least {MIN_EVALUATION_BLOCKS} are needed",
             "Raise `tokens`, or name fewer sources.",
         )
+
+
+def _too_short(
+    raw: dict[str, Any], loc: Loc, evaluation: EvaluationSpec, contents: Mapping[str, FileContent]
+) -> Iterator[Wrong]:
+    """Plain text with fewer bytes than the tokens that are asked of it, as a token has a byte or more."""
+    if "sources" not in evaluation.model_fields_set:
+        return
+    weights = [source.weight for source in evaluation.sources]
+    quotas = blocks_by_weight(weights, evaluation.tokens // EVALUATION_SEQ_LEN)
+    for number, (source, blocks) in enumerate(zip(evaluation.sources, quotas, strict=True)):
+        content = contents.get(source.file or "")
+        is_plain = source.file is not None and source.file.endswith((".txt", ".md"))
+        tokens = blocks * (EVALUATION_SEQ_LEN - 1)  # a block may begin with a special token
+        if is_plain and content is not None and not content.problem and content.size_bytes < tokens:
+            place = (*_typed_at(raw, loc, "evaluation", "sources"), "evaluation", "sources", number)
+            message = f"evaluation file {source.file!r} has {content.size_bytes:,} bytes"
+            message += f", too few for {tokens:,} tokens"
+            yield place, message, "Give a longer text, lower `tokens`, or give it less `weight`."
 
 
 def _effective(raw: dict[str, Any], loc: Loc, use: str) -> dict[str, Any]:

@@ -218,7 +218,7 @@ def _file_content(folder: Path, name: str) -> FileContent:
         if (folder / name).exists() and not (folder / name).is_file():
             return FileContent(problem="not a file")
         with (folder / name).open("rb") as stream:
-            return FileContent(hashlib.file_digest(stream, "sha256").hexdigest())
+            return FileContent(hashlib.file_digest(stream, "sha256").hexdigest(), size_bytes=stream.tell())
     except OSError as error:
         return FileContent(problem=error.strerror or str(error))
     except ValueError:

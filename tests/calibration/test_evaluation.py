@@ -144,16 +144,17 @@ def test_of_pinned_text_documents_are_drawn_by_the_hash_of_their_place(tmp_path:
     assert tokens.flatten().tolist() == stream[:1024]
 
 
-def test_conversations_are_in_the_models_template_and_text_without_one(tmp_path: Path) -> None:
+def test_conversations_are_in_the_models_template_and_refused_without_one(tmp_path: Path) -> None:
     chats = pinned(write_jsonl(tmp_path / "chats.jsonl", [prose(90, n) for n in range(9)], chat=True), tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(QWEN)
     assert tokenizer.chat_template
     assert "<|im_start|>user" in tokenizer.decode(blocks_of(chats, blocks=8, folder=tmp_path)[0].flatten())
     plain = shutil.copytree(QWEN, tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors", "*.jinja"))
     assert AutoTokenizer.from_pretrained(plain).chat_template is None
-    assert "<|im_start|>" not in tokenizer.decode(
-        blocks_of(chats, blocks=8, folder=tmp_path, model=plain)[0].flatten()
-    )
+    said = "chats.jsonl holds chats, and the model has no chat template"
+    assert refused(chats, blocks=8, folder=tmp_path, model=plain) == said
+    local = TextSource(file=str(tmp_path / "chats.jsonl"))
+    assert refused(local, blocks=8, model=plain) == said
 
 
 def test_pinned_text_has_to_give_all_that_was_asked_for(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +15,23 @@ from bot.calibration import overlap
 from bot.calibration.blocks import build_calibration_set
 from bot.calibration.encoding import UNKNOWN_DATE
 from bot.calibration.overlap import UsedText
+from bot.calibration.sources import local_path
+from bot.errors import QuantizationError
 from bot.jobs import pipeline, tasks
 from bot.jobs.folder import JobDir
 from bot.jobs.handover import has_chat_template
-from bot.records import ERROR_BY_LAYER, KL_BY_POSITION, Job, Report, from_json, no_progress, to_json
-from tests.support.factories import expert_tokens, job, quantized, report, source_figures, upstream, weights
+from bot.records import (
+    ERROR_BY_LAYER,
+    KL_BY_POSITION,
+    Evaluation,
+    Job,
+    Report,
+    TextSource,
+    from_json,
+    no_progress,
+    to_json,
+)
+from tests.support.factories import entry, expert_tokens, job, quantized, report, source_figures, upstream, weights
 from tests.support.sandbox import ASSETS
 
 MEASURED = report(pictures=(), sources=(source_figures("prose", kl_by_position=(0.3, 0.2)),), seq_len=512)
@@ -65,6 +79,31 @@ def test_what_calibration_used_is_drawn_again_where_it_was_deleted(
     first = overlap.load(tmp_path / "used.npz")
     assert len(first.runs) > 3000
     assert (seen[0].sketches, seen[0].runs.tolist()) == (first.sketches, first.runs.tolist())
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"text": "Ten tokens."}, "own.jsonl: 6 tokens are too few to measure on; 32,768 are needed"),
+        ({"messages": [{"role": "user", "content": "Hi"}]}, "own.jsonl holds chats, and the model has no chat"),
+    ],
+    ids=["too short", "chats"],
+)
+def test_text_that_cannot_be_measured_on_is_found_by_the_trial(
+    tmp_path: Path, row: dict[str, object], said: str
+) -> None:
+    """Which runs before the weights are pulled: the model's tokenizer says how many tokens a text has."""
+    content = json.dumps(row).encode()
+    text = TextSource(file="own.jsonl", sha256=hashlib.sha256(content).hexdigest())
+    jobdir = JobDir(tmp_path / "job")
+    jobdir.store(job(entry(evaluation=Evaluation(sources=(text,)))))
+    ignored = shutil.ignore_patterns("*.safetensors", "chat_template.jinja")
+    shutil.copytree(ASSETS / "qwen3-tiny", jobdir.source, ignore=ignored)
+    jobdir.calibration.mkdir()
+    (jobdir.calibration / str(local_path(text))).write_bytes(content)
+    with pytest.raises(QuantizationError) as caught:
+        tasks.try_job(jobdir)
+    assert caught.value.message.startswith(said)
 
 
 @pytest.mark.parametrize(

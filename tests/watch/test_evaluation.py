@@ -7,13 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from bot.errors import WatchlistError
 from bot.records import Evaluation, Job, JobKind, TextSource, from_json, to_json
 from bot.watch.digests import recipe_digest
-from tests.support.factories import entry, job
-from tests.support.watch import SHA, TOP, loaded, mistakes
+from tests.support.factories import details, entry, job
+from tests.support.watch import SHA, TOP, decided, loaded, mistakes, skip
+from tests.support.watch import job as release
 
 BUILTIN = TextSource(builtin="stdlib")
 SET = f"dataset: lab/chats, revision: {SHA}"
+LONG = "Long enough.\n" * 5000
 TEST_SPLITS = ["wikitext-2-raw-v1/test", "test_sft"]
 
 
@@ -43,7 +46,7 @@ def test_by_default_data_sets_are_read_only_where_calibration_reads_some(
 
 
 def test_what_is_asked_for_reaches_the_entry_over_the_defaults(tmp_path: Path) -> None:
-    (tmp_path / "own.txt").touch()
+    (tmp_path / "own.txt").write_text(LONG)
     text = f"defaults: {{evaluation: {{tokens: 8192, sources: [{{{SET}, split: test, weight: 2}}]}}}}\n"
     text += entry_lines("evaluation: {sources: [{file: own.txt}]}") + "    - lab/B\n"
     first, second = (found.evaluation for found in loaded(tmp_path, text))
@@ -124,16 +127,23 @@ SAME = "evaluation and calibration read the same "
             "evaluation file 'gone.txt' cannot be read: No such file",
         ),
         (["evaluation: {sources: [{dataset: lab/chats}]}"], 4, "a data set needs `revision`"),
+        (
+            ["evaluation:", "  tokens: 16384", "  sources: [{builtin: stdlib}, {file: short.md}]"],
+            6,
+            "evaluation file 'short.md' has 8,000 bytes, too few for 8,176 tokens",
+        ),
         (["evaluation: {seed: 1}"], 4, "unknown key 'seed'"),
+        (["gate: {short.md: {max_kl: 0.2}}"], 4, "unknown key 'short.md'"),
+        (["evaluation: {sources: [{builtin: stdlib, gate: {max_kl: 0.2}}]}"], 4, "unknown key 'gate'"),
         (["tokens: 9999"], 4, "unknown key 'tokens'"),
     ],
 )
 def test_a_mistake_is_one_line_with_its_place(tmp_path: Path, lines: list[str], line: int, message: str) -> None:
-    for name in ("one.txt", "copy.txt"):
-        (tmp_path / name).write_text("the same\n")
+    for name, text in {"one.txt": LONG, "copy.txt": LONG, "short.md": "too few\n" * 1000}.items():
+        (tmp_path / name).write_text(text)
     (found,) = mistakes(tmp_path, entry_lines(*lines))
     assert (found.line, found.message[: len(message)]) == (line, message)
-    assert found.hint or message.startswith("tokens:")
+    assert found.hint or message.startswith(("tokens:", "unknown key"))
 
 
 def test_an_overlap_in_the_defaults_is_reported_once_where_it_was_typed(tmp_path: Path) -> None:
@@ -156,6 +166,43 @@ def test_other_splits_and_built_in_text_are_no_overlap(tmp_path: Path) -> None:
         f"{use}: {{sources: {both % split}}}" for use, split in (("calibration", "a/x"), ("evaluation", "b/x"))
     ]
     assert loaded(tmp_path, entry_lines(*lines))
+
+
+def test_a_file_of_rows_may_be_shorter_than_its_tokens(tmp_path: Path) -> None:
+    """It may be compressed, and a chat template adds tokens."""
+    (tmp_path / "chats.jsonl").write_text("{}\n")
+    assert loaded(tmp_path, entry_lines("evaluation: {sources: [{file: chats.jsonl}]}"))
+
+
+# --- chats and a model without a chat template --------------------------------------------------------------
+
+CHATS = TextSource(dataset="lab/chats", revision=SHA, split="test", column="messages")
+INLINE = b'{"chat_template": "{{ messages }}"}'
+TEMPLATES = ({"chat_template.jinja": b"{{ messages }}"}, {"tokenizer_config.json": INLINE})
+
+
+@pytest.mark.parametrize("files", [*TEMPLATES, {"chat_template.json": INLINE}])
+def test_chats_are_measured_in_the_template_of_the_model(files: dict[str, bytes]) -> None:
+    asked = entry(evaluation=Evaluation(sources=(CHATS,)))
+    assert release(decided(asked, found=details(small_files=files))).entry == asked
+
+
+@pytest.mark.parametrize("files", [{}, {"tokenizer_config.json": b'{"chat_template": null}'}])
+def test_chats_that_were_asked_for_are_refused_for_a_model_without_a_template(files: dict[str, bytes]) -> None:
+    asked = entry(evaluation=Evaluation(sources=(BUILTIN, CHATS)))
+    found = skip(decided(asked, found=details(small_files=files)))
+    said = f"evaluation: lab/chats@{SHA[:8]} (test) holds chats, and the model has no chat template"
+    assert (found.reason, found.exit_code, found.blocked) == (said, WatchlistError.exit_code, True)
+    assert found.hint
+
+
+def test_by_default_such_a_model_is_measured_on_the_general_text_alone(tmp_path: Path) -> None:
+    (asked,) = loaded(tmp_path, entry_lines("target: quantized/Tiny-awq").replace("lab/A", "lab/Tiny"))
+    with_template = release(decided(asked, found=details(small_files=TEMPLATES[0])))
+    without = release(decided(asked, found=details()))
+    assert [source.split for source in with_template.entry.evaluation.sources] == TEST_SPLITS
+    assert [source.split for source in without.entry.evaluation.sources] == TEST_SPLITS[:1]
+    assert without.digests == with_template.digests
 
 
 # --- what it changes ----------------------------------------------------------------------------------------
