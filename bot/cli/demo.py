@@ -27,7 +27,7 @@ ASSETS = Path(__file__).parents[2] / "tests" / "assets"
 MODELS = ("qwen3-tiny", "llama-tiny")
 UPSTREAM, NAMESPACE = "tinylab", "quantized"
 _MARKER = ".awq-bot-demo"
-_MADE = ("hub", "work", "watchlist.yaml", "card.md")
+_MADE = ("hub", "work", "watchlist.yaml", "card.md", "assets")
 
 _WATCHLIST = f"""\
 publish_to: {NAMESPACE}
@@ -53,6 +53,8 @@ class Demo:
     root: Path
     token: str
     console: Console
+    # On tiny models, threads cost more than they save.
+    threads: int | None = 1
 
     @property
     def watchlist(self) -> Path:
@@ -77,7 +79,7 @@ def run_demo(root: Path, console: Console) -> None:
         _changed_weight(demo)
         _changed_generation_config(demo)
         _verified(demo)
-    _show_results(demo)
+    show_results(demo, MODELS[0])
 
 
 def clear_folder(root: Path) -> None:
@@ -99,58 +101,56 @@ def clear_folder(root: Path) -> None:
 
 
 def _first_release(demo: Demo) -> None:
-    _title(demo, "A lab releases two models")
+    title(demo, "A lab releases two models")
     for name in MODELS:
         demo.hub.seed(f"{UPSTREAM}/{name}", ASSETS / name, message="First release")
         demo.console.print(f"  {UPSTREAM}/{name} is on the Hub at {demo.hub.endpoint}")
     demo.watchlist.write_text(_WATCHLIST)
-    _title(demo, "A maintainer adds them to the watchlist, and looks at the plan")
+    title(demo, "A maintainer adds them to the watchlist, and looks at the plan")
     demo.console.print(_WATCHLIST.rstrip(), style="dim", markup=False)
-    _type(demo, "check")
-    _type(demo, "plan")
-    _title(demo, "awq-bot pulls, quantizes, evaluates and publishes both")
-    _type(demo, "run", "--work", str(demo.root / "work"))
+    type_command(demo, "check")
+    type_command(demo, "plan")
+    title(demo, "awq-bot pulls, quantizes, evaluates and publishes both")
+    type_command(demo, "run", "--work", str(demo.root / "work"))
     for name in MODELS:
-        _expect_tags(demo, name, 1)
-    _title(demo, "The model card on the Hub")
-    card = demo.hub.files(f"{NAMESPACE}/{MODELS[0]}-awq")["README.md"].decode()
-    demo.console.print(Markdown(card.split("## How it was made")[0].split("---\n", 2)[2]))
+        expect_tags(demo, name, 1)
+    show_card(demo, MODELS[0])
 
 
 def _nothing_to_do(demo: Demo) -> None:
-    _title(demo, "An hour later, nothing is new: the plan is empty")
-    _expect_jobs(demo, [])
+    title(demo, "An hour later, nothing is new: the plan is empty")
+    expect_jobs(demo, [])
 
 
 def _readme_commit(demo: Demo) -> None:
-    _title(demo, "The lab edits its README: a new commit, but not a new release")
+    title(demo, "The lab edits its README: a new commit, but not a new release")
     readme = demo.hub.files(f"{UPSTREAM}/{MODELS[0]}")["README.md"]
     demo.hub.seed(f"{UPSTREAM}/{MODELS[0]}", {"README.md": readme + b"\nThank you all!\n"}, message="Say thanks")
-    _expect_jobs(demo, [])
+    expect_jobs(demo, [])
 
 
 def _changed_weight(demo: Demo) -> None:
-    _title(demo, "The lab uploads improved weights: a new release, and a second tag")
+    title(demo, "The lab uploads improved weights: a new release, and a second tag")
     repo_id = f"{UPSTREAM}/{MODELS[0]}"
     weights = nudged(demo.hub.files(repo_id)["model.safetensors"])
     demo.hub.seed(repo_id, {"model.safetensors": weights}, message="v1.1")
-    _expect_jobs(demo, [repo_id])
-    _type(demo, "run", "--work", str(demo.root / "work"))
-    _expect_tags(demo, MODELS[0], 2)
-    _expect_tags(demo, MODELS[1], 1)
-    _expect_jobs(demo, [])
+    expect_jobs(demo, [repo_id])
+    type_command(demo, "run", "--work", str(demo.root / "work"))
+    expect_tags(demo, MODELS[0], 2)
+    expect_tags(demo, MODELS[1], 1)
+    expect_jobs(demo, [])
 
 
 def _changed_generation_config(demo: Demo) -> None:
-    _title(demo, "A changed generation config: small files are published again, no GPU")
+    title(demo, "A changed generation config: small files are published again, no GPU")
     repo_id = f"{UPSTREAM}/{MODELS[1]}"
     settings = json.loads(demo.hub.files(repo_id)["generation_config.json"]) | {"temperature": 0.5}
     content = json.dumps(settings, indent=2).encode()
     demo.hub.seed(repo_id, {"generation_config.json": content}, message="Cooler")
-    _expect_jobs(demo, [repo_id])
+    expect_jobs(demo, [repo_id])
     before = demo.hub.files(f"{NAMESPACE}/{MODELS[1]}-awq")
-    _type(demo, "run", "--work", str(demo.root / "work"))
-    _expect_tags(demo, MODELS[1], 2)
+    type_command(demo, "run", "--work", str(demo.root / "work"))
+    expect_tags(demo, MODELS[1], 2)
     after = demo.hub.files(f"{NAMESPACE}/{MODELS[1]}-awq")
     changed = {path for path in before | after if before.get(path) != after.get(path)}
     if after["generation_config.json"] != content or changed & {"model.safetensors", "config.json"}:
@@ -158,14 +158,19 @@ def _changed_generation_config(demo: Demo) -> None:
 
 
 def _verified(demo: Demo) -> None:
-    _title(demo, "Anyone can verify a published repo")
-    _type(demo, "verify", f"{NAMESPACE}/{MODELS[1]}-awq")
+    title(demo, "Anyone can verify a published repo")
+    type_command(demo, "verify", f"{NAMESPACE}/{MODELS[1]}-awq")
 
 
-def _show_results(demo: Demo) -> None:
-    repo_id = f"{NAMESPACE}/{MODELS[0]}-awq"
-    card = demo.root / "card.md"
-    card.write_bytes(demo.hub.files(repo_id)["README.md"])
+def show_results(demo: Demo, name: str) -> None:
+    """Where the card and the files are, once every step did what it says."""
+    repo_id = f"{NAMESPACE}/{name}-awq"
+    card, files = demo.root / "card.md", demo.hub.files(repo_id)
+    card.write_bytes(files["README.md"])
+    for path in files:
+        if path.startswith("assets/"):
+            (demo.root / "assets").mkdir(exist_ok=True)
+            (demo.root / path).write_bytes(files[path])
     demo.console.print()
     demo.console.rule("[bold green]Every step did what it says", align="left")
     hub = f"{Path(sys.executable).parent / 'awq-bot'} hub --root {shlex.quote(str(demo.root / 'hub'))}"
@@ -181,26 +186,33 @@ def _show_results(demo: Demo) -> None:
 # --- steps --------------------------------------------------------------------------------------------------
 
 
-def _title(demo: Demo, text: str) -> None:
+def title(demo: Demo, text: str) -> None:
     demo.console.print()
     demo.console.rule(f"[bold]{text}", align="left")
 
 
-def _type(demo: Demo, *words: str) -> None:
+def show_card(demo: Demo, name: str) -> None:
+    """Its first half."""
+    title(demo, "The model card on the Hub")
+    card = demo.hub.files(f"{NAMESPACE}/{name}-awq")["README.md"].decode()
+    demo.console.print(Markdown(card.split("## How it was made")[0].split("---\n", 2)[2]))
+
+
+def type_command(demo: Demo, *words: str) -> None:
     """Prints a command as a person would type it, and runs it."""
     demo.console.print(f"\n[bold cyan]$ awq-bot {shlex.join(words)}[/]")
     _call(demo, words, stdout=None)
 
 
-def _expect_jobs(demo: Demo, repo_ids: list[str]) -> None:
-    _type(demo, "plan")
+def expect_jobs(demo: Demo, repo_ids: list[str]) -> None:
+    type_command(demo, "plan")
     plan: dict[str, Any] = json.loads(_call(demo, ("plan", "--json"), stdout=subprocess.PIPE))
     found = [job["entry"]["repo_id"] for job in plan["jobs"]]
     if found != repo_ids:
         raise DemoError(f"expected jobs for {repo_ids} in the plan, found {found}")
 
 
-def _expect_tags(demo: Demo, name: str, count: int) -> None:
+def expect_tags(demo: Demo, name: str, count: int) -> None:
     refs = demo.hub.refs(f"{NAMESPACE}/{name}-awq")
     tags = [ref for ref in refs if ref.startswith("refs/tags/")]
     if len(tags) != count or refs["refs/heads/main"] not in [refs[tag] for tag in tags]:
@@ -213,8 +225,8 @@ def _call(demo: Demo, words: tuple[str, ...], *, stdout: int | None) -> str:
         command += ["--watchlist", str(demo.watchlist)]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
     environment |= {"HF_ENDPOINT": demo.hub.endpoint, "HF_TOKEN": demo.token}
-    # On models this small, threads cost more than they save.
-    environment.setdefault("OMP_NUM_THREADS", "1")
+    if demo.threads is not None:
+        environment.setdefault("OMP_NUM_THREADS", str(demo.threads))
     sys.stdout.flush()
     done = subprocess.run(command, env=environment, stdout=stdout, text=True, check=False)
     if done.returncode != 0:

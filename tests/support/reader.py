@@ -1,0 +1,64 @@
+"""An environment of its own, outside the repository, in which transformers and gptqmodel read what we publish.
+
+Nothing of this project is installed there. It takes some 2 GB, and minutes the first time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bot.errors import EnvironmentProblem
+from bot.records import sha256_of
+from tests.support.real_model import NotAvailableError, cache_folder, last_line
+
+# torch exactly: where a CPU build of just that version is offered locally, a range would fetch CUDA's.
+PINS = ("torch==2.13.0", "transformers==5.23.0", "gptqmodel>=7.6,<7.7")
+_SCRIPT = Path(__file__).with_name("independent_reader.py")
+
+
+def reader_python() -> Path:
+    """The Python of the environment, made by the first call. Raises NotAvailableError when pip cannot."""
+    folder = cache_folder() / f"reader-{sha256_of(PINS)[:8]}"
+    python, installed = folder / "bin" / "python", folder / ".installed"
+    if not installed.exists():
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
+        command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *PINS]
+        done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+        if done.returncode:
+            raise NotAvailableError(f"pip cannot install {' '.join(PINS)}: {last_line(done.stderr)}")
+        installed.touch()
+    return python
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reader:
+    """Reads from a Hub, with nothing of our environment. home: where it keeps what it downloads."""
+
+    endpoint: str
+    home: Path
+
+    def perplexity(self, repo_id: str, revision: str, tokens: Path) -> float:
+        return float(self._ask("perplexity", repo_id, revision, str(tokens)))
+
+    def answer(self, repo_id: str, revision: str, question: str) -> str:
+        return str(self._ask("answer", repo_id, revision, question))
+
+    def _ask(self, what: str, *words: str) -> Any:
+        """Raises EnvironmentProblem when it fails."""
+        environment = {"PATH": os.environ["PATH"], "HF_HOME": str(self.home), "HF_HUB_DISABLE_XET": "1"}
+        done = subprocess.run(
+            [str(reader_python()), str(_SCRIPT), what, *words],
+            env=environment | {"HF_ENDPOINT": self.endpoint},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise EnvironmentProblem(f"{words[0]}: the reader failed: {last_line(done.stderr)}")
+        return json.loads(done.stdout.splitlines()[-1])[what]
