@@ -199,8 +199,11 @@ def results_table(results: Sequence[JobResult]) -> Table:
             table.add_row("", f"[yellow]{shown(result.hint)}[/]")
         if result.report is not None or result.duration_s:
             table.add_row("", f"[dim]{_figures(result.report)}{duration(result.duration_s)}[/]")
-        if result.report is not None and (line := experts_line(result.report.experts)):
-            table.add_row("", f"[dim]{line}[/]")
+        if result.report is not None:
+            if line := experts_line(result.report.experts):
+                table.add_row("", f"[dim]{line}[/]")
+            for remark in _remarks(result.report):
+                table.add_row("", f"[yellow]{remark}[/]")
     return table
 
 
@@ -253,16 +256,20 @@ def report_table(report: Report) -> Table:
     # Records of version 0.1 do not say how many were predicted.
     count = f"{report.predictions:,} predicted tokens" if report.predictions else f"{report.tokens:,} tokens"
     table.add_row("measured on", f"{count} of {shown(report.text_label)}")
-    for source in report.sources:
-        if len(report.sources) > 1:
+    if len(report.sources) > 1:
+        for source in report.sources:
             losses = f"KL {source.kl_mean:.5f}{_closer(source)}, top-1 {100 * source.top1_agreement:.2f} %"
             perplexities = f"perplexity {source.perplexity_source:.4f} → {source.perplexity_quantized:.4f}"
             table.add_row("", f"{shown(source.label)}: {losses}, {perplexities}")
-        if source.remarks:
-            table.add_row("", f"[yellow]{shown(source.label)}: {shown(source.remarks)}[/]")
+    for remark in _remarks(report):
+        table.add_row("", f"[yellow]{remark}[/]")
     if experts := experts_of_model(report.experts):
         table.add_row("experts", experts.label)
     return table
+
+
+def _remarks(report: Report) -> Iterator[str]:
+    return (f"{shown(source.label)}: {shown(source.remarks)}" for source in report.sources if source.remarks)
 
 
 def _closer(figures: Report | SourceFigures) -> str:

@@ -360,7 +360,11 @@ def card_with(text: str, *, licence: str) -> str:
         upstream(license="other", license_name=licence),
         calibration=calibration_set(sources=(counted,)),
         report=report(
-            text_label=text, sources=(source_figures(text), source_figures(text, perplexity_source=1e6))
+            text_label=text,
+            sources=(
+                source_figures(text, kl_mean_rounding=0.05),
+                source_figures(text, perplexity_source=1e6, kl_mean_rounding=0.001),
+            ),
         ),
         device=text,
         versions={"torch": text},

@@ -49,6 +49,14 @@ def test_a_source_of_which_something_was_left_out_has_one_line() -> None:
     )
 
 
+def test_a_text_that_the_model_does_not_know_is_said_in_both_tables() -> None:
+    measured = report(sources=(source_figures("de.txt", perplexity_source=5000.0, documents_left_out=1),))
+    said = "de.txt: 1 document that shares text with calibration left out; the source's own perplexity is 5,000:"
+    assert said in printed(terminal.report_table(measured))
+    ready = job_result(job(), stage="quantize", status=Status.READY, report=measured)
+    assert said in printed(terminal.results_table([ready]))
+
+
 def test_each_text_is_compared_with_plain_rounding() -> None:
     texts = (
         source_figures("prose.txt", kl_mean=0.02, kl_mean_rounding=0.05),
