@@ -41,13 +41,14 @@ class Block(nn.Module):
     def forward(self, states: Tensor) -> Tensor:
         positions = torch.arange(states.shape[1]).unsqueeze(0)
         embeddings = self.rotary(states, positions)
+        output: Tensor
         if not self.parallel:
-            output: Tensor = self.layer(states, position_embeddings=embeddings)
+            output = self.layer(states, position_embeddings=embeddings)
             return output
         read = self.layer.input_layernorm(states)
         attended, _ = self.layer.self_attn(read, position_embeddings=embeddings, attention_mask=None)
-        added: Tensor = self.layer.mlp(read)
-        return states + attended + added
+        output = states + attended + self.layer.mlp(read)
+        return output
 
 
 def test_writers_are_the_linears_whose_outputs_are_added_to_the_residual_stream() -> None:
@@ -142,7 +143,7 @@ def test_runs_that_are_paused_at_the_end_are_ended() -> None:
 
     def run(number: int, part: Tensor) -> Tensor:
         try:
-            return block(part)
+            return block.forward(part)
         finally:
             left.append(number)
 
@@ -165,4 +166,4 @@ def test_a_linear_that_some_of_the_text_does_not_reach_is_an_error() -> None:
 
 
 def _only_the_layer(block: Block, number: int, part: Tensor) -> Tensor:
-    return block(part)
+    return block.forward(part)
