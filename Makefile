@@ -22,7 +22,7 @@ ISSUE_FORMS := $(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml
 BASE := .venv-base
 BASE_TESTS := tests/watch tests/card tests/hub tests/localhub
 
-.PHONY: help demo test test-all test-base bench-real bench-quantize architectures check check-workflows format schema clean
+.PHONY: help demo test test-all test-base bench-real bench-quantize gpu-check architectures check check-workflows format schema clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -50,6 +50,9 @@ bench-real: $(INSTALLED)  ## compare the methods on a real model that pip can fe
 
 bench-quantize: $(INSTALLED)  ## compare our method with AutoAWQ, in an hour; BENCH=--quick, DEVICE=cuda
 	$(BIN)/python -m tests.benchmarks.quantize --device $(DEVICE) $(BENCH)
+
+gpu-check: $(INSTALLED)  ## test and measure what needs a GPU, in eight minutes; without one it says so
+	$(BIN)/python -m tests.benchmarks.gpu_check
 
 architectures: $(INSTALLED)  ## try a tiny model of every type, and write the table of what works
 	$(BIN)/python -m tests.support.architectures --processes $(WORKERS)

@@ -29,26 +29,49 @@ def packing_speedup(size: int = 4096, group: int = 128) -> float:
     return their_s / min(_seconds(lambda: pack(q, scales, zeros)) for _ in range(20))
 
 
-def matrix_rate(size: int = 8192, times: int = 20) -> float:
-    """Floating-point operations a second of a GPU's bf16 matrix products, [8192, 8192] each."""
-    left, right = (torch.randn(size, size, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+def matrix_rate(
+    size: int = 8192, times: int = 20, *, device: str = "cuda", dtype: torch.dtype = torch.bfloat16
+) -> float:
+    """Floating-point operations a second of matrix products, [size, size] each."""
+    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
 
     def multiply() -> None:
         for _ in range(times):
             left @ right
-        torch.cuda.synchronize()
+        _synchronize(device)
 
     multiply()
     return 2.0 * size**3 * times / _seconds(multiply)
+
+
+def kernel_seconds(channels: int = 4096, times: int = 2000, *, device: str = "cuda") -> float:
+    """How long one small operation takes among many, such as those of the column sweep."""
+    values = torch.ones(channels, device=device)
+
+    def add() -> None:
+        for _ in range(times):
+            torch.add(values, values, out=values)
+        _synchronize(device)
+
+    add()
+    return _seconds(add) / times
 
 
 def work_of(case: Case) -> float:
     """Operations that cannot be saved: one forward pass of all tokens, and half of each Gram matrix."""
     tokens = case.samples * case.seq_len
     hidden, wide = case.hidden, case.intermediate
-    linears = 3 * hidden * hidden + 3 * hidden * wide  # q, o, half as wide k and v; gate, up, down
-    grams = (3 * hidden**2 + wide**2) / 2
+    attention = 3 * hidden * hidden  # q, o, half as wide k and v
+    mlps = case.experts_per_token or 1
+    linears = attention + mlps * 3 * hidden * wide  # gate, up, down
+    # Of what q, k and v read, o, the MLP, and its last linear; each expert reads its own tokens.
+    grams = (2 * hidden**2 + mlps * (hidden**2 + wide**2)) / 2
     return case.layers * 2.0 * tokens * (linears + grams)
+
+
+def _synchronize(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
 
 
 def _seconds(work: Callable[[], object]) -> float:

@@ -312,14 +312,6 @@ def test_dead_channels_do_no_harm(small: Path, tmp_path: Path) -> None:
     assert_close(source, tmp_path)
 
 
-@pytest.mark.gpu
-def test_a_gpu_makes_as_good_an_artifact(small: Path, tmp_path: Path) -> None:
-    record = run(small, tmp_path)
-    assert record.device == torch.cuda.get_device_name()
-    assert_close(small, tmp_path)
-    assert all(module.relative_error < module.relative_error_rounding for module in record.modules)
-
-
 CODE = {"AutoConfig": "code.C", "AutoModelForCausalLM": "code.M"}
 
 
