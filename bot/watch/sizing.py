@@ -8,6 +8,7 @@ from typing import Any
 
 from bot.checkpoint.config import text_settings
 from bot.checkpoint.constants import (
+    EVALUATION_SEQ_LEN,
     LOGITS_AT_ONCE,
     PER_INT32,
     TOKENS_AT_ONCE,
@@ -212,8 +213,13 @@ def _search_bytes(details: Details, chosen: Chosen, entry: WatchEntry) -> int:
 
 
 def _compare_bytes(details: Details, chosen: Chosen) -> int:
-    """GPU memory to compare the logits: both output embeddings, and some copies of the logits in float32."""
-    return 2 * _outside(details, chosen) + 4 * 6 * LOGITS_AT_ONCE
+    """GPU memory to compare the logits: both output embeddings, and some copies of the logits in float32.
+
+    Those of a block are compared together, however large the vocabulary.
+    """
+    vocabulary = _first_size(details.config, ("vocab_size",)) or 0
+    logits = max(LOGITS_AT_ONCE, EVALUATION_SEQ_LEN * vocabulary)
+    return 2 * _outside(details, chosen) + 4 * 6 * logits
 
 
 def _largest_mixture(chosen: Chosen) -> tuple[int, int]:

@@ -174,6 +174,17 @@ def test_more_evaluation_takes_more_time_for_three_models_and_memory_for_two() -
     assert many.disk_bytes == few.disk_bytes
 
 
+@pytest.mark.parametrize(("vocabulary", "logits"), [(2048, 1 << 25), (262_144, 512 * 262_144)])
+def test_logits_of_a_block_are_compared_together_however_large_the_vocabulary(
+    vocabulary: int, logits: int
+) -> None:
+    config = CONFIG | {"vocab_size": vocabulary}
+    tensors = layer_tensors(config)
+    found = estimate(details(config=config, tensors=tensors), chosen(tensors, config), entry(), download_bytes=1)
+    outside = 2 * (vocabulary * CONFIG["hidden_size"] + CONFIG["hidden_size"])
+    assert found.vram_bytes == 2 * outside + 4 * 6 * logits + 2 * 2**30
+
+
 @pytest.mark.parametrize(
     ("gigabytes", "fits"), [(1, 16), (16, 16), (16.1, 24), (40, 48), (80, 80), (141, 141), (141.1, None)]
 )
