@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from bot.checkpoint.constants import LOGITS_AT_ONCE, tool_versions
+from bot.checkpoint.device import best_device, enough_memory
 from bot.checkpoint.inventory import bits_per_weight, bits_per_weight_file, main_dtype
 from bot.checkpoint.reader import TORCH_DTYPES, Checkpoint
 from bot.checkpoint.skeleton import Skeleton, open_skeleton, unused_tensors
@@ -69,10 +70,11 @@ def evaluate(
     Plain rounding is measured on the same tokens, in the artifact's format. One layer of one model is in memory at
     a time, in float32 on a CPU, and the states of two models. device: None for CUDA where it is available. Raises
     QuantizationError when the artifact's tensors do not match the source's, or logits are not finite;
-    UpstreamError or UnsupportedModelError when the source cannot be loaded.
+    UpstreamError or UnsupportedModelError when the source cannot be loaded, EnvironmentProblem when the
+    device is full.
     """
     started = time.monotonic()
-    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    target = torch.device(device) if device else best_device()
     source_weights = Checkpoint(source)
     # Half precision is slow on a CPU.
     dtype = torch.float32 if target.type == "cpu" else TORCH_DTYPES[main_dtype(source_weights.tensors)]
@@ -90,9 +92,10 @@ def evaluate(
     artifact_skeleton = skeleton(read=partial(read_dequantized, artifact), stored=readable_names(artifact))
     uncounted = unused_tensors(source_skeleton.origins, source_weights.tensors)
     rounding = partial(round_linears, skeleton=source_skeleton, artifact=artifact.tensors)
-    figures = compare(
-        source_skeleton, artifact_skeleton, tokens, rounding=rounding, device=target, progress=progress
-    )
+    with enough_memory(target, source, to="measure", hint="Use a larger machine; the artifact is kept."):
+        figures = compare(
+            source_skeleton, artifact_skeleton, tokens, rounding=rounding, device=target, progress=progress
+        )
     return Report(
         perplexity_source=perplexity(figures.nll_source),
         perplexity_quantized=perplexity(figures.nll_quantized),

@@ -14,12 +14,13 @@ from torch import Tensor
 import bot
 from bot.checkpoint.config import artifact_config, open_config
 from bot.checkpoint.constants import SAFETENSORS_NAMES, ArtifactDtype, tool_versions
+from bot.checkpoint.device import best_device, device_name, enough_memory
 from bot.checkpoint.inventory import bits_per_weight, bits_per_weight_file, check_inventory, main_dtype
 from bot.checkpoint.reader import TORCH_DTYPES, Checkpoint, TensorFile
 from bot.checkpoint.repo_files import carry_small_files
 from bot.checkpoint.skeleton import open_skeleton, unused_tensors
 from bot.checkpoint.writer import Part, copy_of, part_of, write_checkpoint
-from bot.errors import EnvironmentProblem, QuantizationError, UnsupportedModelError
+from bot.errors import QuantizationError, UnsupportedModelError
 from bot.files import atomic_folder, describe_folder, disk_errors, file_sha256, write_atomic
 from bot.quantize import architectures, destination
 from bot.quantize.autoawq import LayerwiseQuantizer, quantize_layers
@@ -199,7 +200,8 @@ def _quantize_layers(
         recipe=recipe,
         progress=progress,
     )
-    try:
+    hint = "Use a larger machine, or fewer calibration samples. Finished layers are kept."
+    with enough_memory(device, source.folder, to="quantize", hint=hint):
         return QuantizedLayers(
             layers=quantize_layers(context, quantizer=METHODS[recipe.method]),
             linears=linears,
@@ -207,11 +209,6 @@ def _quantize_layers(
             unused=unused_tensors(skeleton.origins, tensors),
             listed=architectures.listed_names(skeleton, selection, written),
         )
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise EnvironmentProblem(
-            f"{source.folder}: {device_name(device)} does not have enough memory to quantize it",
-            hint="Use a larger machine, or fewer calibration samples. Finished layers are kept.",
-        ) from error
 
 
 def _weight_hashes(source: Source, progress: Progress) -> list[str]:
@@ -303,11 +300,3 @@ def artifact_parts(
                 yield part_of(layer_files[f"{stem}.{part}"], f"{stem}.{part}")
         else:
             yield part_of(source, name, dtype=dtype)
-
-
-def best_device() -> torch.device:
-    return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-
-
-def device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from bot.checkpoint.arguments import to_device
+from bot.checkpoint.device import in_float32
 from bot.checkpoint.layerwise import hidden_states_of
 from bot.errors import QuantizationError, UnsupportedModelError
 from bot.quantize.layer import layer_tensors, measure, reference_of, round_linears
@@ -131,18 +132,16 @@ class LayerwiseQuantizer(AwqQuantizer):  # type: ignore[misc]  # awq has no type
         """The trace of this layer, or that of an earlier one with the same structure."""
         shapes = tuple((name, tuple(value.shape)) for name, value in layer.named_parameters())
         classes = tuple(type(module).__qualname__ for module in layer.modules())
-        dtype = next(layer.parameters()).dtype
-        layer.float()
         short = run.shortened()
         states = short.first_block().to(self._context.device).float()
         once = partial(self._forward, short, layer, states)
-        trace = self._traces.get((shapes, classes))
-        if trace is None or not still_holds(trace, layer, once, states):
-            trace = trace_layer(layer, once, states)
-            for readers in trace.dropped:
-                _log.debug("layer %d: the inputs of %s are not scaled", run.index, ", ".join(readers[:4]))
-            self._traces[shapes, classes] = trace
-        layer.to(dtype)
+        with in_float32(layer):
+            trace = self._traces.get((shapes, classes))
+            if trace is None or not still_holds(trace, layer, once, states):
+                trace = trace_layer(layer, once, states)
+                for readers in trace.dropped:
+                    _log.debug("layer %d: the inputs of %s are not scaled", run.index, ", ".join(readers[:4]))
+                self._traces[shapes, classes] = trace
         return trace
 
     def _forward(self, run: LayerRun, layer: nn.Module, states: Tensor) -> tuple[Tensor, ...]:

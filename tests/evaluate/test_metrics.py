@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from bot.calibration.evaluation import evaluation_tokens
-from bot.errors import QuantizationError, UnsupportedModelError
+from bot.errors import EnvironmentProblem, QuantizationError, UnsupportedModelError
 from bot.evaluate.metrics import evaluate, percentile, perplexity, token_figures
 from bot.records import Evaluation, EvaluationText, Report, no_progress
 from tests.support.artifact_pairs import (
@@ -67,6 +67,14 @@ def refused(pair: Pair) -> QuantizationError:
         measured(pair)
     assert "\n" not in caught.value.message
     return caught.value
+
+
+def test_a_full_device_is_a_problem_of_the_machine(pairs: Callable[[str], Pair]) -> None:
+    def full(stage: str, done: float, total: float, unit: str) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    with pytest.raises(EnvironmentProblem, match="source: cpu does not have enough memory to measure it"):
+        measured(pairs("llama"), progress=full)
 
 
 def brute_force(source: Any, quantized: Any, targets: Any) -> tuple[Any, Any, Any, Any]:
