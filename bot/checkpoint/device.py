@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -35,13 +35,21 @@ def enough_memory(device: torch.device, where: Path, *, to: str, hint: str) -> I
 
 @contextmanager
 def in_float32(module: nn.Module) -> Iterator[None]:
-    """The module in float32; then each tensor in its own dtype again.
+    """The module in float32; then each tensor in its own dtype again."""
+    dtypes = dtypes_of(module)
+    module.float()
+    yield
+    set_dtypes(module, dtypes)
+
+
+def dtypes_of(module: nn.Module) -> dict[str, torch.dtype]:
+    """Of each parameter and buffer.
 
     A layer in half precision may compute buffers in float32, such as positions, which half precision would round.
     """
-    tensors = [*module.named_parameters(), *module.named_buffers()]
-    dtypes = {name: tensor.dtype for name, tensor in tensors}
-    module.float()
-    yield
-    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+    return {name: tensor.dtype for name, tensor in (*module.named_parameters(), *module.named_buffers())}
+
+
+def set_dtypes(module: nn.Module, dtypes: Mapping[str, torch.dtype]) -> None:
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         tensor.data = tensor.data.to(dtypes[name])

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from bot.checkpoint.constants import CORRECTED_TOKENS
+from bot.checkpoint.device import dtypes_of, in_float32
 from bot.quantize.autoawq import LayerwiseQuantizer, among, check_scale, name_layer
 from bot.quantize.correction import Writer, find_writers, keep_source
 from bot.quantize.in_turn import Turns, fit_in_turn
@@ -39,7 +40,7 @@ class CompensatedQuantizer(LayerwiseQuantizer):
     """Method `awq+gptq`: one forward pass collects statistics of the inputs, a second one quantizes."""
 
     def _quantize_layer(self, run: LayerRun, layer: nn.Module) -> QuantizedLayer:
-        index, inside, dtype = run.index, f"{self._path}.{run.index}", next(layer.parameters()).dtype
+        index, inside, dtypes = run.index, f"{self._path}.{run.index}", dtypes_of(layer)
         trace = self._trace(run, layer)
         run = self._batched(run, layer)
         linears, chosen = self._linears(layer, inside)
@@ -82,7 +83,7 @@ class CompensatedQuantizer(LayerwiseQuantizer):
                     writers=writers,
                     scales=scales,
                     experts=experts,
-                    dtype=dtype,
+                    dtypes=dtypes,
                     group_size=self.group_size,
                 )
             )
@@ -111,14 +112,11 @@ class CompensatedQuantizer(LayerwiseQuantizer):
 
     def _writers(self, run: LayerRun, layer: nn.Module, stops: Sequence[Names]) -> dict[str, Writer]:
         """Of the linears that share their inputs with no others."""
-        dtype = next(layer.parameters()).dtype
-        layer.float()
         short = run.shortened()
         states = short.first_block().to(self._context.device).float()
         alone = [names[0] for names in stops if len(names) == 1]
-        found = find_writers(layer, partial(self._forward, short, layer, states), states, alone) if alone else {}
-        layer.to(dtype)
-        return found
+        with in_float32(layer):
+            return find_writers(layer, partial(self._forward, short, layer, states), states, alone)
 
     def _scales(
         self,

@@ -24,8 +24,9 @@ from bot.quantize.search import add_upper_gram, symmetrize
 from bot.quantize.trace import Outputs, is_norm
 
 _SAME = 1e-4  # relative: float32 rounding stays far below
-# Added to the Gram matrix's diagonal, relative to its mean; tried in order until it can be factored.
-_RIDGES = (0.01, 0.1)
+# Added to the Gram matrix's diagonal, relative to its mean: always, and for each token that a channel is short of.
+RIDGE = 0.01
+RIDGE_FOR_FEW = 4.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,18 +167,17 @@ def correct(
         count += len(tokens)
     gram, cross = symmetrize(upper / count), cross / count
     missing = {name: cross - each @ gram if writer else each @ cross for name, each in weights.items()}
-    return {name: weights[name] + _solved(part, gram) for name, part in missing.items()}, gram
+    return {name: weights[name] + _solved(part, gram, tokens=count) for name, part in missing.items()}, gram
 
 
-def _solved(missing: Tensor, gram: Tensor) -> Tensor:
+def _solved(missing: Tensor, gram: Tensor, *, tokens: int) -> Tensor:
     """missing (gram + ridge)^-1, or zero if that cannot be computed."""
-    for ridge in _RIDGES:
-        damped = gram.clone()
-        # A channel that is always zero is correlated with no other; any positive number will do.
-        damped.diagonal().add_(ridge * gram.diagonal().mean() + (gram.diagonal() <= 0).to(gram.dtype))
-        lower, failed = torch.linalg.cholesky_ex(damped)
-        if not bool(failed):
-            solved = torch.cholesky_solve(missing.t(), lower).t()
-            if bool(torch.isfinite(solved).all()):
-                return solved
-    return torch.zeros_like(missing)
+    damped = gram.clone()
+    # A channel that is always zero is correlated with no other; any positive number will do.
+    ridge = (RIDGE + RIDGE_FOR_FEW * len(gram) / tokens) * gram.diagonal().mean()
+    damped.diagonal().add_(ridge + (gram.diagonal() <= 0).to(gram.dtype))
+    lower, failed = torch.linalg.cholesky_ex(damped)
+    solved = torch.cholesky_solve(missing.t(), lower).t()
+    if bool(failed) or not bool(torch.isfinite(solved).all()):
+        return torch.zeros_like(missing)
+    return solved

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bot.checkpoint.constants import CORRECTED_TOKENS
+from bot.checkpoint.device import set_dtypes
 from bot.checkpoint.rounding import dequantize
 from bot.quantize.correction import SourceStates, Writer, correct
 from bot.quantize.layer import (
@@ -42,8 +43,8 @@ class Turns:
     """A layer whose linears are to be quantized in turn.
 
     layer: in float32, scaled by `scales`. linears: those to quantize, outside of mixtures; stops: the reached ones
-    in the order in which they run, those with the same input together. experts: quantized already. dtype: in which
-    the layer runs. source, writers: see correction.py.
+    in the order in which they run, those with the same input together. experts: quantized already. dtypes: of its
+    parameters and buffers when it runs. source, writers: see correction.py.
     """
 
     run: LayerRun
@@ -54,7 +55,7 @@ class Turns:
     writers: Mapping[str, Writer]
     scales: Sequence[Scale]
     experts: Mapping[str, QuantizedLinear]
-    dtype: torch.dtype
+    dtypes: Mapping[str, torch.dtype]
     group_size: int
 
 
@@ -65,7 +66,7 @@ def fit_in_turn(turns: Turns) -> InTurn:
     exact = _without(layer, {*turns.linears, *turns.experts})
     quantized = _plain(turns)
     _set_weights(layer, {**quantized, **turns.experts})
-    layer.to(turns.dtype)
+    set_dtypes(layer, turns.dtypes)
     targets: dict[str, Tensor] = {}
     grams: dict[str, Tensor] = {}
     parts = list(_parts(run, stop=CORRECTED_TOKENS))

@@ -8,6 +8,7 @@ from typing import Any
 
 from bot.checkpoint.config import text_settings
 from bot.checkpoint.constants import (
+    CORRECTED_TOKENS,
     EVALUATION_SEQ_LEN,
     LOGITS_AT_ONCE,
     PER_INT32,
@@ -45,8 +46,11 @@ _FLOAT32_FLOPS = 1e13
 _CPU_CORE_FLOPS = 3e10  # between 2e10, measured on hidden 576, and 7e10 on hidden 1,024
 _KERNEL_S = 1e-5  # to start one, however little it does
 # Per linear, as counted: products of its weights with their inputs' Gram matrix, and kernels per input channel.
-_PRODUCTS = 30
+_PRODUCTS = 12
 _KERNELS = 20
+# States of a layer's tokens that are kept while its linears are quantized in turn: what the source's norms have
+# read and given, and the residual stream, queries, keys and values of the paused runs.
+_KEPT_STATES = 8
 _AUTOAWQ_PASSES = 31  # over all tokens: its grid runs about one and a half linears 20 times
 _START_S = 60.0
 _DISK_SPARE = 1.1
@@ -72,8 +76,8 @@ def estimate(details: Details, chosen: Chosen, entry: WatchEntry, *, download_by
         + 2 * _outside(details, chosen)
         + max((3 if experts else 2) * hidden, 2 * measured)
         + _RUNTIME_BYTES,
-        # Source, one file per layer, then the shards assembled of them; hidden states before and after a layer.
-        disk_bytes=math.ceil((download_bytes + 2 * output + 2 * hidden) * _DISK_SPARE),
+        # Source, one file per layer, then the shards made of them; the states of both models around a layer.
+        disk_bytes=math.ceil((download_bytes + 2 * output + 4 * hidden) * _DISK_SPARE),
         duration_s=_START_S + _search_s(operations, chosen, entry.recipe) + operations[2] / _HALF_FLOPS,
         parameters=_count(details.tensors),
         float_operations=sum(operations),
@@ -186,19 +190,20 @@ def _operations(
             seen = math.ceil(tokens * routed)
             idle += (1 - routed) * out * columns
         forward += 2 * seen * out * columns
-        # Gram matrices, grid, factors and sweeps.
-        search += 2 * _PRODUCTS * out * columns**2 + seen * columns**2 + 4 * columns**3 / 3
+        # Gram matrices of both models' inputs and of one with the other; solving, factors and sweeps.
+        search += 2 * _PRODUCTS * out * columns**2 + 3 * seen * columns**2 + 8 * columns**3 / 3
     # By the source, the artifact and plain rounding.
     compared = 3 * 2 * evaluation.tokens * (_count(details.tensors) - idle)
     if recipe.method == "awq":
         return _AUTOAWQ_PASSES * forward, 0.0, compared
-    return forward, search, compared
+    return 2 * forward, search, compared  # by the source's layers, and by the quantized ones
 
 
 def _search_bytes(details: Details, chosen: Chosen, entry: WatchEntry) -> int:
     """GPU memory to quantize a layer: its weights in the source's dtype and as float32 before and after, the Gram
-    matrix of its widest input before and after scaling with three of that size to factor it, and the activations
-    of one forward pass. Experts are quantized one after the other, so copies exist of one of them.
+    matrix of its widest input and four of that size to solve and factor it, the activations of one forward pass,
+    and those that are kept while the linears are quantized in turn. Experts are quantized one after the other, so
+    copies exist of one of them.
     """
     widest = max((linear.shape[1] for linear in chosen.packed), default=0)
     hidden = _hidden_size(details.config) or widest
@@ -207,7 +212,8 @@ def _search_bytes(details: Details, chosen: Chosen, entry: WatchEntry) -> int:
         mixture, expert = _largest_mixture(chosen)
         weights = 7 * (_largest_layer(details, chosen) - mixture + expert) + 3 * (mixture - expert)
         grams = 5 * 4 * widest**2
-        return weights + grams + 2 * min(tokens, TOKENS_AT_ONCE) * (2 * hidden + 4 * widest)
+        kept = 2 * min(tokens, CORRECTED_TOKENS) * (_KEPT_STATES * hidden + widest)
+        return weights + grams + kept + 2 * min(tokens, TOKENS_AT_ONCE) * (2 * hidden + 4 * widest)
     # AutoAWQ keeps what every linear reads, and the widest of it once more as a reference.
     return 2 * _largest_layer(details, chosen) + 2 * tokens * (2 * hidden + 3 * widest)
 
