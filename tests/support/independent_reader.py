@@ -1,15 +1,16 @@
 """A published repo as transformers and gptqmodel read it; runs without this project installed.
 
     python tests/support/independent_reader.py perplexity REPO_ID REVISION TOKENS.safetensors
-    python tests/support/independent_reader.py answer REPO_ID REVISION QUESTION
+    python tests/support/independent_reader.py answers REPO_ID REVISION QUESTION ...
 
-TOKENS: `input_ids`, int64 [blocks, seq_len]. Prints {"perplexity": ...} or {"answer": ...}.
+TOKENS: `input_ids`, int64 [blocks, seq_len]. Prints {"perplexity": ...} or {"answers": [...]}.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 
 import torch
 from safetensors.torch import load_file
@@ -29,18 +30,22 @@ def perplexity(repo_id: str, revision: str, tokens_file: str) -> float:
     return float(torch.tensor(total / count).exp())
 
 
-def answer(repo_id: str, revision: str, question: str) -> str:
-    """The most likely answer of up to 60 tokens."""
+def answers(repo_id: str, revision: str, *questions: str) -> list[str]:
+    """The most likely answer to each, of up to 60 tokens."""
     model = AutoModelForCausalLM.from_pretrained(repo_id, revision=revision, device_map="cpu")
     tokenizer = AutoTokenizer.from_pretrained(repo_id, revision=revision)
-    inputs = tokenizer.apply_chat_template(
-        [{"role": "user", "content": question}], add_generation_prompt=True, return_dict=True, return_tensors="pt"
-    )
-    output = model.generate(**inputs, max_new_tokens=60, do_sample=False)
-    said: str = tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    return said.strip()
+    found = []
+    for question in questions:
+        asked = [{"role": "user", "content": question}]
+        inputs = tokenizer.apply_chat_template(
+            asked, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+        )
+        output = model.generate(**inputs, max_new_tokens=60, do_sample=False)
+        said = tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        found.append(said.strip())
+    return found
 
 
 if __name__ == "__main__":
-    what = {"perplexity": perplexity, "answer": answer}[sys.argv[1]]
-    print(json.dumps({sys.argv[1]: what(*sys.argv[2:])}))
+    read: Callable[..., object] = {"perplexity": perplexity, "answers": answers}[sys.argv[1]]
+    print(json.dumps({sys.argv[1]: read(*sys.argv[2:])}))

@@ -46,8 +46,8 @@ class Reader:
     def perplexity(self, repo_id: str, revision: str, tokens: Path) -> float:
         return float(self._ask("perplexity", repo_id, revision, str(tokens)))
 
-    def answer(self, repo_id: str, revision: str, question: str) -> str:
-        return str(self._ask("answer", repo_id, revision, question))
+    def answers(self, repo_id: str, revision: str, *questions: str) -> list[str]:
+        return [str(answer) for answer in self._ask("answers", repo_id, revision, *questions)]
 
     def _ask(self, what: str, *words: str) -> Any:
         """Raises EnvironmentProblem when it fails."""

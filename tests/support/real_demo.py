@@ -96,20 +96,17 @@ def _read_back(demo: Demo) -> None:
     title(demo, "An independent reader, transformers with gptqmodel in an environment of its own, asks both")
     reader = Reader(endpoint=demo.hub.endpoint, home=demo.root / "work" / "reader")
     head, tag = demo.hub.refs(SOURCE)["refs/heads/main"], _provenance(demo).tag
-    answers = [
-        (question, reader.answer(SOURCE, head, question), reader.answer(TARGET, tag, question))
-        for question in QUESTIONS
-    ]
-    demo.console.print(_side_by_side(answers))
-    if ANSWER not in answers[0][2]:
-        raise DemoError(f"asked {QUESTION!r}, the published model answers {answers[0][2]!r}")
+    ours = reader.answers(TARGET, tag, *QUESTIONS)
+    demo.console.print(_side_by_side(reader.answers(SOURCE, head, *QUESTIONS), ours))
+    if ANSWER not in ours[0]:
+        raise DemoError(f"asked {QUESTION!r}, the published model answers {ours[0]!r}")
 
 
-def _side_by_side(answers: list[tuple[str, str, str]]) -> Table:
+def _side_by_side(source: list[str], published: list[str]) -> Table:
     table = Table(show_lines=True)
     for name in ("question", "source, bfloat16", f"published, INT4 in groups of {GROUP_SIZE}"):
         table.add_column(name, overflow="fold", ratio=1 if name == "question" else 2)
-    for row in answers:
+    for row in zip(QUESTIONS, source, published, strict=True):
         table.add_row(*(escape(text) for text in row))
     return table
 
