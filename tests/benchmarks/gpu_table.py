@@ -38,19 +38,21 @@ WITHIN = 0.15  # of the memory that the plan says
 
 
 def projected(steps: Mapping[str, Figures]) -> dict[str, Figures]:
-    """Minutes to quantize whole models, from the measured layers and what sizing.py counts for both.
+    """Minutes to quantize whole models, from seconds for each layer and what sizing.py counts for both.
 
     by_operations: time grows as floating-point operations do; by_channels: as input channels do, for each of which
-    the rounding starts some kernels. plan: what the plan says, for the smallest class of card.
+    the rounding starts some kernels. Hashing, and writing the artifact, are in neither. plan: what the plan says,
+    for the smallest class of card.
     """
     found = {}
     for name, (config, step) in MODELS.items():
         measured = steps.get(step, {})
-        if "seconds" in measured:
+        if "seconds_per_layer" in measured:
             needs, channels = _counted(config)
+            minutes = measured["seconds_per_layer"] * measured["layers"] / 60
             found[name] = {
-                "by_operations": measured["seconds"] * needs["operations"] / measured["plan_operations"] / 60,
-                "by_channels": measured["seconds"] * channels / measured["channels"] / 60,
+                "by_operations": minutes * needs["operations"] / measured["plan_operations"],
+                "by_channels": minutes * channels / measured["channels"],
                 "plan": needs["duration_s"] / 60,
             }
     return found

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 STEP_OF_OURS: Figures = {
     "seconds": 40.0,
     "seconds_per_layer": 9.5,
+    "layers": 4,
     "kl": 0.02,
     "top1": 0.9,
     "operations_per_s": 2e13,
@@ -75,7 +76,8 @@ def test_a_step_that_fails_or_takes_too_long_does_not_lose_the_others(
     steps = {"slow": _sleeps, "full": _fails, "last": lambda setup: {"result": "3 passed"}}
     monkeypatch.setattr(gpu_check, "STEPS", steps)
     setup = Setup(device="cpu", tiny=True, work=tmp_path)
-    found = gpu_check.check(setup, tmp_path / "gpu.json", limits={"slow": 1, "full": 20, "last": 20})
+    limits = {"slow": 1, "full": 20, "last": 20}
+    found = gpu_check.check(setup, tmp_path / "gpu.json", limits=limits, total_s=60)
     assert {name: step.get("error", step.get("result")) for name, step in found["steps"].items()} == {
         "slow": "stopped after 1 s",
         "full": "OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB",
@@ -86,15 +88,23 @@ def test_a_step_that_fails_or_takes_too_long_does_not_lose_the_others(
     assert "  FAILED: OutOfMemoryError: CUDA out of memory." in gpu_table.table(found)
 
 
+def test_a_step_for_which_no_time_is_left_is_not_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_check, "STEPS", {"first": _sleeps, "second": _sleeps})
+    setup = Setup(device="cpu", tiny=True, work=tmp_path)
+    found = gpu_check.check(setup, tmp_path / "gpu.json", limits={"first": 9, "second": 9}, total_s=1)
+    errors = {name: step["error"] for name, step in found["steps"].items()}
+    assert errors == {"first": "stopped after 1 s", "second": "no time was left"}
+
+
 def test_all_steps_have_a_limit_and_together_take_less_than_eight_minutes() -> None:
     assert gpu_check.LIMITS.keys() == STEPS.keys()
-    assert sum(gpu_check.LIMITS.values()) < 8 * 60
+    assert gpu_check.TOTAL_S < 8 * 60
     assert (ROOT / GPU_TESTS).is_file()
 
 
 def test_results_of_other_devices_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "gpu.json").write_text('{"cuda": {"measured": "2026-01-01"}}')
-    gpu_check.check(Setup(device="cpu", tiny=True, work=tmp_path), tmp_path / "gpu.json", limits={})
+    gpu_check.check(Setup(device="cpu", tiny=True, work=tmp_path), tmp_path / "gpu.json", limits={}, total_s=0)
     assert json.loads((tmp_path / "gpu.json").read_text())["cuda"] == {"measured": "2026-01-01"}
 
 
@@ -103,7 +113,7 @@ def test_minutes_grow_with_what_the_plan_counts(monkeypatch: pytest.MonkeyPatch)
     assert list(minutes) == ["4B", "8B", "32B", "70B"]  # nothing was measured that is like 30B-A3B
     # 36 layers, of which q, k, v, gate and up read 2,560 channels, o 4,096, down 9,728.
     channels = 36 * (5 * 2560 + 4096 + 9728)
-    assert minutes["4B"]["by_channels"] == pytest.approx(40 * channels / 1000 / 60)
+    assert minutes["4B"]["by_channels"] == pytest.approx(9.5 * 4 * channels / 1000 / 60)
     assert minutes["4B"]["by_operations"] < minutes["8B"]["by_operations"] < minutes["70B"]["by_operations"]
 
 
