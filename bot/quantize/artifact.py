@@ -80,23 +80,25 @@ def quantize(
     progress: Progress,
     planned: Collection[str] = (),
     with_record: bool = False,
+    device: str | None = None,
 ) -> QuantizedModel:
     """Quantize the model in source and write a complete AWQ folder; out appears only when it is complete.
 
     layers: the folder for one file per finished layer; those of an earlier run with the same input are used again.
     blocks: token ids, int64 [samples, seq_len]; calibration: where they come from. planned: see
     `carry_small_files`. with_record: write a record of the files beside out, so that a later run may replace it.
+    device: None for CUDA where it is available.
     The same input gives the same bytes on the same machine. Raises UpstreamError, UnsupportedModelError and
     WatchlistError for what cannot be quantized, QuantizationError for numbers that are not finite,
     EnvironmentProblem for a full disk or memory.
     """
-    started, device = time.monotonic(), best_device()
+    started, target = time.monotonic(), torch.device(device) if device else best_device()
     destination.check_replaceable(out)
     opened = _open(source, recipe, trust_remote_code)
     weights = _weight_hashes(opened, progress)
-    fingerprint = _fingerprint(opened, weights, recipe, calibration, device)
+    fingerprint = _fingerprint(opened, weights, recipe, calibration, target)
     done = _quantize_layers(
-        opened, layers, recipe=recipe, blocks=blocks, fingerprint=fingerprint, device=device, progress=progress
+        opened, layers, recipe=recipe, blocks=blocks, fingerprint=fingerprint, device=target, progress=progress
     )
     dtype = artifact_dtype(opened.dtype, done.layers)
     with atomic_folder(out) as folder:
@@ -120,7 +122,7 @@ def quantize(
         bits_per_weight=bits_per_weight(artifact.tensors),
         bits_per_weight_file=bits_per_weight_file(done.tensors, artifact.tensors, done.unused),
         versions=tool_versions(),
-        device=device_name(device),
+        device=device_name(target),
         duration_s=time.monotonic() - started,
         layer_durations_s=tuple(layer.measured.duration_s for layer in done.layers),
         experts=tuple(tokens for layer in done.layers for tokens in layer.measured.experts),

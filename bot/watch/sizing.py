@@ -69,7 +69,7 @@ def estimate(details: Details, chosen: Chosen, entry: WatchEntry, *, download_by
     return Estimate(
         download_bytes=download_bytes,
         output_bytes=output,
-        vram_bytes=max(_search_bytes(details, chosen, entry), _compare_bytes(details, chosen)) + _RUNTIME_BYTES,
+        vram_bytes=max(search_bytes(details, chosen, entry), _compare_bytes(details, chosen)) + _RUNTIME_BYTES,
         # The layer in work and the next one, what lies outside of them, the hidden states when they are made, and
         # what the experts of the layer read; or those of two models when they are compared.
         ram_bytes=2 * _largest_layer(details, chosen)
@@ -199,7 +199,7 @@ def _operations(
     return 2 * forward, search, compared  # by the source's layers, and by the quantized ones
 
 
-def _search_bytes(details: Details, chosen: Chosen, entry: WatchEntry) -> int:
+def search_bytes(details: Details, chosen: Chosen, entry: WatchEntry) -> int:
     """GPU memory to quantize a layer: its weights in the source's dtype and as float32 before and after, the Gram
     matrix of its widest input and four of that size to solve and factor it, the activations of one forward pass,
     and those that are kept while the linears are quantized in turn. Experts are quantized one after the other, so

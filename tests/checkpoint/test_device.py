@@ -16,14 +16,15 @@ CPU = torch.device("cpu")
 
 def test_each_tensor_gets_its_own_dtype_back() -> None:
     """GPT-J, CodeGen and DeepSeek V4 keep computed positions in float32 in layers of half precision."""
-    layer = nn.Sequential(nn.Linear(4, 4, dtype=torch.bfloat16), nn.BatchNorm1d(4))
+    linear = nn.Linear(4, 4, dtype=torch.bfloat16)
+    layer = nn.Sequential(linear, nn.BatchNorm1d(4))
     positions = torch.arange(4) / 3
     layer.register_buffer("positions", positions.clone(), persistent=False)
-    weight = layer[0].weight.detach().clone()
+    weight = linear.weight.detach().clone()
     with in_float32(layer):
         assert {each.dtype for each in layer.parameters()} == {torch.float32}
-    assert layer[0].weight.dtype == layer[0].bias.dtype == torch.bfloat16
-    assert torch.equal(layer[0].weight, weight)
+    assert linear.weight.dtype == linear.bias.dtype == torch.bfloat16
+    assert torch.equal(linear.weight, weight)
     assert torch.equal(layer.get_buffer("positions"), positions)
     assert layer.get_buffer("1.num_batches_tracked").dtype == torch.int64
 

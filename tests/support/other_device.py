@@ -12,19 +12,25 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
+from bot.checkpoint.config import open_config
+from bot.checkpoint.reader import Checkpoint
 from bot.evaluate.metrics import evaluate
-from bot.quantize import artifact
-from bot.records import Recipe, no_progress
+from bot.quantize.artifact import quantize
+from bot.records import Calibration, Details, Recipe, WatchEntry, no_progress
+from bot.watch.layers import choose_linears, layers_from_headers, model_types
+from bot.watch.sizing import search_bytes
 from tests.support import tiny_models
 
 _setup_privateuseone_for_python_backend("elsewhere")
@@ -36,6 +42,15 @@ SETTINGS = {
     "max_position_embeddings": 64,
     "num_experts": 2,
 }
+# A layer with hidden 4,096 made smaller eight times, and 65,536 tokens: weights grow with the square of the width.
+WIDE = {
+    "hidden_size": 512,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 512,
+}
 # CUDA's take a tensor of the CPU too: copies, and indices.
 _TWO_DEVICES = {
     "aten::copy_",
@@ -44,6 +59,29 @@ _TWO_DEVICES = {
     "aten::index_put",
     "aten::_index_put_impl_",
 }
+
+
+class _Memory:
+    """What the tensors there take, as torch.cuda.max_memory_allocated counts it."""
+
+    def __init__(self) -> None:
+        self._sizes: dict[int, int] = {}
+        self._now = self.peak = 0
+
+    def count(self, held: Tensor) -> None:
+        storage = held.untyped_storage()
+        key = storage._cdata  # tensors that share memory have the same
+        if key not in self._sizes:
+            self._sizes[key] = storage.nbytes()
+            self._now += storage.nbytes()
+            self.peak = max(self.peak, self._now)
+            weakref.finalize(storage, self._freed, key)
+
+    def _freed(self, key: int) -> None:
+        self._now -= self._sizes.pop(key)
+
+
+_memory = _Memory()
 
 
 class Elsewhere(Tensor):
@@ -62,7 +100,17 @@ class Elsewhere(Tensor):
             device=DEVICE,
         )
         made.held = held
+        _memory.count(held)
         return made
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is functional.scaled_dot_product_attention:
+            # As with the kernels of a GPU, its scores take no memory.
+            plain = pytree.tree_map_only(Elsewhere, lambda leaf: leaf.held, (args, kwargs or {}))
+            return Elsewhere(func(*plain[0], **plain[1]))
+        with torch._C.DisableTorchFunctionSubclass():
+            return func(*args, **(kwargs or {}))
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]  # a disabled one in torch's class
@@ -134,12 +182,11 @@ def _run(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
 
 def quantized_there(source: Path, method: Any) -> dict[str, Any]:
     """Quantize and measure the model in source on the device, and measure the same artifact on the CPU."""
-    artifact.best_device = lambda: DEVICE
     blocks = tiny_models.random_blocks(4, 32)
     with tempfile.TemporaryDirectory() as name:
         out = Path(name) / "out"
         with available():
-            record = artifact.quantize(
+            record = quantize(
                 source,
                 out,
                 layers=Path(name) / "layers",
@@ -148,6 +195,7 @@ def quantized_there(source: Path, method: Any) -> dict[str, Any]:
                 calibration=tiny_models.calibration_set(blocks),
                 trust_remote_code=False,
                 progress=no_progress,
+                device=str(DEVICE),
             )
             there = _kl(source, out, device=str(DEVICE))
         return {
@@ -171,20 +219,49 @@ def _kl(source: Path, out: Path, *, device: str) -> float:
     ).kl_mean
 
 
+def memory_there(source: Path) -> dict[str, int]:
+    """The peak of quantizing the model in source, in bytes, and what the plan says of it."""
+    blocks = tiny_models.random_blocks(16, 512)
+    checkpoint = Checkpoint(source)
+    _, config = open_config(source)
+    found = Details(config=config, tensors=tuple(checkpoint.tensors.values()))
+    layers = layers_from_headers(config, found.tensors, model_types()[config["model_type"]])
+    samples, seq_len = blocks.shape
+    asked = WatchEntry(
+        repo_id="local/source", target="local/out", calibration=Calibration(samples=samples, seq_len=seq_len)
+    )
+    with tempfile.TemporaryDirectory() as name, available():
+        quantize(
+            source,
+            Path(name) / "out",
+            layers=Path(name) / "layers",
+            recipe=Recipe(),
+            blocks=blocks,
+            calibration=tiny_models.calibration_set(blocks),
+            trust_remote_code=False,
+            progress=no_progress,
+            device=str(DEVICE),
+        )
+    return {"peak": _memory.peak, "plan": search_bytes(found, choose_linears(layers, Recipe()), asked)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("case", nargs="+", metavar="TYPE:METHOD")
-    cases = parser.parse_args().case
+    parser.add_argument("--memory", action="store_true", help="of wide layers, beside what the plan says")
+    asked = parser.parse_args()
     with available():
         try:
             torch.ones(3).to(DEVICE) + torch.ones(3)
         except RuntimeError as error:
             print(json.dumps({"two_devices": str(error)}))
-    for case in cases:
+    for case in asked.case:
         model_type, _, method = case.partition(":")
         with tempfile.TemporaryDirectory() as name:
-            source = tiny_models.build(model_type, Path(name), dtype=torch.bfloat16, **SETTINGS)
-            print(json.dumps(quantized_there(source, method)), flush=True)
+            sizes = WIDE if asked.memory else SETTINGS
+            source = tiny_models.build(model_type, Path(name), dtype=torch.bfloat16, **sizes)
+            found = memory_there(source) if asked.memory else quantized_there(source, method)
+            print(json.dumps(found), flush=True)
 
 
 if __name__ == "__main__":
