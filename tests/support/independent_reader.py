@@ -47,5 +47,5 @@ def answers(repo_id: str, revision: str, *questions: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    read: Callable[..., object] = {"perplexity": perplexity, "answers": answers}[sys.argv[1]]
-    print(json.dumps({sys.argv[1]: read(*sys.argv[2:])}))
+    readings: dict[str, Callable[..., object]] = {"perplexity": perplexity, "answers": answers}
+    print(json.dumps({sys.argv[1]: readings[sys.argv[1]](*sys.argv[2:])}))
