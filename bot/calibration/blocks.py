@@ -141,7 +141,7 @@ def _check(calibration: Calibration) -> None:
     if not calibration.sources or any(not source.weight > 0 for source in calibration.sources):
         raise QuantizationError(
             "calibration needs at least one source, each with a weight above 0",
-            hint="`builtin: stdlib` is always available.",
+            hint="`builtin: prose` is always available.",
         )
 
 

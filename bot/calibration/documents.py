@@ -15,7 +15,7 @@ from typing import IO, Any, Final, cast
 
 import pyarrow.parquet as pq
 
-from bot.calibration import stdlib
+from bot.calibration import builtin, stdlib
 from bot.calibration.conversations import (
     Reason,
     Row,
@@ -51,7 +51,8 @@ class Document:
     """A passage of text, or a conversation of {role, content}. origin: file and place, for error messages.
 
     reason: why a row is no conversation that can be used; it has neither text nor messages then. parts_left_out:
-    pictures and the like; replaced_characters: halves of broken surrogate pairs.
+    pictures and the like; replaced_characters: halves of broken surrogate pairs. is_builtin: of the package, so
+    that its user cannot correct it. reserve: to be drawn when the others are used up.
     """
 
     text: str = ""
@@ -60,6 +61,8 @@ class Document:
     parts_left_out: int = 0
     replaced_characters: int = 0
     language: str | None = None
+    is_builtin: bool = False
+    reserve: bool = False
     origin: str = ""
 
     @property
@@ -112,14 +115,14 @@ def read_file(
 
 
 def _read_builtin(source: TextSource, split: stdlib.Split) -> Iterator[Document]:
-    if source.builtin != stdlib.BUILTIN_NAME:
-        raise QuantizationError(
-            f"unknown builtin text {source.builtin!r}", hint=f"There is one: `builtin: {stdlib.BUILTIN_NAME}`."
-        )
-    for number, module in enumerate(stdlib.documents(split), start=1):
-        origin = f"{source.label}, module {number}"
-        for passage in _passages(module.splitlines(keepends=True)):
-            yield Document(text=passage, origin=origin)
+    for number, item in enumerate(builtin.texts(source.builtin or "", split), start=1):
+        origin = f"{source.label}, text {number}"
+        document = Document(messages=item.messages, reserve=item.reserve, is_builtin=True, origin=origin)
+        if item.messages:
+            yield document
+        else:
+            lines = item.text.splitlines(keepends=True)
+            yield from (replace(document, text=passage) for passage in _passages(lines))
 
 
 def _read_dataset(source: TextSource, folder: Path, progress: Progress) -> Iterator[Document]:

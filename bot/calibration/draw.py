@@ -82,6 +82,8 @@ def draw(
 ) -> Drawn:
     """Documents in an order that depends only on the seed and their number, until they give `needed` tokens.
 
+    Those in reserve come last.
+
     Reads the source once if the first documents drawn are enough, else again for a longer list of them. A data set
     of any size is held a few thousand documents at a time. A longer list begins with the shorter one, so the
     result does not depend on how often the source was read. special: see Encoder.encode. is_used: whether a
@@ -90,7 +92,7 @@ def draw(
     limit = _FIRST_DRAW
     while True:
         numbered = enumerate(read(source, folder, progress=progress))
-        listed = heapq.nsmallest(limit, numbered, key=lambda item: _sort_key(seed, item[0]))
+        listed = heapq.nsmallest(limit, numbered, key=lambda item: (item[1].reserve, _sort_key(seed, item[0])))
         # One very long conversation could fill a whole calibration.
         max_tokens = max(seq_len, PASSAGE_CHARACTERS)
         documents = (document for _, document in listed)
@@ -111,6 +113,9 @@ def usable_ids(document: Document, encoder: Encoder, *, special: bool = True) ->
     try:
         return encoder.encode(document, special=special), None
     except RefusedError as error:
+        if document.is_builtin:
+            # Such as the template of a model that only translates, and wants to be given the languages.
+            return encoder.text_ids(document), None
         return [], LeftOut(reason="refused by the chat template", origin=document.origin, said=error.reason)
 
 

@@ -1,6 +1,6 @@
-"""The Python standard library's sources as text: prose and code that every machine already has.
+"""The Python standard library's sources as text: code that every machine already has.
 
-`builtin: stdlib` in a watchlist calibrates on the `calibrate` split; `test` is the default evaluation text.
+`builtin: code` in a watchlist calibrates on the `calibrate` split; `test` is evaluated on.
 """
 
 import os
@@ -43,16 +43,20 @@ def documents(split: Split) -> tuple[str, ...]:
 @cache
 def modules(shares: range) -> tuple[Path, ...]:
     """The absolute paths of the modules with these shares, sorted by their path in the standard library."""
-    root = Path(sysconfig.get_path("stdlib"))
-    return tuple(root / name for name in sorted(_names(root)) if is_selected(name) and share_of(name) in shares)
+    names = sorted(_names(root()))
+    return tuple(root() / name for name in names if is_selected(name) and share_of(name) in shares)
 
 
-def _names(root: Path) -> Iterator[str]:
-    """Modules below root, posix and relative; folders that are left out are not searched."""
-    for folder, below, files in os.walk(root):
+def root() -> Path:
+    return Path(sysconfig.get_path("stdlib"))
+
+
+def _names(top: Path) -> Iterator[str]:
+    """Modules below a folder, posix and relative; folders that are left out are not searched."""
+    for folder, below, files in os.walk(top):
         # In site-packages alone there may be fifty times as many files as in the library itself.
         below[:] = [name for name in below if name not in _LEFT_OUT_FOLDERS]
-        parent = Path(folder).relative_to(root)
+        parent = Path(folder).relative_to(top)
         yield from ((parent / file).as_posix() for file in files if file.endswith(".py"))
 
 

@@ -29,7 +29,10 @@ from bot.records.artifact import (
     experts_of_model,
 )
 from bot.records.config import (
+    BUILTIN_TEXTS,
     CHAT_COLUMNS,
+    DEFAULT_BUILTIN,
+    Builtin,
     Calibration,
     Evaluation,
     Licenses,
@@ -58,10 +61,13 @@ from bot.records.result import Attempts, JobResult, PlanTimes, RunningJob, Statu
 from bot.records.serialization import canonical_json, from_json, sha256_of, to_json
 
 __all__ = [
+    "BUILTIN_TEXTS",
     "CHAT_COLUMNS",
+    "DEFAULT_BUILTIN",
     "ERROR_BY_LAYER",
     "KL_BY_POSITION",
     "Attempts",
+    "Builtin",
     "Calibration",
     "CalibrationSet",
     "Card",

@@ -12,6 +12,9 @@ from pydantic import AliasChoices, BeforeValidator, Field
 
 from bot.records.serialization import LATER
 
+# Text that needs no network. `stdlib` is the older name of `code`, which published digests hold.
+Builtin = Literal["prose", "code", "dialogue", "stdlib"]
+
 # AWQ's scales and clipping with error-compensated rounding as in GPTQ, or AutoAWQ's own search.
 Method = Literal["awq+gptq", "awq"]
 _EARLIER_METHODS = {"gram": "awq+gptq"}  # as `search` named it in records of version 0.1
@@ -79,6 +82,11 @@ class TextSource:
         return f"{self.label} ({self.split})" if self.split else self.label
 
 
+# What to calibrate and measure on where no text was named and no data set can be read.
+DEFAULT_BUILTIN: tuple[Builtin, ...] = ("prose", "code", "dialogue")
+BUILTIN_TEXTS = tuple(TextSource(builtin=name) for name in DEFAULT_BUILTIN)
+
+
 def blocks_by_weight(weights: Sequence[float], blocks: int) -> tuple[int, ...]:
     """Blocks of each source, largest remainder first, so that they add up to exactly `blocks`."""
     exact = [blocks * weight / sum(weights) for weight in weights]
@@ -91,7 +99,10 @@ def blocks_by_weight(weights: Sequence[float], blocks: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """What to calibrate on: `samples` blocks of exactly `seq_len` tokens, drawn with the random seed `seed`."""
+    """What to calibrate on: `samples` blocks of exactly `seq_len` tokens, drawn with the random seed `seed`.
+
+    The default sources are those of version 0.1, as in the JSON that it wrote.
+    """
 
     samples: int = 128
     seq_len: int = 512
@@ -101,7 +112,7 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """What to measure on: `tokens` tokens, shared among the sources by weight."""
+    """What to measure on: `tokens` tokens, shared among the sources by weight. The default: as in version 0.1."""
 
     tokens: int = 32_768
     sources: tuple[TextSource, ...] = (TextSource(builtin="stdlib"),)

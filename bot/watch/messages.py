@@ -40,7 +40,7 @@ _MISSING_HINTS = {
 }
 HOLD_HINT = "`hold:` stops work on a model and says why: `hold: waiting for v2`. To go on, remove the line."
 SOURCE_HINT = (
-    "Write `- builtin: stdlib`, `- file: texts.jsonl`, or `- {dataset: owner/name, revision: <full sha>}`."
+    "Write `- builtin: prose`, `- file: texts.jsonl`, or `- {dataset: owner/name, revision: <full sha>}`."
 )
 OVERLAP_HINT = "A model has to be measured on text that it was not calibrated on: name another split or file."
 _TYPE_HINTS = {

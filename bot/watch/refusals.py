@@ -12,6 +12,7 @@ from bot.checkpoint.repo_files import CONFIG, SINGLE_WEIGHTS, VOCABULARY, is_pic
 from bot.checkpoint.small_files import check_small_files
 from bot.errors import BotError, PublishError, UnsupportedModelError, UpstreamError, WatchlistError
 from bot.records import (
+    DEFAULT_BUILTIN,
     DatasetListing,
     Details,
     HubFile,
@@ -235,9 +236,10 @@ def dataset_refusal(
     return Skip(entry=entry, reason=reason, hint=hint, exit_code=UpstreamError.exit_code)
 
 
+_BUILTIN = f"sources: [{', '.join(f'{{builtin: {name}}}' for name in DEFAULT_BUILTIN)}]"
 _OTHER_TEXT = {
-    "calibration": "calibrate on `calibration: {sources: [{builtin: stdlib}]}` or on your own `file:`.",
-    "evaluation": "measure on `evaluation: {sources: [{builtin: stdlib}]}` or on your own `file:`.",
+    "calibration": f"calibrate on `calibration: {{{_BUILTIN}}}` or on your own `file:`.",
+    "evaluation": f"measure on `evaluation: {{{_BUILTIN}}}` or on your own `file:`.",
 }
 
 

@@ -18,7 +18,7 @@ from bot.checkpoint.constants import (
     MIN_EVALUATION_BLOCKS,
     MIN_SAMPLES,
 )
-from bot.records.config import Evaluation, Method
+from bot.records.config import DEFAULT_BUILTIN, Builtin, Evaluation, Method
 
 SCHEMA_FILE = Path(__file__).with_name("watchlist.schema.json")
 
@@ -75,8 +75,8 @@ class SourceSpec(_Spec):
         json_schema_extra={"oneOf": [{"required": [name]} for name in ("builtin", "file", "dataset")]}
     )
 
-    builtin: Literal["stdlib"] | None = None
-    """Text that is built in and needs no network."""
+    builtin: Builtin | None = None
+    """Text that needs no network: `prose`, `code` or `dialogue`; `stdlib` is the older name of `code`."""
     file: FilePath | None = None
     """A file of text or chats, relative to the watchlist."""
     dataset: RepoId | None = None
@@ -166,11 +166,16 @@ class EvaluationSpec(_Spec):
 
 
 def evaluation_sources(evaluation: EvaluationSpec, calibration: CalibrationSpec) -> tuple[SourceSpec, ...]:
-    """What was asked for. By default data sets are read where calibration reads some: else no Hub is needed."""
+    """What was asked for.
+
+    By default data sets are read where calibration reads some: else no Hub is needed. Of built-in text, evaluation
+    then reads the other split of what calibration reads, or all of it.
+    """
     reads_datasets = any(source.dataset for source in calibration.sources)
     if "sources" in evaluation.model_fields_set or reads_datasets:
         return evaluation.sources
-    return (SourceSpec(builtin="stdlib"),)
+    builtin = dict.fromkeys(source.builtin for source in calibration.sources if source.builtin)
+    return tuple(SourceSpec(builtin=name) for name in builtin or DEFAULT_BUILTIN)
 
 
 class GateSpec(_Spec):

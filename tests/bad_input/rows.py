@@ -185,7 +185,9 @@ def _dataset(name: str, report: str, right: Refused, **source: str) -> Case:
 
 
 _PLANNED = (
-    _dataset("data-set-that-is-gone", "AutoAWQ#506", Refused(3, names="lab/rows", says=("missing", "stdlib"))),
+    _dataset(
+        "data-set-that-is-gone", "AutoAWQ#506", Refused(3, names="lab/rows", says=("missing", "builtin: prose"))
+    ),
     Case(
         name="data-set-packed-otherwise",
         report="llm-compressor#1839",

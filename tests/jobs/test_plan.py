@@ -66,7 +66,7 @@ def test_what_is_up_to_date_asks_for_no_data_set(hub: LocalHub, texts: TextSourc
 @pytest.mark.parametrize(
     ("changed", "reason", "hint"),
     [
-        ({"dataset": "lab/nowhere"}, "missing: no such data set", "`calibration: {sources: [{builtin: stdlib}]}`"),
+        ({"dataset": "lab/nowhere"}, "missing: no such data set", "`calibration: {sources: [{builtin: prose}, {"),
         ({"revision": factories.SHA}, f"missing: no commit {factories.SHA[:8]}", "`file:`"),
         ({"split": "validation"}, "no parquet or jsonl file of split 'validation'", "correct `split`"),
     ],
@@ -92,7 +92,7 @@ def test_an_evaluation_data_set_is_looked_at_too(hub: LocalHub, texts: TextSourc
     assert [job.entry.repo_id for job in planned.jobs] == ["lab/b"]
     [skip] = planned.skipped
     assert skip.reason.startswith("evaluation data set lab/nowhere@")
-    assert "`evaluation: {sources: [{builtin: stdlib}]}`" in skip.hint
+    assert "`evaluation: {sources: [{builtin: prose}, {" in skip.hint
 
 
 def test_a_split_in_several_configurations_is_refused_with_their_names(hub: LocalHub) -> None:

@@ -26,23 +26,26 @@ def entry_lines(*lines: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("calibration", "splits"),
+    ("calibration", "read"),
     [
         ("priority: 0", TEST_SPLITS),
         ("calibration: {samples: 64}", TEST_SPLITS),
         (f"calibration: {{sources: [{{{SET}, split: train}}, {{builtin: stdlib}}]}}", TEST_SPLITS),
-        ("calibration: {sources: [{builtin: stdlib}]}", [None]),
-        ("calibration: {sources: [{file: own.txt}]}", [None]),
+        ("calibration: {sources: [{builtin: stdlib}]}", ["stdlib"]),
+        ("calibration: {sources: [{builtin: dialogue, weight: 2}, {file: own.txt}]}", ["dialogue"]),
+        ("calibration: {sources: [{file: own.txt}]}", ["prose", "code", "dialogue"]),
     ],
 )
 def test_by_default_data_sets_are_read_only_where_calibration_reads_some(
-    tmp_path: Path, calibration: str, splits: list[str | None]
+    tmp_path: Path, calibration: str, read: list[str]
 ) -> None:
+    """And of built-in text what calibration reads, in its other split."""
     (tmp_path / "own.txt").touch()
     (found,) = loaded(tmp_path, entry_lines(calibration))
     assert found.evaluation.tokens == 64 * 512
-    assert [source.split for source in found.evaluation.sources] == splits
-    assert all(source.revision or source == BUILTIN for source in found.evaluation.sources)
+    assert [source.split or source.builtin for source in found.evaluation.sources] == read
+    assert all(source.revision or source.builtin for source in found.evaluation.sources)
+    assert {source.weight for source in found.evaluation.sources} == {1}
 
 
 def test_what_is_asked_for_reaches_the_entry_over_the_defaults(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_a_mistake_in_the_keys_of_a_model_is_named(tmp_path: Path, keys: str, me
         ("samples: 5000", "samples: should be less", ""),
         ("samples: '64'", "samples: should be a valid integer", "quotes"),
         ("samples: 64.0", "samples: should be a valid integer", ""),
-        ("sources: []", "`sources` is empty", "- builtin: stdlib"),
+        ("sources: []", "`sources` is empty", "- builtin: prose"),
         (
             f"sources: [{{builtin: stdlib, dataset: a/b, {PIN}}}]",
             "a source is one of `builtin`, `file` or `dataset`",
