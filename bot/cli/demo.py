@@ -32,7 +32,10 @@ _MADE = ("hub", "work", "watchlist.yaml", "card.md", "assets")
 _WATCHLIST = f"""\
 publish_to: {NAMESPACE}
 defaults:
-  calibration: {{samples: 16, seq_len: 256, sources: [{{builtin: stdlib}}]}}
+  calibration:
+    samples: 16
+    seq_len: 256
+    sources: [{{builtin: prose}}, {{builtin: code}}, {{builtin: dialogue}}]
   # Tiny models lose more than large ones: a real model should stay far below these limits.
   gate: {{max_kl: 0.2, min_top1: 0.75, max_perplexity_ratio: 1.2}}
 models:

@@ -40,6 +40,7 @@ from bot.jobs.folder import JobDir
 from bot.jobs.plain import check_folder, hint_for_folders
 from bot.jobs.worker import PARENT, end_with_parent
 from bot.records import (
+    BUILTIN_TEXTS,
     Calibration,
     Evaluation,
     Job,
@@ -80,7 +81,10 @@ def quantize(
         ),
     ] = None,
     calibration: Annotated[
-        Path | None, typer.Option(help="Text to calibrate on: txt, jsonl or parquet. Default: built-in text.")
+        Path | None,
+        typer.Option(
+            help="Text to calibrate on: txt, jsonl or parquet. Default: built-in prose, code and dialogue."
+        ),
     ] = None,
     samples: Annotated[
         int, typer.Option(min=MIN_SAMPLES, max=MAX_SAMPLES, help="Blocks of calibration tokens.")
@@ -103,8 +107,8 @@ def quantize(
     if group_size not in (32, 64, 128):
         raise WatchlistError(f"--group-size {group_size} is not supported", hint="Use 32, 64 or 128.")
     recipe = Recipe(group_size=group_size, method=method)
-    text = TextSource(builtin="stdlib") if calibration is None else TextSource(file=str(calibration.resolve()))
-    blocks = Calibration(samples=samples, seq_len=seq_len, seed=seed, sources=(text,))
+    texts = BUILTIN_TEXTS if calibration is None else (TextSource(file=str(calibration.resolve())),)
+    blocks = Calibration(samples=samples, seq_len=seq_len, seed=seed, sources=texts)
     with _child(job, "quantize"):
         if source is not None and destination is not None and job is None:
             needs_extra("quantize")
@@ -155,7 +159,7 @@ def evaluate(
         list[Path] | None,
         typer.Option(
             help="Text to measure on; given several times, each by itself too. "
-            "Default: built-in text that calibration does not use."
+            "Default: built-in prose, code and dialogue that calibration does not use."
         ),
     ] = None,
     as_json: JsonOption = False,
@@ -183,7 +187,7 @@ def evaluate(
                 report = tasks.evaluate_folder(
                     source,
                     quantized,
-                    evaluation=Evaluation(sources=texts) if texts else Evaluation(),
+                    evaluation=Evaluation(sources=texts or BUILTIN_TEXTS),
                     trust_remote_code=False,
                     progress=bars,
                 )

@@ -338,12 +338,15 @@ export HF_HUB_DISABLE_XET=1
 # A checkout of awq-bot has a small one in tests/assets/llama-tiny.
 hf upload bot/my-model {model}
 
-# Watch it. The default calibration data sets are not on this Hub, so calibrate on text that
-# comes with Python, and use only a little, so that it finishes quickly.
+# Watch it. The default calibration data sets are not on this Hub, so calibrate on built-in
+# text, and use only a little, so that it finishes quickly.
 cat > rehearsal.yaml <<'END'
 publish_to: quantized
 defaults:
-  calibration: {{samples: 32, seq_len: 256, sources: [{{builtin: stdlib}}]}}
+  calibration:
+    samples: 32
+    seq_len: 256
+    sources: [{{builtin: prose}}, {{builtin: code}}, {{builtin: dialogue}}]
 models:
   - bot/my-model
 END
