@@ -37,13 +37,16 @@ ROOT = Path("demo-real")
 SOURCE, TARGET = f"huggingfacetb/{NAME}", f"{NAMESPACE}/{NAME}-awq"
 QUESTIONS = (QUESTION, "What is a hash table?", "Write a Python function that adds two numbers.")
 
-# 8 blocks of 512 tokens of each text to measure on.
+# Measured on the other parts of the texts, 8 blocks of 512 tokens of each.
 _WATCHLIST = f"""\
 publish_to: {NAMESPACE}
 defaults:
   recipe: {{group_size: {GROUP_SIZE}}}
-  calibration: {{samples: 16, seq_len: 512, sources: [{{builtin: stdlib}}]}}
-  evaluation: {{tokens: 12288, sources: [{{builtin: stdlib}}]}}
+  calibration:
+    samples: 16
+    seq_len: 512
+    sources: [{{builtin: prose}}, {{builtin: code}}, {{builtin: dialogue}}]
+  evaluation: {{tokens: 12288}}
   # So small a model, calibrated on so little, loses more than a release should.
   gate: {{max_kl: 0.5, min_top1: 0.65, max_perplexity_ratio: 1.5}}
 models:
