@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bot.quantize.layerfile import hidden_path, layer_path
+from bot.quantize.layerfile import hidden_path, layer_path, quantized_path
 from bot.quantize.walk import TRACE_TOKENS, LayerRun
 from tests.support import tiny_models
 from tests.support.canary import losses, quantize_into
@@ -27,7 +27,7 @@ def run(source: Path, folder: Path, *, kill_before: int = LAYERS, samples: int =
             raise KilledError
 
     quantize_into(folder, source, blocks=tiny_models.random_blocks(samples, 32), progress=watch)
-    assert not list((folder / "layers").glob("hidden-*"))
+    assert not list((folder / "layers").glob("*.bin"))
     return {path.name: path.read_bytes() for path in (folder / "out").glob("*.safetensors")}
 
 
@@ -65,10 +65,13 @@ def test_a_killed_run_resumes(killed: int, source: Path, expected: Bytes, runs: 
     assert runs == list(range(killed, LAYERS))
 
 
-def test_lost_activations_are_recomputed(source: Path, expected: Bytes, runs: list[int], tmp_path: Path) -> None:
+@pytest.mark.parametrize("lost", [hidden_path, quantized_path])
+def test_lost_activations_are_recomputed(
+    lost: Callable[[Path, int], Path], source: Path, expected: Bytes, runs: list[int], tmp_path: Path
+) -> None:
     with pytest.raises(KilledError):
         run(source, tmp_path, kill_before=2)
-    hidden_path(tmp_path / "layers", 2).unlink()
+    lost(tmp_path / "layers", 2).unlink()
     kept = layer_path(tmp_path / "layers", 1).stat().st_mtime_ns
     runs.clear()
     assert run(source, tmp_path) == expected
