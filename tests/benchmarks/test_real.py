@@ -19,46 +19,49 @@ from bot.errors import EnvironmentProblem, QuantizationError
 from bot.records import TextSource
 from tests.benchmarks import real
 from tests.benchmarks.cases import ASSETS
-from tests.benchmarks.real_table import (
-    BEGIN,
-    END,
+from tests.benchmarks.kept import Loss, Measured
+from tests.benchmarks.run import Run, run
+from tests.benchmarks.tables import (
     NOT_MEASURED,
     README,
-    Loss,
-    Measured,
-    figures_of,
-    last_line,
-    table,
+    figures_of_real,
+    last_line_of_real,
+    marks,
+    real_table,
 )
-from tests.benchmarks.run import Run, run
-from tests.benchmarks.texts import QUESTIONS, Text, descriptions, measured_texts, prose_of, tokens_of
+from tests.benchmarks.texts import CHAT, QUESTIONS, Text, descriptions, measured_texts, prose_of, tokens_of
 from tests.support.real_model import ANSWER, QUESTION, WEIGHTS, NotAvailableError, answers, load, real_model
 
 MODEL = ASSETS / "qwen3-tiny"
 
 
-def test_no_passage_of_calibration_is_in_a_measured_text(tmp_path: Path) -> None:
-    chat = tmp_path / "chat.jsonl"
-    questions = QUESTIONS.read_text().splitlines()
-    turns = [("user", "assistant")[number % 2] for number in range(len(questions))]
-    rows = [
-        [{"role": role, "content": text} for role, text in zip(turns, questions[n:], strict=False)]
-        for n in (0, 2, 4)
-    ]
-    chat.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
-    texts = measured_texts(MODEL, tmp_path, chat=chat, blocks=8)
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.mark.usefixtures("cache")
+def test_no_passage_of_calibration_is_in_a_measured_text() -> None:
+    texts = measured_texts(MODEL, blocks=8)
     assert [(text.name, tuple(text.tokens.shape)) for text in texts] == [
         ("prose", (8, 512)),
         ("code", (8, 512)),
         ("chat", (8, 512)),
     ]
-    blocks = real.calibration_blocks(real.Bench(MODEL, tmp_path))
+    blocks = real.calibration_blocks(MODEL)
     assert {name: tuple(tokens.shape) for name, tokens in blocks.items()} == {
         "stdlib": (16, 512),
         "pydoc": (16, 512),
     }
     for name, tokens in blocks.items():
         real.check_disjoint(name, tokens, texts)
+
+
+def test_every_question_has_an_answer() -> None:
+    rows = [json.loads(line)["messages"] for line in CHAT.read_text().splitlines()]
+    assert [question["content"] for question, _ in rows] == QUESTIONS.read_text().splitlines()
+    assert all(answer["role"] == "assistant" and answer["content"] for _, answer in rows)
 
 
 def test_a_passage_that_is_in_both_is_an_error() -> None:
@@ -92,7 +95,13 @@ def measured(method: str, kl: tuple[float, float], *, calibration: str = "stdlib
         Loss(text="code", kl=kl[1], top1=top1 + 0.1, perplexity=5.0, perplexity_source=4.0),
     )
     return Measured(
-        method=method, calibration=calibration, run=Run(method=method, cpu_s=kl[0] * 100), losses=losses
+        model="tiny",
+        method=method,
+        calibration=calibration,
+        versions={"autoawq": "0.2.9"},
+        bits_per_weight=4.25,
+        run=Run(method=method, cpu_s=kl[0] * 100),
+        losses=losses,
     )
 
 
@@ -103,29 +112,41 @@ ROUNDING = measured("rounding", (0.40, 0.10))
 
 
 @pytest.mark.parametrize(
-    ("others", "line"),
+    ("others", "peers", "line"),
     [
-        ((AUTOAWQ, ROUNDING), "real: kl_ratio=0.500 peer_ratio=0.600 top1=0.812"),
-        ((AUTOAWQ,), "real: kl_ratio=0.500 peer_ratio=0.500 top1=0.812"),
-        ((ROUNDING,), "real: kl_ratio=- peer_ratio=0.600 top1=0.812"),
+        ((AUTOAWQ, ROUNDING), {}, "real: kl_ratio=0.500 peer_ratio=0.600 top1=0.812"),
+        ((AUTOAWQ,), {}, "real: kl_ratio=0.500 peer_ratio=0.500 top1=0.812"),
+        ((ROUNDING,), {}, "real: kl_ratio=- peer_ratio=0.600 top1=0.812"),
+        (
+            (AUTOAWQ, ROUNDING),
+            {"peer": {"prose": 0.08, "code": 0.5}},
+            "real: kl_ratio=0.500 peer_ratio=1.250 top1=0.812",
+        ),
     ],
 )
-def test_last_line_has_the_largest_ratios_on_one_calibration_text(others: tuple[Measured, ...], line: str) -> None:
-    assert last_line(figures_of([*others, OURS, OTHER_TEXT])) == line
+def test_last_line_has_the_largest_ratios_on_one_calibration_text(
+    others: tuple[Measured, ...], peers: dict[str, dict[str, float]], line: str
+) -> None:
+    assert last_line_of_real(figures_of_real([*others, OURS, OTHER_TEXT], peers, calibration="stdlib")) == line
 
 
 def test_readme_has_the_table_of_the_results() -> None:
     results = json.loads(real.RESULTS.read_text()).get("full") if real.RESULTS.exists() else None
-    shown = README.read_text().split(BEGIN)[1].split(END)[0]
-    assert shown == (table(results) if results else NOT_MEASURED)
+    begin, end = marks("bench-real")
+    shown = README.read_text().split(begin)[1].split(end)[0]
+    assert shown == (real_table(results) if results else NOT_MEASURED)
 
 
 def test_table_leaves_out_the_ratio_to_what_was_not_measured() -> None:
-    results = {"texts": {"prose": {}, "code": {}}, "measured": [asdict(one) for one in (ROUNDING, OURS)]}
-    assert table(results).splitlines()[2:] == [
+    results = {
+        "texts": {"prose": {}, "code": {}},
+        "measured": [asdict(one) for one in (ROUNDING, OURS, OTHER_TEXT)],
+    }
+    assert real_table(results).splitlines()[2:] == [
         "| source |  |  |  | 19.00 | 4.00 |",
         "| rounding to nearest | none | 40 | 0 | 0.4000, 80.0%, 20.00 | 0.1000, 90.0%, 5.00 |",
         "| ours, `awq+gptq` | `stdlib` | 10 | 0 | 0.1000, 81.2%, 20.00 | 0.0600, 91.2%, 5.00 |",
+        "| ours, `awq+gptq` | `pydoc` | 1 | 0 | 0.0100, 10.0%, 20.00 | 0.9000, 20.0%, 5.00 |",
         "| KL, ours ÷ rounding to nearest |  |  |  | 0.250 | 0.600 |",
     ]
 
@@ -142,11 +163,11 @@ def test_rounding_writes_an_artifact_of_nearest_levels(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def no_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def no_index(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """pip finds only what is in this folder, and nothing is in the cache."""
+    assert not cache.exists()
     found = tmp_path / "found"
     found.mkdir()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(found))

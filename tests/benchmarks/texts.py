@@ -1,5 +1,7 @@
 """What the real model is measured on, and the other text that it is calibrated on. Nothing of it is fetched.
 
+    python -m tests.benchmarks.texts        makes chat.jsonl again: the model's answers, in ten minutes of CPU time
+
 prose: the descriptions of the packages in constraints.txt, as they are installed, paragraph by paragraph.
 code: the standard library's `test` split.
 chat: questions of our own, each with an answer that the model itself sampled, in its chat template. On tokens that
@@ -13,7 +15,6 @@ import json
 import re
 from dataclasses import dataclass
 from email import message_from_string
-from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -26,11 +27,12 @@ from bot.calibration.evaluation import evaluation_tokens
 from bot.checkpoint.constants import EVALUATION_SEQ_LEN
 from bot.files import write_atomic
 from bot.records import Evaluation, TextSource
-from tests.support.real_model import answers, load
+from tests.support.real_model import answers, cache_folder, load, real_model
 
 QUESTIONS = Path(__file__).with_name("questions.txt")
+CHAT = Path(__file__).with_name("chat.jsonl")
 CONSTRAINTS = Path(__file__).parents[2] / "constraints.txt"
-BLOCKS = 32
+BLOCKS = 16
 SHORTEST_PARAGRAPH = 160  # characters; shorter ones are mostly headings, lists of links and badges
 LEAST_LETTERS = 0.85  # of a paragraph's characters, with its spaces: tables and examples have fewer
 ANSWER_TOKENS = 320
@@ -52,30 +54,43 @@ class Text:
         return tokens_sha256(self.tokens)
 
 
-def measured_texts(model: Path, folder: Path, *, chat: Path, blocks: int = BLOCKS) -> tuple[Text, ...]:
-    """Prose, code and chat for a model folder, in as many blocks as there are; folder: for files that are made."""
-    prose = folder / "prose.txt"
-    write_atomic(prose, "\n\n".join(descriptions()).encode())
+def measured_texts(model: Path, *, blocks: int = BLOCKS) -> tuple[Text, ...]:
+    """Prose, code and chat for a model folder, in as many blocks as there are."""
     sources = {
-        "prose": TextSource(file=str(prose)),
-        "code": TextSource(builtin="stdlib"),
-        "chat": TextSource(file=str(chat)),
-    }
-    labels = {
-        "prose": "descriptions of the packages in constraints.txt",
-        "code": "the standard library, test split",
-        "chat": f"{QUESTIONS.name}, answered by the model",
+        "prose": ("descriptions of the packages in constraints.txt", TextSource(file=str(_prose_file()))),
+        "code": ("the standard library, test split", TextSource(builtin="stdlib")),
+        "chat": (f"{QUESTIONS.name}, answered by the model", TextSource(file=str(CHAT))),
     }
     return tuple(
-        Text(name=name, label=labels[name], tokens=tokens_of(source, model, blocks=blocks))
-        for name, source in sources.items()
+        Text(name=name, label=label, tokens=tokens_of(source, model, blocks=blocks))
+        for name, (label, source) in sources.items()
     )
+
+
+def calibration_sources() -> dict[str, TextSource]:
+    """By the name of the text; no measured text is made of them."""
+    return {"stdlib": TextSource(builtin="stdlib"), "pydoc": TextSource(file=str(_pydoc_file()))}
 
 
 def tokens_of(source: TextSource, model: Path, *, blocks: int) -> Tensor:
     """int64 [blocks, EVALUATION_SEQ_LEN]; fewer blocks of a shorter text."""
     asked = Evaluation(sources=(source,), tokens=blocks * EVALUATION_SEQ_LEN)
     return evaluation_tokens(asked, tokenizer_folder=model, trust_remote_code=False)[0]
+
+
+def _prose_file() -> Path:
+    return _written("prose.txt", descriptions())
+
+
+def _pydoc_file() -> Path:
+    return _written("pydoc.txt", [topics[name].strip() for name in sorted(topics)])
+
+
+def _written(name: str, texts: list[str]) -> Path:
+    path = cache_folder() / "bench" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, "\n\n".join(texts).encode())
+    return path
 
 
 def descriptions() -> list[str]:
@@ -107,22 +122,10 @@ def _is_prose(paragraph: str) -> bool:
     return letters >= LEAST_LETTERS * len(paragraph)
 
 
-def pydoc_file(folder: Path) -> Path:
-    """For calibration: one file of all topics, which no measured text is made of."""
-    path = folder / "pydoc.txt"
-    write_atomic(path, "\n\n".join(topics[name].strip() for name in sorted(topics)).encode())
-    return path
-
-
-def chat_file(model: Path, folder: Path) -> Path:
-    """The questions and the model's answers; made once, which takes minutes, and kept for these questions."""
-    questions = QUESTIONS.read_text()
-    path = folder / f"chat-{sha256(questions.encode()).hexdigest()[:8]}.jsonl"
-    if not path.exists():
-        asked = questions.splitlines()
-        pairs = zip(asked, _answered(model, asked), strict=True)
-        write_atomic(path, b"".join(_row(question, answer) for question, answer in pairs))
-    return path
+def write_chat() -> None:
+    asked = QUESTIONS.read_text().splitlines()
+    pairs = zip(asked, _answered(real_model(), asked), strict=True)
+    write_atomic(CHAT, b"".join(_row(question, answer) for question, answer in pairs))
 
 
 def _answered(model: Path, questions: list[str]) -> list[str]:
@@ -137,3 +140,7 @@ def _answered(model: Path, questions: list[str]) -> list[str]:
 def _row(question: str, answer: str) -> bytes:
     messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
     return json.dumps({"messages": messages}, ensure_ascii=False).encode() + b"\n"
+
+
+if __name__ == "__main__":
+    write_chat()
