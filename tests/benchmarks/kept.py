@@ -169,8 +169,8 @@ def loss(model: Model, artifact: Path, text: Text) -> Loss:
     parts = []
     for start in range(0, len(text.tokens), _BLOCKS_AT_ONCE):
         batch = slice(start, start + _BLOCKS_AT_ONCE)
-        logits = [final.logits(batch)[:, :-1].flatten(0, 1) for final in finals]
-        parts.append(token_figures(*logits, text.tokens[batch, 1:].flatten()))
+        source, artifacts = (final.logits(batch)[:, :-1].flatten(0, 1) for final in finals)
+        parts.append(token_figures(source, artifacts, text.tokens[batch, 1:].flatten()))
     kl, nll_source, nll, agrees = (
         torch.cat([getattr(part, name) for part in parts])
         for name in ("kl", "nll_source", "nll_quantized", "agrees")

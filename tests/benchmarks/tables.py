@@ -33,7 +33,7 @@ def write_table(target: str, table: str) -> None:
 def peers_on(model_sha256: str, calibration_sha256: str, texts: Mapping[str, Mapping[str, Any]]) -> dict[str, Kl]:
     """What results/peers.json has of this model, calibrated and measured on these tokens, by method."""
     results = json.loads(PEERS.read_text()) if PEERS.exists() else {}
-    found = {}
+    found: dict[str, Kl] = {}
     for entry in results.values():
         for model in entry["models"].values():
             same = (model["model_sha256"], model["calibration"]["sha256"]) == (model_sha256, calibration_sha256)

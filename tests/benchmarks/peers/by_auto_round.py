@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from auto_round import AutoRound
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -9,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tests.benchmarks.peers.apart import Request, answer
 
 # As its command line has them; a learning rate of None follows from the iterations.
-RECIPES = {"default": {"iters": 200, "lr": None}, "light": {"iters": 50, "lr": 5e-3}}
+RECIPES: dict[str, dict[str, Any]] = {"default": {"iters": 200, "lr": None}, "light": {"iters": 50, "lr": 5e-3}}
 
 
 def quantize(request: Request) -> None:
