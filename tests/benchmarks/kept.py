@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
+from inspect import getsource
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from bot.calibration.blocks import tokens_sha256
+from bot.checkpoint import gemm
 from bot.checkpoint.constants import tool_versions
 from bot.checkpoint.inventory import bits_per_weight
 from bot.checkpoint.reader import Checkpoint
@@ -26,12 +28,14 @@ from bot.evaluate.metrics import perplexity, token_figures
 from bot.evaluate.models import FinalStates, open_artifact, read_dequantized, readable_names, run_layers
 from bot.files import file_sha256, write_atomic
 from bot.records import canonical_json, sha256_of
-from tests.benchmarks.methods import MEASURING_CODE, ROUNDING, Method, code_of, code_sha256, make
+from tests.benchmarks.methods import ROUNDING, Method, code_of, make
 from tests.benchmarks.run import Run
 from tests.benchmarks.texts import Text
 from tests.support.real_model import cache_folder
 
 _CPU = torch.device("cpu")
+# What decides a figure. The code that runs the models may change, as long as test_peers.py finds the same figures.
+_DEFINITIONS = (token_figures, perplexity, gemm.dequantize)
 _BLOCKS_AT_ONCE = 2  # whose logits are compared
 
 
@@ -151,7 +155,7 @@ def place(method: Method, calibrated: Calibrated) -> Path:
 
 def _losses(model: Model, folder: Path, texts: tuple[Text, ...]) -> Iterator[Loss]:
     for text in texts:
-        made_of = [text.sha256, code_sha256(MEASURING_CODE), tool_versions()]
+        made_of = [text.sha256, tool_versions(), [getsource(one) for one in _DEFINITIONS]]
         record = folder / f"loss-{text.name}-{sha256_of(made_of)[:12]}.json"
         if not record.exists():
             write_atomic(record, canonical_json(asdict(loss(model, folder / "artifact", text))))

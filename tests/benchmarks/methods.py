@@ -22,7 +22,6 @@ from tests.support.real_model import cache_folder
 
 PEERS_FOLDER = Path(__file__).parent / "peers"
 OUR_CODE = ("bot/quantize", "bot/checkpoint")
-MEASURING_CODE = ("bot/evaluate", "bot/checkpoint")
 
 
 class CannotRunError(EnvironmentProblem):
