@@ -43,6 +43,8 @@ def run_layer(
         used = arguments.of(samples, device=device)
         try:
             output = layer(part, **used)
+        except torch.OutOfMemoryError:
+            raise
         except Exception:
             # Most arguments broadcast from a batch of one, but some, such as ALiBi biases, are made for one size.
             if len(part) == 1:

@@ -165,9 +165,15 @@ def correct(
         add_upper_gram(upper, tokens)
         cross.addmm_(wanted.t(), tokens)
         count += len(tokens)
-    gram, cross = symmetrize(upper / count), cross / count
-    missing = {name: cross - each @ gram if writer else each @ cross for name, each in weights.items()}
-    return {name: weights[name] + _solved(part, gram, tokens=count) for name, part in missing.items()}, gram
+        del inputs, tokens, wanted  # a Gram matrix may be large
+    gram = symmetrize(upper.div_(count))
+    del upper
+    joined = torch.cat(list(weights.values()))
+    missing = cross.div_(count) - joined @ gram if writer else joined @ cross.div_(count)
+    del cross
+    corrected = joined.add_(_solved(missing, gram, tokens=count))
+    rows = [len(each) for each in weights.values()]
+    return dict(zip(weights, torch.split(corrected, rows), strict=True)), gram
 
 
 def _solved(missing: Tensor, gram: Tensor, *, tokens: int) -> Tensor:
@@ -177,6 +183,7 @@ def _solved(missing: Tensor, gram: Tensor, *, tokens: int) -> Tensor:
     ridge = (RIDGE + RIDGE_FOR_FEW * len(gram) / tokens) * gram.diagonal().mean()
     damped.diagonal().add_(ridge + (gram.diagonal() <= 0).to(gram.dtype))
     lower, failed = torch.linalg.cholesky_ex(damped)
+    del damped
     solved = torch.cholesky_solve(missing.t(), lower).t()
     if bool(failed) or not bool(torch.isfinite(solved).all()):
         return torch.zeros_like(missing)

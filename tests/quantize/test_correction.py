@@ -63,40 +63,40 @@ def test_what_is_added_together_with_something_else_is_no_writer() -> None:
 
 
 def solved(wanted: Tensor, read: Tensor, weight: Tensor) -> Tensor:
-    """By least squares over the tokens, with the same ridge; all in double precision."""
+    """By least squares over the tokens, with the same ridge, which few tokens make larger; in double precision."""
     read, wanted, weight = read.double(), wanted.double(), weight.double()
     gram = read.t() @ read
-    ridge = 0.01 * gram.diagonal().mean() * torch.eye(len(gram), dtype=torch.float64)
+    ridge = (0.01 + 4 * len(gram) / len(read)) * gram.diagonal().mean() * torch.eye(len(gram), dtype=torch.float64)
     right = (wanted - read @ weight.t()).t() @ read
     found: Tensor = (weight + torch.linalg.solve(gram + ridge, right.t()).t()).float()
     return found
 
 
 def test_the_corrected_weight_makes_of_its_inputs_what_the_source_makes_of_its_own() -> None:
-    source, weight = numbers(200, 24), numbers(16, 24, seed=1)
+    source, weight = numbers(4000, 24), numbers(16, 24, seed=1)
     factors = torch.exp(numbers(24, seed=2))
-    read = (source + 0.1 * source.roll(1, dims=1) + 0.02 * numbers(200, 24, seed=3)) / factors
-    runs = [Paused(part, {}) for part in torch.split(read, 90)]
+    read = (source + 0.1 * source.roll(1, dims=1) + 0.02 * numbers(4000, 24, seed=3)) / factors
+    runs = [Paused(part, {}) for part in torch.split(read, 1500)]
     linear = nn.Linear(24, 16, bias=False)
     states = SourceStates(inputs={"v": source})
     found, gram = correct({"v": linear}, {"v": weight * factors}, runs, states, writer=None, factors=factors)
     expected = solved(source @ weight.t(), read, weight * factors)
-    assert torch.allclose(gram, read.t() @ read / 200, atol=1e-4)
+    assert torch.allclose(gram, read.t() @ read / 4000, atol=1e-4)
     assert torch.allclose(found["v"], expected, rtol=1e-3, atol=1e-3)
     errors = [float((read @ each.t() - source @ weight.t()).norm()) for each in (found["v"], weight * factors)]
     assert errors[0] < 0.5 * errors[1]
 
 
 def test_the_corrected_weight_of_a_writer_adds_what_the_stream_lacks() -> None:
-    read, weight, bias = numbers(200, 24), numbers(16, 24, seed=1), numbers(16, seed=2)
-    stream = numbers(200, 16, seed=3)
+    read, weight, bias = numbers(4000, 24), numbers(16, 24, seed=1), numbers(16, seed=2)
+    stream = numbers(4000, 16, seed=3)
     after = stream + read @ weight.t() + bias
     drifted = stream + 0.3 * torch.tanh(read[:, :16])
     linear = nn.Linear(24, 16)
     linear.bias.data.copy_(bias)
     runs = [
         Paused(part, {"norm": base})
-        for part, base in zip(torch.split(read, 90), torch.split(drifted, 90), strict=True)
+        for part, base in zip(torch.split(read, 1500), torch.split(drifted, 1500), strict=True)
     ]
     writer = Writer(linear="o", before="norm", after=None)
     found, _ = correct(
