@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,7 +25,8 @@ def draw_kl_by_position(report: Report, path: Path) -> None:
         for source, color in zip(sources, COLORS, strict=False):
             positions = _positions(len(source.kl_by_position), report.seq_len)
             panel.plot(positions, source.kl_by_position, color=color, linewidth=1.5, marker="o", markersize=2.6)
-        _set_axes(panel, report.seq_len)
+        highest = max((kl for source in sources for kl in source.kl_by_position if isfinite(kl)), default=0.0)
+        _set_axes(panel, report.seq_len, highest)
         _, below = draw_heading(
             figure,
             "KL divergence to the source by position, on text that calibration did not use",
@@ -46,9 +48,9 @@ def _positions(parts: int, seq_len: int) -> list[float]:
     return [1 + (part + 0.5) * (seq_len - 1) / parts for part in range(parts)]
 
 
-def _set_axes(panel: Any, seq_len: int) -> None:
+def _set_axes(panel: Any, seq_len: int, highest: float) -> None:
     panel.set_xlim(0, seq_len)
-    panel.set_ylim(bottom=0)
+    panel.set_ylim(0, 1.1 * highest or 1)
     panel.xaxis.get_major_locator().set_params(integer=True, nbins=8)
     panel.yaxis.get_major_locator().set_params(nbins=5)
     set_grid(panel)
