@@ -23,6 +23,7 @@ from markdown_it import MarkdownIt
 from transformers import AutoModelForCausalLM
 
 from bot.calibration.blocks import build_calibration_set
+from bot.calibration.builtin import written
 from bot.calibration.documents import Document
 from bot.calibration.encoding import load_encoder
 from bot.calibration.evaluation import evaluation_tokens
@@ -53,7 +54,8 @@ from tests.bad_input.plans import files_of, layers_here, planned_text, repo_of, 
 from tests.support import factories
 from tests.support.small_sandbox import WEIGHTS
 
-_WORDS = Path(factories.__file__).read_text().split()
+_PLAIN = " ".join(written("prose", "calibrate")).split()
+_WORDS = [word for word in _PLAIN if word.isalpha() and word.islower()]
 _CHAT = ({"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because."})
 _DEVICE = torch.device("cpu")
 
@@ -253,7 +255,7 @@ def _calibration(case: Case, folder: Path) -> Calibration:
     path.write_text("\n".join(rows) + "\n", encoding="utf-8", errors="surrogatepass")
     source = TextSource(file=str(path))
     return Calibration(
-        samples=16, seq_len=384 if len(rows) > 40 else 64 if len(rows) > 20 else 16, sources=(source,)
+        samples=16, seq_len=256 if len(rows) > 40 else 64 if len(rows) > 20 else 16, sources=(source,)
     )
 
 
