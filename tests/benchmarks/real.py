@@ -95,8 +95,8 @@ def subjects(folder: Path, *, quick: bool) -> tuple[dict[str, Calibrated], tuple
 def calibration_blocks(folder: Path) -> dict[str, Tensor]:
     """int64 [SAMPLES, SEQ_LEN] by the name of the text."""
     made = {}
-    for name, source in calibration_sources().items():
-        asked = Calibration(samples=SAMPLES, seq_len=SEQ_LEN, sources=(source,))
+    for name, sources in calibration_sources().items():
+        asked = Calibration(samples=SAMPLES, seq_len=SEQ_LEN, sources=sources)
         made[name], _ = build_calibration_set(
             asked, tokenizer_folder=folder, folder=Path(), trust_remote_code=False
         )

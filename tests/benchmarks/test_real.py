@@ -52,7 +52,7 @@ def test_no_passage_of_calibration_is_in_a_measured_text() -> None:
     blocks = real.calibration_blocks(MODEL)
     assert {name: tuple(tokens.shape) for name, tokens in blocks.items()} == {
         "stdlib": (16, 512),
-        "pydoc": (16, 512),
+        "builtin": (16, 512),
     }
     for name, tokens in blocks.items():
         real.check_disjoint(name, tokens, texts)
@@ -106,7 +106,7 @@ def measured(method: str, kl: tuple[float, float], *, calibration: str = "stdlib
 
 
 OURS = measured("awq+gptq", (0.10, 0.06), top1=0.8125)
-OTHER_TEXT = measured("awq+gptq", (0.01, 0.90), calibration="pydoc", top1=0.1)
+OTHER_TEXT = measured("awq+gptq", (0.01, 0.90), calibration="builtin", top1=0.1)
 AUTOAWQ = measured("autoawq", (0.20, 0.20))
 ROUNDING = measured("rounding", (0.40, 0.10))
 
@@ -146,7 +146,7 @@ def test_table_leaves_out_the_ratio_to_what_was_not_measured() -> None:
         "| source |  |  |  | 19.00 | 4.00 |",
         "| rounding to nearest | none | 40 | 0 | 0.4000, 80.0%, 20.00 | 0.1000, 90.0%, 5.00 |",
         "| ours, `awq+gptq` | `stdlib` | 10 | 0 | 0.1000, 81.2%, 20.00 | 0.0600, 91.2%, 5.00 |",
-        "| ours, `awq+gptq` | `pydoc` | 1 | 0 | 0.0100, 10.0%, 20.00 | 0.9000, 20.0%, 5.00 |",
+        "| ours, `awq+gptq` | `builtin` | 1 | 0 | 0.0100, 10.0%, 20.00 | 0.9000, 20.0%, 5.00 |",
         "| KL, ours ÷ rounding to nearest |  |  |  | 0.250 | 0.600 |",
     ]
 

@@ -1,4 +1,4 @@
-"""What the real model is measured on, and the other text that it is calibrated on. Nothing of it is fetched.
+"""What the real model is measured on, and calibrated on. Nothing of it is fetched.
 
     python -m tests.benchmarks.texts        makes chat.jsonl again: the model's answers, in ten minutes of CPU time
 
@@ -6,7 +6,6 @@ prose: the descriptions of the packages in constraints.txt, as they are installe
 code: the standard library's `test` split.
 chat: questions of our own, each with an answer that the model itself sampled, in its chat template. On tokens that
     are sampled from the source, the mean KL divergence is that of its whole distribution.
-pydoc: the topics of Python's `help()`, mostly from its language reference; for calibration alone.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from dataclasses import dataclass
 from email import message_from_string
 from importlib import metadata
 from pathlib import Path
-from pydoc_data.topics import topics
 
 import torch
 from torch import Tensor
@@ -67,9 +65,10 @@ def measured_texts(model: Path, *, blocks: int = BLOCKS) -> tuple[Text, ...]:
     )
 
 
-def calibration_sources() -> dict[str, TextSource]:
+def calibration_sources() -> dict[str, tuple[TextSource, ...]]:
     """By the name of the text; no measured text is made of them."""
-    return {"stdlib": TextSource(builtin="stdlib"), "pydoc": TextSource(file=str(_pydoc_file()))}
+    builtin = tuple(TextSource(builtin=name) for name in ("prose", "code", "dialogue"))
+    return {"stdlib": (TextSource(builtin="stdlib"),), "builtin": builtin}
 
 
 def tokens_of(source: TextSource, model: Path, *, blocks: int) -> Tensor:
@@ -80,10 +79,6 @@ def tokens_of(source: TextSource, model: Path, *, blocks: int) -> Tensor:
 
 def _prose_file() -> Path:
     return _written("prose.txt", descriptions())
-
-
-def _pydoc_file() -> Path:
-    return _written("pydoc.txt", [topics[name].strip() for name in sorted(topics)])
 
 
 def _written(name: str, texts: list[str]) -> Path:
