@@ -45,7 +45,7 @@ test-base:  ## test planning and publishing without torch, with PYTHON=python3.1
 	$(BASE)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[hub]" --group base
 	$(BASE)/bin/python -m pytest -m "not slow and not gpu" $(BASE_TESTS)
 
-bench-real: $(INSTALLED)  ## compare the methods on a real model that pip can fetch, in two hours; BENCH=--quick
+bench-real: $(INSTALLED)  ## compare the methods on a real model that pip can fetch, in an hour; BENCH=--quick
 	$(BIN)/python -m tests.benchmarks.real $(BENCH)
 
 bench-peers: $(INSTALLED)  ## compare our method with other libraries, in hours; BENCH=--quick

@@ -61,17 +61,15 @@ class Subject:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one small model, 16 blocks")
-    parser.add_argument("--kept", action="store_true", help="only what an earlier run has made already")
+    parser.add_argument("--kept", action="store_true", help="beside ours, only what an earlier run has made")
     parser.add_argument("--processes", type=int, default=2, help="that quantize at once")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     models = {}
     for subject in _subjects(quick=asked.quick):
         models[subject.calibrated.model.name] = _compare(subject, kept=asked.kept, processes=asked.processes)
-        # After each model, as the next one may take an hour.
-        store(PEERS, "quick" if asked.quick else "full", {"models": models})
-    if not asked.quick:
-        write_table("bench-peers", peers_table(json.loads(PEERS.read_text())["full"]))
+    store(PEERS, "quick" if asked.quick else "full", {"models": models})
+    write_table("bench-peers", peers_table(json.loads(PEERS.read_text())))
     print(last_line_of_peers(models))
 
 
@@ -108,7 +106,8 @@ def _compare(subject: Subject, *, kept: bool, processes: int) -> dict[str, Any]:
     """A model of the results; ours comes last."""
     calibrated, model = subject.calibrated, subject.calibrated.model
     made: list[Measured] = []
-    wanted = [method for method in subject.methods if not kept or is_kept(method, calibrated)]
+    always = (OURS, ROUNDING) if kept else subject.methods
+    wanted = [method for method in subject.methods if method in always or is_kept(method, calibrated)]
     failed = {method.name: "not run yet" for method in subject.methods if method not in wanted}
     with ThreadPoolExecutor(processes) as pool:
         running = {method.name: pool.submit(quantized, method, calibrated) for method in wanted}

@@ -26,7 +26,7 @@ from bot.checkpoint.reader import Checkpoint
 from bot.checkpoint.skeleton import Skeleton, open_skeleton
 from bot.evaluate.metrics import perplexity, token_figures
 from bot.evaluate.models import FinalStates, open_artifact, read_dequantized, readable_names, run_layers
-from bot.files import file_sha256, write_atomic
+from bot.files import file_sha256, locked, write_atomic
 from bot.records import canonical_json, sha256_of
 from tests.benchmarks.methods import ROUNDING, Method, code_of, make
 from tests.benchmarks.run import Run
@@ -118,16 +118,20 @@ def is_kept(method: Method, calibrated: Calibrated) -> bool:
 def quantized(method: Method, calibrated: Calibrated) -> Path:
     """The folder with `artifact` and `run.json`. Raises CannotRunError."""
     folder = place(method, calibrated)
-    record = folder / "run.json"
-    if not record.exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        tokens = folder / "tokens.safetensors"
-        save_file({"blocks": calibrated.blocks}, tokens)
-        model = calibrated.model
-        run, versions = make(method, model.folder.absolute(), tokens, folder, group_size=model.group_size)
-        write_atomic(record, canonical_json({"run": asdict(run), "versions": versions}))
+    with locked(folder.with_suffix(".lock"), make_parents=True):
+        if not is_kept(method, calibrated):
+            _make(method, calibrated, folder)
     return folder
+
+
+def _make(method: Method, calibrated: Calibrated, folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    tokens = folder / "tokens.safetensors"
+    save_file({"blocks": calibrated.blocks}, tokens)
+    model = calibrated.model
+    run, versions = make(method, model.folder.absolute(), tokens, folder, group_size=model.group_size)
+    write_atomic(folder / "run.json", canonical_json({"run": asdict(run), "versions": versions}))
 
 
 def measured(method: Method, calibrated: Calibrated, texts: tuple[Text, ...]) -> Measured:

@@ -13,8 +13,8 @@ from typing import Any
 
 from bot.checkpoint.constants import tool_versions
 from bot.checkpoint.reader import Checkpoint
-from bot.errors import EnvironmentProblem
-from bot.files import file_sha256, write_atomic
+from bot.errors import EnvironmentProblem, untrusted_input
+from bot.files import file_sha256, locked, write_atomic
 from tests.benchmarks.peer import write_artifact
 from tests.benchmarks.peers.layouts import as_gemm
 from tests.benchmarks.run import ROOT, Run, run_apart
@@ -103,11 +103,15 @@ def make(
     artifact = folder / "artifact"
     if method.package is None:
         keep = ["--group", str(group_size), "--keep", str(artifact)]
-        return run_apart([method.name, str(source), str(tokens), *keep]), tool_versions()
+        try:
+            return run_apart([method.name, str(source), str(tokens), *keep]), tool_versions()
+        except subprocess.CalledProcessError as error:
+            raise CannotRunError(f"{method.name}: its process ended with {error.returncode}") from error
     answer = _run_installed(method, source, tokens, folder / "saved", group_size=group_size)
-    # auto-round writes into a folder in the one it is given.
-    saved = next((folder / "saved").rglob("model*.safetensors")).parent
-    write_artifact(dict(as_gemm(Checkpoint(saved))), source, artifact, group_size=group_size)
+    with untrusted_input(lambda reason: CannotRunError(f"{method.name}: what it saved cannot be read: {reason}")):
+        # auto-round writes into a folder in the one it is given.
+        saved = next((folder / "saved").rglob("model*.safetensors")).parent
+        write_artifact(dict(as_gemm(Checkpoint(saved))), source, artifact, group_size=group_size)
     return Run(method=method.name, **answer["run"]), answer["versions"]
 
 
@@ -145,15 +149,20 @@ def _environment(method: Method) -> Path:
     pins = _pins(method)
     folder = cache_folder() / "peers" / pins.stem
     python, installed = folder / "bin" / "python", folder / "installed.txt"
-    if not installed.exists() or installed.read_text() != pins.read_text():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", "--without-pip", str(folder)], check=True)
-        pip = [sys.executable, "-m", "pip", "--python", str(python), "--quiet", "--disable-pip-version-check"]
-        command = [*pip, "install", "--requirement", str(pins)]
-        done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
-        if done.returncode:
-            raise CannotRunError(f"{method.name}: pip cannot install it: {last_line(done.stderr)}")
-        write_atomic(installed, pins.read_bytes())
+    with locked(folder.with_suffix(".lock"), make_parents=True):
+        if not installed.exists() or installed.read_text() != pins.read_text():
+            _install(method, folder, python)
+            write_atomic(installed, pins.read_bytes())
     return python
+
+
+def _install(method: Method, folder: Path, python: Path) -> None:
+    subprocess.run([sys.executable, "-m", "venv", "--clear", "--without-pip", str(folder)], check=True)
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "--quiet", "--disable-pip-version-check"]
+    command = [*pip, "install", "--requirement", str(_pins(method))]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise CannotRunError(f"{method.name}: pip cannot install it: {last_line(done.stderr)}")
 
 
 def _pins(method: Method) -> Path:

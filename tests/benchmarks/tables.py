@@ -104,8 +104,9 @@ def real_table(results: Mapping[str, Any]) -> str:
 
 
 def peers_table(results: Mapping[str, Any]) -> str:
-    """results: an entry of results/peers.json; a table for each model."""
-    return "\n".join(_model_table(name, model) for name, model in results["models"].items())
+    """results: all of results/peers.json; a table for each model, of a quick run if there is no other."""
+    entry = results.get("full") or results["quick"]
+    return "\n".join(_model_table(name, model) for name, model in entry["models"].items())
 
 
 def _model_table(name: str, model: Mapping[str, Any]) -> str:

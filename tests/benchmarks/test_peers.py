@@ -142,7 +142,7 @@ def test_last_line_names_the_peer_that_ours_is_nearest_to() -> None:
 
 
 def test_table_has_versions_and_what_was_not_measured() -> None:
-    assert peers_table({"models": MODELS}).splitlines()[4:] == [
+    assert peers_table({"full": {"models": MODELS}}).splitlines()[4:] == [
         "| source |  |  |  | 19.00 | 4.00 |",
         "| AutoAWQ 0.2.9, fixed | 4.25 | 20 | 0 | 0.2000, 80.0%, 20.00 | 0.2000, 90.0%, 5.00 |",
         "| rounding to nearest | 4.25 | 40 | 0 | 0.4000, 80.0%, 20.00 | 0.1000, 90.0%, 5.00 |",
@@ -166,7 +166,7 @@ def test_peers_count_for_the_real_model_only_on_the_same_tokens(
 
 
 def test_readme_has_the_table_of_the_results() -> None:
-    results = json.loads(PEERS.read_text()).get("full") if PEERS.exists() else None
+    results = json.loads(PEERS.read_text()) if PEERS.exists() else None
     begin, end = marks("bench-peers")
     shown = README.read_text().split(begin)[1].split(end)[0]
     assert shown == (peers_table(results) if results else NOT_MEASURED)
