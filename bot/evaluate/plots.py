@@ -150,7 +150,7 @@ def _draw_text(figure: Any, quantized: QuantizedModel, *, left_out: int) -> None
     title, what = draw_heading(
         figure,
         "Relative error by layer, on calibration inputs",
-        r"of each quantized linear's output: $\Vert WX-W_qX\Vert^2\,/\,\Vert WX\Vert^2$",
+        r"of each linear's output, by rounding: $\Vert WX-W_qX\Vert^2\,/\,\Vert WX\Vert^2$",
         [(_OURS, method_text(recipe.method)), (PALE, "plain rounding")],
     )
     figure.text(0.985, title, f"INT{recipe.bits}, groups of {recipe.group_size}", color=FAINT, ha="right")

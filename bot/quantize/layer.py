@@ -23,7 +23,10 @@ Linears = Mapping[str, nn.Linear]  # name within the layer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerReference:
-    """The source's weights, float32 [out, in], and the Gram matrices of their inputs [in, in]."""
+    """The weights before rounding, float32 [out, in], and the Gram matrices of their inputs [in, in].
+
+    The source's, or those corrected for what was quantized before them.
+    """
 
     weights: Mapping[str, Tensor]
     grams: Mapping[str, Tensor]
@@ -140,7 +143,7 @@ def measure(
     *,
     group_size: int,
 ) -> tuple[ModuleError, ...]:
-    """The output error of each linear on the source's own inputs, and that of plain rounding."""
+    """The output error of each linear against the weights and inputs of `before`, and that of plain rounding."""
     modules = []
     for name, weight in before.weights.items():
         if name not in before.grams:  # nothing reached it

@@ -81,7 +81,11 @@ class CalibrationSet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModuleError:
-    """One quantized linear. relative_error: ||WX - W_qX||^2 / ||WX||^2 on calibration inputs."""
+    """One quantized linear. relative_error: ||WX - W_qX||^2 / ||WX||^2 on calibration inputs.
+
+    W: the weights that were rounded, which `awq+gptq` has corrected for what was quantized before; X: what the
+    linear reads then.
+    """
 
     layer: int
     module: str
