@@ -17,7 +17,7 @@ INK: Final = "#24292F"
 FAINT: Final = "#57606A"
 PALE: Final = "#9AA3AD"
 GRID: Final = "#E6E9ED"
-LEFT: Final = 0.055  # of the width
+LEFT: Final = 0.066  # of the width
 _DPI: Final = 150
 _STYLE: Final = {
     "font.family": "DejaVu Sans",
