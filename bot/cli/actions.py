@@ -14,6 +14,7 @@ import typer
 
 from bot.cli import terminal
 from bot.cli.console import WatchlistOption, WorkOption, err, help_without_verb, job_context, out
+from bot.cli.progress import Bars
 from bot.cli.steps import Step, run_stage
 from bot.cli.upkeep import comment, deadman, keepalive
 from bot.errors import WatchlistError
@@ -161,7 +162,7 @@ def quantize(
         job, jobdir = _job(folder, job_id, release=True), work / job_id
 
         def prepare() -> JobResult:
-            return pipeline.prepare_job(job_context(work, watchlist.parent, terminal.Bars(err)), job)
+            return pipeline.prepare_job(job_context(work, watchlist.parent, Bars(err)), job)
 
         result = run_stage(step, "quantize", job, prepare, results=results, folder=jobdir)
         step.outputs({"publish": result.publication is None, "artifact": str(jobdir)})
@@ -188,7 +189,7 @@ def publish(
             return
 
         def send() -> JobResult:
-            context = job_context(artifact, artifact, terminal.Bars(err))
+            context = job_context(artifact, artifact, Bars(err))
             return pipeline.publish_job(context, job, artifact, originals=originals_of(folder, job.job_id))
 
         run_stage(step, "publish", job, send, results=results, folder=artifact)
@@ -211,7 +212,7 @@ def refresh(
         job = _job(folder, job_id, release=False)
 
         def whole() -> JobResult:
-            return pipeline.run_job(job_context(work, work, terminal.Bars(err)), job, reported_stage="refresh")
+            return pipeline.run_job(job_context(work, work, Bars(err)), job, reported_stage="refresh")
 
         run_stage(step, "refresh", job, whole, results=results, folder=work / job_id)
 

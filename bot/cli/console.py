@@ -15,7 +15,7 @@ import rich.console
 import typer
 from rich.segment import Segment
 
-from bot.cli import terminal
+from bot.cli.progress import Bars
 from bot.errors import BotError, EnvironmentProblem, WatchlistError, reason_of
 from bot.hub.session import Hub
 from bot.jobs.stages import JobContext
@@ -77,7 +77,7 @@ class Panel(StrEnum):
     TOOLS = "Tools"
 
 
-def job_context(work: Path, files: Path, bars: terminal.Bars) -> JobContext:
+def job_context(work: Path, files: Path, bars: Bars) -> JobContext:
     return JobContext(
         hub=Hub.from_environment(), work=work, files=files, progress=bars, child_options=tuple(child_options)
     )

@@ -33,6 +33,7 @@ from bot.cli.console import (
 )
 from bot.cli.doctor import CpuOption, folder_on_cpu, jobs_on_cpu
 from bot.cli.interrupts import ended_by_ctrl_c
+from bot.cli.progress import Bars
 from bot.errors import BotError, EnvironmentProblem, WatchlistError
 from bot.hub.publish import make_public_note
 from bot.jobs import stages
@@ -65,7 +66,7 @@ def pull(job: JobOption, watchlist: WatchlistOption = Path("watchlist.yaml")) ->
 
     Example: [bold]awq-bot pull --job work/JOB_ID[/]
     """
-    with terminal.Bars(err) as bars:
+    with Bars(err) as bars:
         weights = stages.pull(job_context(job.parent, watchlist.parent, bars), JobDir(job))
     out.print(f"{len(weights.files)} files of {weights.sha[:8]} in {job / weights.folder}", markup=False)
 
@@ -116,7 +117,7 @@ def quantize(
         with _loading_torch():
             _say_without_gpu(job, source, recipe, blocks, allowed=cpu)
             from bot.jobs import tasks
-        with terminal.Bars(err) as bars:
+        with Bars(err) as bars:
             if job is not None:
                 quantized = tasks.quantize_job(JobDir(job), bars)
             else:
@@ -178,7 +179,7 @@ def evaluate(
     with _child(job, "evaluate"):
         with _loading_torch():
             from bot.jobs import tasks
-        with terminal.Bars(err) as bars:
+        with Bars(err) as bars:
             if job is not None:
                 report = tasks.evaluate_job(JobDir(job), bars)
             else:
@@ -213,7 +214,7 @@ def publish(job: JobOption, dry_run: DryRunOption = False) -> None:
 
     Example: [bold]awq-bot publish --job work/JOB_ID --dry-run[/]
     """
-    with terminal.Bars(err) as bars:
+    with Bars(err) as bars:
         context = job_context(job.parent, Path(), bars)
         if dry_run:
             files = stages.to_be_published(JobDir(job))

@@ -23,6 +23,7 @@ from bot.cli.console import (
     print_raw,
 )
 from bot.cli.doctor import check_machine
+from bot.cli.progress import Bars
 from bot.cli.setup import clean
 from bot.errors import BotError, EnvironmentProblem, PublishError, WatchlistError
 from bot.github.environment import Actions
@@ -89,7 +90,7 @@ def verify(
     Example: [bold]awq-bot verify your-namespace/Qwen3-4B-awq[/]
     """
     repo = model_reference(repo_id)
-    with terminal.Bars(err) as bars:
+    with Bars(err) as bars:
         checks = verify_repo(
             Hub.from_environment(), repo.repo_id, revision=revision or repo.revision, progress=bars
         )

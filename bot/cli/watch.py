@@ -24,6 +24,7 @@ from bot.cli.console import (
     print_json,
 )
 from bot.cli.doctor import CpuOption, jobs_on_cpu
+from bot.cli.progress import Bars
 from bot.errors import BotError
 from bot.hub.session import Hub
 from bot.jobs import pipeline
@@ -106,7 +107,7 @@ def _run_job(planned: Plan, number: int, *, work: Path, files: Path, dry_run: bo
     job = planned.jobs[number]
     title = f"{number + 1} of {len(planned.jobs)}"
     err.rule(f"[bold]{title}[/]  {job.entry.repo_id} → {job.entry.target}", align="left")
-    with terminal.Bars(err) as bars:
+    with Bars(err) as bars:
         result = _result(job_context(work, files, bars), job, dry_run=dry_run)
     if result.error is not None:
         err.print(terminal.error_text(result.error), soft_wrap=True)

@@ -44,9 +44,9 @@ def picture(path: Path, height: float) -> Iterator[Any]:
     The same figures give the same bytes.
     """
     # Imported here, because measuring does not need it and it takes half a second.
-    import matplotlib as mpl  # noqa: PLC0415
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
-    from matplotlib.figure import Figure  # noqa: PLC0415
+    import matplotlib as mpl  # noqa: PLC0415 - see above
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - see above
+    from matplotlib.figure import Figure  # noqa: PLC0415 - see above
 
     # Defaults first: a user's matplotlibrc must not change what is published.
     with mpl.rc_context({**mpl.rcParamsDefault, **_STYLE}):
@@ -87,14 +87,14 @@ def set_grid(panel: Any) -> None:
 
 
 def _line(color: str) -> Any:
-    from matplotlib.lines import Line2D  # noqa: PLC0415
+    from matplotlib.lines import Line2D  # noqa: PLC0415 - as in picture()
 
     return Line2D([], [], color=color, linewidth=1.8)
 
 
 def _save(canvas: Any, path: Path) -> None:
     """Save with a palette of 64 colours, a third of the bytes, and without metadata such as the date."""
-    from PIL import Image  # noqa: PLC0415
+    from PIL import Image  # noqa: PLC0415 - as in picture()
 
     drawn = Image.frombytes("RGBA", canvas.get_width_height(), bytes(canvas.buffer_rgba())).convert("RGB")
     palette = drawn.quantize(64, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)

@@ -8,25 +8,16 @@ says how a job ended; failed attempts are counted in Attempts.
 from __future__ import annotations
 
 from bot.records.artifact import (
-    ERROR_BY_LAYER,
-    KL_BY_POSITION,
     CalibrationSet,
     Card,
     Check,
-    EvaluationText,
-    ExpertsOfModel,
-    ExpertTokens,
     ModuleError,
     Provenance,
     Publication,
     Published,
     QuantizedModel,
-    Report,
     SourceCount,
-    SourceFigures,
-    Verdict,
     Weights,
-    experts_of_model,
 )
 from bot.records.config import (
     BUILTIN_TEXTS,
@@ -57,6 +48,17 @@ from bot.records.hub import (
 )
 from bot.records.plan import Digests, Estimate, Job, JobKind, Plan, Skip
 from bot.records.progress import OnBytes, Progress, byte_counter, ignore_bytes, no_progress
+from bot.records.report import (
+    ERROR_BY_LAYER,
+    KL_BY_POSITION,
+    EvaluationText,
+    ExpertsOfModel,
+    ExpertTokens,
+    Report,
+    SourceFigures,
+    Verdict,
+    experts_of_model,
+)
 from bot.records.result import Attempts, JobResult, PlanTimes, RunningJob, Status, job_result
 from bot.records.serialization import canonical_json, from_json, sha256_of, to_json
 

@@ -7,8 +7,9 @@ from datetime import datetime
 from enum import StrEnum
 
 from bot.errors import ERRORS_BY_EXIT_CODE, BotError
-from bot.records.artifact import Publication, Report
+from bot.records.artifact import Publication
 from bot.records.plan import Job
+from bot.records.report import Report
 
 
 class Status(StrEnum):
