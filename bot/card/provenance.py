@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from bot.checkpoint.constants import QUANTIZER_VERSIONS
 from bot.records import Job, Provenance, PublishedFile, QuantizedModel, Report, SourceProvenance
 
 
@@ -13,13 +14,12 @@ def make_provenance(
     report: Report,
     *,
     tool: str,
-    quantizer: int,
     files: tuple[PublishedFile, ...],
 ) -> Provenance:
     """files: all files of the repo except provenance.json itself."""
     return Provenance(
         tool=tool,
-        quantizer=quantizer,
+        quantizer=QUANTIZER_VERSIONS[quantized.recipe.method],
         tag=job.tag,
         source=source_provenance(job),
         recipe_digest=job.digests.recipe,

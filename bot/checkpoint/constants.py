@@ -17,6 +17,10 @@ SOURCE_FLOATS: Final = ("F16", "BF16", "F32")  # what a linear that can be quant
 ArtifactDtype = Literal["float16", "bfloat16"]
 SAFETENSORS_NAMES: Final[dict[ArtifactDtype, str]] = {"float16": "F16", "bfloat16": "BF16"}
 
+# By method. Increment one when the same recipe gives better weights: `requantize: outdated` then quantizes again,
+# and layers that a job has finished are not used again.
+QUANTIZER_VERSIONS: Final = {"awq+gptq": 2, "awq": 1}
+
 TOKENS_AT_ONCE: Final = 16_384  # in one forward pass of a layer
 # A layer is run on so many at once while its linears are quantized in turn: what they will read is kept.
 CORRECTED_TOKENS: Final = 65_536

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import bot
-from bot.checkpoint.constants import tool_versions
+from bot.checkpoint.constants import QUANTIZER_VERSIONS, tool_versions
 from bot.errors import EnvironmentProblem, WatchlistError
 from bot.files import locked, refuse_link, refuse_links, write_atomic
 from bot.records import (
@@ -138,8 +138,9 @@ def pull_inputs(job: Job) -> object:
 
 
 def quantize_inputs(job: Job, weights: Weights) -> object:
-    recipe = [job.entry.recipe, job.entry.calibration, job.entry.trust_remote_code]
-    return [weights.files, recipe, tool_versions(), bot.__version__]
+    recipe = job.entry.recipe
+    asked = [recipe, QUANTIZER_VERSIONS[recipe.method], job.entry.calibration, job.entry.trust_remote_code]
+    return [weights.files, asked, tool_versions(), bot.__version__]
 
 
 def evaluate_inputs(job: Job, quantized: QuantizedModel) -> object:

@@ -46,7 +46,6 @@ from bot.records import (
     Report,
     to_json,
 )
-from bot.watch.release import QUANTIZER_VERSION
 
 Record = TypeVar("Record")
 
@@ -269,9 +268,7 @@ def _check_texts(handover: _Handover) -> None:
 
 
 def _provenance(handover: _Handover, files: tuple[PublishedFile, ...]) -> Provenance:
-    return make_provenance(
-        handover.job, handover.quantized, handover.report, tool=TOOL, quantizer=QUANTIZER_VERSION, files=files
-    )
+    return make_provenance(handover.job, handover.quantized, handover.report, tool=TOOL, files=files)
 
 
 def _refused(job: Job, what: str) -> PublishError:

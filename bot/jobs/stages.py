@@ -50,7 +50,6 @@ from bot.records import (
     Weights,
     to_json,
 )
-from bot.watch import release
 
 Record = TypeVar("Record")
 
@@ -208,7 +207,6 @@ def card(jobdir: JobDir) -> Card:
             quantized,
             report,
             tool=TOOL,
-            quantizer=release.QUANTIZER_VERSION,
             files=(*quantized.files, *pictures),
         ),
     )

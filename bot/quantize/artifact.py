@@ -13,7 +13,7 @@ from torch import Tensor
 
 import bot
 from bot.checkpoint.config import artifact_config, open_config
-from bot.checkpoint.constants import SAFETENSORS_NAMES, ArtifactDtype, tool_versions
+from bot.checkpoint.constants import QUANTIZER_VERSIONS, SAFETENSORS_NAMES, ArtifactDtype, tool_versions
 from bot.checkpoint.device import best_device, device_name, enough_memory
 from bot.checkpoint.inventory import bits_per_weight, bits_per_weight_file, check_inventory, main_dtype
 from bot.checkpoint.reader import TORCH_DTYPES, Checkpoint, TensorFile
@@ -230,7 +230,7 @@ def _fingerprint(
     config = source.config.decode()
     # The hash of the calibration is over its tokens in order, whatever the shape of the blocks.
     text = [calibration.sha256, calibration.samples, calibration.seq_len]
-    versions = tool_versions() | {"awq-bot": bot.__version__}
+    versions = [tool_versions(), bot.__version__, QUANTIZER_VERSIONS[recipe.method]]
     return sha256_of([weights, config, recipe, text, versions, device_name(device)])
 
 

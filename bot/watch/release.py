@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 
+from bot.checkpoint.constants import QUANTIZER_VERSIONS
 from bot.checkpoint.repo_files import code_left_out
 from bot.checkpoint.small_files import template_warnings
 from bot.errors import UnsupportedModelError
@@ -56,9 +57,6 @@ from bot.watch.sizing import (
 )
 from bot.watch.texts import measurable
 
-# Increment this when the same recipe gives better weights: `requantize: outdated` then quantizes again.
-QUANTIZER_VERSION = 1
-
 UP_TO_DATE = "up to date"
 
 
@@ -106,8 +104,9 @@ def _compare(entry: WatchEntry, upstream: Upstream, published: Published) -> Ski
     change = _change(entry, upstream, provenance)
     if change is not None:
         return new_release(reason=change)
-    if entry.requantize == "outdated" and provenance.quantizer < QUANTIZER_VERSION:
-        reason = f"made by quantizer {provenance.quantizer}, now {QUANTIZER_VERSION} (requantize: outdated)"
+    current = QUANTIZER_VERSIONS[entry.recipe.method]
+    if entry.requantize == "outdated" and provenance.quantizer < current:
+        reason = f"made by quantizer {provenance.quantizer}, now {current} (requantize: outdated)"
         return new_release(reason=reason, quantizer_outdated=True)
     if provenance.tag not in existing_tags:
         return _finish_job(entry, upstream, provenance)
@@ -150,7 +149,7 @@ def decide(candidate: Candidate, details: Details) -> Skip | Job:
     needs = estimate(details, chosen, entry, download_bytes=download_bytes)
     if gpu_class(needs) is None:
         return _too_large(entry, needs)
-    quantizer = QUANTIZER_VERSION if candidate.quantizer_outdated else None
+    quantizer = QUANTIZER_VERSIONS[entry.recipe.method] if candidate.quantizer_outdated else None
     digests = Digests(
         source=files_digest(sources),
         refresh=refresh_digest(upstream),

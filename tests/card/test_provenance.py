@@ -37,14 +37,14 @@ FILES = tuple(published_file(path) for path in ("model.safetensors", "README.md"
 def made(
     work: Job | None = None, artifact: QuantizedModel | None = None, measured: Report | None = None, **options: Any
 ) -> Provenance:
-    given: dict[str, Any] = {"tool": "awq-bot 0.1.0", "quantizer": 1, "files": FILES} | options
+    given: dict[str, Any] = {"tool": "awq-bot 0.1.0", "files": FILES} | options
     return make_provenance(work or job(), artifact or quantized(), measured or report(), **given)
 
 
 def test_it_names_source_recipe_calibration_tools_digests_and_files() -> None:
     work = job(entry(revision="v1"), upstream(gated="auto"))
     found = made(work)
-    assert (found.schema, found.tool, found.quantizer, found.tag) == (1, "awq-bot 0.1.0", 1, work.tag)
+    assert (found.schema, found.tool, found.quantizer, found.tag) == (1, "awq-bot 0.1.0", 2, work.tag)
     assert (found.source.repo_id, found.source.revision, found.source.sha) == ("lab/Tiny", "v1", SHA)
     assert found.source.gated == "auto"
     sources = [file.path for file in found.source.source_files]

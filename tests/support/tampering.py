@@ -13,7 +13,6 @@ from bot.files import describe_file
 from bot.jobs.folder import JobDir
 from bot.jobs.handover import TOOL, has_chat_template
 from bot.records import Card, QuantizedModel, Report, to_json
-from bot.watch.release import QUANTIZER_VERSION
 
 
 def replace_file(folder: Path, path: str, content: bytes) -> None:
@@ -42,7 +41,7 @@ def render_card_again(jobdir: JobDir) -> Path:
     assert card is not None
     kept = tuple(file for file in card.files if file.path not in ("README.md", "provenance.json"))
     job = jobdir.job
-    describe = partial(make_provenance, job, quantized, report, tool=TOOL, quantizer=QUANTIZER_VERSION)
+    describe = partial(make_provenance, job, quantized, report, tool=TOOL)
     provenance = describe(files=kept)
     (jobdir.card / "README.md").write_text(render_card(job, provenance, chat=has_chat_template(jobdir.quantized)))
     provenance = describe(files=(*kept, describe_file(jobdir.card, "README.md")))

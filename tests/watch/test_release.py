@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from bot.checkpoint.constants import QUANTIZER_VERSIONS
 from bot.records import (
     Calibration,
     JobKind,
@@ -22,7 +23,7 @@ from bot.records import (
     WatchEntry,
 )
 from bot.watch.digests import recipe_digest
-from bot.watch.release import QUANTIZER_VERSION, triage
+from bot.watch.release import triage
 from bot.watch.sizing import gpu_class
 from tests.support.factories import (
     HEAD,
@@ -255,11 +256,17 @@ def test_tensors_alone_change_no_digest() -> None:
 
 @pytest.mark.parametrize("afterwards", ["outdated", "changed"])
 def test_an_older_quantizer_is_redone_once_and_only_where_the_entry_asks_for_it(afterwards: str) -> None:
-    older, asked = QUANTIZER_VERSION - 1, entry(requantize="outdated")
+    asked = entry(requantize="outdated")
+    newest = QUANTIZER_VERSIONS[asked.recipe.method]
+    older = newest - 1
     old = published(provenance(quantizer=older))
     assert_up_to_date(entry(), upstream(), old)
     again = job(decided(asked, target=old))
-    assert again.reason == f"made by quantizer {older}, now {QUANTIZER_VERSION} (requantize: outdated)"
+    assert again.reason == f"made by quantizer {older}, now {newest} (requantize: outdated)"
     assert again.tag != old.tags[0].name
-    made = provenance(tag=again.tag, recipe_digest=again.digests.recipe, quantizer=QUANTIZER_VERSION)
+    made = provenance(tag=again.tag, recipe_digest=again.digests.recipe, quantizer=newest)
     assert_up_to_date(entry(requantize=afterwards), upstream(), published(made))
+    # AutoAWQ's own search gives the same weights as ever.
+    own_search = entry(requantize="outdated", recipe=Recipe(method="awq"))
+    recipe = recipe_digest(own_search)
+    assert_up_to_date(own_search, upstream(), published(provenance(recipe_digest=recipe, quantizer=1)))
