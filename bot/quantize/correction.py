@@ -1,7 +1,7 @@
-"""Weights that make good the errors of what was quantized before them.
+"""Weights that are corrected for the errors of what was quantized before them.
 
 In the quantized model a linear reads inputs Y, where the source's reads X. Rounding W so that it stays close to W
-on X would keep what the layers before have got wrong. So the weights that are rounded are those W' with the
+on X would keep the errors of the layers before. So the weights that are rounded are those W' with the
 smallest ||T - W' Y||^2, where T is what the source computes in that place, as in GPTAQ
 (https://arxiv.org/abs/2504.02692). For a linear whose outputs are added to the residual stream, T is what the
 stream lacks. A ridge keeps W' close to W where the text says little.
@@ -24,7 +24,8 @@ from bot.quantize.search import add_upper_gram, symmetrize
 from bot.quantize.trace import Outputs, is_norm
 
 _SAME = 1e-4  # relative: float32 rounding stays far below
-# Added to the Gram matrix's diagonal, relative to its mean: always, and for each token that a channel is short of.
+# Added to the Gram matrix's diagonal, relative to its mean: a constant, and a multiple of channels / tokens, as a
+# correction that is fitted to few tokens is mostly noise. Measured in tests/benchmarks/README.md.
 RIDGE = 0.01
 RIDGE_FOR_FEW = 4.0
 

@@ -128,8 +128,8 @@ def best_scaling(readings: Sequence[Reading], inputs_mean: Tensor, *, group_size
 def expected_error(weight: Tensor, factors: Tensor, variances: Tensor, *, group_size: int) -> float:
     """Of compensated rounding, for a weight [out, in] that is scaled by the factors, [in].
 
-    What rounding one weight costs, the weights that are rounded after it cannot make good: the variance of its
-    channel that theirs do not explain. A rounding error has the variance step^2 / 12.
+    The weights that are rounded later compensate a rounding error, except for the variance of its channel that
+    their channels do not explain. A rounding error has the variance step^2 / 12.
     """
     groups = (weight * factors).view(len(weight), -1, group_size)
     low, high = torch.aminmax(groups, dim=-1)

@@ -119,7 +119,8 @@ class Evaluation:
 
     @property
     def label(self) -> str:
-        return " and ".join(source.evaluation_label for source in self.sources)
+        *labels, last = (source.evaluation_label for source in self.sources)
+        return f"{', '.join(labels)} and {last}" if labels else last
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
