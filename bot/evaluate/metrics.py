@@ -18,16 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from bot.checkpoint.constants import LOGITS_AT_ONCE, tool_versions
-from bot.checkpoint.device import best_device, enough_memory
-from bot.checkpoint.inventory import bits_per_weight, bits_per_weight_file, main_dtype
-from bot.checkpoint.reader import TORCH_DTYPES, Checkpoint
-from bot.checkpoint.skeleton import Skeleton, open_skeleton, unused_tensors
+from bot.checkpoint.device import enough_memory
+from bot.checkpoint.inventory import bits_per_weight, bits_per_weight_file
+from bot.checkpoint.skeleton import Skeleton, unused_tensors
 from bot.errors import QuantizationError
 from bot.evaluate.models import (
+    LARGER_MACHINE,
     FinalStates,
-    open_artifact,
-    read_dequantized,
-    readable_names,
+    open_models,
     round_linears,
     run_layers,
     size_bytes,
@@ -74,27 +72,13 @@ def evaluate(
     device is full.
     """
     started = time.monotonic()
-    target = torch.device(device) if device else best_device()
-    source_weights = Checkpoint(source)
-    # Half precision is slow on a CPU.
-    dtype = torch.float32 if target.type == "cpu" else TORCH_DTYPES[main_dtype(source_weights.tensors)]
-    skeleton = partial(
-        open_skeleton,
-        source,
-        source_weights.tensors,
-        dtype=dtype,
-        trust_remote_code=trust_remote_code,
-        # Also for the artifact: what the source ties is tied there.
-        equal=source_weights.equal,
-    )
-    source_skeleton = skeleton(read=source_weights.read)
-    artifact = open_artifact(quantized, source_skeleton, source_weights.tensors)
-    artifact_skeleton = skeleton(read=partial(read_dequantized, artifact), stored=readable_names(artifact))
-    uncounted = unused_tensors(source_skeleton.origins, source_weights.tensors)
-    rounding = partial(round_linears, skeleton=source_skeleton, artifact=artifact.tensors)
-    with enough_memory(target, source, to="measure", hint="Use a larger machine; the artifact is kept."):
+    models = open_models(source, quantized, trust_remote_code=trust_remote_code, device=device)
+    source_weights, artifact = models.source_weights, models.artifact_weights
+    uncounted = unused_tensors(models.source.origins, source_weights.tensors)
+    rounding = partial(round_linears, skeleton=models.source, artifact=artifact.tensors)
+    with enough_memory(models.device, source, to="measure", hint=LARGER_MACHINE):
         figures = compare(
-            source_skeleton, artifact_skeleton, tokens, rounding=rounding, device=target, progress=progress
+            models.source, models.artifact, tokens, rounding=rounding, device=models.device, progress=progress
         )
     return Report(
         perplexity_source=perplexity(figures.nll_source),

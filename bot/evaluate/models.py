@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -14,14 +14,57 @@ from torch import Tensor, nn
 from bot.checkpoint import gemm
 from bot.checkpoint.config import DTYPE_KEYS, parse_config
 from bot.checkpoint.constants import BITS, SAFETENSORS_NAMES, TOKENS_AT_ONCE
-from bot.checkpoint.inventory import Inventory, check_inventory, quantized_linears
+from bot.checkpoint.device import best_device
+from bot.checkpoint.inventory import Inventory, check_inventory, main_dtype, quantized_linears
 from bot.checkpoint.layerwise import inputs_of_layers, logits_after, output_count, run_layer
-from bot.checkpoint.reader import Checkpoint
+from bot.checkpoint.reader import TORCH_DTYPES, Checkpoint
 from bot.checkpoint.rounding import dequantize, round_to_nearest
-from bot.checkpoint.skeleton import Skeleton, load_tensors, read_ahead, unload, unused_tensors
+from bot.checkpoint.skeleton import Skeleton, load_tensors, open_skeleton, read_ahead, unload, unused_tensors
 from bot.errors import QuantizationError, UpstreamError
 
+LARGER_MACHINE: Final = "Use a larger machine; the artifact is kept."
+
 _CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Models:
+    """Source and artifact, without weights in memory. source_weights, artifact_weights: where these are read."""
+
+    source: Skeleton
+    artifact: Skeleton
+    source_weights: Checkpoint
+    artifact_weights: Checkpoint
+    device: torch.device
+
+
+def open_models(source: Path, quantized: Path, *, trust_remote_code: bool, device: str | None = None) -> Models:
+    """Both folders, checked against each other. device: None for CUDA where it is available.
+
+    Raises QuantizationError when the artifact's tensors do not match the source's; UpstreamError or
+    UnsupportedModelError when the source cannot be loaded.
+    """
+    target = torch.device(device) if device else best_device()
+    weights = Checkpoint(source)
+    skeleton = partial(
+        open_skeleton,
+        source,
+        weights.tensors,
+        # Half precision is slow on a CPU.
+        dtype=torch.float32 if target.type == "cpu" else TORCH_DTYPES[main_dtype(weights.tensors)],
+        trust_remote_code=trust_remote_code,
+        # Also for the artifact: what the source ties is tied there.
+        equal=weights.equal,
+    )
+    opened = skeleton(read=weights.read)
+    artifact = open_artifact(quantized, opened, weights.tensors)
+    return Models(
+        source=opened,
+        artifact=skeleton(read=partial(read_dequantized, artifact), stored=readable_names(artifact)),
+        source_weights=weights,
+        artifact_weights=artifact,
+        device=target,
+    )
 
 
 def open_artifact(folder: Path, skeleton: Skeleton, source: Inventory) -> Checkpoint:
@@ -134,6 +177,14 @@ class FinalStates:
         return logits_after(
             self.skeleton.model, self.skeleton.layers, states, self.tokens[blocks], self.outputs_per_layer
         )
+
+    def logits_at(self, blocks: Tensor, places: Tensor) -> Tensor:
+        """Float [positions, vocabulary], on the device. blocks, places: of each position, no more than seq_len."""
+        states = self.states[blocks, places].unsqueeze(0).to(self.device)
+        tokens = self.tokens[blocks, places].unsqueeze(0)
+        return logits_after(
+            self.skeleton.model, self.skeleton.layers, states, tokens, self.outputs_per_layer
+        ).squeeze(0)
 
 
 @torch.no_grad()
