@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from bot.records.config import Calibration, Evaluation, Recipe
+from bot.records.config import Calibration, Evaluation, EvaluationTask, Recipe
 from bot.records.hub import PublishedFile, SourceProvenance, Tag, TargetState
 from bot.records.report import ExpertTokens, Report
 from bot.records.serialization import LATER
@@ -137,6 +137,7 @@ class Provenance:
     files: tuple[PublishedFile, ...]
     modules_to_not_convert: tuple[str, ...] = ()
     evaluation_asked: Evaluation = field(default_factory=Evaluation, metadata=LATER)
+    tasks_asked: tuple[EvaluationTask, ...] = field(default=(), metadata=LATER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -124,6 +124,36 @@ class Evaluation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PinnedFile:
+    """A local file, its path relative to the watchlist."""
+
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationTask:
+    """A task of lm-eval to measure on: a local one has `file` and `data`, one of the package a pinned data set.
+
+    data: the files of examples that the file names. limit: to so many examples, the first; None for all.
+    """
+
+    name: str
+    file: PinnedFile | None = None
+    data: tuple[PinnedFile, ...] = ()
+    dataset: str | None = None
+    revision: str | None = None
+    limit: int | None = None
+
+    @property
+    def sources(self) -> tuple[TextSource, ...]:
+        """What it reads, as texts are read."""
+        if self.file is None:
+            return (TextSource(dataset=self.dataset, revision=self.revision),)
+        return tuple(TextSource(file=file.path, sha256=file.sha256) for file in (self.file, *self.data))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Thresholds:
     """The quality gate. max_kl in nats per predicted token; min_top1 as a share of 1.
 
@@ -157,6 +187,7 @@ class WatchEntry:
     recipe: Recipe = field(default_factory=Recipe)
     calibration: Calibration = field(default_factory=Calibration)
     evaluation: Evaluation = field(default_factory=Evaluation, metadata=LATER)
+    tasks: tuple[EvaluationTask, ...] = field(default=(), metadata=LATER)
     gate: Thresholds = field(default_factory=Thresholds)
     licenses: Licenses = field(default_factory=Licenses)
     hold: str | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from bot.records.config import Evaluation, TextSource, WatchEntry
+from bot.records.config import Evaluation, EvaluationTask, TextSource, WatchEntry
 from bot.records.hub import HubFile, Upstream
 from bot.records.serialization import sha256_of
 
@@ -85,17 +85,25 @@ class Job:
 
     @property
     def attempt_digest(self) -> str:
-        """What failed attempts are counted for: the content, and the gate that it has to pass, on which text."""
+        """What failed attempts are counted for: the content, its gate, and what it is measured on."""
         asked: list[object] = [self.digests.content, self.entry.gate]
-        # Version 0.1 had one text.
-        return sha256_of(asked if self.entry.evaluation == Evaluation() else [*asked, self.entry.evaluation])
+        # Version 0.1 had one text, and no tasks.
+        asked += [self.entry.evaluation] if self.entry.evaluation != Evaluation() or self.entry.tasks else []
+        return sha256_of([*asked, self.entry.tasks] if self.entry.tasks else asked)
+
+    @property
+    def tasks(self) -> tuple[EvaluationTask, ...]:
+        """A refresh and a finish measure nothing."""
+        return self.entry.tasks if self.kind is JobKind.RELEASE else ()
 
     @property
     def texts(self) -> tuple[TextSource, ...]:
         """What it calibrates and measures on, each once; a refresh and a finish read no text."""
         if self.kind is not JobKind.RELEASE:
             return ()
-        return tuple(dict.fromkeys((*self.entry.calibration.sources, *self.entry.evaluation.sources)))
+        of_tasks = (source for task in self.tasks for source in task.sources)
+        read = (*self.entry.calibration.sources, *self.entry.evaluation.sources, *of_tasks)
+        return tuple(dict.fromkeys(read))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

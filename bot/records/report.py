@@ -130,13 +130,39 @@ class SourceFigures:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TaskFigures:
+    """One metric of a task of lm-eval, as lm-eval names both. Standard errors: None where lm-eval estimates none.
+
+    requests_sha256: over what the models were asked, as JSON: the contexts with the continuations to score.
+    """
+
+    task: str
+    metric: str
+    higher_is_better: bool
+    examples: int
+    source: float
+    source_stderr: float | None
+    quantized: float
+    quantized_stderr: float | None
+    requests_sha256: str
+
+    @property
+    def recovery(self) -> float | None:
+        """The artifact's value in percent of the source's, the other way round where lower is better."""
+        above, below = self.quantized, self.source
+        if not self.higher_is_better:
+            above, below = below, above
+        return 100 * above / below if below else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """Source against artifact, as read back from disk. KL in nats per predicted token; sizes in bytes.
 
     tokens: of the text; seq_len: of them, in a block; predictions: what the means are over, as the first token of
     a block is not predicted. text_sha256: over the int64 little-endian token ids. kl_mean_rounding: the kl_mean of
     plain rounding in the same format, None where that gives no finite logits. experts: as counted while
-    quantizing. sources: each by itself.
+    quantizing. sources: each by itself. tasks: of lm-eval, whose version is among the versions.
     """
 
     perplexity_source: float
@@ -159,6 +185,7 @@ class Report:
     sources: tuple[SourceFigures, ...] = field(default=(), metadata=LATER)
     kl_mean_rounding: float | None = field(default=None, metadata=LATER)
     seq_len: int = field(default=0, metadata=LATER)
+    tasks: tuple[TaskFigures, ...] = field(default=(), metadata=LATER)
 
     @property
     def captions(self) -> dict[str, str]:

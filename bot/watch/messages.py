@@ -42,6 +42,7 @@ HOLD_HINT = "`hold:` stops work on a model and says why: `hold: waiting for v2`.
 SOURCE_HINT = (
     "Write `- builtin: prose`, `- file: texts.jsonl`, or `- {dataset: owner/name, revision: <full sha>}`."
 )
+TASK_HINT = "Write `- {file: tasks/own.yaml}`, or `- {task: arc_easy, dataset: owner/name, revision: <full sha>}`."
 OVERLAP_HINT = "A model has to be measured on text that it was not calibrated on: name another split or file."
 _TYPE_HINTS = {
     "bool_type": "Write true or false.",
@@ -58,8 +59,8 @@ def describe(detail: ErrorDetails, typed: str | None) -> tuple[str, str]:
         return f"unknown key {_short(repr(key))}", _renamed(key, value, loc[:-1]) or _meant(key, loc[:-1])
     if kind == "missing":
         return f"key {key!r} is missing", _MISSING_HINTS.get(key, "")
-    if kind == "source":
-        return detail["msg"], SOURCE_HINT
+    if kind in ("source", "task"):
+        return detail["msg"], SOURCE_HINT if kind == "source" else TASK_HINT
     if value is None:
         return f"{key}: has no value", "Give it one, or remove the line."
     return _wrong_value(detail, key, typed)

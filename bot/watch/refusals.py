@@ -225,7 +225,8 @@ def dataset_refusal(
     if listing.problem is None and split:
         return None
     if listing.problem is None:
-        reason = f"{name}: no parquet or jsonl file of split {source.split!r}"
+        of_split = f" of split {source.split!r}" if source.split else ""
+        reason = f"{name}: no parquet or jsonl file{of_split}"
         return refuse(entry, reason, UpstreamError, "Look at the data set's files on the Hub and correct `split`.")
     reason = f"{name}: {listing.problem}"
     if "missing" in listing.problem:
@@ -240,6 +241,7 @@ _BUILTIN = f"sources: [{', '.join(f'{{builtin: {name}}}' for name in DEFAULT_BUI
 _OTHER_TEXT = {
     "calibration": f"calibrate on `calibration: {{{_BUILTIN}}}` or on your own `file:`.",
     "evaluation": f"measure on `evaluation: {{{_BUILTIN}}}` or on your own `file:`.",
+    "task": "remove the task from this entry's `tasks`.",
 }
 
 
@@ -249,4 +251,6 @@ def dataset_name(entry: WatchEntry, source: TextSource) -> str:
 
 
 def use_of(entry: WatchEntry, source: TextSource) -> str:
-    return "calibration" if source in entry.calibration.sources else "evaluation"
+    if source in entry.calibration.sources:
+        return "calibration"
+    return "evaluation" if source in entry.evaluation.sources else "task"

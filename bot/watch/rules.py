@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from bot.checkpoint.constants import EVALUATION_SEQ_LEN, MIN_EVALUATION_BLOCKS
 from bot.records import blocks_by_weight
 from bot.watch.document import Lines, Loc
-from bot.watch.messages import HOLD_HINT, OVERLAP_HINT, SOURCE_HINT
+from bot.watch.messages import HOLD_HINT, OVERLAP_HINT, SOURCE_HINT, TASK_HINT
 from bot.watch.schema import (
     EXAMPLE_NAMESPACE,
     MAX_REPO_ID,
@@ -25,10 +25,14 @@ from bot.watch.schema import (
     EvaluationSpec,
     ModelSpec,
     SourceSpec,
+    TaskSpec,
     WatchlistSpec,
     evaluation_sources,
     source_mistakes,
+    task_mistakes,
 )
+from bot.watch.stock_tasks import stock_problem
+from bot.watch.task_files import FileContent, TaskContent
 
 Spec = TypeVar("Spec", bound=BaseModel)
 Wrong = tuple[Loc, str, str]
@@ -36,21 +40,15 @@ Wrong = tuple[Loc, str, str]
 _SHA = re.compile(r"[0-9a-f]{40}")
 
 
-@dataclass(frozen=True, slots=True)
-class FileContent:
-    """A file of text: its sha256 and size, or why it cannot be read."""
-
-    sha256: str | None = None
-    size_bytes: int = 0
-    problem: str | None = None
-
-
-def rule_mistakes(raw: dict[str, Any], lines: Lines, contents: Mapping[str, FileContent]) -> Iterator[Wrong]:
+def rule_mistakes(
+    raw: dict[str, Any], lines: Lines, contents: Mapping[str, FileContent], tasks: Mapping[str, TaskContent]
+) -> Iterator[Wrong]:
     """Place, message and hint of each.
 
-    raw: the document, its models in the long form; contents: of the files that it names.
+    raw: the document, its models in the long form; contents: of the files that it names; tasks: of the task files.
     """
     yield from _sources(raw, contents)
+    yield from _tasks(raw, tasks)
     yield from _evaluations(raw, contents)
     yield from _holds(raw)
     yield from _untrusted_code(raw)
@@ -75,6 +73,15 @@ def sources_typed(raw: dict[str, Any]) -> Iterator[tuple[Loc, dict[str, Any]]]:
                     yield (*loc, use, "sources", number), source
 
 
+def tasks_typed(raw: dict[str, Any]) -> Iterator[tuple[Loc, dict[str, Any]]]:
+    """Every task in `defaults` and in the models, with its place."""
+    for loc, settings in _settings(raw):
+        tasks = settings.get("tasks")
+        for number, task in enumerate(tasks if isinstance(tasks, list) else ()):
+            if isinstance(task, dict):
+                yield (*loc, "tasks", number), task
+
+
 def _settings(raw: dict[str, Any]) -> Iterator[tuple[Loc, dict[str, Any]]]:
     """`defaults` and each model, as far as they hold keys."""
     models = raw.get("models")
@@ -94,6 +101,23 @@ def _sources(raw: dict[str, Any], contents: Mapping[str, FileContent]) -> Iterat
         if content is not None and content.problem:
             message = f"{loc[-3]} file {source['file']!r} cannot be read: {content.problem}"
             yield (*loc, "file"), message, "Paths are relative to the watchlist."
+
+
+def _tasks(raw: dict[str, Any], contents: Mapping[str, TaskContent]) -> Iterator[Wrong]:
+    seen: set[tuple[Loc, str]] = set()
+    for loc, task in tasks_typed(raw):
+        for message in task_mistakes(task) if task.keys() <= TaskSpec.model_fields.keys() else ():
+            yield loc, message, TASK_HINT
+        content = contents.get(str(task.get("file")))
+        if content is not None and content.problem:
+            yield (*loc, "file"), content.problem, "Paths are relative to the watchlist, data to the task file."
+        spec = _valid(TaskSpec, task)
+        if spec and spec.task and spec.dataset and (problem := stock_problem(spec.task, spec.dataset)):
+            yield (*loc, "task"), problem, "See `lm_eval ls tasks`."
+        name = task.get("task") or (content.name if content is not None and not content.problem else None)
+        if isinstance(name, str) and (loc[:-1], name) in seen:
+            yield loc, f"the task {name} is there twice", "Keep one, or give one another name in its file."
+        seen.add((loc[:-1], str(name)))
 
 
 def _holds(raw: dict[str, Any]) -> Iterator[Wrong]:

@@ -27,6 +27,7 @@ FILE_SUFFIXES = ("txt", "md", "jsonl", "jsonl.gz", "parquet")
 
 _NAME = r"[A-Za-z0-9_]+(?:(?:[.-]|\.-|-\.)[A-Za-z0-9_]+)*"
 _FILE = rf"[^/]\.({'|'.join(suffix.replace('.', r'[.]') for suffix in FILE_SUFFIXES)})$"
+_TASK_FILE = r"[^/]\.ya?ml$"
 _MAX_NAMESPACE = 42
 EXAMPLE_NAMESPACE = "your-namespace"  # as it stands in the template's watchlist
 MAX_REPO_ID = 96  # characters, as huggingface_hub counts them: owner, slash and name
@@ -37,12 +38,18 @@ Revision = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-
 ModulePath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*(\.\w+)+$")]
 LicenseId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._+-]*$")]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]
+TaskName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=100)]
+TaskPath = Annotated[str, StringConstraints(pattern=_TASK_FILE, max_length=500)]
 FilePath = Annotated[str, StringConstraints(pattern=_FILE, max_length=500)]
 
 
 def is_text_file(name: str) -> bool:
     """Whether a file of this name could be read as text or chats."""
     return re.search(_FILE, name) is not None
+
+
+def is_task_file(name: str) -> bool:
+    return re.search(_TASK_FILE, name) is not None
 
 
 class _Spec(BaseModel):
@@ -165,6 +172,44 @@ class EvaluationSpec(_Spec):
     """Where the text comes from. Without this key, and where calibration reads no data set: built-in text."""
 
 
+class TaskSpec(_Spec):
+    """A task of lm-eval: a local `file`, or a `task` of the package with its data set pinned."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [{"required": ["file"]}, {"required": ["task", "dataset", "revision"]}],
+        }
+    )
+
+    file: TaskPath | None = None
+    """A local task file, relative to the watchlist; the data files that it names are relative to it."""
+    task: TaskName | None = None
+    """The name of one of lm-eval's own tasks."""
+    dataset: RepoId | None = None
+    """The data set on the Hub that this task reads."""
+    revision: FullSha | None = None
+    """The data set's full commit sha."""
+    limit: Annotated[int, Field(ge=2, le=100_000)] | None = None
+    """Only so many examples, the first. Default: all."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> TaskSpec:
+        for message in task_mistakes(dict(self)):
+            raise PydanticCustomError("task", "{message}", {"message": message})
+        return self
+
+
+def task_mistakes(task: Mapping[str, object]) -> list[str]:
+    """Keys of one task that are missing or do not go together. Looks at no values."""
+    given = {key for key, value in task.items() if value is not None}
+    if len(given & {"file", "task"}) != 1:
+        return ["a task is one of `file` or `task`"]
+    if "file" in given:
+        return [f"`{key}` is for lm-eval's own tasks only" for key in ("dataset", "revision") if key in given]
+    words = {"dataset": "the data set that it reads", "revision": "the full commit sha to pin its data set to"}
+    return [f"one of lm-eval's tasks needs `{key}`, {what}" for key, what in words.items() if key not in given]
+
+
 def evaluation_sources(evaluation: EvaluationSpec, calibration: CalibrationSpec) -> tuple[SourceSpec, ...]:
     """What was asked for.
 
@@ -206,6 +251,8 @@ class DefaultsSpec(_Spec):
     recipe: RecipeSpec = RecipeSpec()
     calibration: CalibrationSpec = CalibrationSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
+    tasks: tuple[TaskSpec, ...] = Field(default=(), strict=False)
+    """Tasks of lm-eval that source and artifact are compared on, too. They are no gate. Default: none."""
     gate: GateSpec = GateSpec()
     licenses: LicensesSpec = LicensesSpec()
     hold: Text | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,20 +10,33 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from bot.errors import WatchlistError
-from bot.records import Calibration, Evaluation, Licenses, Recipe, TextSource, Thresholds, WatchEntry
+from bot.records import (
+    Calibration,
+    Evaluation,
+    EvaluationTask,
+    Licenses,
+    PinnedFile,
+    Recipe,
+    TextSource,
+    Thresholds,
+    WatchEntry,
+)
 from bot.watch.document import Lines, YamlMistake, load_with_lines
 from bot.watch.messages import describe
-from bot.watch.rules import FileContent, default_target, rule_mistakes, sources_typed
+from bot.watch.rules import default_target, rule_mistakes, sources_typed, tasks_typed
 from bot.watch.schema import (
     CalibrationSpec,
     DefaultsSpec,
     EvaluationSpec,
     ModelSpec,
     SourceSpec,
+    TaskSpec,
     WatchlistSpec,
     evaluation_sources,
+    is_task_file,
     is_text_file,
 )
+from bot.watch.task_files import FileContent, TaskContent, file_content, task_content
 
 _MAX_BYTES = 500_000
 _MAX_MISTAKES = 100
@@ -70,13 +82,13 @@ def parse(text: str, path: Path) -> tuple[WatchEntry, ...]:
     except YamlMistake as error:
         raise _invalid(path, error.line, error.message, error.hint) from None
     raw = _long_form(path, raw)
-    contents = _file_contents(path.parent, raw)
+    contents, tasks = _file_contents(path.parent, raw), _task_contents(path.parent, raw)
     spec, found = _validated(raw, lines)
-    found += [(lines.of(loc), message, hint) for loc, message, hint in rule_mistakes(raw, lines, contents)]
+    found += [(lines.of(loc), message, hint) for loc, message, hint in rule_mistakes(raw, lines, contents, tasks)]
     found += [(item.line, item.message, item.hint) for item in unread]
     if spec is None or found:
         raise InvalidWatchlistError(_mistakes(path, found))
-    return tuple(_entries(spec, lines, contents))
+    return tuple(_entries(spec, lines, contents, tasks))
 
 
 def select(entries: tuple[WatchEntry, ...], only: str | None, *, path: Path) -> tuple[WatchEntry, ...]:
@@ -145,15 +157,23 @@ def _mistakes(path: Path, found: list[_Found]) -> tuple[Mistake, ...]:
     return tuple(mistakes)
 
 
-def _entries(spec: WatchlistSpec, lines: Lines, contents: dict[str, FileContent]) -> Iterator[WatchEntry]:
+def _entries(
+    spec: WatchlistSpec, lines: Lines, contents: dict[str, FileContent], tasks: dict[str, TaskContent]
+) -> Iterator[WatchEntry]:
     for number, model in enumerate(spec.models):
         target = model.target or default_target(spec.publish_to, model) or ""
         settings = _merged(spec.defaults, model)
-        yield _entry(model, settings, target, contents, line=lines.of(("models", number)))
+        yield _entry(model, settings, target, contents, tasks, line=lines.of(("models", number)))
 
 
 def _entry(
-    model: ModelSpec, settings: DefaultsSpec, target: str, contents: dict[str, FileContent], *, line: int
+    model: ModelSpec,
+    settings: DefaultsSpec,
+    target: str,
+    contents: dict[str, FileContent],
+    tasks: dict[str, TaskContent],
+    *,
+    line: int,
 ) -> WatchEntry:
     return WatchEntry(
         repo_id=model.repo_id,
@@ -162,6 +182,7 @@ def _entry(
         recipe=Recipe(**_present(settings.recipe)),
         calibration=_calibration(settings.calibration, contents),
         evaluation=_evaluation(settings.evaluation, settings.calibration, contents),
+        tasks=tuple(_task(task, tasks) for task in settings.tasks),
         gate=Thresholds(**_present(settings.gate)),
         licenses=Licenses(**_present(settings.licenses)),
         hold=settings.hold,
@@ -205,22 +226,27 @@ def _sources(specs: tuple[SourceSpec, ...], contents: dict[str, FileContent]) ->
     )
 
 
+def _task(spec: TaskSpec, contents: dict[str, TaskContent]) -> EvaluationTask:
+    if spec.file is None:
+        return EvaluationTask(name=spec.task or "", dataset=spec.dataset, revision=spec.revision, limit=spec.limit)
+    content = contents[spec.file]
+    return EvaluationTask(
+        name=content.name,
+        file=PinnedFile(path=spec.file, sha256=content.sha256),
+        data=tuple(PinnedFile(path=path, sha256=sha256) for path, sha256 in content.data),
+        limit=spec.limit,
+    )
+
+
 def _file_contents(folder: Path, raw: dict[str, Any]) -> dict[str, FileContent]:
     """Every text file that is named anywhere by a valid name, read once."""
     named = [source.get("file") for _, source in sources_typed(raw)]
     names = {name for name in named if isinstance(name, str) and is_text_file(name)}
-    return {name: _file_content(folder, name) for name in names}
+    return {name: file_content(folder, name) for name in names}
 
 
-def _file_content(folder: Path, name: str) -> FileContent:
-    try:
-        # Reading a pipe would block.
-        if (folder / name).exists() and not (folder / name).is_file():
-            return FileContent(problem="not a file")
-        with (folder / name).open("rb") as stream:
-            return FileContent(hashlib.file_digest(stream, "sha256").hexdigest(), size_bytes=stream.tell())
-    except OSError as error:
-        return FileContent(problem=error.strerror or str(error))
-    except ValueError:
-        # No file can have this name, such as one with a null character.
-        return FileContent(problem="no such name")
+def _task_contents(folder: Path, raw: dict[str, Any]) -> dict[str, TaskContent]:
+    """Every task file that is named anywhere by a valid name, read once, with the data that it names."""
+    named = [task.get("file") for _, task in tasks_typed(raw)]
+    names = {name for name in named if isinstance(name, str) and is_task_file(name)}
+    return {name: task_content(folder, name) for name in names}

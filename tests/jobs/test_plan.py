@@ -14,7 +14,7 @@ from bot.github.attempts import needs_person
 from bot.hub import session
 from bot.jobs import pipeline, worker
 from bot.localhub import Fault, LocalHub
-from bot.records import Calibration, Evaluation, Plan, TextSource, WatchEntry, to_json
+from bot.records import Calibration, Evaluation, EvaluationTask, Plan, TextSource, WatchEntry, to_json
 from tests.support import factories
 from tests.support.repos import as_bot, forget_requests, release_job, requests, source_files
 from tests.support.workspace import WEIGHTS
@@ -93,6 +93,15 @@ def test_an_evaluation_data_set_is_looked_at_too(hub: LocalHub, texts: TextSourc
     [skip] = planned.skipped
     assert skip.reason.startswith("evaluation data set lab/nowhere@")
     assert "`evaluation: {sources: [{builtin: prose}, {" in skip.hint
+
+
+def test_the_data_set_of_a_task_is_looked_at_too(hub: LocalHub, texts: TextSource) -> None:
+    task = EvaluationTask(name="arc_easy", dataset="lab/nowhere", revision=factories.SHA)
+    planned = plan(hub, [replace(entry("a", texts), tasks=(task,)), entry("b", texts)])
+    assert [job.entry.repo_id for job in planned.jobs] == ["lab/b"]
+    [skip] = planned.skipped
+    assert skip.reason.startswith(f"task data set lab/nowhere@{factories.SHA[:8]}: missing")
+    assert "from this entry's `tasks`" in skip.hint
 
 
 def test_a_split_in_several_configurations_is_refused_with_their_names(hub: LocalHub) -> None:

@@ -32,6 +32,7 @@ from bot.records import (
     SourceProvenance,
     Tag,
     TargetState,
+    TaskFigures,
     TensorInfo,
     Upstream,
     WatchEntry,
@@ -186,6 +187,20 @@ def source_figures(label: str, **fields: Any) -> SourceFigures:
         "top1_agreement": 0.9345,
     }
     return SourceFigures(label=label, **standard | fields)
+
+
+def task_figures(task: str = "arc_easy", **fields: Any) -> TaskFigures:
+    standard: dict[str, Any] = {
+        "metric": "acc",
+        "higher_is_better": True,
+        "examples": 500,
+        "source": 0.75,
+        "source_stderr": 0.0194,
+        "quantized": 0.72,
+        "quantized_stderr": 0.0201,
+        "requests_sha256": "9e" * 32,
+    }
+    return TaskFigures(task=task, **standard | fields)
 
 
 def report(**fields: Any) -> Report:
