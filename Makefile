@@ -92,7 +92,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) \
-		--constraint constraints.txt --editable ".[quantize,hub,actions]" --group dev
+		--constraint constraints.txt --editable ".[quantize,tasks,hub,actions]" --group dev
 	touch $@
 
 $(NODE_MODULES): $(NODE)/package-lock.json $(INSTALLED)

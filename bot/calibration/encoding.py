@@ -17,7 +17,7 @@ from bot.calibration.conversations import without_surrogates
 from bot.calibration.documents import Document
 from bot.calibration.tokenizer_files import encodes_nothing, not_loaded, read_text_config
 from bot.checkpoint.repo_files import CONFIG
-from bot.errors import BotError, QuantizationError, UpstreamError, untrusted_input
+from bot.errors import BotError, QuantizationError, UnsupportedModelError, UpstreamError, untrusted_input
 
 # For templates that write today's date, where the date of the source's commit is not known. With the clock's, the
 # same job would calibrate on other tokens after midnight.
@@ -54,6 +54,23 @@ class Encoder:
             text = self._template.render(document.messages, document.origin)
             return self._ids(text, special=False, origin=document.origin)
         return self._ids(document.content, special=special, origin=document.origin)
+
+    def encode_text(self, text: str, special: bool) -> list[int]:
+        """Of a text that is no document. Raises UpstreamError for an id that the model has no embedding for."""
+        ids = self._ids(text, special=special)
+        self.check_ids(ids)
+        return ids
+
+    @cached_property
+    def prefix_id(self) -> int:
+        """The token before a text without context. Raises UnsupportedModelError where there is none."""
+        for token in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id):
+            if type(token) is int:
+                return token
+        raise UnsupportedModelError(
+            f"{self.folder}: the tokenizer has neither a beginning-of-text nor an end-of-text token",
+            hint="Remove `tasks` from this entry.",
+        )
 
     def text_ids(self, document: Document) -> list[int]:
         """Of the text alone, without special tokens and what a chat template adds."""

@@ -21,7 +21,9 @@ from bot.records import Calibration, Check, Details, Estimate, Job, JobKind, Pla
 from bot.text import duration
 from bot.watch.layers import Chosen, layers_from_headers, model_types
 from bot.watch.sizing import cpu_duration_s, float_operations
+from bot.watch.stock_tasks import lm_eval_version
 
+_OF_TASKS = re.compile(r"extra == .tasks\b")
 _PINNED = re.compile(r"^([A-Za-z0-9_.-]+)==([^;\s]+)")
 
 
@@ -35,6 +37,8 @@ def check_machine(plan: Plan | None, work: Path, *, runner: bool) -> Iterator[Ch
     yield _check_disk(needs, work)
     yield _check_memory(needs)
     yield _check_versions()
+    if plan is not None and any(job.tasks for job in plan.jobs):
+        yield _check_lm_eval()
 
 
 def _check_gpu(needs: list[Estimate], *, runner: bool) -> Check:
@@ -76,7 +80,9 @@ def _failed(name: str, found: str, fix: str) -> Check:
 def _check_versions() -> Check:
     """Installed versions, compared with the pins of the extra `quantize`."""
     wrong = []
-    pins = [match for line in metadata.requires("awq-bot") or () if (match := _PINNED.match(line))]
+    # lm-eval, which only `tasks:` needs, is looked for by itself.
+    lines = [line for line in metadata.requires("awq-bot") or () if not _OF_TASKS.search(line)]
+    pins = [match for line in lines if (match := _PINNED.match(line))]
     for name, pinned in (match.groups() for match in pins):
         found = next((item.version for item in metadata.distributions(name=name)), "missing")
         if found.split("+")[0] != pinned:
@@ -85,6 +91,15 @@ def _check_versions() -> Check:
         fix = "In a checkout of awq-bot: pip install -c constraints.txt '.[quantize]'"
         return _failed("versions", ", ".join(wrong), fix)
     return Check(name="versions", status="ok", found=f"{len(pins)} packages as pinned")
+
+
+def _check_lm_eval() -> Check:
+    """Which `tasks:` of a planned model needs."""
+    try:
+        (version,) = lm_eval_version().values()
+    except EnvironmentProblem as problem:
+        return _failed("lm-eval", problem.message, problem.hint)
+    return Check(name="lm-eval", status="ok", found=version)
 
 
 MAX_PARAMETERS = 10**9

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from bot.cli.doctor import check_machine
 from bot.github import runner_safety
 from bot.github.environment import Actions
 from bot.github.runner_safety import check_exposure, check_isolation
-from bot.records import Check
+from bot.records import Check, EvaluationTask
 from bot.watch.release import make_plan
 from tests.cli.conftest import L4, only_nvidia_smi
 from tests.support import factories
@@ -27,6 +28,22 @@ def exposure(
     path.write_text(json.dumps(event))
     actions = Actions(inside=True, repository="someone/awq-bot", event_name=name, event_path=path)
     return {check.name: check for check in check_exposure(actions, runner=runner)}
+
+
+def test_lm_eval_is_looked_for_where_a_planned_model_has_tasks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found(*tasks: EvaluationTask) -> list[Check]:
+        planned = make_plan([factories.job(factories.entry(tasks=tasks))])
+        return [check for check in check_machine(planned, tmp_path, runner=False) if check.name == "lm-eval"]
+
+    task = EvaluationTask(name="arc_easy", dataset="allenai/ai2_arc", revision=factories.SHA)
+    assert found() == []
+    # What the import system takes for a module that cannot be imported.
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    [missing] = found(task)
+    assert missing.status == "failed"
+    assert "pip install -c constraints.txt" in missing.fix
 
 
 def isolation(name: str) -> Check | None:
@@ -121,7 +138,11 @@ def test_the_gpu_is_compared_with_the_largest_job(
 @pytest.mark.parametrize(
     ("pins", "status", "found"),
     [
-        (["pytest=={pytest}; extra == 'quantize'", "rich>=1"], "ok", "1 packages as pinned"),
+        (
+            ["pytest=={pytest}; extra == 'quantize'", "rich>=1", "lm_eval==0.1; extra == 'tasks'"],
+            "ok",
+            "1 packages as pinned",
+        ),
         (["pytest==0.1"], "failed", "pytest {pytest} (pinned 0.1)"),
         (["no-such-package==1.0"], "failed", "no-such-package missing (pinned 1.0)"),
     ],
