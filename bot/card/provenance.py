@@ -27,6 +27,7 @@ def make_provenance(
         calibration_asked=job.entry.calibration,
         calibration=quantized.calibration,
         evaluation_asked=job.entry.evaluation,
+        tasks_asked=job.tasks,
         # Two equal jobs give equal bytes, so durations are left out. Of tokens and predictions, one is enough.
         report=replace(report, duration_s=0.0, predictions=0),
         artifact_dtype=quantized.artifact_dtype,

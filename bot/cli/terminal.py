@@ -128,6 +128,8 @@ def results_table(results: Sequence[JobResult]) -> Table:
         if result.report is not None:
             if line := experts_line(result.report.experts):
                 table.add_row("", f"[dim]{line}[/]")
+            for line in _task_lines(result.report):
+                table.add_row("", f"[dim]task {line}[/]")
             for remark in _remarks(result.report):
                 table.add_row("", f"[yellow]{remark}[/]")
     return table
@@ -187,11 +189,20 @@ def report_table(report: Report) -> Table:
             losses = f"KL {source.kl_mean:.5f}{_closer(source)}, top-1 {100 * source.top1_agreement:.2f} %"
             perplexities = f"perplexity {source.perplexity_source:.4f} → {source.perplexity_quantized:.4f}"
             table.add_row("", f"{shown(source.label)}: {losses}, {perplexities}")
+    for line in _task_lines(report):
+        table.add_row("task", line)
     for remark in _remarks(report):
         table.add_row("", f"[yellow]{remark}[/]")
     if experts := experts_of_model(report.experts):
         table.add_row("experts", experts.label)
     return table
+
+
+def _task_lines(report: Report) -> Iterator[str]:
+    for task in report.tasks:
+        recovery = "" if task.recovery is None else f", recovery {task.recovery:.1f} %"
+        values = f"{task.source:.4f} → {task.quantized:.4f}{recovery}"
+        yield f"{shown(task.task)}: {shown(task.metric)} {values}, {task.examples:,} examples"
 
 
 def _remarks(report: Report) -> Iterator[str]:

@@ -32,6 +32,7 @@ from bot.records import (
     sha256_of,
     to_json,
 )
+from bot.watch.stock_tasks import lm_eval_version
 
 Record = TypeVar("Record")
 
@@ -134,7 +135,8 @@ class JobDir:
 
 def pull_inputs(job: Job) -> object:
     # The job's id stands for what it calibrates on.
-    return [job.upstream.sha, job.source_files, job.refresh_files, job.weight_files, job.entry.evaluation.sources]
+    asked = [job.upstream.sha, job.source_files, job.refresh_files, job.weight_files, job.entry.evaluation.sources]
+    return [*asked, job.entry.tasks] if job.entry.tasks else asked
 
 
 def quantize_inputs(job: Job, weights: Weights) -> object:
@@ -144,7 +146,8 @@ def quantize_inputs(job: Job, weights: Weights) -> object:
 
 
 def evaluate_inputs(job: Job, quantized: QuantizedModel) -> object:
-    return [quantized.files, job.entry.evaluation, tool_versions(), bot.__version__]
+    with_tasks = [job.tasks, lm_eval_version()] if job.tasks else []
+    return [quantized.files, job.entry.evaluation, tool_versions(), bot.__version__, *with_tasks]
 
 
 def card_inputs(job: Job, quantized: QuantizedModel, report: Report) -> object:

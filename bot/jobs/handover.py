@@ -190,6 +190,9 @@ def _check_recipe(handover: _Handover) -> None:
     measured = tuple(source.label for source in handover.report.sources)
     if measured != tuple(source.evaluation_label for source in handover.job.entry.evaluation.sources):
         raise _refused(handover.job, "it was not measured on the planned text")
+    tasks = dict.fromkeys(figures.task for figures in handover.report.tasks)
+    if [*tasks] != [task.name for task in handover.job.tasks]:
+        raise _refused(handover.job, "it was not measured on the planned tasks")
 
 
 def _check_modules(handover: _Handover) -> None:

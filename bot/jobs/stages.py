@@ -50,6 +50,7 @@ from bot.records import (
     Weights,
     to_json,
 )
+from bot.watch.stock_tasks import lm_eval_version
 
 Record = TypeVar("Record")
 
@@ -96,6 +97,8 @@ def is_evaluated(jobdir: JobDir) -> bool:
 def pull(context: JobContext, jobdir: JobDir) -> Weights:
     """The source at its pinned commit, and the pinned text to calibrate and measure on."""
     job = jobdir.job
+    if job.tasks:
+        lm_eval_version()  # raises where it is not installed, before anything is downloaded
     weights = jobdir.load(Weights, inputs=pull_inputs(job))
     if weights is None or not _is_pulled(jobdir, weights):
         for source in job.texts:
@@ -150,7 +153,8 @@ def _pull_text(context: JobContext, source: TextSource, folder: Path) -> None:
                 f"data set {source.dataset}: no parquet or jsonl file of split {source.split!r}",
                 hint="Look at the data set's files on the Hub and name the split as its files do.",
             )
-        files = [file for file in listed if file.path in wanted]
+        # lm-eval's tasks name a configuration, which the card's metadata leads to files.
+        files = [file for file in listed if file.path in wanted or file.path == CARD]
         pull_files(context.hub, origin, files, folder / path, context.progress)
         return
     try:

@@ -11,13 +11,16 @@ import shutil
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from bot.calibration.blocks import build_calibration_set
-from bot.calibration.encoding import UNKNOWN_DATE
+from bot.calibration.encoding import UNKNOWN_DATE, load_encoder
 from bot.calibration.evaluation import evaluation_tokens
 from bot.calibration.overlap import UsedText
 from bot.calibration.overlap import load as load_used_text
+from bot.calibration.sources import local_path
 from bot.calibration.trial import try_small_files
+from bot.checkpoint.config_values import most_tokens
 from bot.errors import WatchlistError
 from bot.files import disk_errors
 from bot.jobs.folder import JobDir, evaluate_inputs, quantize_inputs
@@ -34,6 +37,7 @@ from bot.records import (
     Report,
     Weights,
 )
+from bot.watch.stock_tasks import lm_eval_version, stock_file, stock_problem
 
 
 def quantize_job(jobdir: JobDir, progress: Progress) -> QuantizedModel:
@@ -141,8 +145,56 @@ def evaluate_job(jobdir: JobDir, progress: Progress) -> Report:
         date=_date_of(job),
     )
     report = replace(report, pictures=_draw(quantized, report, jobdir.card), experts=quantized.experts)
+    if job.tasks:
+        report = _with_tasks(jobdir, report, progress)
     jobdir.store(report, inputs=evaluate_inputs(job, quantized))
     return report
+
+
+def _with_tasks(jobdir: JobDir, report: Report, progress: Progress) -> Report:
+    """The report with the figures of lm-eval's tasks."""
+    from bot.evaluate.models import open_models
+    from bot.evaluate.tasks import TextReader, measure_tasks
+
+    entry = jobdir.job.entry
+    encoder = load_encoder(jobdir.source, trust_remote_code=entry.trust_remote_code, date=_date_of(jobdir.job))
+    prefix = encoder.prefix_id
+    models = open_models(jobdir.source, jobdir.quantized, trust_remote_code=entry.trust_remote_code)
+    figures = measure_tasks(
+        models,
+        _open_tasks(jobdir),
+        {task.name: task.limit for task in entry.tasks},
+        reader=TextReader(
+            encode=encoder.encode_text,
+            prefix=prefix,
+            prefix_text=encoder.tokenizer.decode(prefix),
+            longest=most_tokens(encoder.config),
+        ),
+        # Of one model at a time, as evaluation holds the states of two.
+        tokens_at_once=2 * entry.evaluation.tokens,
+        progress=progress,
+    )
+    return replace(report, tasks=figures, versions=report.versions | lm_eval_version())
+
+
+def _open_tasks(jobdir: JobDir) -> dict[str, Any]:
+    """Of the entry, by name. Raises EnvironmentProblem where lm-eval is not installed."""
+    lm_eval_version()
+    from bot.evaluate.tasks import open_task
+
+    opened = {}
+    for task in jobdir.job.entry.tasks:
+        places = [jobdir.calibration / str(local_path(source)) for source in task.sources]
+        if task.file is None:
+            data, description = {str(task.dataset): places[0]}, stock_file(task.name)
+            # The plan may have been made where lm-eval is not installed.
+            problem = stock_problem(task.name, str(task.dataset))
+            if problem or description is None:
+                raise WatchlistError(str(problem), hint="See `lm_eval ls tasks`.")
+        else:
+            data, description = dict(zip((file.path for file in task.data), places[1:], strict=True)), places[0]
+        opened[task.name] = open_task(task, description, data, jobdir.hf_home / "datasets")
+    return opened
 
 
 def _draw(quantized: QuantizedModel, report: Report, card: Path) -> tuple[str, ...]:
@@ -229,5 +281,7 @@ def try_job(jobdir: JobDir) -> None:
             trust_remote_code=entry.trust_remote_code,
             date=_date_of(job),
         )
+    if job.tasks:
+        _open_tasks(jobdir)
     if (headers := jobdir.load(Headers)) is not None:
         try_model(jobdir.source, headers.tensors, entry)

@@ -14,6 +14,7 @@ from bot.files import write_atomic
 from bot.jobs.folder import JobDir
 from bot.jobs.worker import SMALL_S, ask_child, run_child
 from bot.records import Details, Headers, Layers, Recipe, TensorInfo, from_json, sha256_of, to_json
+from bot.watch.stock_tasks import lm_eval_version
 
 
 def layers_of_model(details: Details, recipe: Recipe) -> Layers:
@@ -40,7 +41,8 @@ def try_files(jobdir: JobDir, tensors: Sequence[TensorInfo] | None, *, options: 
     tensors: of the headers; None for a refresh. Raises the error that the child process recorded.
     """
     job = jobdir.job
-    asked = (job.entry.recipe, job.entry.evaluation, job.entry.trust_remote_code)
+    asked: list[object] = [job.entry.recipe, job.entry.evaluation, job.entry.trust_remote_code]
+    asked += [job.tasks, lm_eval_version()] if job.tasks else []
     known = _place("trials", to_json([job.source_files, job.refresh_files, tensors, *asked]))
     if known.is_file():
         return

@@ -141,6 +141,9 @@ def child_environment(hf_home: Path) -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "TOKENIZERS_PARALLELISM": "false",
+        # lm-eval draws its own bars over ours, and starts processes to estimate standard errors.
+        "TQDM_DISABLE": "1",
+        "DISABLE_MULTIPROC": "1",
         PARENT: str(os.getpid()),
     }
 

@@ -22,6 +22,7 @@ from bot.card.model_card import render_card
 from bot.localhub.card import check_card
 from bot.records import ERROR_BY_LAYER, KL_BY_POSITION, PublishedFile, Recipe, SourceCount, Upstream
 from tests.support.factories import (
+    VERSIONS,
     calibration_set,
     entry,
     expert_tokens,
@@ -31,6 +32,7 @@ from tests.support.factories import (
     published_file,
     report,
     source_figures,
+    task_figures,
     upstream,
 )
 
@@ -107,6 +109,8 @@ def full() -> str:
             ),
             text_label="lab/texts@01234567 (test) and texts/more.txt",
             pictures=(KL_BY_POSITION, ERROR_BY_LAYER),
+            tasks=(task_figures(), task_figures("a_b", metric="bits_per_byte", source=0.0, source_stderr=None)),
+            versions=VERSIONS | {"lm_eval": "0.4.13"},
         ),
         tensor_parallel=(1, 2, 4),
         artifact_dtype="bfloat16",

@@ -13,12 +13,23 @@ import pytest
 
 from bot.card.model_card import render_card
 from bot.card.provenance import make_provenance, refreshed, with_file
-from bot.records import Job, Provenance, QuantizedModel, Recipe, Report, SourceCount, from_json, to_json
+from bot.records import (
+    EvaluationTask,
+    Job,
+    Provenance,
+    QuantizedModel,
+    Recipe,
+    Report,
+    SourceCount,
+    from_json,
+    to_json,
+)
 from bot.text import size
 from tests.support import factories
 from tests.support.factories import (
     OTHER_SHA,
     SHA,
+    VERSIONS,
     calibration_set,
     entry,
     expert_tokens,
@@ -28,6 +39,7 @@ from tests.support.factories import (
     quantized,
     report,
     source_figures,
+    task_figures,
     upstream,
 )
 
@@ -155,6 +167,13 @@ def measured_release() -> Provenance:
         sources=texts,
         experts=(expert_tokens(1, experts=96, lowest=29, median=3511.0, unseen=7),),
         pictures=(),
+        tasks=(
+            task_figures(
+                examples=467, source=0.6467, source_stderr=0.0221, quantized=0.6253, quantized_stderr=0.0227
+            ),
+            task_figures("own", metric="perplexity", higher_is_better=False, source=7.1791, quantized=7.8793),
+        ),
+        versions=VERSIONS | {"lm_eval": "0.4.13"},
     )
     count = SourceCount(
         label="prose.txt",
@@ -202,6 +221,9 @@ def made_of(content: dict[str, Any]) -> set[str]:
     for each in figures.get("sources", ()):
         ratio = each["kl_mean"] / each["kl_mean_rounding"]
         values.append(max(ratio, 1 / ratio))
+    for task in figures.get("tasks", ()):
+        ratio = task["quantized"] / task["source"]
+        values.append(ratio if task["higher_is_better"] else 1 / ratio)
     found = set()
     for value in values:
         if isinstance(value, str):
@@ -235,6 +257,20 @@ def test_a_figure_that_the_provenance_does_not_have_is_found(figure: str) -> Non
     content = json.loads(to_json(record))
     content["report"][figure] = 123_456.789
     assert unexplained(shown(record), content)
+
+
+@pytest.mark.parametrize("figure", ["examples", "source", "source_stderr", "quantized", "quantized_stderr"])
+def test_a_figure_of_a_task_that_the_provenance_does_not_have_is_found(figure: str) -> None:
+    record = measured_release()
+    content = json.loads(to_json(record))
+    content["report"]["tasks"][0][figure] = 123_456.789
+    assert unexplained(shown(record), content)
+
+
+def test_it_says_which_tasks_were_asked_for_if_any() -> None:
+    task = EvaluationTask(name="arc_easy", dataset="allenai/ai2_arc", revision=SHA, limit=500)
+    assert made(job(entry(tasks=(task,)))).tasks_asked == (task,)
+    assert "tasks" not in to_json(made())
 
 
 def test_a_card_is_rendered_from_what_the_published_provenance_says() -> None:

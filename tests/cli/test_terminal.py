@@ -8,7 +8,7 @@ from rich.console import Console
 
 from bot.cli import terminal
 from bot.records import SourceCount, Status, job_result
-from tests.support.factories import calibration_set, expert_tokens, job, report, source_figures
+from tests.support.factories import calibration_set, expert_tokens, job, report, source_figures, task_figures
 
 EXPERTS = tuple(expert_tokens(layer) for layer in range(48))
 LINE = "128 in 48 layers; calibration tokens per expert: lowest 12, median 4,096; each saw some"
@@ -55,6 +55,15 @@ def test_a_text_that_the_model_does_not_know_is_said_in_both_tables() -> None:
     assert said in printed(terminal.report_table(measured))
     ready = job_result(job(), stage="quantize", status=Status.READY, report=measured)
     assert said in printed(terminal.results_table([ready]))
+
+
+def test_tasks_have_a_line_each_in_both_tables() -> None:
+    measured = report(tasks=(task_figures(), task_figures("own", source=0.0)))
+    ready = job_result(job(), stage="quantize", status=Status.READY, report=measured)
+    for table in (terminal.report_table(measured), terminal.results_table([ready])):
+        said = printed(table)
+        assert "arc_easy: acc 0.7500 → 0.7200, recovery 96.0 %, 500 examples" in said
+        assert "own: acc 0.0000 → 0.7200, 500 examples" in said
 
 
 def test_each_text_is_compared_with_plain_rounding() -> None:

@@ -22,6 +22,7 @@ from bot.jobs.folder import JobDir
 from bot.jobs.handover import check_job_dir
 from bot.localhub import HubError
 from bot.records import Card, ExpertTokens, Job, JobResult, QuantizedModel, Recipe, from_json
+from tests.support.factories import task_figures
 from tests.support.sandbox import Quantized, Sandbox, build_sandbox
 from tests.support.tampering import change_report, render_card_again, replace_file
 from tests.support.workflow_steps import Runner, StepResult
@@ -229,6 +230,11 @@ TAMPERING: list[tuple[str, Callable[[Path], object], str]] = [
         "measured on other text",
         lambda path: render_card_again(change_report(path, sources=())),
         "it was not measured on the planned text",
+    ),
+    (
+        "measured on a task that was not planned",
+        lambda path: render_card_again(change_report(path, tasks=(task_figures(),))),
+        "it was not measured on the planned tasks",
     ),
     ("other figures", lambda path: change_report(path, kl_mean=9.0), "its card does not follow from its records"),
     (
