@@ -19,7 +19,7 @@ SAFETENSORS_NAMES: Final[dict[ArtifactDtype, str]] = {"float16": "F16", "bfloat1
 
 # By method. Increment one when the same recipe gives better weights: `requantize: outdated` then quantizes again,
 # and layers that a job has finished are not used again.
-QUANTIZER_VERSIONS: Final = {"awq+gptq": 2, "awq": 1}
+QUANTIZER_VERSIONS: Final = {"awq+gptq": 3, "awq": 1}
 
 TOKENS_AT_ONCE: Final = 16_384  # in one forward pass of a layer
 # A layer is run on so many at once while its linears are quantized in turn: what they will read is kept.

@@ -6,13 +6,17 @@ Pure tensor code.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 from bot.checkpoint.rounding import MAX_INT4, Levels, nearest_steps
 
+# How much a channel's own variance counts for beyond what H says, relative to itself: correlations between channels
+# are other ones on other text. Measured in tests/benchmarks/README.md.
+CHANNEL_DAMPING = 1.0
 # Added to H's diagonal, relative to its mean; tried in order until the Cholesky factorization succeeds.
 DAMPING = (0.01, 0.1, 1.0)
 BLOCK = 128  # columns whose errors are applied to all later columns in one matrix product
@@ -32,22 +36,34 @@ def compensated(
 ) -> tuple[list[Tensor], str]:
     """Steps with a small output error tr(D H D^T), D = weight - dequantized, and the fallback that was needed.
 
-    weights: float32 [out, in] of linears that read the same inputs; inputs_gram: their H = X^T X, [in, in]. No
-    output's error is larger than with the nearest steps on the same levels. Channels whose input is always zero
-    are rounded to nearest. fallback: see inverse_factor.
+    weights: float32 [out, in] of linears that read the same inputs; inputs_gram: their H = X^T X, [in, in], which
+    counts with CHANNEL_DAMPING. No output's error is then larger than with the nearest steps on the same levels.
+    Channels whose input is always zero are rounded to nearest. fallback: see inverse_factor.
     """
     # Outputs are independent of each other, so one sweep does all linears.
     weight = torch.cat(list(weights))
     joined = Levels(*(torch.cat(parts) for parts in zip(*levels, strict=True)))
     nearest = nearest_steps(weight.view(*joined.scales.shape, -1), joined).view(weight.shape)
     order = sweep_order(inputs_gram)
-    factor, fallback = inverse_factor(inputs_gram, order)
-    if factor is not None:
-        fitted = refined(weight, joined, gptq_sweep(weight, joined, factor, order), inputs_gram)
-        error, error_nearest = (_output_error(weight, each, joined, inputs_gram) for each in (fitted, nearest))
-        better = error < error_nearest
-        nearest = torch.where(better.unsqueeze(1), fitted, nearest)
+    with damped_channels(inputs_gram):
+        factor, fallback = inverse_factor(inputs_gram, order)
+        if factor is not None:
+            fitted = refined(weight, joined, gptq_sweep(weight, joined, factor, order), inputs_gram)
+            error, error_nearest = (_output_error(weight, each, joined, inputs_gram) for each in (fitted, nearest))
+            better = error < error_nearest
+            nearest = torch.where(better.unsqueeze(1), fitted, nearest)
     return list(torch.split(nearest, [len(part) for part in weights])), fallback
+
+
+@contextmanager
+def damped_channels(gram: Tensor) -> Iterator[None]:
+    """Add CHANNEL_DAMPING to the diagonal inside the `with` block; in place, as H may be large."""
+    diagonal = gram.diagonal().clone()
+    gram.diagonal().mul_(1 + CHANNEL_DAMPING)
+    try:
+        yield
+    finally:
+        gram.diagonal().copy_(diagonal)
 
 
 def sweep_order(gram: Tensor) -> Tensor:

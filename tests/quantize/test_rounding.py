@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bot.checkpoint.rounding import Levels, dequantize, nearest_steps, to_rounded, whole_range
 from bot.quantize import rounding
-from bot.quantize.rounding import clipped_share, compensated, gptq_sweep, inverse_factor, refined
+from bot.quantize.rounding import CHANNEL_DAMPING, clipped_share, compensated, gptq_sweep, inverse_factor, refined
 
 OUT, COLUMNS, GROUP = 8, 96, 32
 Matrix = NDArray[np.float64]
@@ -153,10 +153,10 @@ def test_inputs_that_never_vary_need_no_fallback_as_damping_makes_up_for_it() ->
 
 
 def not_a_gram_matrix() -> Tensor:
-    """Its smallest eigenvalue is below zero, by 5 % of its diagonal."""
+    """With CHANNEL_DAMPING its smallest eigenvalue is below zero, by 5 % of its diagonal."""
     axes: Tensor = torch.linalg.qr(numbers(COLUMNS, COLUMNS)).Q
     values = torch.linspace(1, 2, COLUMNS, dtype=torch.float64)
-    values[0] = -0.05 * 1.5
+    values[0] = -(CHANNEL_DAMPING + 0.05) * 1.5
     return (axes * values @ axes.t()).float()
 
 
