@@ -34,7 +34,7 @@ from tests.support.real_model import GROUP_SIZE, NAME, NotAvailableError, real_m
 RESULTS = Path(__file__).parent / "results" / "real.json"
 # Few, because AutoAWQ's time grows with them. Every method gets the same.
 SAMPLES, SEQ_LEN = 16, 512
-COMPARED = "stdlib"  # what the methods that are compared are calibrated on
+COMPARED = "builtin"  # what the methods that are compared are calibrated on
 QUICK_BLOCKS = 8
 AT_ONCE = 2  # processes that quantize
 # As long a run of tokens that is in both texts is a copied passage, and not a phrase.
