@@ -14,8 +14,8 @@ from torch import Tensor
 
 from bot.checkpoint.rounding import MAX_INT4, Levels, nearest_steps
 
-# How much a channel's own variance counts for beyond what H says, relative to itself: correlations between channels
-# are other ones on other text. Measured in tests/benchmarks/README.md.
+# Added to H's diagonal, relative to each channel, as correlations between channels are other ones on other text.
+# Measured in tests/benchmarks/README.md.
 CHANNEL_DAMPING = 1.0
 # Added to H's diagonal, relative to its mean; tried in order until the Cholesky factorization succeeds.
 DAMPING = (0.01, 0.1, 1.0)
