@@ -35,6 +35,7 @@ from bot.evaluate.models import LARGER_MACHINE, FinalStates, Models, run_layers
 from bot.records import EvaluationTask, Progress, TaskFigures
 
 _FEWSHOT_SEED: Final = 1234  # as `lm_eval run` has it
+_ALONE: Final = "Try it with lm-eval alone: .github/TASKS.md has the commands."
 _BOOTSTRAPS: Final = 1000  # of standard errors that no formula gives
 _NOT_OF_FOLDERS: Final = ("revision", "token", "trust_remote_code")  # arguments that load_dataset has for the Hub
 
@@ -50,7 +51,7 @@ def open_task(task: EvaluationTask, description: Path, data: Mapping[str, Path],
     """
 
     def unusable(reason: str) -> BotError:
-        return WatchlistError(f"task {task.name}: {reason}", hint="Try it alone: `lm_eval run --model dummy`.")
+        return WatchlistError(f"task {task.name}: {reason}", hint=_ALONE)
 
     with untrusted_input(unusable):
         config = load_yaml(description)
@@ -109,7 +110,7 @@ def measure_tasks(
     """
 
     def failed(reason: str) -> BotError:
-        return WatchlistError(f"tasks {', '.join(tasks)}: {reason}", hint="Try them alone with `lm_eval run`.")
+        return WatchlistError(f"tasks {', '.join(tasks)}: {reason}", hint=_ALONE)
 
     counts = {name: len(task.eval_docs) for name, task in tasks.items()}
     samples = {name: range(min(limits[name] or examples, examples)) for name, examples in counts.items()}

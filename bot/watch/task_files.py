@@ -1,4 +1,4 @@
-"""lm-eval's task files: what a local one asks and which data it names, and what the installed package has.
+"""Local task files of lm-eval: what one asks, and which data it names.
 
 Reads no code: a task that is measured is described by plain values alone. Imports nothing of lm-eval.
 https://github.com/EleutherAI/lm-evaluation-harness/blob/main/docs/task_guide.md
