@@ -27,7 +27,7 @@ _SAME = 1e-4  # relative: float32 rounding stays far below
 # Added to the Gram matrix's diagonal, relative to its mean: a constant, and a multiple of channels / tokens, as a
 # correction that is fitted to few tokens is mostly noise. Measured in tests/benchmarks/README.md.
 RIDGE = 0.01
-RIDGE_FOR_FEW = 12.0
+RIDGE_FOR_FEW = 4.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
