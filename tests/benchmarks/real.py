@@ -72,6 +72,7 @@ def compare_methods(folder: Path, *, quick: bool, processes: int) -> None:
         "model_sha256": compared.model.sha256,
         "group_size": GROUP_SIZE,
         "calibration": calibration,
+        "compared": COMPARED,
         "texts": described,
         "figures": figures,
         "measured": [asdict(one) for one in made],

@@ -94,8 +94,9 @@ def real_table(results: Mapping[str, Any]) -> str:
         ["source", "", "", "", *(f"{loss['perplexity_source']:.2f}" for loss in results["measured"][0]["losses"])],
         *([_label(one), _calibration(one), *_cost(one), *_losses(one)] for one in results["measured"]),
     ]
-    by_method = {one["method"]: _kl(one) for one in reversed(results["measured"])}
-    ours = by_method.pop(OURS.name)
+    by_method = {one["method"]: _kl(one) for one in results["measured"] if one["method"] != OURS.name}
+    compared = (OURS.name, results["compared"])
+    ours = next(_kl(one) for one in results["measured"] if (one["method"], one["calibration"]) == compared)
     for name in (AUTOAWQ.name, ROUNDING.name):
         if name in by_method:
             shares = [f"{kl / by_method[name][text]:.3f}" for text, kl in ours.items()]
