@@ -2,7 +2,8 @@
 
     python -m tests.benchmarks.texts        makes chat.jsonl again: the model's answers, in ten minutes of CPU time
 
-prose: the descriptions of the packages in constraints.txt, as they are installed, paragraph by paragraph.
+prose: the descriptions of the packages in prose_packages.txt, as they are installed, paragraph by paragraph. A list of
+    its own, as the text would change with every new dependency otherwise.
 code: the standard library's `test` split.
 chat: questions of our own, each with an answer that the model itself sampled, in its chat template. On tokens that
     are sampled from the source, the mean KL divergence is that of its whole distribution.
@@ -29,7 +30,7 @@ from tests.support.real_model import answers, cache_folder, load, real_model
 
 QUESTIONS = Path(__file__).with_name("questions.txt")
 CHAT = Path(__file__).with_name("chat.jsonl")
-CONSTRAINTS = Path(__file__).parents[2] / "constraints.txt"
+PACKAGES = Path(__file__).with_name("prose_packages.txt")
 BLOCKS = 16
 SHORTEST_PARAGRAPH = 160  # characters; shorter ones are mostly headings, lists of links and badges
 LEAST_LETTERS = 0.85  # of a paragraph's characters, with its spaces: tables and examples have fewer
@@ -55,7 +56,7 @@ class Text:
 def measured_texts(model: Path, *, blocks: int = BLOCKS) -> tuple[Text, ...]:
     """Prose, code and chat for a model folder, in as many blocks as there are."""
     sources = {
-        "prose": ("descriptions of the packages in constraints.txt", TextSource(file=str(_prose_file()))),
+        "prose": (f"descriptions of the packages in {PACKAGES.name}", TextSource(file=str(_prose_file()))),
         "code": ("the standard library, test split", TextSource(builtin="stdlib")),
         "chat": (f"{QUESTIONS.name}, answered by the model", TextSource(file=str(CHAT))),
     }
@@ -89,17 +90,11 @@ def _written(name: str, texts: list[str]) -> Path:
 
 
 def descriptions() -> list[str]:
-    """The prose of each package's description, in the order of constraints.txt.
-
-    Those that are not installed in just that version are left out.
-    """
-    pins = (line.split("==") for line in CONSTRAINTS.read_text().splitlines() if "==" in line)
+    """The prose of the description of each package in prose_packages.txt that is installed, in that order."""
     installed = {dist.name.lower(): dist for dist in metadata.distributions()}
     found = []
-    for name, version in pins:
-        dist = installed.get(name.lower())
-        # A CPU build of torch has `+cpu` at its end.
-        if dist is not None and dist.version.split("+")[0] == version:
+    for name in PACKAGES.read_text().splitlines():
+        if dist := installed.get(name.lower()):
             found.append(prose_of(str(message_from_string(dist.read_text("METADATA") or "").get_payload())))
     return [text for text in found if text]
 
