@@ -21,7 +21,9 @@ SAFETENSORS_NAMES: Final[dict[ArtifactDtype, str]] = {"float16": "F16", "bfloat1
 # and layers that a job has finished are not used again.
 QUANTIZER_VERSIONS: Final = {"awq+gptq": 3, "awq": 1}
 
-TOKENS_AT_ONCE: Final = 16_384  # in one forward pass of a layer
+# In one forward pass of a layer. With more, a CPU takes longer: each tensor then has memory of its own, new each time.
+TOKENS_AT_ONCE: Final = 4096
+TASK_TOKENS: Final = 16_384  # of an lm-eval request; a longer one is cut at its start, as lm-eval does
 # A layer is run on so many at once while its linears are quantized in turn: what they will read is kept.
 CORRECTED_TOKENS: Final = 65_536
 LOGITS_AT_ONCE: Final = 1 << 25  # of each model, while they are compared: 128 MiB in float32

@@ -56,7 +56,7 @@ def run_layer(
             continue
         outputs.append(hidden_states_of(output))
         arguments.keep(samples, used, output, total=total)
-    return torch.cat(outputs)
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
 @torch.no_grad()

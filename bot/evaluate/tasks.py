@@ -27,7 +27,7 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from torch import Tensor
 
-from bot.checkpoint.constants import LOGITS_AT_ONCE, TOKENS_AT_ONCE
+from bot.checkpoint.constants import LOGITS_AT_ONCE, TASK_TOKENS
 from bot.checkpoint.device import enough_memory
 from bot.checkpoint.skeleton import Skeleton
 from bot.errors import BotError, QuantizationError, WatchlistError, untrusted_input
@@ -186,8 +186,8 @@ class LayerwiseLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
         self._models = models
         self._skeleton = skeleton
         self._reader = reader
-        # No forward pass has more tokens than the plan's estimate of memory.
-        self._longest = min(reader.longest or DEFAULT_MAX_LENGTH, TOKENS_AT_ONCE)
+        # So many take less memory than quantizing, which the plan estimates.
+        self._longest = min(reader.longest or DEFAULT_MAX_LENGTH, TASK_TOKENS)
         self._tokens_at_once = tokens_at_once
         self._what = what
         self._progress = progress

@@ -42,7 +42,8 @@ class CompensatedQuantizer(LayerwiseQuantizer):
     def _quantize_layer(self, run: LayerRun, layer: nn.Module) -> QuantizedLayer:
         index, inside, dtypes = run.index, f"{self._path}.{run.index}", dtypes_of(layer)
         trace = self._trace(run, layer)
-        run = self._batched(run, layer)
+        run, total = self._batched(run, layer), self._context.blocks.numel()
+        searched = total if run.quantized is not None else None
         linears, chosen = self._linears(layer, inside)
         mixtures = [traced.mixture for traced in trace.experts]
         dense = {
@@ -51,8 +52,8 @@ class CompensatedQuantizer(LayerwiseQuantizer):
         stops = among(trace.inputs, dense) if run.quantized is not None else []
         writers = self._writers(run, layer, stops)
         with (
-            collect_input_stats(linears, trace.inputs) as inputs,
-            collect_routed(layer, mixtures, total=self._context.blocks.numel()) as routed,
+            collect_input_stats(linears, trace.inputs, total=searched) as inputs,
+            collect_routed(layer, mixtures, total=total) as routed,
             keep_source(layer, [first for first, *_ in stops], writers) as source,
         ):
             outputs = run.forward(layer)

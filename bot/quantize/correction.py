@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from math import isfinite
 from typing import Any
 
 import torch
@@ -129,8 +130,12 @@ def keep_source(layer: nn.Module, linears: Sequence[str], writers: Mapping[str, 
     finally:
         for handle in handles:
             handle.remove()
-    states.inputs = {name: torch.cat(parts.pop(name)) for name in inputs if name in parts}
-    states.stream |= {name: torch.cat(parts.pop(name)) for name in norms if name in parts}
+    states.inputs = {name: _joined(parts.pop(name)) for name in inputs if name in parts}
+    states.stream |= {name: _joined(parts.pop(name)) for name in norms if name in parts}
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 @torch.no_grad()
@@ -186,6 +191,6 @@ def _solved(missing: Tensor, gram: Tensor, *, tokens: int) -> Tensor:
     lower, failed = torch.linalg.cholesky_ex(damped)
     del damped
     solved = torch.cholesky_solve(missing.t(), lower).t()
-    if bool(failed) or not bool(torch.isfinite(solved).all()):
+    if bool(failed) or not isfinite(float(solved.sum())):
         return torch.zeros_like(missing)
     return solved

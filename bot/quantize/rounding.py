@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from math import isfinite
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from bot.checkpoint.rounding import MAX_INT4, Levels, nearest_steps
 CHANNEL_DAMPING = 1.0
 # Added to H's diagonal, relative to its mean; tried in order until the Cholesky factorization succeeds.
 DAMPING = (0.01, 0.1, 1.0)
+NO_FACTOR = "plain rounding"  # the fallback if it never does
 BLOCK = 128  # columns whose errors are applied to all later columns in one matrix product
 REFINEMENTS = 2  # passes of coordinate descent over all integers
 
@@ -48,9 +50,8 @@ def compensated(
     with damped_channels(inputs_gram):
         factor, fallback = inverse_factor(inputs_gram, order)
         if factor is not None:
-            fitted = refined(weight, joined, gptq_sweep(weight, joined, factor, order), inputs_gram)
-            error, error_nearest = (_output_error(weight, each, joined, inputs_gram) for each in (fitted, nearest))
-            better = error < error_nearest
+            fitted, error = refined(weight, joined, gptq_sweep(weight, joined, factor, order), inputs_gram)
+            better = error < _output_error(weight, nearest, joined, inputs_gram)
             nearest = torch.where(better.unsqueeze(1), fitted, nearest)
     return list(torch.split(nearest, [len(part) for part in weights])), fallback
 
@@ -76,6 +77,31 @@ def inverse_factor(gram: Tensor, order: Tensor) -> tuple[Tensor | None, str]:
 
     At most two matrices of H's size exist beside it at a time: they decide which GPU a wide layer fits on.
     """
+    lower, fallback = _cholesky_from_last(gram, order)
+    if lower is None:
+        return None, fallback
+    inverse = torch.eye(len(lower), dtype=lower.dtype, device=lower.device)
+    torch.linalg.solve_triangular(lower, inverse, upper=False, out=inverse)
+    del lower
+    if not isfinite(float(inverse.sum())):
+        return None, NO_FACTOR
+    return inverse.flip(0, 1), fallback
+
+
+def conditional_variances(gram: Tensor) -> Tensor:
+    """The variance of each channel that those after it in the sweep do not explain, [in]; damped."""
+    order = sweep_order(gram)
+    lower, _ = _cholesky_from_last(gram, order)
+    if lower is None:
+        return gram.diagonal()
+    return torch.empty_like(gram.diagonal()).index_copy_(0, order.flip(0), lower.diagonal().square())
+
+
+def _cholesky_from_last(gram: Tensor, order: Tensor) -> tuple[Tensor | None, str]:
+    """The lower L with L L^T = H + damping, for the channels from the last one of this order to the first, and the
+    fallback. L turned around is upper, and so is its inverse.
+    """
+    order = order.flip(0)
     diagonal = gram.diagonal()
     for damping in DAMPING:
         # A channel that is always zero is correlated with no other; any positive number will do.
@@ -84,24 +110,9 @@ def inverse_factor(gram: Tensor, order: Tensor) -> tuple[Tensor | None, str]:
         damped.diagonal().add_(added[order])
         lower, failed = torch.linalg.cholesky_ex(damped)
         del damped
-        if bool(failed):
-            continue
-        inverse = torch.cholesky_inverse(lower)
-        del lower
-        factor, failed = torch.linalg.cholesky_ex(inverse, upper=True)
-        del inverse
-        if not bool(failed) and bool(torch.isfinite(factor).all()):
-            return factor, "" if damping == DAMPING[0] else f"damping {damping:g}"
-    return None, "plain rounding"
-
-
-def conditional_variances(gram: Tensor) -> Tensor:
-    """The variance of each channel that those after it in the sweep do not explain, [in]; damped."""
-    order = sweep_order(gram)
-    factor, _ = inverse_factor(gram, order)
-    if factor is None:
-        return gram.diagonal()
-    return torch.empty_like(gram.diagonal()).index_copy_(0, order, factor.diagonal().square().reciprocal())
+        if not bool(failed) and isfinite(float(lower.diagonal().sum())):
+            return lower, "" if damping == DAMPING[0] else f"damping {damping:g}"
+    return None, NO_FACTOR
 
 
 def gptq_sweep(weight: Tensor, levels: Levels, factor: Tensor, order: Tensor) -> Tensor:
@@ -126,16 +137,18 @@ def gptq_sweep(weight: Tensor, levels: Levels, factor: Tensor, order: Tensor) ->
     return torch.empty_like(steps).index_copy_(0, order, steps).t().contiguous()
 
 
-def refined(weight: Tensor, levels: Levels, steps: Tensor, gram: Tensor) -> Tensor:
-    """Coordinate descent: each integer to the best one while all others stay. No output's error can grow."""
+def refined(weight: Tensor, levels: Levels, steps: Tensor, gram: Tensor) -> tuple[Tensor, Tensor]:
+    """Coordinate descent: each integer to the best one while all others stay. No output's error can grow.
+
+    The steps, and tr(D H D^T) by output, [out].
+    """
     columns = weight.shape[1]
     by_group = _by_column(levels, columns, torch.arange(columns))
     diagonal = gram.diagonal().tolist()
     chosen = steps.t().contiguous()
     # H (W - W')^T: minus half of the error's gradient with respect to the dequantized weights.
-    residual = gram @ (
-        weight.t() - chosen * levels.scales.t().repeat_interleave(columns // levels.scales.shape[1], dim=0)
-    )
+    scales = levels.scales.t().repeat_interleave(columns // levels.scales.shape[1], dim=0)
+    residual = gram @ (weight.t() - chosen * scales)
     best = torch.empty_like(chosen[0])
     for start in list(range(0, columns, BLOCK)) * REFINEMENTS:
         stop = min(start + BLOCK, columns)
@@ -150,7 +163,8 @@ def refined(weight: Tensor, levels: Levels, steps: Tensor, gram: Tensor) -> Tens
                 near[column - start + 1 :].addr_(gram[column, column + 1 : stop], move, alpha=-1)
                 now.copy_(best)
         residual.addmm_(gram[:, start:stop], moves, alpha=-1)
-    return chosen.t().contiguous()
+    error = scales.mul_(chosen).sub_(weight.t()).mul_(residual).sum(dim=0).neg_()
+    return chosen.t().contiguous(), error
 
 
 def _by_column(levels: Levels, columns: int, order: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:

@@ -22,7 +22,11 @@ from bot.quantize.rounding import conditional_variances
 RATIOS = tuple(step / 20 for step in range(20))  # AutoAWQ's grid
 SHRINKS = tuple(1 - step / 20 for step in range(10))  # AutoAWQ's grid: down to 0.55 of a group's range
 _TOKENS = 8192  # tokens of the inputs that are held in float32 at a time
+_COUNTED = 1024  # tokens whose absolute values are in memory at a time: so few stay in a CPU's cache
 _COLUMNS = 256  # of a Gram matrix that are computed at a time
+# Tokens whose Gram matrix chooses scales, where ranges and integers have a matrix of their own.
+_SEARCHED_TOKENS, _SEARCHED_TOKENS_BY_CHANNEL = 8192, 4
+_SEARCHED_OUTPUTS = 512  # of a linear, evenly spaced, whose errors choose its scales
 
 
 class Scaling(NamedTuple):
@@ -111,7 +115,7 @@ def best_scaling(readings: Sequence[Reading], inputs_mean: Tensor, *, group_size
         gram = reading.gram()
         variances = conditional_variances(gram)
         for each in reading.weights:
-            weight = each.detach().float()
+            weight = each.detach()[:: max(1, len(each) // _SEARCHED_OUTPUTS)].float()
             energy = output_energy(weight, gram) or 1.0
             errors += reading.share * torch.tensor(
                 [
@@ -132,7 +136,7 @@ def expected_error(weight: Tensor, factors: Tensor, variances: Tensor, *, group_
     their channels do not explain. A rounding error has the variance step^2 / 12.
     """
     groups = (weight * factors).view(len(weight), -1, group_size)
-    low, high = torch.aminmax(groups, dim=-1)
+    low, high = groups.amin(dim=-1), groups.amax(dim=-1)  # together, torch.aminmax takes far longer on a CPU
     steps = (high.clamp(min=0) - low.clamp(max=0)) / MAX_INT4
     left = (variances / factors.square()).view(-1, group_size).sum(dim=-1)
     return float((steps.square().sum(dim=0) * left).sum(dtype=torch.float64)) / 12
@@ -184,7 +188,7 @@ def best_levels(weight: Tensor, grams: Tensor) -> Levels:
 
 def _error(weight: Tensor, levels: Levels, grams: Tensor) -> Tensor:
     """The output error of each group, [out, in/g]."""
-    difference = nearest_steps(weight, levels).mul_(levels.scales.unsqueeze(-1)).sub_(weight)
+    difference = torch.addcmul(weight, nearest_steps(weight, levels), levels.scales.unsqueeze(-1), value=-1)
     return grouped_energy(difference, grams)
 
 
@@ -205,40 +209,47 @@ class InputStats:
 class _RunningStats:
     """The running statistics of one linear's inputs."""
 
-    def __init__(self, channels: int, device: torch.device) -> None:
-        self.tokens = 0
+    def __init__(self, channels: int, device: torch.device, *, every: int) -> None:
+        self.tokens = self.tokens_of_gram = 0
+        self.every = every
         self.upper = torch.zeros(channels, channels, device=device)
         self.absolute = torch.zeros(channels, device=device)
         self.peak = torch.zeros(channels, device=device)
 
     def add(self, inputs: Tensor) -> None:
         tokens = inputs.detach().reshape(-1, inputs.shape[-1]).float()
+        some = tokens[:: self.every]
+        add_upper_gram(self.upper, some)
+        self.tokens_of_gram += len(some)
         self.tokens += len(tokens)
-        add_upper_gram(self.upper, tokens)
-        absolute = tokens.abs()
-        self.absolute += absolute.sum(dim=0)
-        self.peak = torch.maximum(self.peak, absolute.amax(dim=0))
+        for part in torch.split(tokens, _COUNTED):
+            absolute = part.abs()
+            self.absolute += absolute.sum(dim=0)
+            self.peak = torch.maximum(self.peak, absolute.amax(dim=0))
 
     def result(self) -> InputStats:
         return InputStats(
-            gram=symmetrize(self.upper / self.tokens), mean=self.absolute / self.tokens, peak=self.peak
+            gram=symmetrize(self.upper / self.tokens_of_gram), mean=self.absolute / self.tokens, peak=self.peak
         )
 
 
 @contextmanager
 def collect_input_stats(
-    linears: Mapping[str, nn.Linear], groups: Iterable[Sequence[str]]
+    linears: Mapping[str, nn.Linear], groups: Iterable[Sequence[str]], *, total: int | None = None
 ) -> Iterator[dict[str, InputStats]]:
     """Collect statistics of the linears' inputs inside the `with` block; afterwards the dict holds them by name.
 
     groups: the linears that share an input, of which only the first is hooked. A group that no input reached is
-    left out.
+    left out. total: of the tokens; where it is given, Gram matrices are of evenly spaced ones, as many as choosing
+    scales needs.
     """
     running: dict[str, _RunningStats] = {}
     handles = []
     for first, *_ in groups:
         linear = linears[first]
-        running[first] = _RunningStats(linear.in_features, linear.weight.device)
+        enough = max(_SEARCHED_TOKENS, _SEARCHED_TOKENS_BY_CHANNEL * linear.in_features)
+        every = max(1, total // enough) if total else 1
+        running[first] = _RunningStats(linear.in_features, linear.weight.device, every=every)
         handles.append(linear.register_forward_hook(lambda _, args, __, into=running[first]: into.add(args[0])))
     found: dict[str, InputStats] = {}
     try:
