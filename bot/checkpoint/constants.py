@@ -21,7 +21,7 @@ SAFETENSORS_NAMES: Final[dict[ArtifactDtype, str]] = {"float16": "F16", "bfloat1
 # and layers that a job has finished are not used again.
 QUANTIZER_VERSIONS: Final = {"awq+gptq": 3, "awq": 1}
 
-# In one forward pass of a layer. With more, a CPU takes longer: each tensor then has memory of its own, new each time.
+# In one forward pass of a layer. With more a CPU takes longer, as the memory of large tensors is new each time.
 TOKENS_AT_ONCE: Final = 4096
 TASK_TOKENS: Final = 16_384  # of an lm-eval request; a longer one is cut at its start, as lm-eval does
 # A layer is run on so many at once while its linears are quantized in turn: what they will read is kept.

@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.texts        makes chat.jsonl again: the model's answers, in ten minutes of CPU time
 
-prose: the descriptions of the packages in prose_packages.txt, as they are installed, paragraph by paragraph. A list of
-    its own, as the text would change with every new dependency otherwise.
+prose: the descriptions of the packages in prose_packages.txt, as they are installed, paragraph by paragraph. The
+    list is fixed, so that a new dependency does not change the text.
 code: the standard library's `test` split.
 chat: questions of our own, each with an answer that the model itself sampled, in its chat template. On tokens that
     are sampled from the source, the mean KL divergence is that of its whole distribution.
