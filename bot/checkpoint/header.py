@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
 
+from bot.checkpoint.constants import SOURCE_FLOATS
 from bot.errors import UpstreamError
 from bot.records import TensorInfo
 from bot.text import one_line
@@ -76,6 +78,24 @@ class Header:
     spans: dict[str, Span]
     metadata: dict[str, str]
     size_bytes: int
+
+
+def main_dtype(tensors: Mapping[str, TensorInfo]) -> str:
+    """The dtype, of those that can be quantized, of most values in the checkpoint."""
+    return max(
+        SOURCE_FLOATS, key=lambda dtype: sum(prod(info.shape) for info in tensors.values() if info.dtype == dtype)
+    )
+
+
+def kept_float32(tensors: Mapping[str, TensorInfo]) -> frozenset[str]:
+    """What a checkpoint of 16-bit weights stores in float32, and an artifact therefore too, if it is not packed.
+
+    Such as the biases that choose experts in DeepSeek-V3, or `A_log` of Mamba: fewer digits would change what
+    readers compute. Those that use 16 bits convert it themselves.
+    """
+    if main_dtype(tensors) == "F32":
+        return frozenset()
+    return frozenset(name for name, info in tensors.items() if info.dtype == "F32")
 
 
 def size_bytes(info: TensorInfo) -> int:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from math import prod
 
-from bot.checkpoint.constants import FLOATS, PER_INT32, SOURCE_FLOATS
+from bot.checkpoint.constants import FLOATS, PER_INT32
 from bot.checkpoint.gemm import Packed
-from bot.checkpoint.header import size_bytes
+from bot.checkpoint.header import kept_float32, size_bytes
 from bot.errors import QuantizationError
 from bot.records import TensorInfo
 
@@ -26,10 +26,10 @@ def check_inventory(
 ) -> None:
     """Compare names, shapes and dtypes of two checkpoints.
 
-    artifact_dtype: F16 or BF16, of the floats that are not packed. quantized: exactly the linears that must be
-    packed, such as `model.layers.0.mlp.up_proj`; None: not checked. unused: tensors that the model does not read,
-    which stay as they are. A tied lm_head is in the artifact exactly if it is in the source. Raises
-    QuantizationError that lists the differences.
+    artifact_dtype: F16 or BF16, of the floats that are neither packed nor kept_float32. quantized: exactly the
+    linears that must be packed, such as `model.layers.0.mlp.up_proj`; None: not checked. unused: tensors that the
+    model does not read, which stay as they are. A tied lm_head is in the artifact exactly if it is in the source.
+    Raises QuantizationError that lists the differences.
     """
     packed = {name.removesuffix(".qweight") for name in artifact if name.endswith(".qweight")}
     expected = dict(_expected(source, packed, artifact_dtype, group_size)) | {
@@ -51,13 +51,6 @@ def check_inventory(
             f"the artifact does not match its source: {'; '.join(problems[:_NAMED])}{more}",
             hint="Nothing was published. Does the architecture differ from what its model_type says?",
         )
-
-
-def main_dtype(tensors: Inventory) -> str:
-    """The dtype, of those that can be quantized, of most values in the checkpoint."""
-    return max(
-        SOURCE_FLOATS, key=lambda dtype: sum(prod(info.shape) for info in tensors.values() if info.dtype == dtype)
-    )
 
 
 def quantized_linears(tensors: Inventory) -> tuple[str, ...]:
@@ -97,12 +90,13 @@ def packed_tensors(linear: str, shape: tuple[int, ...], group_size: int) -> tupl
 def _expected(
     source: Inventory, packed: Collection[str], artifact_dtype: str, group_size: int
 ) -> Iterator[tuple[str, TensorInfo]]:
+    kept = kept_float32(source)
     for name, info in source.items():
         linear = name.removesuffix(".weight")
         if linear != name and linear in packed and len(info.shape) == 2:
             yield from ((tensor.name, tensor) for tensor in packed_tensors(linear, info.shape, group_size))
         else:
-            dtype = artifact_dtype if info.dtype in FLOATS else info.dtype
+            dtype = artifact_dtype if info.dtype in FLOATS and name not in kept else info.dtype
             yield name, TensorInfo(name=name, dtype=dtype, shape=info.shape)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import ctypes
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -126,9 +127,23 @@ class Skeleton:
         # Tied tensors have one origin, and share their memory.
         values = read_values(origins, self.read, stored=self.stored)
         converted = {
-            id(value): value.to(self.dtype) if value.is_floating_point() else value for value in values.values()
+            id(value): value.to(self._dtype_of(key)) if value.is_floating_point() else value
+            for key, value in values.items()
         }
         return {key: converted[id(value)] for key, value in values.items()}
+
+    def _dtype_of(self, key: str) -> torch.dtype:
+        """Of a float of the model, as transformers loads it: it keeps some in float32, such as routers' biases."""
+        kept = self._kept_float32
+        return torch.float32 if kept is not None and kept.search(key) else self.dtype
+
+    @cached_property
+    def _kept_float32(self) -> re.Pattern[str] | None:
+        # https://github.com/huggingface/transformers/blob/main/src/transformers/modeling_utils.py: _get_dtype_plan
+        names = set(self.model._keep_in_fp32_modules_strict or ())
+        if self.dtype == torch.float16:
+            names |= set(self.model._keep_in_fp32_modules or ())
+        return re.compile("|".join(name.replace("*", ".*") for name in sorted(names))) if names else None
 
 
 def open_skeleton(

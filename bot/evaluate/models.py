@@ -15,7 +15,8 @@ from bot.checkpoint import gemm
 from bot.checkpoint.config import DTYPE_KEYS, parse_config
 from bot.checkpoint.constants import BITS, SAFETENSORS_NAMES, TOKENS_AT_ONCE
 from bot.checkpoint.device import best_device
-from bot.checkpoint.inventory import Inventory, check_inventory, main_dtype, quantized_linears
+from bot.checkpoint.header import main_dtype
+from bot.checkpoint.inventory import Inventory, check_inventory, quantized_linears
 from bot.checkpoint.layerwise import inputs_of_layers, logits_after, output_count, run_layer
 from bot.checkpoint.reader import TORCH_DTYPES, Checkpoint
 from bot.checkpoint.rounding import dequantize, round_to_nearest

@@ -15,7 +15,8 @@ import bot
 from bot.checkpoint.config import artifact_config, open_config
 from bot.checkpoint.constants import QUANTIZER_VERSIONS, SAFETENSORS_NAMES, ArtifactDtype, tool_versions
 from bot.checkpoint.device import best_device, device_name, enough_memory
-from bot.checkpoint.inventory import bits_per_weight, bits_per_weight_file, check_inventory, main_dtype
+from bot.checkpoint.header import kept_float32, main_dtype
+from bot.checkpoint.inventory import bits_per_weight, bits_per_weight_file, check_inventory
 from bot.checkpoint.reader import TORCH_DTYPES, Checkpoint, TensorFile
 from bot.checkpoint.repo_files import carry_small_files
 from bot.checkpoint.skeleton import open_skeleton, unused_tensors
@@ -290,15 +291,16 @@ def artifact_parts(
     tensors: the names before packing. unused: tensors that the model does not read; their bytes are copied, as
     their values may not fit dtype.
     """
+    kept = kept_float32(source.tensors)
     layer_files: dict[str, TensorFile] = {name: layer.file for layer in layers for name in layer.file.tensors}
     for name in tensors:
         stem = name.removesuffix(".weight")
         if name in unused:
             yield copy_of(source, name)
         elif name in layer_files:
-            yield part_of(layer_files[name], name, dtype=dtype)
+            yield part_of(layer_files[name], name, dtype=None if name in kept else dtype)
         elif stem != name and f"{stem}.qweight" in layer_files:
             for part in ("qweight", "qzeros", "scales"):
                 yield part_of(layer_files[f"{stem}.{part}"], f"{stem}.{part}")
         else:
-            yield part_of(source, name, dtype=dtype)
+            yield part_of(source, name, dtype=None if name in kept else dtype)

@@ -14,6 +14,7 @@ from bot.checkpoint.constants import (
     PER_INT32,
     TOKENS_AT_ONCE,
 )
+from bot.checkpoint.header import kept_float32
 from bot.records import Calibration, Details, Estimate, Evaluation, Recipe, TensorInfo, WatchEntry
 from bot.watch.layers import Chosen
 
@@ -155,8 +156,11 @@ def calibration_warnings(config: dict[str, Any], chosen: Chosen, calibration: Ca
 
 
 def output_bytes(tensors: tuple[TensorInfo, ...], packed: tuple[TensorInfo, ...], recipe: Recipe) -> int:
-    """Size of the artifact's tensors: packed linears, everything else at 2 bytes a value."""
-    return 2 * (_count(tensors) - _count(packed)) + sum(_packed_bytes(linear, recipe) for linear in packed)
+    """Size of the artifact's tensors: packed linears, everything else at 2 bytes a value, or 4 as upstream."""
+    names = {linear.name for linear in packed}
+    kept = kept_float32({tensor.name: tensor for tensor in tensors}) - names
+    others = 2 * (_count(tensors) - _count(packed)) + 2 * _count(each for each in tensors if each.name in kept)
+    return others + sum(_packed_bytes(linear, recipe) for linear in packed)
 
 
 def _packed_bytes(tensor: TensorInfo, recipe: Recipe) -> int:

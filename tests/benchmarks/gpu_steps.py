@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from bot.checkpoint.config import open_config
-from bot.checkpoint.inventory import main_dtype
+from bot.checkpoint.header import main_dtype
 from bot.checkpoint.reader import TORCH_DTYPES, Checkpoint
 from bot.evaluate.metrics import evaluate
 from bot.quantize.artifact import quantize

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from bot.checkpoint.constants import tool_versions
 from bot.checkpoint.gemm import pack
-from bot.checkpoint.inventory import main_dtype
+from bot.checkpoint.header import main_dtype
 from bot.checkpoint.reader import TORCH_DTYPES, Checkpoint
 from bot.checkpoint.rounding import round_to_nearest
 from bot.evaluate.metrics import evaluate

@@ -2,7 +2,8 @@ from typing import Any
 
 import pytest
 
-from bot.checkpoint.inventory import check_inventory, main_dtype
+from bot.checkpoint.header import main_dtype
+from bot.checkpoint.inventory import check_inventory
 from bot.errors import QuantizationError
 from bot.records import TensorInfo
 
@@ -16,6 +17,7 @@ SOURCE = tensors(
     ("layers.0.up.weight", "BF16", (64, 128)),
     ("layers.0.up.bias", "BF16", (64,)),
     ("layers.0.router.weight", "BF16", (4, 128)),
+    ("layers.0.router.bias", "F32", (4,)),
     ("layers.0.ids", "I64", (4,)),
 )
 ARTIFACT = tensors(
@@ -25,6 +27,7 @@ ARTIFACT = tensors(
     ("layers.0.up.scales", "F16", (1, 64)),
     ("layers.0.up.bias", "F16", (64,)),
     ("layers.0.router.weight", "F16", (4, 128)),
+    ("layers.0.router.bias", "F32", (4,)),
     ("layers.0.ids", "I64", (4,)),
 )
 
@@ -44,6 +47,7 @@ def test_a_complete_artifact_passes() -> None:
         ("layers.0.act.scales", ("F16", (64,)), "layers.0.act.scales is extra"),
         ("layers.0.up.weight", ("F16", (64, 128)), "layers.0.up.weight is extra"),
         ("embed.weight", ("BF16", (100, 128)), "embed.weight is BF16"),
+        ("layers.0.router.bias", ("F16", (4,)), "router.bias is F16"),
         ("embed.weight", ("F16", (128, 100)), r"\[128, 100\] instead of F16 \[100, 128\]"),
         ("layers.0.up.scales", ("BF16", (1, 64)), "up.scales is BF16"),
         ("layers.0.up.qweight", ("I32", (64, 16)), "up.qweight is I32"),

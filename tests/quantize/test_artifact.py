@@ -10,10 +10,13 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bot.checkpoint.config import artifact_config
+from bot.checkpoint.reader import Checkpoint
+from bot.checkpoint.skeleton import open_skeleton
 from bot.errors import QuantizationError, UnsupportedModelError, UpstreamError, WatchlistError
 from bot.records import QuantizedModel, Recipe
 from bot.records.config import Method
@@ -281,6 +284,45 @@ def test_bfloat16_is_kept_only_where_it_is_needed(factor: float, dtype: str, sma
     assert norms == {getattr(torch, dtype)}
     assert {value.dtype for name, value in tensors.items() if name.endswith("scales")} == {torch.float16}
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == dtype
+
+
+def test_what_upstream_keeps_in_float32_stays_so(tmp_path: Path) -> None:
+    """Routers' biases, in which 16 bits would choose other experts, and a norm, which is scaled."""
+    bias, norm = "model.layers.1.mlp.gate.e_score_correction_bias", "model.layers.1.input_layernorm.weight"
+    built = tiny_models.build("deepseek_v3", tmp_path / "built", dtype=torch.bfloat16)
+
+    def as_upstream(tensors: dict[str, Tensor]) -> None:
+        tensors[bias] = 4 + torch.rand(tensors[bias].shape) / 1000
+        tensors[norm] = tensors[norm].float()
+
+    source = changed(built, tmp_path / "source", as_upstream)
+    run(source, tmp_path)
+
+    wanted, found = (tiny_models.tensors_of(folder) for folder in (source, tmp_path / "out"))
+    assert torch.equal(found[bias], wanted[bias])
+    assert (
+        {name for name, value in found.items() if value.dtype == torch.float32}
+        == {name for name, value in wanted.items() if value.dtype == torch.float32}
+        >= {bias, norm}
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_layer_in_16_bits_has_the_float32_tensors_that_transformers_gives_it(
+    dtype: torch.dtype, tmp_path: Path
+) -> None:
+    source = tiny_models.build("deepseek_v3", tmp_path / "source", dtype=torch.bfloat16)
+    checkpoint = Checkpoint(source)
+    skeleton = open_skeleton(
+        source, checkpoint.tensors, read=checkpoint.read, dtype=dtype, trust_remote_code=False
+    )
+    architecture = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
+    loaded = architecture.model.layers[1].state_dict()
+    read = skeleton.layer_tensors(1)
+    assert {key: read[key].dtype for key in loaded if key in read} == {
+        key: value.dtype for key, value in loaded.items() if key in read
+    }
+    assert read["mlp.gate.e_score_correction_bias"].dtype == torch.float32
 
 
 def test_tensors_that_the_model_does_not_read_are_copied(small: Path, tmp_path: Path) -> None:
