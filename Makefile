@@ -22,7 +22,7 @@ ISSUE_FORMS := $(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml
 BASE := .venv-base
 BASE_TESTS := tests/watch tests/card tests/hub tests/localhub
 
-.PHONY: help demo test test-all test-base bench-real bench-peers bench-quantize gpu-check architectures check check-workflows format schema clean
+.PHONY: help demo test test-all trust test-base bench-real bench-peers bench-quantize gpu-check architectures check check-workflows format schema clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -35,6 +35,9 @@ test: $(INSTALLED) $(NODE_MODULES)  ## run the tests, in under ten minutes
 
 test-all: $(INSTALLED) $(NODE_MODULES)  ## also run slow tests and those in a separate environment
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not gpu"
+
+trust: $(INSTALLED)  ## every request of publishing × every way it can fail: about fifteen minutes
+	$(BIN)/pytest -n $(WORKERS) tests/trust
 
 test-base:  ## test planning and publishing without torch, with PYTHON=python3.13 or another
 	$(PYTHON) -m venv --clear $(BASE)

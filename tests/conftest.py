@@ -69,20 +69,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """How those cases of tests/bad_input ended that ran; workers report them with the same properties."""
+    """How the cases of tests/bad_input and tests/trust ended; workers report them with the same properties."""
     reports = [report for group in terminalreporter.stats.values() for report in group]
-    found = Counter(
-        value
-        for report in reports
-        if isinstance(report, pytest.TestReport) and report.when == "call"
-        for name, value in report.user_properties
-        if name == "input"
-    )
-    if found:
-        ended = (
-            f"{found['refused']} refused by name, {found['accepted']} accepted, {found['traceback']} tracebacks"
+    called = [report for report in reports if isinstance(report, pytest.TestReport) and report.when == "call"]
+    found = Counter(item for report in called for item in report.user_properties)
+    if cases := sum(number for (name, _), number in found.items() if name == "input"):
+        ended = ", ".join(
+            f"{found['input', end]} {words}"
+            for end, words in {
+                "refused": "refused by name",
+                "accepted": "accepted",
+                "traceback": "tracebacks",
+            }.items()
         )
-        terminalreporter.write_line(f"inputs: {found.total()} cases, {ended}")
+        terminalreporter.write_line(f"inputs: {cases} cases, {ended}")
+    if cells := sum(number for (name, _), number in found.items() if name == "fault"):
+        ended = ", ".join(f"{found['fault_left', wrong]} {wrong}" for wrong in ("mixed", "lost", "unnamed"))
+        terminalreporter.write_line(f"faults: {cells} cells, {ended}")
 
 
 @pytest.fixture(autouse=True)

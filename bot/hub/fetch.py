@@ -105,6 +105,11 @@ def remote_sha256(
     return call(ask)
 
 
+def git_blob_id(content: bytes) -> str:
+    """As git and the Hub name a file that is no large one: https://git-scm.com/book/en/v2/Git-Internals-Git-Objects"""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
 def files_at(api: HfApi, repo_id: str, *, revision: str = "main", repo_type: str = "model") -> tuple[HubFile, ...]:
     """Every file of a repo at a revision, from its tree."""
 

@@ -17,7 +17,7 @@ import httpx2
 from huggingface_hub import CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
-from bot.checkpoint.repo_files import GITATTRIBUTES
+from bot.checkpoint.repo_files import GITATTRIBUTES, PROVENANCE
 from bot.errors import EnvironmentProblem, PublishError
 from bot.hub.access import demand_write_token, exchange, request_error, request_or_raise, write_hint
 from bot.hub.fetch import files_at
@@ -29,6 +29,7 @@ from bot.hub.verify import read_back, restore_previous
 from bot.records import Job, Progress, Provenance, Publication, Published, PublishedFile, Tag, TargetState
 
 _COMMIT_TRIES = 4
+pause = time.sleep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +140,8 @@ def _commit(api: HfApi, job: Job, artifact: Artifact, state: Published, progress
     uploads = uploads_of(artifact.folders, wanted, f"hash {target}", progress)
     listed = request_or_raise(target, "list its files", partial(files_at, api, target, revision=state.head))
     on_hub = {file.path for file in listed}
+    if state.provenance is not None and PROVENANCE not in on_hub:
+        raise PublishError(f"{target}: the Hub's list of its files lacks {PROVENANCE}", hint="Run it again later.")
     _check_all_available(artifact, {item.path_in_repo for item in uploads} | on_hub, target)
     send(api, target, uploads, progress)
     stale = sorted(on_hub - wanted - {GITATTRIBUTES})
@@ -165,7 +168,7 @@ def _commit(api: HfApi, job: Job, artifact: Artifact, state: Published, progress
             wait = wait_before_retry(error)
             if wait is False or attempt == _COMMIT_TRIES:
                 raise _commit_refused(target, error) from None
-            time.sleep(0.5 * 2**attempt if wait is True else wait)
+            pause(0.5 * 2**attempt if wait is True else wait)
 
 
 def _commit_refused(target: str, error: Exception) -> PublishError:
@@ -192,7 +195,7 @@ def _read_back_or_restore(api: HfApi, state: Published, provenance: Provenance, 
         # A refused download says nothing about the file.
         raise request_error(state.repo_id, "read back what was sent", error) from None
     except PublishError as error:
-        if restored := _restored(api, state, error):
+        if restored := _restored(api, state, error, progress):
             raise PublishError(
                 f"{error.message}; the previous release was restored as {restored}",
                 hint="Run it again. If it fails again, report it to the Hub's support.",
@@ -202,15 +205,21 @@ def _read_back_or_restore(api: HfApi, state: Published, provenance: Provenance, 
         ) from None
 
 
-def _restored(api: HfApi, state: Published, error: PublishError) -> str | None:
+def _restored(api: HfApi, state: Published, error: PublishError, progress: Progress) -> str | None:
     try:
-        return unwrap_transfer_error(partial(restore_previous, api, state))
+        return unwrap_transfer_error(partial(restore_previous, api, state, progress))
     except (HfHubHTTPError, httpx2.RequestError, TransferError, EnvironmentProblem) as second:
-        reason = f"({status_of(second)})" if isinstance(second, HfHubHTTPError) else "(no answer)"
+        reason = _reason_of_refusal(second)
         raise PublishError(
             f"{error.message}; restoring the previous release failed too {reason}",
             hint="Run it again, or revert the last commit by hand.",
         ) from None
+
+
+def _reason_of_refusal(error: Exception) -> str:
+    if isinstance(error, HfHubHTTPError):
+        return f"({status_of(error)})"
+    return f"({error})" if isinstance(error, TransferError) else "(no answer)"
 
 
 def _set_tag(api: HfApi, job: Job, sha: str) -> None:

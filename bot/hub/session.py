@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -19,6 +21,7 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
+    HFValidationError,
     OfflineModeIsEnabled,
     OIDCError,
     RepositoryNotFoundError,
@@ -53,6 +56,10 @@ class HubFailsError(EnvironmentProblem):
 
 class TransferError(Exception):
     """A transfer failed, and all that is known is one line of text. A retry may succeed."""
+
+
+class UnreadableError(TransferError):
+    """An answer is not of the form that the Hub's API has, such as a page of a proxy that answers in its place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +166,11 @@ def call(request: Callable[[], Result], *, attempts: int | None = None) -> Resul
         ) from None
     except httpx2.RequestError as error:
         raise _unreachable(error) from None
+    except UnreadableError as error:
+        raise HubFailsError(
+            f"an answer is not one of the Hub's API{tries}: {error}",
+            hint="Check HF_ENDPOINT. Does a proxy or a login page answer in its place?",
+        ) from None
     except TransferError as error:
         raise HubFailsError(f"the transfer failed{tries}: {error}", hint=_LATER) from None
     except HfHubHTTPError as error:
@@ -178,11 +190,28 @@ def unwrap_transfer_error(request: Callable[[], Result]) -> Result:
         return request()
     except UnansweredError as error:
         raise error.__cause__ or error from None
+    except (ValueError, TypeError, AttributeError, LookupError) as error:
+        if not _is_of_an_answer(error):
+            raise
+        raise UnreadableError(reason_of(error)) from None
     except (RuntimeError, OSError) as error:
         cause = _unwrapped(error)
         if cause is error:
             raise
         raise cause from None
+
+
+def _is_of_an_answer(error: Exception) -> bool:
+    """Whether huggingface_hub could not read an answer, as where a proxy answers in place of the Hub.
+
+    It checks no answer's form. Errors of its own classes, and those that it raises for our arguments, are none.
+    """
+    if isinstance(error, json.JSONDecodeError):
+        return True
+    if isinstance(error, HFValidationError | HfHubHTTPError) or error.__traceback__ is None:
+        return False
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return type(error) is not ValueError and str(frame.f_globals.get("__name__")).startswith("huggingface_hub.")
 
 
 def _unwrapped(error: RuntimeError | OSError) -> Exception:

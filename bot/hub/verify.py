@@ -16,11 +16,12 @@ from huggingface_hub.errors import (
 
 from bot.checkpoint.repo_files import GITATTRIBUTES, PROVENANCE
 from bot.errors import PublishError, UpstreamError
-from bot.hub.fetch import files_at, remote_sha256
-from bot.hub.session import Hub, call, is_missing, status_of
+from bot.hub.fetch import files_at, git_blob_id, read_small_file, remote_sha256
+from bot.hub.session import Hub, TransferError, call, is_missing, status_of
 from bot.hub.targets import provenance_at, published_state
 from bot.records import (
     Check,
+    HubFile,
     Progress,
     Provenance,
     Published,
@@ -31,6 +32,7 @@ from bot.records import (
     to_json,
 )
 
+_GIT_ID = 40  # characters of the id of a file that is no large one
 _MAY_BE_GATED = "If it is gated, ask for access and set HF_TOKEN."
 
 
@@ -64,34 +66,50 @@ def read_back(
             raise PublishError(f"{repo_id}@{revision[:8]}: {file.path} {problem}")
 
 
-def restore_previous(api: HfApi, state: Published) -> str | None:
+def restore_previous(api: HfApi, state: Published, progress: Progress) -> str | None:
     """Restore the newest complete release before the head, in a new commit with a new tag.
 
     Returns that tag, or None when there is no earlier release. History is never rewritten and no tag is moved.
+    Raises TransferError when what was restored is not what it was.
     """
     found = _previous_release(api, state)
     if found is None:
         return None
     sha, provenance = found
+    found_tag = provenance.tag
     old = {file.path: file for file in files_at(api, state.repo_id, revision=sha)}
     new = {file.path: file for file in files_at(api, state.repo_id, revision=state.head)}
-    tag = f"{provenance.tag}-restored-{state.head[:8]}"
-    changed = [path for path, file in old.items() if path != PROVENANCE and new.get(path) != file]
+    tag = f"{found_tag}-restored-{state.head[:8]}"
+    changed = [file for path, file in old.items() if path != PROVENANCE and new.get(path) != file]
+    provenance = replace(provenance, tag=tag)
     commit = api.create_commit(
         state.repo_id,
         [
-            # The Hub copies large files itself; no weights pass through this machine.
-            *(CommitOperationCopy(path, path, src_revision=sha) for path in changed),
+            *(_as_it_was(api, state.repo_id, file, sha) for file in changed),
             *(CommitOperationDelete(path) for path in new if path not in old),
-            CommitOperationAdd(PROVENANCE, to_json(replace(provenance, tag=tag)).encode()),
+            CommitOperationAdd(PROVENANCE, to_json(provenance).encode()),
         ],
-        commit_message=f"Restore {provenance.tag}",
+        commit_message=f"Restore {found_tag}",
         commit_description="The files of the release after it differed from what was sent.",
         parent_commit=state.head,
         revision="main",
     )
+    try:
+        read_back(api, state.repo_id, commit.oid, provenance.files, progress)
+    except PublishError as error:
+        raise TransferError(f"{error.message}; the files of {found_tag} are as they were") from None
     call(partial(api.create_tag, state.repo_id, tag=tag, revision=commit.oid))
     return tag
+
+
+def _as_it_was(api: HfApi, repo_id: str, file: HubFile, sha: str) -> CommitOperationAdd | CommitOperationCopy:
+    """A file of an earlier commit. The Hub copies large files itself; no weights pass through this machine."""
+    if len(file.content_hash) != _GIT_ID:
+        return CommitOperationCopy(file.path, file.path, src_revision=sha)
+    content = read_small_file(api, repo_id, file.path, revision=sha)
+    if git_blob_id(content) != file.content_hash:
+        raise TransferError(f"{file.path} at {sha[:8]} is not what the Hub lists")
+    return CommitOperationAdd(file.path, content)
 
 
 def _previous_release(api: HfApi, state: Published) -> tuple[str, Provenance] | None:

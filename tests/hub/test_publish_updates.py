@@ -173,9 +173,9 @@ def test_update_that_is_damaged_is_reverted(hub: LocalHub, old: Release, new: Re
     assert after | {"provenance.json": before["provenance.json"]} == before
     assert f"refs/tags/{new.job.tag}" not in hub.refs(TARGET)
     assert len(hub.history(TARGET)) == 4
-    # The Hub copied the weights itself: they were sent once, and read back once, when they were published.
+    # The Hub copied the weights itself: they were sent once, and read back when they were published and restored.
     weights = hub.repo(TARGET).commit_at(old.job.tag).files[SHARD].sha256
-    assert (len(requests(hub, "GET", weights)), len(requests(hub, "PUT", weights))) == (1, 1)
+    assert (len(requests(hub, "GET", weights)), len(requests(hub, "PUT", weights))) == (2, 1)
 
 
 def test_update_after_a_restored_release_is_published(hub: LocalHub, new: Release) -> None:
