@@ -83,8 +83,9 @@ class Cell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
-    """mixed: a tree that is no release was public. lost: a complete release is gone, or nothing can be published any
-    more. unnamed: the error does not say what happened and what to do. Each is a sentence, or empty.
+    """mixed: a tree that is no release was public. lost: a complete release is gone, or nothing can be published.
+
+    unnamed: the error does not say what happened and what to do. Each is a sentence, or empty.
     """
 
     cell: Cell
