@@ -86,6 +86,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if cells := sum(number for (name, _), number in found.items() if name == "fault"):
         ended = ", ".join(f"{found['fault_left', wrong]} {wrong}" for wrong in ("mixed", "lost", "unnamed"))
         terminalreporter.write_line(f"faults: {cells} cells, {ended}")
+    if kills := sum(number for (name, _), number in found.items() if name == "kill"):
+        changed = sum(
+            report.failed for report in called if any(name == "kill" for name, _ in report.user_properties)
+        )
+        terminalreporter.write_line(f"kills: {kills}, {changed} changed")
 
 
 @pytest.fixture(autouse=True)
@@ -121,6 +126,16 @@ def small_sandbox(shared: Path) -> Sandbox:
 
     with FileLock(shared / "small.lock"):
         return prepare_once(shared / "small")
+
+
+@pytest.fixture(scope="module")
+def expected(small_sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What the small sandbox's job publishes when nothing interrupts it: path -> content."""
+    sandbox = small_sandbox.copy_to(tmp_path_factory.mktemp("expected") / "sandbox")
+    with sandbox.hub:
+        result = sandbox.call("run")
+        assert result.returncode == 0, result.stderr
+        return sandbox.hub.files("quantized/small-awq")
 
 
 @pytest.fixture

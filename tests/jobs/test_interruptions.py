@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bot.localhub import Fault, HubError
+from bot.localhub import Fault
 from tests.support.sandbox import (
     Quantized,
     Sandbox,
@@ -19,24 +19,12 @@ from tests.support.sandbox import (
     recorded_files,
     wait_for,
 )
-from tests.support.small_sandbox import TARGET, Result
+from tests.support.small_sandbox import TARGET, Result, Tree, finish, is_public, left_behind
 
 # Whoever asks first quantizes the trained model, which takes its time on a busy machine.
 pytestmark = pytest.mark.timeout(900)
 
 TRAINED = "qwen3-tiny"
-
-Tree = dict[str, bytes]
-
-
-@pytest.fixture(scope="module")
-def expected(small_sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Tree:
-    """What is published when nothing interrupts."""
-    sandbox = small_sandbox.copy_to(tmp_path_factory.mktemp("expected") / "sandbox")
-    with sandbox.hub:
-        result = sandbox.call("run")
-        assert result.returncode == 0, result.stderr
-        return sandbox.hub.files(TARGET)
 
 
 @pytest.fixture
@@ -45,27 +33,6 @@ def trained(tmp_path: Path) -> Iterator[Sandbox]:
     sandbox = build_sandbox(tmp_path / "trained", models=(TRAINED,))
     with sandbox.hub:
         yield sandbox
-
-
-def is_public(sandbox: Sandbox) -> bool:
-    try:
-        return not sandbox.hub.repo(TARGET).settings().private
-    except HubError:
-        return False
-
-
-def finish(sandbox: Sandbox, expected: Tree) -> None:
-    sandbox.hub.faults.clear()
-    result = sandbox.call("run")
-    assert result.returncode == 0, result.stderr
-    assert sandbox.hub.files(TARGET) == expected
-    assert is_public(sandbox)
-    assert sandbox.plan()["jobs"] == []
-    assert left_behind(sandbox) == []
-
-
-def left_behind(sandbox: Sandbox) -> list[str]:
-    return [path.name for path in sandbox.jobs[0].rglob(".*") if path.is_file() and path.name != ".lock"]
 
 
 @pytest.mark.parametrize(

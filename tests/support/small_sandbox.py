@@ -20,12 +20,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors.numpy import save
 
-from bot.localhub import Fault, LocalHub
+from bot.localhub import Fault, HubError, LocalHub
 from bot.localhub.store import Content
 from tests.support import factories
 from tests.support.sandbox import ASSETS, Sandbox, SandboxBefore, wait_for
 
 Result = subprocess.CompletedProcess[str]
+Tree = dict[str, bytes]  # what is published: path -> content
 
 SOURCE, TARGET = "lab/small", "quantized/small-awq"
 WEIGHTS = "model.safetensors"
@@ -225,3 +226,28 @@ def assert_published(sandbox: Sandbox, result: Result) -> dict[str, Any]:
     assert refs[f"refs/tags/{provenance['tag']}"] == refs["refs/heads/main"]
     assert not sandbox.hub.repo(TARGET).settings().private
     return provenance
+
+
+# --- interrupted runs -----------------------------------------------------------------------------------------
+
+
+def finish(sandbox: Sandbox, expected: Tree) -> None:
+    """Run an interrupted sandbox again: what is published then is what is expected, and nothing is left behind."""
+    sandbox.hub.faults.clear()
+    result = sandbox.call("run")
+    assert result.returncode == 0, result.stderr
+    assert sandbox.hub.files(TARGET) == expected
+    assert is_public(sandbox)
+    assert sandbox.plan()["jobs"] == []
+    assert left_behind(sandbox) == []
+
+
+def is_public(sandbox: Sandbox) -> bool:
+    try:
+        return not sandbox.hub.repo(TARGET).settings().private
+    except HubError:
+        return False
+
+
+def left_behind(sandbox: Sandbox) -> list[str]:
+    return [path.name for path in sandbox.jobs[0].rglob(".*") if path.is_file() and path.name != ".lock"]
