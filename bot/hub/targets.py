@@ -9,16 +9,16 @@ from dataclasses import replace
 from huggingface_hub import HfApi
 from huggingface_hub.errors import (
     HfHubHTTPError,
-    HFValidationError,
     RemoteEntryNotFoundError,
     RevisionNotFoundError,
 )
 
 from bot.checkpoint.repo_files import CARD, GITATTRIBUTES, PROVENANCE
 from bot.errors import PublishError
-from bot.hub.fetch import files_at, id_of_repo, read_and_identify, read_small_file, side_by_side
+from bot.hub.fetch import files_at, id_of_repo, read_and_identify, side_by_side
+from bot.hub.provenance import ProvenanceError, read_provenance
 from bot.hub.session import Hub, HubFailsError, call, is_missing, status_of
-from bot.records import Job, Provenance, Published, Tag, TargetState, Upstream, WatchEntry, from_json
+from bot.records import Digests, Job, Published, Tag, TargetState, Upstream, WatchEntry
 
 
 def read_targets(hub: Hub, entries: Sequence[WatchEntry]) -> tuple[Published, ...]:
@@ -42,8 +42,8 @@ def with_origin(api: HfApi, entry: WatchEntry, source: Upstream, target: Publish
     """
     if source.problem or target.provenance is None or target.is_made_from(entry.repo_id, source.repo_id):
         return target
-    # It was deleted, is private, or is no repo id at all: it stays another repo.
-    with suppress(HfHubHTTPError, HubFailsError, HFValidationError):
+    # It was deleted or is private: it stays another repo.
+    with suppress(HfHubHTTPError, HubFailsError):
         info = call(lambda: api.model_info(target.made_from, expand=["sha"]))
         return replace(target, origin=info.id)
     return target
@@ -75,23 +75,20 @@ def _with_head(api: HfApi, target: Published) -> Published:
     revision = target.head or "main"
     try:
         content, repo_id = read_and_identify(api, target.repo_id, PROVENANCE, revision=revision)
-        provenance = from_json(Provenance, content)
+        provenance = read_provenance(content)
         return replace(target, repo_id=repo_id, state=TargetState.OURS, provenance=provenance)
     except (RemoteEntryNotFoundError, RevisionNotFoundError) as error:
         target = replace(target, repo_id=id_of_repo(error.response, target.repo_id))
     except HfHubHTTPError as error:
         return replace(target, problem=f"the target's provenance answers {status_of(error)}")
-    except ValueError:
+    except ProvenanceError as error:
+        return replace(target, problem=f"{target.repo_id}: {PROVENANCE} {error}")
+    except ValueError:  # it is too large
         return replace(target, problem=f"{target.repo_id}: {PROVENANCE} cannot be read")
     try:
         return replace(target, state=_unproven_state(api, target.repo_id, revision))
     except HfHubHTTPError as error:
         return replace(target, problem=f"the target's history answers {status_of(error)}")
-
-
-def provenance_at(api: HfApi, repo_id: str, revision: str) -> Provenance:
-    """Raises HfHubHTTPError when the file is missing, and ValueError when it cannot be parsed."""
-    return from_json(Provenance, read_small_file(api, repo_id, PROVENANCE, revision=revision))
 
 
 def _unproven_state(api: HfApi, repo_id: str, head: str) -> TargetState:
@@ -124,7 +121,13 @@ def target_state(api: HfApi, target: str) -> Published:
 
 
 def has_release_of(state: Published, job: Job) -> bool:
-    return state.provenance is not None and state.provenance.tag == job.tag
+    """By tag and digests: anybody can compute the name of the tag that a release will have."""
+    made = state.provenance
+    if made is None or made.tag != job.tag:
+        return False
+    source = made.source
+    found = Digests(source=source.source_digest, refresh=source.refresh_digest, recipe=made.recipe_digest)
+    return found == job.digests
 
 
 def check_not_superseded(state: Published, job: Job) -> None:

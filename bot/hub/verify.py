@@ -9,7 +9,6 @@ from functools import partial
 from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete, HfApi
 from huggingface_hub.errors import (
     HfHubHTTPError,
-    HFValidationError,
     RemoteEntryNotFoundError,
     RevisionNotFoundError,
 )
@@ -17,8 +16,9 @@ from huggingface_hub.errors import (
 from bot.checkpoint.repo_files import GITATTRIBUTES, PROVENANCE
 from bot.errors import PublishError, UpstreamError
 from bot.hub.fetch import files_at, git_blob_id, read_small_file, remote_sha256
+from bot.hub.provenance import ProvenanceError, provenance_at
 from bot.hub.session import Hub, TransferError, call, is_missing, status_of
-from bot.hub.targets import provenance_at, published_state
+from bot.hub.targets import published_state
 from bot.records import (
     Check,
     HubFile,
@@ -49,9 +49,9 @@ def verify(hub: Hub, repo_id: str, *, revision: str | None, progress: Progress) 
     commit = _commit(state, revision)
     provenance = _provenance(api, state, commit)
     return (
-        _check_tag(state, commit, provenance),
+        _check_tag(state, commit, provenance, asked=revision),
         *_check_files(api, repo_id, commit, provenance, progress),
-        _check_source(api, provenance),
+        _check_source(api, repo_id, commit, provenance),
     )
 
 
@@ -120,7 +120,7 @@ def _previous_release(api: HfApi, state: Published) -> tuple[str, Provenance] | 
         if sha != state.head and tags:
             try:
                 provenance = provenance_at(api, state.repo_id, sha)
-            except (RemoteEntryNotFoundError, ValueError):
+            except (RemoteEntryNotFoundError, ProvenanceError):
                 continue  # a person tagged this commit
             if provenance.tag in tags:
                 return sha, provenance
@@ -161,16 +161,29 @@ def _provenance(api: HfApi, state: Published, commit: str) -> Provenance:
         raise PublishError(f"{where}: it has no {PROVENANCE}", hint="awq-bot did not publish this.") from None
     except HfHubHTTPError as error:
         raise UpstreamError(f"{where}: {PROVENANCE} answers {status_of(error)}", hint=_MAY_BE_GATED) from None
-    except ValueError:
-        raise PublishError(f"{where}: {PROVENANCE} cannot be read", hint="awq-bot did not write this.") from None
+    except ProvenanceError as error:
+        hint = "awq-bot did not write this. Do not use the files, and report it to their publisher."
+        raise PublishError(f"{where}: {PROVENANCE} {error}", hint=hint) from None
 
 
-def _check_tag(state: Published, commit: str, provenance: Provenance) -> Check:
-    if Tag(name=provenance.tag, sha=commit) in state.tags:
-        return Check(name="tag", status="ok", found=f"{provenance.tag} is {commit[:8]}")
-    found = next((f"is {tag.sha[:8]}" for tag in state.tags if tag.name == provenance.tag), "is missing")
-    fix = "The publication was interrupted, or the tag was moved. Use a tagged revision."
-    return Check(name="tag", status="failed", found=f"{provenance.tag} {found}; this is {commit[:8]}", fix=fix)
+def _check_tag(state: Published, commit: str, provenance: Provenance, *, asked: str | None) -> Check:
+    """That the name that was asked for is the release's own, and points at this commit."""
+    tag, here = provenance.tag, commit[:8]
+    if asked != tag and any(named.name == asked for named in state.tags):
+        found = f"{asked} is on {here}, which is the release {tag}"
+        fix = "The tag was moved, or is not awq-bot's. Report it, and use a commit that you verified before."
+        return Check(name="tag", status="failed", found=found, fix=fix)
+    if Tag(name=tag, sha=commit) in state.tags:
+        return Check(name="tag", status="ok", found=f"{tag} is {here}")
+    elsewhere = next((named.sha for named in state.tags if named.name == tag), None)
+    if elsewhere is not None:
+        fix = "The repo was changed by hand, or the tag was moved. Use a tagged revision."
+        return Check(name="tag", status="failed", found=f"{tag} is {elsewhere[:8]}; this is {here}", fix=fix)
+    found = f"{tag} is missing; this is {here}"
+    if commit == state.head:
+        found += ": publishing was interrupted before its last step, which sets the tag"
+    fix = "If all files are ok they are what was published. Its publisher completes it with `awq-bot run`."
+    return Check(name="tag", status="failed", found=found, fix=fix)
 
 
 def _check_files(
@@ -191,16 +204,21 @@ def _check_files(
             yield Check(name=extra.path, status="failed", found="not in the provenance", fix=fix)
 
 
-def _check_source(api: HfApi, provenance: Provenance) -> Check:
+def _check_source(api: HfApi, repo_id: str, commit: str, provenance: Provenance) -> Check:
+    """That the card names the same source, and that this commit of it still has the recorded hashes."""
     source = provenance.source
     name = f"source {source.repo_id}@{source.sha[:8]}"
     try:
+        card = call(lambda: api.model_info(repo_id, revision=commit, expand=["cardData"])).card_data
+        base = card.base_model if card is not None else None
+        if base not in (source.repo_id, [source.repo_id]):
+            found = f"the card says that it was made from {str(base)[:100]}"
+            fix = "Do not use it, and report it to its publisher."
+            return Check(name=name, status="failed", found=found, fix=fix)
         listed = {file.path: file.content_hash for file in files_at(api, source.repo_id, revision=source.sha)}
     except HfHubHTTPError as error:
         why = "deleted, or private" if is_missing(error) else f"answers {status_of(error)}"
         return Check(name=name, status="unknown", found=why)
-    except HFValidationError:
-        return Check(name=name, status="failed", found="its provenance names no repo")
     changed = [file.path for file in source.source_files if listed.get(file.path) != file.content_hash]
     if changed:
         return Check(name=name, status="failed", found=f"other hashes: {', '.join(changed[:3])}")
