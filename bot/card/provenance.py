@@ -40,13 +40,14 @@ def make_provenance(
 
 
 def refreshed(before: Provenance, job: Job, *, tool: str, files: tuple[PublishedFile, ...]) -> Provenance:
-    """The same weights with newer small files: what was measured does not change."""
+    """The same weights with newer small files: what was measured does not change. log: as for every new release."""
     return replace(
         before,
         tool=tool,
         tag=job.tag,
         source=source_provenance(job),
         files=tuple(sorted(files, key=lambda file: file.path)),
+        log=None,
     )
 
 

@@ -55,6 +55,7 @@ def _problems(made: Provenance) -> Iterator[str]:
     for name, files in (("source_files", source.source_files), ("refresh_files", source.refresh_files)):
         yield from _upstream_problems(name, files)
     yield from _digest_problems(made)
+    yield from _log_problems(made)
     yield from _report_problems(made)
 
 
@@ -114,6 +115,14 @@ def _digest_problems(made: Provenance) -> Iterator[str]:
         "report.text_sha256": made.report.text_sha256,
     }
     yield from (f"{name} is no sha256" for name, value in digests.items() if not _SHA256.fullmatch(value))
+
+
+def _log_problems(made: Provenance) -> Iterator[str]:
+    link = made.log.previous if made.log is not None else None
+    if link is not None and not (
+        _TAG.fullmatch(link.tag) and _COMMIT.fullmatch(link.commit) and _SHA256.fullmatch(link.sha256)
+    ):
+        yield "log.previous is no release"
 
 
 def _report_problems(made: Provenance) -> Iterator[str]:

@@ -9,24 +9,36 @@ Trusted Publishers cannot change settings, so these are only checked then (`sett
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import httpx2
-from huggingface_hub import CommitOperationDelete, HfApi
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
 from bot.checkpoint.repo_files import GITATTRIBUTES, PROVENANCE
 from bot.errors import EnvironmentProblem, PublishError
 from bot.hub.access import demand_write_token, exchange, request_error, request_or_raise, write_hint
 from bot.hub.fetch import files_at
+from bot.hub.release_log import next_entry
 from bot.hub.session import Hub, TransferError, call, status_of, unwrap_transfer_error, wait_before_retry
 from bot.hub.settings import check_settings, set_gating, set_visibility, settings_of, stays_private
 from bot.hub.targets import check_not_superseded, check_tag, has_release_of, superseded, target_state
 from bot.hub.upload import send, uploads_of
 from bot.hub.verify import read_back, restore_previous
-from bot.records import Job, Progress, Provenance, Publication, Published, PublishedFile, Tag, TargetState
+from bot.records import (
+    Job,
+    Progress,
+    Provenance,
+    Publication,
+    Published,
+    PublishedFile,
+    Tag,
+    TargetState,
+    from_json,
+    to_json,
+)
 
 _COMMIT_TRIES = 4
 pause = time.sleep
@@ -137,18 +149,19 @@ def _commit(api: HfApi, job: Job, artifact: Artifact, state: Published, progress
     if state.state is TargetState.ABSENT:
         raise PublishError(f"{target}: it exists, but the token cannot read it", hint=write_hint(target))
     wanted = {file.path for file in artifact.files}
-    uploads = uploads_of(artifact.folders, wanted, f"hash {target}", progress)
+    uploads = uploads_of(artifact.folders, wanted - {PROVENANCE}, f"hash {target}", progress)
+    sealed = _sealed(api, artifact, state)
     listed = request_or_raise(target, "list its files", partial(files_at, api, target, revision=state.head))
     on_hub = {file.path for file in listed}
     if state.provenance is not None and PROVENANCE not in on_hub:
         raise PublishError(f"{target}: the Hub's list of its files lacks {PROVENANCE}", hint="Run it again later.")
-    _check_all_available(artifact, {item.path_in_repo for item in uploads} | on_hub, target)
+    _check_all_available(artifact, {PROVENANCE, *(item.path_in_repo for item in uploads)} | on_hub, target)
     send(api, target, uploads, progress)
     stale = sorted(on_hub - wanted - {GITATTRIBUTES})
     commit = partial(
         api.create_commit,
         target,
-        [*uploads, *(CommitOperationDelete(path) for path in stale)],
+        [*uploads, *sealed, *(CommitOperationDelete(path) for path in stale)],
         commit_message=artifact.summary,
         parent_commit=state.head,
         revision="main",
@@ -169,6 +182,14 @@ def _commit(api: HfApi, job: Job, artifact: Artifact, state: Published, progress
             if wait is False or attempt == _COMMIT_TRIES:
                 raise _commit_refused(target, error) from None
             pause(0.5 * 2**attempt if wait is True else wait)
+
+
+def _sealed(api: HfApi, artifact: Artifact, state: Published) -> list[CommitOperationAdd]:
+    """The provenance with its entry in the log: what is published before it is known only now."""
+    paths = (folder / PROVENANCE for folder in artifact.folders)
+    made = from_json(Provenance, next(path for path in paths if path.is_file()).read_bytes())
+    made = replace(made, log=next_entry(api, state))
+    return [CommitOperationAdd(PROVENANCE, to_json(made).encode())]
 
 
 def _commit_refused(target: str, error: Exception) -> PublishError:

@@ -17,11 +17,14 @@ from bot.checkpoint.repo_files import GITATTRIBUTES, PROVENANCE
 from bot.errors import PublishError, UpstreamError
 from bot.hub.fetch import files_at, git_blob_id, read_small_file, remote_sha256
 from bot.hub.provenance import ProvenanceError, provenance_at
+from bot.hub.release_log import check_log, link_to
 from bot.hub.session import Hub, TransferError, call, is_missing, status_of
 from bot.hub.targets import published_state
 from bot.records import (
     Check,
     HubFile,
+    Link,
+    LogEntry,
     Progress,
     Provenance,
     Published,
@@ -50,6 +53,7 @@ def verify(hub: Hub, repo_id: str, *, revision: str | None, progress: Progress) 
     provenance = _provenance(api, state, commit)
     return (
         _check_tag(state, commit, provenance, asked=revision),
+        check_log(api, state, commit, provenance),
         *_check_files(api, repo_id, commit, provenance, progress),
         _check_source(api, repo_id, commit, provenance),
     )
@@ -75,13 +79,13 @@ def restore_previous(api: HfApi, state: Published, progress: Progress) -> str | 
     found = _previous_release(api, state)
     if found is None:
         return None
-    sha, provenance = found
-    found_tag = provenance.tag
+    link, provenance = found
+    sha, found_tag = link.commit, provenance.tag
     old = {file.path: file for file in files_at(api, state.repo_id, revision=sha)}
     new = {file.path: file for file in files_at(api, state.repo_id, revision=state.head)}
     tag = f"{found_tag}-restored-{state.head[:8]}"
     changed = [file for path, file in old.items() if path != PROVENANCE and new.get(path) != file]
-    provenance = replace(provenance, tag=tag)
+    provenance = replace(provenance, tag=tag, log=LogEntry(previous=link))
     commit = api.create_commit(
         state.repo_id,
         [
@@ -112,18 +116,18 @@ def _as_it_was(api: HfApi, repo_id: str, file: HubFile, sha: str) -> CommitOpera
     return CommitOperationAdd(file.path, content)
 
 
-def _previous_release(api: HfApi, state: Published) -> tuple[str, Provenance] | None:
+def _previous_release(api: HfApi, state: Published) -> tuple[Link, Provenance] | None:
     """The newest commit below the head with the tag that its own provenance names."""
     for commit in call(partial(api.list_repo_commits, state.repo_id, revision=state.head)):
         sha = commit.commit_id
         tags = {tag.name for tag in state.tags if tag.sha == sha}
         if sha != state.head and tags:
             try:
-                provenance = provenance_at(api, state.repo_id, sha)
+                link, provenance = link_to(api, state.repo_id, sha)
             except (RemoteEntryNotFoundError, ProvenanceError):
                 continue  # a person tagged this commit
             if provenance.tag in tags:
-                return sha, provenance
+                return link, provenance
     return None
 
 

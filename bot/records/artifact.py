@@ -113,6 +113,22 @@ class Card:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """A release: its tag, the commit that the tag is on, and the sha256 of its provenance.json."""
+
+    tag: str
+    commit: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogEntry:
+    """previous: the release before this one; None for the first."""
+
+    previous: Link | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
     """provenance.json of a published repo: source, recipe, calibration, tools and files.
 
@@ -138,6 +154,7 @@ class Provenance:
     modules_to_not_convert: tuple[str, ...] = ()
     evaluation_asked: Evaluation = field(default_factory=Evaluation, metadata=LATER)
     tasks_asked: tuple[EvaluationTask, ...] = field(default=(), metadata=LATER)
+    log: LogEntry | None = field(default=None, metadata=LATER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
