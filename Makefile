@@ -45,7 +45,7 @@ test-base:  ## test planning and publishing without torch, with PYTHON=python3.1
 	$(BASE)/bin/python -m pip install --quiet --constraint constraints.txt --editable .
 	$(BASE)/bin/awq-bot check
 	$(BASE)/bin/awq-bot plan --help > /dev/null
-	$(BASE)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[hub]" --group base
+	$(BASE)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[hub,sign]" --group base
 	$(BASE)/bin/python -m pytest -m "not slow and not gpu" $(BASE_TESTS)
 
 bench-real: $(INSTALLED)  ## compare the methods on a real model that pip can fetch, in an hour; BENCH=--quick
@@ -95,7 +95,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) \
-		--constraint constraints.txt --editable ".[quantize,tasks,hub,actions]" --group dev
+		--constraint constraints.txt --editable ".[quantize,tasks,hub,actions,sign]" --group dev
 	touch $@
 
 $(NODE_MODULES): $(NODE)/package-lock.json $(INSTALLED)

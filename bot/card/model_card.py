@@ -97,6 +97,7 @@ def _facts(job: Job, provenance: Provenance) -> dict[str, Any]:
         "license": _license(job.upstream),
         "license_files": tuple(file.path for file in provenance.files if _is_license(file, job.upstream)),
         "gated": bool(job.upstream.gated),
+        "signed_by": job.entry.signed_by,
         "own_code": code_left_out(job.upstream.files, trust_remote_code=job.entry.trust_remote_code),
         "provenance": provenance,
         "report": report,

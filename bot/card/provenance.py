@@ -40,7 +40,7 @@ def make_provenance(
 
 
 def refreshed(before: Provenance, job: Job, *, tool: str, files: tuple[PublishedFile, ...]) -> Provenance:
-    """The same weights with newer small files: what was measured does not change. log: as for every new release."""
+    """The same weights with newer small files: what was measured does not change."""
     return replace(
         before,
         tool=tool,

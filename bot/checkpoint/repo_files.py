@@ -24,6 +24,8 @@ CHAT_TEMPLATE = "chat_template.jinja"
 CARD = "README.md"
 GENERATION_CONFIG = "generation_config.json"
 PROVENANCE = "provenance.json"
+SIGNATURE = "model.sig"  # as OpenSSF model signing calls it
+PUBLIC_KEY = "model.pub"  # what a signature made with a key is checked with
 GITATTRIBUTES = ".gitattributes"  # written by the Hub: which files are LFS
 
 # Vocabulary, under the names that tokenizers of different families use.

@@ -256,6 +256,20 @@ def checks_table(checks: tuple[Check, ...]) -> Table:
     return table
 
 
+def verified_in_short(checks: tuple[Check, ...]) -> tuple[Check, ...]:
+    """The checks of `verify` with one line for all files that are as published."""
+
+    def is_whole(check: Check) -> bool:
+        is_about_file = check.name not in ("tag", "log", "signature") and not check.name.startswith("source ")
+        return is_about_file and check.status == "ok"
+
+    whole = sum(map(is_whole, checks))
+    others = tuple(check for check in checks if not is_whole(check))
+    count = "1 file is" if whole == 1 else f"{whole:,} files are"
+    files = Check(name="files", status="ok", found=f"{count} as published, by sha256")
+    return (files, *others) if whole else others
+
+
 def hub_text(endpoint: str, token: str, root: Path, model: str) -> str:
     """A shell script that uses a local Hub, from an upload to a verified repo. It can be pasted as it is.
 

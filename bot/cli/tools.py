@@ -30,9 +30,10 @@ from bot.github.environment import Actions
 from bot.github.runner_safety import check_exposure, check_isolation
 from bot.hub.access import check_access, check_endpoint
 from bot.hub.session import Hub, environment_problems
+from bot.hub.sign_release import sign_release
 from bot.hub.verify import verify as verify_repo
 from bot.jobs import pipeline
-from bot.records import Check, WatchEntry
+from bot.records import Check, Signer, WatchEntry, read_signer
 from bot.watch import watchlist as watchlists
 
 app = typer.Typer(rich_markup_mode="rich")
@@ -80,21 +81,62 @@ def _named(entries: tuple[WatchEntry, ...], names: tuple[str, ...], watchlist: P
 def verify(
     repo_id: Annotated[str, typer.Argument(metavar="REPO_ID", help="A repo that awq-bot published, or its URL.")],
     revision: Annotated[str | None, typer.Option(help="A tag or commit. Default: the head of main.")] = None,
+    signer: Annotated[
+        str | None,
+        typer.Option(
+            "--require-signature",
+            metavar="IDENTITY",
+            help="Who must have signed it: key:SHA256, certificate:SHA256, or an OIDC identity, such as "
+            "https://github.com/OWNER/NAME/.github/workflows/model.yml@refs/heads/main, or 'NAME from ISSUER'.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Verify a published repo against its provenance.json: files, tag and source.
+    """Verify a published repo: tag, log of releases, signature, files and source.
 
     Works on any repo that awq-bot published. Downloads and hashes every file, and keeps none. Exits with 7 when
-    something differs.
+    something differs, and when a signature that is required is missing or another.
 
     Example: [bold]awq-bot verify your-namespace/Qwen3-4B-awq[/]
     """
     repo = model_reference(repo_id)
+    required = _signer(signer) if signer is not None else None
     with Bars(err) as bars:
         checks = verify_repo(
-            Hub.from_environment(), repo.repo_id, revision=revision or repo.revision, progress=bars
+            Hub.from_environment(),
+            repo.repo_id,
+            revision=revision or repo.revision,
+            progress=bars,
+            signer=required,
         )
-    _show_checks(checks, as_json=as_json, bad_code=PublishError.exit_code)
+    shown = checks if as_json else terminal.verified_in_short(checks)
+    _show_checks(shown, as_json=as_json, bad_code=PublishError.exit_code)
+
+
+def _signer(text: str) -> Signer:
+    found = read_signer(text.strip())
+    if found is None:
+        raise WatchlistError(
+            f"--require-signature {text!r} names nobody",
+            hint="Write key:SHA256 with 64 hexadecimal digits, or an OIDC identity with ' from ISSUER'.",
+        )
+    return found
+
+
+@app.command(rich_help_panel=Panel.TOOLS)
+def sign(
+    repo_id: Annotated[str, typer.Argument(metavar="REPO_ID", help="A repo of yours that awq-bot published.")],
+) -> None:
+    """Sign a release that was published without a signature. Needed once, before `signed_by` is set.
+
+    Verifies it first, as `verify` does. The files stay; the signature comes in a new commit with a new tag. Signs
+    with AWQ_BOT_SIGNING_KEY, or with the workflow's identity where AWQ_BOT_SIGN_KEYLESS is true.
+
+    Example: [bold]AWQ_BOT_SIGNING_KEY=key.pem awq-bot sign your-namespace/Qwen3-4B-awq[/]
+    """
+    with Bars(err) as bars:
+        tag = sign_release(Hub.from_environment(), model_reference(repo_id).repo_id, progress=bars)
+    out.print(f"{repo_id} is signed at {tag}", markup=False)
 
 
 @app.command(rich_help_panel=Panel.TOOLS)

@@ -24,6 +24,7 @@ from bot.hub.fetch import files_at
 from bot.hub.release_log import next_entry
 from bot.hub.session import Hub, TransferError, call, status_of, unwrap_transfer_error, wait_before_retry
 from bot.hub.settings import check_settings, set_gating, set_visibility, settings_of, stays_private
+from bot.hub.signatures import demand_signature, sealed
 from bot.hub.targets import check_not_superseded, check_tag, has_release_of, superseded, target_state
 from bot.hub.upload import send, uploads_of
 from bot.hub.verify import read_back, restore_previous
@@ -37,7 +38,6 @@ from bot.records import (
     Tag,
     TargetState,
     from_json,
-    to_json,
 )
 
 _COMMIT_TRIES = 4
@@ -65,13 +65,14 @@ def publish(hub: Hub, job: Job, artifact: Artifact, progress: Progress) -> Publi
     api, target = _write_api(hub, job), job.entry.target
     before = target_state(api, target)
     if not has_release_of(before, job):
+        demand_signature(api, before, job.entry.signed_by)
         check_not_superseded(before, job)
         check_tag(before, job)
         if hub.trusted_publishing:
             check_settings(api, job, before.provenance, is_empty=before.state is TargetState.EMPTY)
         else:
             _prepare_repo(api, before, job)
-        _commit(api, job, artifact, target_state(api, target), progress)
+        _commit(hub, job, artifact, target_state(api, target), progress)
     return _complete(hub, api, job, progress, started)
 
 
@@ -97,7 +98,9 @@ def _complete(hub: Hub, api: HfApi, job: Job, progress: Progress, started: float
     new, private = not state.complete, stays_private(job.entry, job.upstream)
     if new:
         check_tag(state, job)
-        _read_back_or_restore(api, state, state.provenance, progress)
+        _read_back_or_restore(hub, api, job, state, progress)
+    demand_signature(api, state, job.entry.signed_by)
+    if new:
         if hub.trusted_publishing:
             check_settings(api, job, None, is_empty=False)
         else:
@@ -141,23 +144,23 @@ def _prepare_repo(api: HfApi, state: Published, job: Job) -> None:
         )
 
 
-def _commit(api: HfApi, job: Job, artifact: Artifact, state: Published, progress: Progress) -> None:
+def _commit(hub: Hub, job: Job, artifact: Artifact, state: Published, progress: Progress) -> None:
     """The blobs, then one commit on top of `state`. When the answer to a commit was lost, look for it first."""
-    target = job.entry.target
+    api, target = hub.writer, job.entry.target
     if has_release_of(state, job):
         return
     if state.state is TargetState.ABSENT:
         raise PublishError(f"{target}: it exists, but the token cannot read it", hint=write_hint(target))
     wanted = {file.path for file in artifact.files}
     uploads = uploads_of(artifact.folders, wanted - {PROVENANCE}, f"hash {target}", progress)
-    sealed = _sealed(api, artifact, state)
+    sealed = _sealed(hub, api, job, artifact, state)
     listed = request_or_raise(target, "list its files", partial(files_at, api, target, revision=state.head))
     on_hub = {file.path for file in listed}
     if state.provenance is not None and PROVENANCE not in on_hub:
         raise PublishError(f"{target}: the Hub's list of its files lacks {PROVENANCE}", hint="Run it again later.")
     _check_all_available(artifact, {PROVENANCE, *(item.path_in_repo for item in uploads)} | on_hub, target)
     send(api, target, uploads, progress)
-    stale = sorted(on_hub - wanted - {GITATTRIBUTES})
+    stale = sorted(on_hub - wanted - {item.path_in_repo for item in sealed} - {GITATTRIBUTES})
     commit = partial(
         api.create_commit,
         target,
@@ -184,12 +187,12 @@ def _commit(api: HfApi, job: Job, artifact: Artifact, state: Published, progress
             pause(0.5 * 2**attempt if wait is True else wait)
 
 
-def _sealed(api: HfApi, artifact: Artifact, state: Published) -> list[CommitOperationAdd]:
-    """The provenance with its entry in the log: what is published before it is known only now."""
+def _sealed(hub: Hub, api: HfApi, job: Job, artifact: Artifact, state: Published) -> list[CommitOperationAdd]:
+    """The provenance with its entry in the log, which is known only now, and the signature over everything."""
     paths = (folder / PROVENANCE for folder in artifact.folders)
     made = from_json(Provenance, next(path for path in paths if path.is_file()).read_bytes())
     made = replace(made, log=next_entry(api, state))
-    return [CommitOperationAdd(PROVENANCE, to_json(made).encode())]
+    return sealed(hub.signing, made, target=job.entry.target, wanted=job.entry.signed_by)
 
 
 def _commit_refused(target: str, error: Exception) -> PublishError:
@@ -209,14 +212,15 @@ def _check_all_available(artifact: Artifact, available: set[str], target: str) -
 # --- completing ---------------------------------------------------------------------------------------------
 
 
-def _read_back_or_restore(api: HfApi, state: Published, provenance: Provenance, progress: Progress) -> None:
+def _read_back_or_restore(hub: Hub, api: HfApi, job: Job, state: Published, progress: Progress) -> None:
+    assert state.provenance is not None
     try:
-        read_back(api, state.repo_id, state.head, provenance.files, progress)
+        read_back(api, state.repo_id, state.head, state.provenance.files, progress)
     except HfHubHTTPError as error:
         # A refused download says nothing about the file.
         raise request_error(state.repo_id, "read back what was sent", error) from None
     except PublishError as error:
-        if restored := _restored(api, state, error, progress):
+        if restored := _restored(hub, job, state, error, progress):
             raise PublishError(
                 f"{error.message}; the previous release was restored as {restored}",
                 hint="Run it again. If it fails again, report it to the Hub's support.",
@@ -226,9 +230,10 @@ def _read_back_or_restore(api: HfApi, state: Published, provenance: Provenance, 
         ) from None
 
 
-def _restored(api: HfApi, state: Published, error: PublishError, progress: Progress) -> str | None:
+def _restored(hub: Hub, job: Job, state: Published, error: PublishError, progress: Progress) -> str | None:
+    restore = partial(restore_previous, hub, state, progress, signed_by=job.entry.signed_by)
     try:
-        return unwrap_transfer_error(partial(restore_previous, api, state, progress))
+        return unwrap_transfer_error(restore)
     except (HfHubHTTPError, httpx2.RequestError, TransferError, EnvironmentProblem) as second:
         reason = _reason_of_refusal(second)
         raise PublishError(

@@ -33,6 +33,7 @@ from bot.errors import BotError, EnvironmentProblem, reason_of
 from bot.hub import UNUSABLE, environment, is_loopback
 from bot.hub.client import RETRIED, UnansweredError
 from bot.hub.environment import DEFAULT_ENDPOINT
+from bot.hub.signing import SigningCredential
 
 Result = TypeVar("Result")
 
@@ -64,7 +65,7 @@ class UnreadableError(TransferError):
 
 @dataclass(frozen=True, slots=True)
 class Hub:
-    """A Hub and our credentials for it. Tokens are never printed.
+    """A Hub and our credentials for it. Tokens are never printed. signing: None where releases are not signed.
 
     oidc_resource: what the workflow's OIDC identity gets a token for: a repo to publish to, or an account whose
     gated models can be read. See https://huggingface.co/docs/hub/trusted-publishers
@@ -75,6 +76,7 @@ class Hub:
     write_token: str | None = field(default=None, repr=False)
     create_token: str | None = field(default=None, repr=False)
     oidc_resource: str | None = None
+    signing: SigningCredential | None = field(default=None, repr=False)
 
     @classmethod
     def from_environment(cls) -> Hub:
@@ -85,7 +87,8 @@ class Hub:
         write, create = _variable("HF_WRITE_TOKEN") or read, _variable("HF_CREATE_TOKEN")
         # With a trailing slash every URL would contain two.
         endpoint = (_variable("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
-        return cls(endpoint, read, write, create, _variable("HF_OIDC_RESOURCE"))
+        identity, signing = _variable("HF_OIDC_RESOURCE"), SigningCredential.from_environment()
+        return cls(endpoint, read, write, create, identity, signing)
 
     @property
     def trusted_publishing(self) -> bool:

@@ -13,12 +13,14 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from bot.checkpoint.repo_files import GITATTRIBUTES, PROVENANCE
+from bot.checkpoint.repo_files import PROVENANCE, PUBLIC_KEY, SIGNATURE
 from bot.errors import PublishError, UpstreamError
 from bot.hub.fetch import files_at, git_blob_id, read_small_file, remote_sha256
 from bot.hub.provenance import ProvenanceError, provenance_at
 from bot.hub.release_log import check_log, link_to
 from bot.hub.session import Hub, TransferError, call, is_missing, status_of
+from bot.hub.signatures import ADDED, check_signer, sealed, signer_of
+from bot.hub.signing import SignatureRefusedError, SignatureUnknownError
 from bot.hub.targets import published_state
 from bot.records import (
     Check,
@@ -29,18 +31,22 @@ from bot.records import (
     Provenance,
     Published,
     PublishedFile,
+    Signer,
     Tag,
     TargetState,
     byte_counter,
-    to_json,
 )
 
 _GIT_ID = 40  # characters of the id of a file that is no large one
 _MAY_BE_GATED = "If it is gated, ask for access and set HF_TOKEN."
 
 
-def verify(hub: Hub, repo_id: str, *, revision: str | None, progress: Progress) -> tuple[Check, ...]:
-    """Every file by sha256, the tag, and whether the source commit still has the recorded hashes.
+def verify(
+    hub: Hub, repo_id: str, *, revision: str | None, progress: Progress, signer: Signer | None = None
+) -> tuple[Check, ...]:
+    """Tag, log, signature, every file by sha256, and whether the source commit still has the recorded hashes.
+
+    signer: who must have signed it.
 
     Downloads everything and keeps nothing. Raises UpstreamError when the repo or revision is missing or cannot be
     read, and PublishError when awq-bot did not publish it.
@@ -54,6 +60,7 @@ def verify(hub: Hub, repo_id: str, *, revision: str | None, progress: Progress) 
     return (
         _check_tag(state, commit, provenance, asked=revision),
         check_log(api, state, commit, provenance),
+        check_signer(api, repo_id, commit, wanted=signer),
         *_check_files(api, repo_id, commit, provenance, progress),
         _check_source(api, repo_id, commit, provenance),
     )
@@ -70,13 +77,14 @@ def read_back(
             raise PublishError(f"{repo_id}@{revision[:8]}: {file.path} {problem}")
 
 
-def restore_previous(api: HfApi, state: Published, progress: Progress) -> str | None:
+def restore_previous(hub: Hub, state: Published, progress: Progress, *, signed_by: Signer | None) -> str | None:
     """Restore the newest complete release before the head, in a new commit with a new tag.
 
     Returns that tag, or None when there is no earlier release. History is never rewritten and no tag is moved.
     Raises TransferError when what was restored is not what it was.
     """
-    found = _previous_release(api, state)
+    api = hub.writer
+    found = _previous_release(api, state, signed_by)
     if found is None:
         return None
     link, provenance = found
@@ -84,14 +92,17 @@ def restore_previous(api: HfApi, state: Published, progress: Progress) -> str | 
     old = {file.path: file for file in files_at(api, state.repo_id, revision=sha)}
     new = {file.path: file for file in files_at(api, state.repo_id, revision=state.head)}
     tag = f"{found_tag}-restored-{state.head[:8]}"
-    changed = [file for path, file in old.items() if path != PROVENANCE and new.get(path) != file]
     provenance = replace(provenance, tag=tag, log=LogEntry(previous=link))
+    seals = sealed(hub.signing, provenance, target=state.repo_id, wanted=signed_by)
+    sealing = {item.path_in_repo for item in seals}
+    copied = old.keys() - {PROVENANCE, SIGNATURE, PUBLIC_KEY}
+    changed = [old[path] for path in sorted(copied) if new.get(path) != old[path]]
     commit = api.create_commit(
         state.repo_id,
         [
             *(_as_it_was(api, state.repo_id, file, sha) for file in changed),
-            *(CommitOperationDelete(path) for path in new if path not in old),
-            CommitOperationAdd(PROVENANCE, to_json(provenance).encode()),
+            *(CommitOperationDelete(path) for path in new if path not in copied | sealing),
+            *seals,
         ],
         commit_message=f"Restore {found_tag}",
         commit_description="The files of the release after it differed from what was sent.",
@@ -116,17 +127,20 @@ def _as_it_was(api: HfApi, repo_id: str, file: HubFile, sha: str) -> CommitOpera
     return CommitOperationAdd(file.path, content)
 
 
-def _previous_release(api: HfApi, state: Published) -> tuple[Link, Provenance] | None:
-    """The newest commit below the head with the tag that its own provenance names."""
+def _previous_release(api: HfApi, state: Published, signed_by: Signer | None) -> tuple[Link, Provenance] | None:
+    """The newest commit below the head with the tag that its own provenance names, and with that signature."""
     for commit in call(partial(api.list_repo_commits, state.repo_id, revision=state.head)):
         sha = commit.commit_id
         tags = {tag.name for tag in state.tags if tag.sha == sha}
         if sha != state.head and tags:
             try:
                 link, provenance = link_to(api, state.repo_id, sha)
-            except (RemoteEntryNotFoundError, ProvenanceError):
+                signer = signer_of(api, state.repo_id, sha, wanted=signed_by) if signed_by is not None else None
+            except (RemoteEntryNotFoundError, ProvenanceError, SignatureRefusedError):
                 continue  # a person tagged this commit
-            if provenance.tag in tags:
+            except SignatureUnknownError as error:
+                raise TransferError(f"the signature of {sha[:8]} cannot be checked: {error}") from None
+            if provenance.tag in tags and signer == signed_by:
                 return link, provenance
     return None
 
@@ -201,7 +215,7 @@ def _check_files(
             found = "missing" if sha256 is None else f"sha256 {sha256[:16]}…, published was {file.sha256[:16]}…"
             fix = "Do not use it, and report it to its publisher."
             yield Check(name=file.path, status="failed", found=found, fix=fix)
-    known = {file.path for file in provenance.files} | {PROVENANCE, GITATTRIBUTES}
+    known = {file.path for file in provenance.files} | ADDED
     for extra in files_at(api, repo_id, revision=commit):
         if extra.path not in known:
             fix = "It was added by hand after publishing."

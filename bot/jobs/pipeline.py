@@ -23,6 +23,7 @@ from bot.hub.publish import make_public_note
 from bot.hub.pull import Pinned, pull_files
 from bot.hub.session import Hub
 from bot.hub.settings import PreparedTarget, check_token, create_target, with_visibility
+from bot.hub.signatures import check_may_sign, with_signatures
 from bot.hub.sources import read_datasets, read_details, read_sources
 from bot.hub.targets import read_targets, with_origins
 from bot.jobs import stages
@@ -62,7 +63,7 @@ def plan(hub: Hub, entries: Sequence[WatchEntry], *, trusted_publishing: bool = 
     active = [entry for entry in entries if not entry.hold]
     sources = read_sources(hub, active)
     targets = with_visibility(hub, active, sources, read_targets(hub, active))
-    targets = with_origins(hub, active, sources, targets)
+    targets = with_signatures(hub, active, with_origins(hub, active, sources, targets))
     triaged = [
         conflict or release.triage(entry, source, target, must_exist=trusted_publishing)
         for conflict, entry, source, target in zip(
@@ -164,6 +165,7 @@ def publish_job(context: JobContext, job: Job, folder: Path, *, originals: Path)
 
 def _publish_checked(context: JobContext, job: Job, folder: Path, originals: Path) -> Publication:
     exchange(context.hub, job.entry.target)
+    check_may_sign(context.hub, job.entry)
     return stages.publish(context, check_job_dir(job, folder, originals))
 
 
@@ -211,6 +213,7 @@ def _run_stages(context: JobContext, jobdir: JobDir, job: Job, *, dry_run: bool)
     jobdir.refuse_links()
     if not dry_run:
         check_may_publish(context.hub, job.entry.target)
+        check_may_sign(context.hub, job.entry)
     before = jobdir.load(Job)
     job = _as_begun(job, before)
     if before != job:

@@ -162,7 +162,7 @@ class Published:
     """A target repo on the Hub: its head, its tags, and the provenance on its head if there is one.
 
     repo_id: the id that the Hub answers with. origin: the same of the repo that the release was made from, if it
-    was asked for. private: None if not known.
+    was asked for. private: None if not known. distrust: why the release is not what `signed_by` signed.
     """
 
     repo_id: str
@@ -173,6 +173,7 @@ class Published:
     private: bool | None = None
     problem: str | None = None
     origin: str | None = None
+    distrust: str | None = None
 
     def is_renamed(self, target: str) -> bool:
         """Names on the Hub ignore case."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import floor
@@ -177,9 +178,44 @@ class Licenses:
     deny: tuple[str, ...] = ()
 
 
+# OIDC identities: a workflow of GitHub's, or another with its issuer. No character means anything to a shell.
+_HEX = "[0-9a-f]{64}"
+_URL_PART = r"[A-Za-z0-9._~:/%+-]+"
+_ON_GITHUB = "https://token.actions.githubusercontent.com"
+_IDENTITY = f"{_URL_PART}@{_URL_PART}"
+SIGNER = rf"^((key|certificate):{_HEX}|https://github\.com/{_IDENTITY}|{_IDENTITY} from https://{_URL_PART})$"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signer:
+    """Who signs releases. value: of a key, sha256 of its public PEM; of a certificate of authority, of its DER."""
+
+    kind: Literal["key", "certificate", "identity"]
+    value: str
+    issuer: str = ""
+
+    def __str__(self) -> str:
+        """As `signed_by` and `--require-signature` have it."""
+        if self.kind != "identity":
+            return f"{self.kind}:{self.value}"
+        is_usual = self.issuer == _ON_GITHUB and self.value.startswith("https://github.com/")
+        return self.value if is_usual else f"{self.value} from {self.issuer}"
+
+
+def read_signer(text: str) -> Signer | None:
+    """None: no signer can be called so."""
+    if re.fullmatch(SIGNER, text) is None:
+        return None
+    kind, _, value = text.partition(":")
+    if kind in ("key", "certificate") and re.fullmatch(_HEX, value):
+        return Signer(kind="key" if kind == "key" else "certificate", value=value)
+    identity, _, issuer = text.partition(" from ")
+    return Signer(kind="identity", value=identity, issuer=issuer or _ON_GITHUB)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WatchEntry:
-    """One validated model of the watchlist."""
+    """One validated model of the watchlist. signed_by: who must have signed what is published."""
 
     repo_id: str
     revision: str = "main"
@@ -195,4 +231,5 @@ class WatchEntry:
     private: bool = False
     requantize: Literal["changed", "outdated"] = "changed"
     trust_remote_code: bool = False
+    signed_by: Signer | None = field(default=None, metadata=LATER)
     line: int = 0

@@ -28,6 +28,9 @@ def repo_refusal(entry: WatchEntry, upstream: Upstream, published: Published) ->
     if published.provenance is not None and not published.is_made_from(entry.repo_id, upstream.repo_id):
         reason = f"{entry.target} was made from {published.made_from}, not from {upstream.repo_id}"
         return refuse(entry, reason, PublishError, "Choose another `target`.")
+    if published.distrust is not None:
+        hint = f"If it is yours: `awq-bot verify {entry.target}`, then `awq-bot sign {entry.target}`."
+        return refuse(entry, f"{entry.target}: {published.distrust}", PublishError, hint)
     return None
 
 

@@ -23,6 +23,8 @@ _PATTERN_HINTS = {
     "revision": "Use a branch, a tag or a commit; a data set needs the full 40-character sha.",
     "modules_to_not_convert": "Write full paths such as model.layers.0.self_attn.q_proj.",
     "file": f"Text is read from files that end in {', '.join(f'.{suffix}' for suffix in FILE_SUFFIXES)}.",
+    "signed_by": "Write `key:<sha256 of model.pub>`, `certificate:<sha256>`, or a workflow of GitHub's: "
+    "https://github.com/OWNER/NAME/.github/workflows/model.yml@refs/heads/main.",
     "allow": _LICENSE_HINT,
     "deny": _LICENSE_HINT,
 }

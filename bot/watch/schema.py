@@ -18,7 +18,7 @@ from bot.checkpoint.constants import (
     MIN_EVALUATION_BLOCKS,
     MIN_SAMPLES,
 )
-from bot.records.config import DEFAULT_BUILTIN, Builtin, Evaluation, Method
+from bot.records.config import DEFAULT_BUILTIN, SIGNER, Builtin, Evaluation, Method
 
 SCHEMA_FILE = Path(__file__).with_name("watchlist.schema.json")
 
@@ -36,6 +36,7 @@ Namespace = Annotated[str, StringConstraints(pattern=rf"^{_NAME}$", max_length=_
 FullSha = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
 Revision = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$", max_length=200)]
 ModulePath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*(\.\w+)+$")]
+SignerText = Annotated[str, StringConstraints(pattern=SIGNER, max_length=500)]
 LicenseId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._+-]*$")]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]
 TaskName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=100)]
@@ -265,6 +266,8 @@ class DefaultsSpec(_Spec):
     """outdated: also quantize again when a newer version of the bot would do better."""
     trust_remote_code: bool = False
     """Run the model's own code; needs `revision` to be the full sha of a commit that you have read."""
+    signed_by: SignerText | None = None
+    """Who must have signed what is published, as `awq-bot verify` names them. Anything else is refused."""
 
 
 class ModelSpec(DefaultsSpec):

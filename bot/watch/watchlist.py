@@ -20,6 +20,7 @@ from bot.records import (
     TextSource,
     Thresholds,
     WatchEntry,
+    read_signer,
 )
 from bot.watch.document import Lines, YamlMistake, load_with_lines
 from bot.watch.messages import describe
@@ -190,6 +191,7 @@ def _entry(
         private=settings.private,
         requantize=settings.requantize,
         trust_remote_code=settings.trust_remote_code,
+        signed_by=read_signer(settings.signed_by) if settings.signed_by else None,
         line=line,
     )
 
