@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import yaml
 
 from bot.card.unquantized import parts_beside_text, unquantized_text
 from bot.checkpoint.repo_files import code_left_out, is_terms
-from bot.records import Job, Provenance, PublishedFile, Upstream, experts_of_model
+from bot.records import Job, JobKind, Provenance, PublishedFile, Signer, Upstream, experts_of_model
 from bot.records.licenses import LICENSES, OTHER_LICENSE
 from bot.text import method_text, render
 
@@ -28,6 +29,10 @@ _USUAL_TASKS = {
     "AutoModelForImageTextToText": "image-text-to-text",
     "AutoModelForMultimodalLM": "any-to-any",
 }
+
+
+# The workflow that publishes, which signs with its own name.
+_WORKFLOWS = {JobKind.RELEASE: "model.yml", JobKind.FINISH: "model.yml", JobKind.REFRESH: "watch.yml"}
 
 
 def render_card(job: Job, provenance: Provenance, *, chat: bool) -> str:
@@ -97,7 +102,7 @@ def _facts(job: Job, provenance: Provenance) -> dict[str, Any]:
         "license": _license(job.upstream),
         "license_files": tuple(file.path for file in provenance.files if _is_license(file, job.upstream)),
         "gated": bool(job.upstream.gated),
-        "signed_by": job.entry.signed_by,
+        "signed_by": _signer(job),
         "own_code": code_left_out(job.upstream.files, trust_remote_code=job.entry.trust_remote_code),
         "provenance": provenance,
         "report": report,
@@ -113,6 +118,12 @@ def _facts(job: Job, provenance: Provenance) -> dict[str, Any]:
         "tensor_parallel": provenance.tensor_parallel,
         "tokens": provenance.calibration.samples * provenance.calibration.seq_len,
     }
+
+
+def _signer(job: Job) -> Signer | None:
+    """With the workflow that signs this release, where any of a repository may."""
+    signer = job.entry.signed_by
+    return signer and replace(signer, value=signer.value.replace("*", _WORKFLOWS[job.kind]))
 
 
 def _auto_class(beside_text: tuple[str, ...]) -> str:

@@ -109,8 +109,10 @@ def plan(
             out.print("paused: nothing is planned")
             return
         oidc = oidc or switched_on("AWQ_BOT_OIDC")
-        where, hub = publishing_place(publish_on, oidc=oidc), Hub.from_environment()
+        publishing_place(publish_on, oidc=oidc)
+        hub = Hub.from_environment()
         entries = watchlists.select(watched(watchlist, tracker), only or None, path=watchlist)
+        where = publishing_place(publish_on, oidc=oidc, entries=entries)
         planned = plan_run(
             hub,
             entries,

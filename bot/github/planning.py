@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -94,14 +95,22 @@ def switched_on(name: str) -> bool:
     return value.lower() == "true"
 
 
-def publishing_place(where: str, *, oidc: bool) -> str:
-    """Where publishing runs. Raises WatchlistError for an unknown place, or one that is unsafe with `oidc`."""
+def publishing_place(where: str, *, oidc: bool, entries: Sequence[WatchEntry] = ()) -> str:
+    """Where publishing runs. Raises WatchlistError for an unknown place, or one that is unsafe.
+
+    oidc: with Trusted Publishers. entries: whose releases may have to be signed.
+    """
     if where not in ("hosted", "runner", ""):
         raise WatchlistError(f"AWQ_BOT_PUBLISH_ON is {where!r}", hint="Set it to `hosted` or `runner`.")
     if where == "runner" and oidc:
         raise WatchlistError(
             "publishing on the runner cannot be combined with Trusted Publishers",
             hint="Code on the runner could publish as this workflow. Set AWQ_BOT_PUBLISH_ON to `hosted`.",
+        )
+    if where == "runner" and (signed := [entry.target for entry in entries if entry.signed_by is not None]):
+        raise WatchlistError(
+            f"{signed[0]}: `signed_by` is set, and nothing is signed on a GPU runner",
+            hint="Code on the runner could sign as you. Set AWQ_BOT_PUBLISH_ON to `hosted`.",
         )
     return where or "hosted"
 

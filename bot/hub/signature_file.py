@@ -154,7 +154,7 @@ def check_signature(
     try:
         material = json.loads(signature)["verificationMaterial"]
         found = _claimed(material, public_key, wanted)
-        if wanted is not None and found != wanted:
+        if wanted is not None and not wanted.includes(found):
             raise SignatureRefusedError(f"it is by {found}, not by {wanted}")
         if found.kind == "key":
             assert public_key is not None

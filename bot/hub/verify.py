@@ -140,7 +140,7 @@ def _previous_release(api: HfApi, state: Published, signed_by: Signer | None) ->
                 continue  # a person tagged this commit
             except SignatureUnknownError as error:
                 raise TransferError(f"the signature of {sha[:8]} cannot be checked: {error}") from None
-            if provenance.tag in tags and signer == signed_by:
+            if provenance.tag in tags and (signed_by is None or signer is not None):
                 return link, provenance
     return None
 

@@ -181,9 +181,10 @@ class Licenses:
 # OIDC identities: a workflow of GitHub's, or another with its issuer. No character means anything to a shell.
 _HEX = "[0-9a-f]{64}"
 _URL_PART = r"[A-Za-z0-9._~:/%+-]+"
+_WORKFLOW = rf"{_URL_PART}(\*)?@{_URL_PART}"  # `*` for every workflow of a repository
 _ON_GITHUB = "https://token.actions.githubusercontent.com"
 _IDENTITY = f"{_URL_PART}@{_URL_PART}"
-SIGNER = rf"^((key|certificate):{_HEX}|https://github\.com/{_IDENTITY}|{_IDENTITY} from https://{_URL_PART})$"
+SIGNER = rf"^((key|certificate):{_HEX}|https://github\.com/{_WORKFLOW}|{_IDENTITY} from https://{_URL_PART})$"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,6 +194,15 @@ class Signer:
     kind: Literal["key", "certificate", "identity"]
     value: str
     issuer: str = ""
+
+    def includes(self, found: Signer) -> bool:
+        """Whether `found`, who signed, is whom this one names: itself, or a workflow where this has `*`."""
+        before, star, after = self.value.partition("*")
+        if self.kind != "identity" or not star:
+            return found == self
+        workflow = found.value.removeprefix(before).removesuffix(after)
+        same = (found.kind, found.issuer, found.value) == ("identity", self.issuer, f"{before}{workflow}{after}")
+        return same and re.fullmatch(r"[\w.-]+\.ya?ml", workflow) is not None
 
     def __str__(self) -> str:
         """As `signed_by` and `--require-signature` have it."""

@@ -409,6 +409,16 @@ def test_signing_with_an_identity_outside_of_a_workflow_opens_no_browser(
             "me@example.org from https://accounts.example.org",
             Signer(kind="identity", value="me@example.org", issuer="https://accounts.example.org"),
         ),
+        (
+            "https://github.com/you/bot/.github/workflows/*@refs/heads/main",
+            Signer(
+                kind="identity",
+                value="https://github.com/you/bot/.github/workflows/*@refs/heads/main",
+                issuer="https://token.actions.githubusercontent.com",
+            ),
+        ),
+        ("https://github.com/*/*@refs/heads/main", None),
+        ("https://github.com/you/bot/.github/workflows/model.yml@*", None),
         ("key:ab", None),
         (f"key:{'AB' * 32}", None),
         (f"key:{'ab' * 32}\n", None),
@@ -423,3 +433,23 @@ def test_signers_have_one_spelling(text: str, signer: Signer | None) -> None:
     assert read_signer(text) == signer
     if signer is not None:
         assert str(signer) == text
+
+
+@pytest.mark.parametrize(
+    ("identity", "issuer", "included"),
+    [
+        ("https://github.com/you/bot/.github/workflows/model.yml@refs/heads/main", "", True),
+        ("https://github.com/you/bot/.github/workflows/watch.yml@refs/heads/main", "", True),
+        ("https://github.com/you/bot/.github/workflows/model.yml@refs/heads/other", "", False),
+        ("https://github.com/you/bot/.github/workflows/x/model.yml@refs/heads/main", "", False),
+        ("https://github.com/you/bot/.github/workflows/m.yml@refs/heads/main.yml@refs/heads/main", "", False),
+        ("https://github.com/you/bot2/.github/workflows/model.yml@refs/heads/main", "", False),
+        ("https://github.com/you/bot/.github/workflows/model.yml@refs/heads/main", "https://evil.example", False),
+        ("https://github.com/you/bot/.github/workflows/@refs/heads/main", "", False),
+    ],
+)
+def test_workflows_of_one_repository_are_included_by_a_star(identity: str, issuer: str, included: bool) -> None:
+    """A release and a refresh are published by different workflows."""
+    wanted = read_signer("https://github.com/you/bot/.github/workflows/*@refs/heads/main")
+    assert wanted is not None
+    assert wanted.includes(Signer(kind="identity", value=identity, issuer=issuer or wanted.issuer)) == included

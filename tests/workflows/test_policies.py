@@ -32,6 +32,8 @@ ACTIONS = sorted(path.parent.name for path in (GITHUB / "actions").glob("*/actio
 READ = {"contents": "read"}
 READ_AND_ID = READ | {"id-token": "write"}
 BOTH = {"HF_TOKEN", "HF_WRITE_TOKEN"}
+# The key that signs is where releases are published, and never on the GPU runner.
+AND_KEY = BOTH | {"AWQ_BOT_SIGNING_KEY"}
 # Of each job: its permissions, the least that it can work with; its environment; the secrets that it names.
 # GitHub sends a machine every secret that its job names, wherever in it and whether the step runs or not.
 JOBS: dict[tuple[str, str], tuple[dict[str, str], str | None, set[str]]] = {
@@ -41,12 +43,12 @@ JOBS: dict[tuple[str, str], tuple[dict[str, str], str | None, set[str]]] = {
     ("ci.yml", "watchdog"): (READ | {"actions": "write", "issues": "write"}, None, set()),
     ("model-on-runner.yml", "quantize"): (READ, "publish", BOTH),
     ("model.yml", "quantize"): (READ, "read", {"HF_TOKEN"}),
-    ("model.yml", "publish"): (READ_AND_ID, "publish", BOTH),
+    ("model.yml", "publish"): (READ_AND_ID, "publish", AND_KEY),
     ("pull-request.yml", "plan"): (READ | {"pull-requests": "write"}, None, set()),
     ("watch.yml", "plan"): (READ | {"actions": "read", "issues": "write"}, "read", {"HF_TOKEN"}),
     ("watch.yml", "model"): (READ_AND_ID, None, set()),
     ("watch.yml", "model-on-runner"): (READ, None, set()),
-    ("watch.yml", "refresh"): (READ_AND_ID, "publish", BOTH),
+    ("watch.yml", "refresh"): (READ_AND_ID, "publish", AND_KEY),
     ("watch.yml", "report"): (READ | {"actions": "read", "issues": "write"}, None, set()),
 }
 ON_OUR_RUNNERS = {("model.yml", "quantize"), ("model-on-runner.yml", "quantize")}
@@ -162,7 +164,7 @@ def test_cuda_is_installed_only_where_there_is_a_gpu(jobs: dict[tuple[str, str],
         name: step.inputs.get("torch-index", "")
         for name, job in jobs.items()
         for step in job.steps
-        if step.inputs.get("extra") == "quantize"
+        if step.inputs.get("extra", "").startswith("quantize")
     }
     cpu = indexes.pop(("watch.yml", "refresh"))
     assert cpu.endswith("/whl/cpu")
