@@ -15,6 +15,7 @@ from huggingface_hub.errors import HfHubHTTPError, RemoteEntryNotFoundError, Rev
 
 from bot.checkpoint.repo_files import PROVENANCE
 from bot.errors import PublishError
+from bot.hub.access import request_or_raise
 from bot.hub.fetch import read_small_file
 from bot.hub.provenance import ProvenanceError, read_provenance
 from bot.hub.session import call, status_of
@@ -41,7 +42,13 @@ def next_entry(api: HfApi, state: Published) -> LogEntry:
     if made is None:
         return LogEntry(previous=None)
     commit = next((tag.sha for tag in state.tags if tag.name == made.tag), state.head)
-    link, found = link_to(api, state.repo_id, commit)
+    try:
+        link, found = request_or_raise(
+            state.repo_id, "read the release before it", partial(link_to, api, state.repo_id, commit)
+        )
+    except ProvenanceError as error:
+        hint = f"Delete the tag {made.tag} on the Hub if it is on a wrong commit. Then run it again."
+        raise PublishError(f"{state.repo_id}@{commit[:8]}: {PROVENANCE} {error}", hint=hint) from None
     if found.tag != made.tag:
         raise PublishError(
             f"{state.repo_id}: the tag {made.tag} was moved to {commit[:8]}, which is the release {found.tag}",

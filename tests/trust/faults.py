@@ -5,6 +5,7 @@ A cell publishes with one fault, looks at what is on the Hub, and publishes agai
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -202,7 +203,16 @@ def _contents(release: Release) -> dict[str, bytes]:
 def _same(public: Mapping[str, bytes], release: Mapping[str, bytes]) -> bool:
     """Weights that a release does not have on disk are the old ones, which are on the Hub."""
     kept = {"model.safetensors": OLD["model.safetensors"]} | dict(release)
-    return {path: content for path, content in public.items() if path != ".gitattributes"} == kept
+    found = {path: content for path, content in public.items() if path != ".gitattributes"}
+    return _as_made(found) == _as_made(kept)
+
+
+def _as_made(files: Mapping[str, bytes]) -> dict[str, object]:
+    """Without what publishing adds to the provenance."""
+    if PROVENANCE not in files:
+        return dict(files)
+    made = json.loads(files[PROVENANCE])
+    return {**files, PROVENANCE: {key: value for key, value in made.items() if key != "log"}}
 
 
 # --- kinds of publication -----------------------------------------------------------------------------------
