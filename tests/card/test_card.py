@@ -20,7 +20,16 @@ from markdown_it import MarkdownIt
 from bot.card import model_card
 from bot.card.model_card import render_card
 from bot.localhub.card import check_card
-from bot.records import ERROR_BY_LAYER, KL_BY_POSITION, PublishedFile, Recipe, SourceCount, Upstream
+from bot.records import (
+    ERROR_BY_LAYER,
+    KL_BY_POSITION,
+    JobKind,
+    PublishedFile,
+    Recipe,
+    SourceCount,
+    Upstream,
+    read_signer,
+)
 from tests.support.factories import (
     VERSIONS,
     calibration_set,
@@ -445,3 +454,14 @@ def test_what_was_left_out_of_the_calibration_text_is_said_where_there_is_any() 
     assert text.count("rows left out") == 1
     assert "\n\nchats: rows left out: 1 \\<b\\>, 3 without text.\n\n[`provenance" in text
     assert "left out" not in rendered()
+
+
+@pytest.mark.parametrize(("kind", "workflow"), [(JobKind.RELEASE, "model"), (JobKind.REFRESH, "watch")])
+def test_card_names_the_workflow_that_signs_this_release(kind: JobKind, workflow: str) -> None:
+    """Where `signed_by` includes each workflow of a repository: OpenSSF's tool wants the very one."""
+    before, after = "https://github.com/you/bot/.github/workflows/", "@refs/heads/main"
+    asked = entry(signed_by=read_signer(f"{before}*{after}"))
+    text = render_card(job(asked, kind=kind), provenance(asked), chat=True)
+    assert f"--require-signature '{before}{workflow}.yml{after}'" in text
+    assert f"--identity '{before}{workflow}.yml{after}'" in text
+    assert "--identity_provider 'https://token.actions.githubusercontent.com'" in text

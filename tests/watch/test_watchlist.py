@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bot.errors import WatchlistError
-from bot.records import Calibration, Evaluation, Licenses, Recipe, TextSource, Thresholds, WatchEntry
+from bot.records import Calibration, Evaluation, Licenses, Recipe, Signer, TextSource, Thresholds, WatchEntry
 from bot.watch.watchlist import load
 from tests.support.watch import SHA, TOP, loaded, mistakes
 
@@ -49,6 +49,7 @@ models:
     private: true
     requantize: outdated
     trust_remote_code: true
+    signed_by: me@example.org from https://accounts.example.org
 """,
     )
     data_set = TextSource(dataset="lab/texts", revision=SHA, split="train", column="text", weight=2.0)
@@ -73,6 +74,7 @@ models:
         private=True,
         requantize="outdated",
         trust_remote_code=True,
+        signed_by=Signer(kind="identity", value="me@example.org", issuer="https://accounts.example.org"),
         line=2,
     )
 
