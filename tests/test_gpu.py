@@ -14,8 +14,9 @@ from torch import Tensor
 
 from bot.errors import EnvironmentProblem
 from bot.evaluate.metrics import evaluate
+from bot.jobs.environment import child_environment
+from bot.jobs.isolation import Confinement
 from bot.jobs.machine import has_cuda, memory_bytes, nvidia_smi
-from bot.jobs.worker import child_environment
 from bot.quantize.search import gram
 from bot.records import Recipe, no_progress
 from bot.records.config import Method
@@ -94,12 +95,11 @@ def test_a_child_process_finds_the_card_within_its_limits(tmp_path: Path) -> Non
     assert nvidia_smi()
     assert has_cuda()
     limit = memory_bytes()
-    script = (
-        f"import resource; resource.setrlimit(resource.RLIMIT_DATA, ({limit}, {limit})); "
-        "import torch; print(float(torch.ones(1 << 28, device='cuda').sum()))"
-    )
+    script = "import torch; print(float(torch.ones(1 << 28, device='cuda').sum()))"
+    confinement = Confinement(write=(tmp_path,), memory_bytes=limit, cpu_s=600, file_bytes=1 << 30)
+    (tmp_path / "tmp").mkdir()
     done = subprocess.run(
-        [sys.executable, "-c", script],
+        confinement.around([sys.executable, "-c", script]),
         env=child_environment(tmp_path),
         stdout=subprocess.PIPE,
         text=True,

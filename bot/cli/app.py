@@ -25,7 +25,7 @@ import bot
 from bot.cli import actions, setup, stages, terminal, tools, watch
 from bot.cli.console import LibraryOutput, Panel, child_options, err, help_without_verb, log, out, problem_of
 from bot.errors import BotError, WatchlistError
-from bot.jobs.worker import PARENT
+from bot.jobs.confined import PARENT
 from bot.watch.watchlist import InvalidWatchlistError
 
 _HELP = ["-h", "--help"]

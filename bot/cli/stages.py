@@ -37,9 +37,10 @@ from bot.cli.progress import Bars
 from bot.errors import BotError, EnvironmentProblem, WatchlistError
 from bot.hub.publish import make_public_note
 from bot.jobs import stages
+from bot.jobs.confined import PARENT
 from bot.jobs.folder import JobDir
 from bot.jobs.plain import check_folder, hint_for_folders
-from bot.jobs.worker import PARENT, end_with_parent
+from bot.jobs.worker import end_with_parent
 from bot.records import (
     BUILTIN_TEXTS,
     Calibration,

@@ -1,58 +1,68 @@
-"""Child processes for what needs torch: no token in their environment, no network.
+"""Child processes for what needs torch: no token in their environment, and isolated as the machine allows.
 
-That frees GPU memory, isolates untrusted files, and lets a killed stage be started again.
+That frees GPU memory, keeps untrusted files away from everything else, and lets a killed stage be started again.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-import re
-import resource
 import signal
 import subprocess
 import sys
 import tempfile
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from bot.errors import BotError, EnvironmentProblem, QuantizationError, UpstreamError
+from bot.files import disk_errors
+from bot.jobs.confined import NOT_ISOLATED, PARENT
+from bot.jobs.environment import child_environment, close_environment
 from bot.jobs.folder import JobDir
-from bot.jobs.machine import memory_bytes
+from bot.jobs.isolation import ESSENTIAL, Confinement, not_isolated, require
+from bot.jobs.machine import core_count, memory_bytes
 from bot.records import JobResult
 from bot.text import duration
-
-# Environment variables that a child may see. An allowlist, because secrets can have any name.
-_ALLOWED = re.compile(
-    r"PATH|HOME|USER|LANG|LC_\w+|TZ|TERM|COLORTERM|COLUMNS|LINES|NO_COLOR|FORCE_COLOR|TMPDIR|VIRTUAL_ENV"
-    r"|PYTHON(?!STARTUP)\w*|LD_LIBRARY_PATH|CUDA_\w+|NVIDIA_\w+|OMP_NUM_THREADS|MKL_NUM_THREADS|TORCH_\w+|PYTORCH_\w+"
-    r"|MPLCONFIGDIR|COVERAGE_\w+"
-)
-
-# In a child: the process id of the one that started it.
-PARENT = "AWQ_BOT_PARENT"
 
 # Of children that read no weights. They take seconds to import transformers, and a minute for many experts.
 SMALL_S = 300.0
 _SMALL_BYTES = 1 << 34
 _CLEANUP_S = 30.0
+# More than the largest file of any model: shards have 5 GB, and a layer of many experts some ten.
+_LARGEST_FILE_BYTES = 1 << 37
+_SMALL_FILE_BYTES = 1 << 28
 
-# Of linux/prctl.h.
-_SET_PARENT_DEATH_SIGNAL = 1
-_SET_DUMPABLE = 4
+_SET_PARENT_DEATH_SIGNAL = 1  # of linux/prctl.h
 
 
-def run_child(verb: str, jobdir: JobDir, *, limit_s: float, options: tuple[str, ...] = ()) -> None:
+def run_child(
+    verb: str, jobdir: JobDir, *, limit_s: float, options: tuple[str, ...] = (), require_isolation: bool = False
+) -> None:
     """`python -m bot VERB --job DIR`, its stderr on ours, for limit_s at most and in this machine's memory.
 
-    Raises the error that the child recorded.
+    It can write to the job's folder only. Raises the error that the child recorded; with require_isolation
+    EnvironmentProblem, where this machine cannot isolate it.
     """
+    if require_isolation:
+        require()
     jobdir.forget(JobResult)
     close_environment()
-    command = [sys.executable, "-m", "bot", *options, verb, "--job", str(jobdir.path)]
-    child = subprocess.Popen(command, env=child_environment(jobdir.hf_home), stdout=subprocess.DEVNULL)
+    _make_home(jobdir.hf_home)
+    confinement = Confinement(
+        write=(jobdir.path,),
+        sealed=(jobdir.source,),
+        append=_log_file(options),
+        need=ESSENTIAL if require_isolation else (),
+        memory_bytes=memory_bytes(),
+        cpu_s=int(limit_s * core_count()) + 1,
+        file_bytes=_LARGEST_FILE_BYTES,
+    )
+    child = subprocess.Popen(
+        confinement.around([sys.executable, "-m", "bot", *options, verb, "--job", str(jobdir.path)]),
+        env=child_environment(jobdir.hf_home),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
     try:
-        _limit_memory(child, memory_bytes())
         code = child.wait(limit_s)
     except subprocess.TimeoutExpired:
         raise _took_too_long(verb, limit_s) from None
@@ -79,12 +89,14 @@ def _end(child: subprocess.Popen[bytes]) -> None:
             child.wait()
 
 
-def _limit_memory(child: subprocess.Popen[Any], limit_bytes: int) -> None:
-    """More is a MemoryError in the child, where the system would otherwise kill some process of the machine."""
-    if sys.platform.startswith("linux"):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            # What a process writes to and no file backs: a GPU's reserved addresses do not count.
-            resource.prlimit(child.pid, resource.RLIMIT_DATA, (limit_bytes, limit_bytes))
+def _make_home(home: Path) -> None:
+    with disk_errors(home):
+        (home / "tmp").mkdir(parents=True, exist_ok=True)
+
+
+def _log_file(options: tuple[str, ...]) -> tuple[Path, ...]:
+    """Which the child writes to as well."""
+    return tuple(Path(path) for name, path in pairwise(options) if name == "--log-file")
 
 
 def _took_too_long(verb: str, limit_s: float) -> BotError:
@@ -105,12 +117,18 @@ def ask_child(verb: str, question: str) -> str:
     Raises EnvironmentProblem when the child fails.
     """
     close_environment()
-    command = [sys.executable, "-m", "bot", verb]
     pipe = subprocess.PIPE
     with tempfile.TemporaryDirectory() as home:
+        _make_home(Path(home))
+        confinement = Confinement(
+            write=(Path(home),),
+            memory_bytes=min(_SMALL_BYTES, memory_bytes()),
+            cpu_s=int(SMALL_S * core_count()),
+            file_bytes=_SMALL_FILE_BYTES,
+        )
+        command = confinement.around([sys.executable, "-m", "bot", verb])
         environment = child_environment(Path(home))
         with subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as child:
-            _limit_memory(child, min(_SMALL_BYTES, memory_bytes()))
             try:
                 answer, said = child.communicate(question, SMALL_S)
             except subprocess.TimeoutExpired:
@@ -121,31 +139,6 @@ def ask_child(verb: str, question: str) -> str:
         last = (said.strip().splitlines() or ["nothing"])[-1]
         raise EnvironmentProblem(f"{verb} ended with code {child.returncode} and said {last!r}")
     return answer
-
-
-def close_environment() -> None:
-    """Hide the environment that this process was started with from other processes of the same account.
-
-    Otherwise a child, which gets no token itself, could read ours in /proc/PID/environ. Linux lets only root look
-    into a process that is not dumpable: https://man7.org/linux/man-pages/man2/PR_SET_DUMPABLE.2const.html
-    """
-    if sys.platform.startswith("linux"):
-        _prctl(_SET_DUMPABLE, 0)
-
-
-def child_environment(hf_home: Path) -> dict[str, str]:
-    allowed = {name: value for name, value in os.environ.items() if _ALLOWED.fullmatch(name)}
-    return allowed | {
-        # An empty home for the Hub's client: no stored token, no shared cache of remote code.
-        "HF_HOME": str(hf_home),
-        "HF_HUB_OFFLINE": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        # lm-eval draws its own bars over ours, and starts processes to estimate standard errors.
-        "TQDM_DISABLE": "1",
-        "DISABLE_MULTIPROC": "1",
-        PARENT: str(os.getpid()),
-    }
 
 
 def end_with_parent() -> None:
@@ -168,6 +161,8 @@ def _error_of(verb: str, jobdir: JobDir, code: int) -> BotError:
     result = jobdir.load(JobResult)
     if result is not None and result.error is not None:
         return result.error
+    if code == NOT_ISOLATED:
+        return not_isolated()
     if code < 0:
         name = signal.Signals(-code).name
         hint = (
