@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from bot.cli import terminal
-from bot.cli.console import WatchlistOption, WorkOption, err, help_without_verb, job_context, out
+from bot.cli.console import IsolationOption, WatchlistOption, WorkOption, err, help_without_verb, job_context, out
 from bot.cli.progress import Bars
 from bot.cli.steps import Step, run_stage
 from bot.cli.upkeep import comment, deadman, keepalive
@@ -34,6 +34,7 @@ from bot.github.summaries import plan_page, report_page
 from bot.github.tracker import IssueTracker
 from bot.hub.session import Hub
 from bot.jobs import pipeline
+from bot.jobs.stages import JobContext
 from bot.records import Job, JobKind, JobResult, Plan
 from bot.watch import watchlist as watchlists
 
@@ -150,11 +151,12 @@ def quantize(
     work: WorkOption = Path("work"),
     results: ResultsOption = Path("results"),
     watchlist: WatchlistOption = Path("watchlist.yaml"),
+    require_isolation: IsolationOption = False,
 ) -> None:
     """Run a release job up to publishing: pull, quantize, evaluate, card. Needs a GPU, and no write token.
 
     Succeeds if another run has published it already. The result is written to
-    RESULTS, also after a failure.
+    RESULTS, also after a failure. A model's own code always needs isolation.
 
     Outputs: publish (true or false), artifact (the folder for `publish`).
 
@@ -164,7 +166,8 @@ def quantize(
         job, jobdir = _job(folder, job_id, release=True), work / job_id
 
         def prepare() -> JobResult:
-            return pipeline.prepare_job(job_context(work, watchlist.parent, Bars(err)), job)
+            context = _isolated_context(work, watchlist.parent, job, require_isolation)
+            return pipeline.prepare_job(context, job)
 
         result = run_stage(step, "quantize", job, prepare, results=results, folder=jobdir)
         step.outputs({"publish": result.publication is None, "artifact": str(jobdir)})
@@ -203,10 +206,12 @@ def refresh(
     folder: PlanOption = Path("plan"),
     work: WorkOption = Path("work"),
     results: ResultsOption = Path("results"),
+    require_isolation: IsolationOption = False,
 ) -> None:
     """Run a job that needs no GPU: republish changed small files, or complete an interrupted publication.
 
-    Needs a write token. The result is written to RESULTS, also after a failure.
+    Needs a write token. The result is written to RESULTS, also after a failure. A model's own code always needs
+    isolation.
 
     Example: [bold]awq-bot actions refresh --plan plan --job-id ID --work work --results results[/]
     """
@@ -214,7 +219,9 @@ def refresh(
         job = _job(folder, job_id, release=False)
 
         def whole() -> JobResult:
-            return pipeline.run_job(job_context(work, work, Bars(err)), job, reported_stage="refresh")
+            return pipeline.run_job(
+                _isolated_context(work, work, job, require_isolation), job, reported_stage="refresh"
+            )
 
         run_stage(step, "refresh", job, whole, results=results, folder=work / job_id)
 
@@ -260,6 +267,11 @@ def _job(folder: Path, job_id: str, *, release: bool) -> Job:
         verbs = "`refresh`" if release else "`quantize` and `publish`"
         raise WatchlistError(f"{job_id} is a {job.kind.value} job", hint=f"Run it with {verbs}.")
     return job
+
+
+def _isolated_context(work: Path, files: Path, job: Job, required: bool) -> JobContext:
+    """A model's own code never runs where it could reach a credential, or the runner's account."""
+    return job_context(work, files, Bars(err), require_isolation=required or job.entry.trust_remote_code)
 
 
 def _beat(step: Step, url: str, planned: Plan) -> None:

@@ -65,6 +65,12 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _JOB_HELP = "A job's folder: a subfolder of run's --work."
 JobOption = Annotated[Path, typer.Option("--job", help=_JOB_HELP)]
 MaybeJobOption = Annotated[Path | None, typer.Option("--job", help=_JOB_HELP)]
+IsolationOption = Annotated[
+    bool,
+    typer.Option(
+        "--require-isolation", help="Refuse to read a model's files where child processes cannot be isolated."
+    ),
+]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Do everything but write to the Hub.")]
 
 
@@ -77,9 +83,14 @@ class Panel(StrEnum):
     TOOLS = "Tools"
 
 
-def job_context(work: Path, files: Path, bars: Bars) -> JobContext:
+def job_context(work: Path, files: Path, bars: Bars, *, require_isolation: bool = False) -> JobContext:
     return JobContext(
-        hub=Hub.from_environment(), work=work, files=files, progress=bars, child_options=tuple(child_options)
+        hub=Hub.from_environment(),
+        work=work,
+        files=files,
+        progress=bars,
+        child_options=tuple(child_options),
+        require_isolation=require_isolation,
     )
 
 

@@ -16,6 +16,7 @@ from bot.checkpoint.config import parse_config
 from bot.checkpoint.repo_files import CONFIG
 from bot.checkpoint.weight_files import read_weight_headers
 from bot.errors import EnvironmentProblem, UpstreamError
+from bot.jobs.isolation import missing_here
 from bot.jobs.machine import core_count, has_cuda, memory_bytes, nvidia_smi
 from bot.records import Calibration, Check, Details, Estimate, Job, JobKind, Plan, Recipe
 from bot.text import duration
@@ -116,6 +117,18 @@ def jobs_on_cpu(jobs: Sequence[Job], *, allowed: bool) -> str:
         return ""
     largest = max(need.parameters for need in needs)
     return work_on_cpu(largest, sum(need.float_operations for need in needs), allowed=allowed)
+
+
+def own_code_notice(jobs: Sequence[Job]) -> str:
+    """One line where models' own code will run in child processes that are not isolated; otherwise empty."""
+    named = [job.entry.repo_id for job in jobs if job.entry.trust_remote_code and job.kind is not JobKind.FINISH]
+    missing = missing_here() if named else []
+    if not missing:
+        return ""
+    return (
+        f"code of {', '.join(named)} will run in child processes that are not isolated on this machine "
+        f"({', '.join(missing)}; see `awq-bot doctor`); --require-isolation refuses that"
+    )
 
 
 def folder_on_cpu(source: Path, recipe: Recipe, calibration: Calibration, *, allowed: bool) -> str:

@@ -3,56 +3,49 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from bot.checkpoint.constants import MAX_SAMPLES, MIN_SAMPLES, MIN_SEQ_LEN
 from bot.cli import terminal
+from bot.cli.children import in_child, is_child, loading_torch, recording_failures
 from bot.cli.console import (
     DryRunOption,
+    IsolationOption,
     JobOption,
     JsonOption,
     MaybeJobOption,
     WatchlistOption,
-    bug,
     err,
     job_context,
-    log,
     needs_extra,
     out,
     print_json,
     print_raw,
-    problem_of,
 )
 from bot.cli.doctor import CpuOption, folder_on_cpu, jobs_on_cpu
-from bot.cli.interrupts import ended_by_ctrl_c
 from bot.cli.progress import Bars
-from bot.errors import BotError, EnvironmentProblem, WatchlistError
+from bot.errors import WatchlistError
 from bot.hub.publish import make_public_note
 from bot.jobs import stages
-from bot.jobs.confined import PARENT
 from bot.jobs.folder import JobDir
-from bot.jobs.plain import check_folder, hint_for_folders
+from bot.jobs.plain import check_folder
 from bot.jobs.worker import end_with_parent
 from bot.records import (
     BUILTIN_TEXTS,
     Calibration,
     Evaluation,
-    Job,
     Publication,
+    QuantizedModel,
     Recipe,
-    Status,
+    Report,
     TensorInfo,
     TextSource,
     from_json,
-    job_result,
     to_json,
 )
 from bot.records.config import Method
@@ -62,13 +55,18 @@ app = typer.Typer(rich_markup_mode="rich")
 
 
 @app.command()
-def pull(job: JobOption, watchlist: WatchlistOption = Path("watchlist.yaml")) -> None:
+def pull(
+    job: JobOption,
+    watchlist: WatchlistOption = Path("watchlist.yaml"),
+    require_isolation: IsolationOption = False,
+) -> None:
     """Stage 1 of a job: fetch the source at its pinned commit, and the calibration files.
 
     Example: [bold]awq-bot pull --job work/JOB_ID[/]
     """
     with Bars(err) as bars:
-        weights = stages.pull(job_context(job.parent, watchlist.parent, bars), JobDir(job))
+        context = job_context(job.parent, watchlist.parent, bars, require_isolation=require_isolation)
+        weights = stages.pull(context, JobDir(job))
     out.print(f"{len(weights.files)} files of {weights.sha[:8]} in {job / weights.folder}", markup=False)
 
 
@@ -98,6 +96,7 @@ def quantize(
         Method, typer.Option(help="awq: AutoAWQ's own search, which is slower and less accurate.")
     ] = "awq+gptq",
     cpu: CpuOption = False,
+    require_isolation: IsolationOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Stage 2 of a job: quantize it. Or quantize a local model folder, without a Hub or a watchlist.
@@ -111,28 +110,33 @@ def quantize(
     recipe = Recipe(group_size=group_size, method=method)
     texts = BUILTIN_TEXTS if calibration is None else (TextSource(file=str(calibration.resolve())),)
     blocks = Calibration(samples=samples, seq_len=seq_len, seed=seed, sources=texts)
-    with _child(job, "quantize"):
-        if source is not None and destination is not None and job is None:
-            needs_extra("quantize")
-            check_folder(source, destination, recipe)
-        with _loading_torch():
-            _say_without_gpu(job, source, recipe, blocks, allowed=cpu)
-            from bot.jobs import tasks
-        with Bars(err) as bars:
-            if job is not None:
-                quantized = tasks.quantize_job(JobDir(job), bars)
-            else:
-                assert source is not None
-                assert destination is not None
-                quantized = tasks.quantize_folder(
-                    source,
-                    destination,
-                    recipe=recipe,
-                    calibration=blocks,
-                    texts=Path(),
-                    trust_remote_code=False,
-                    progress=bars,
-                )
+    if job is not None and not is_child():
+        _say_without_gpu(job, source, recipe, blocks, allowed=cpu)
+        quantized = in_child("quantize", JobDir(job), QuantizedModel, require_isolation=require_isolation)
+    else:
+        with recording_failures(job, "quantize"):
+            if source is not None and destination is not None and job is None:
+                _refuse_without_job(require_isolation)
+                needs_extra("quantize")
+                check_folder(source, destination, recipe)
+            with loading_torch():
+                _say_without_gpu(job, source, recipe, blocks, allowed=cpu)
+                from bot.jobs import tasks
+            with Bars(err) as bars:
+                if job is not None:
+                    quantized = tasks.quantize_job(JobDir(job), bars)
+                else:
+                    assert source is not None
+                    assert destination is not None
+                    quantized = tasks.quantize_folder(
+                        source,
+                        destination,
+                        recipe=recipe,
+                        calibration=blocks,
+                        texts=Path(),
+                        trust_remote_code=False,
+                        progress=bars,
+                    )
     if as_json:
         print_json(quantized)
     else:
@@ -164,6 +168,7 @@ def evaluate(
             "Default: built-in prose, code and dialogue that calibration does not use."
         ),
     ] = None,
+    require_isolation: IsolationOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Stage 3 of a job: measure what was lost. Or compare two local folders.
@@ -177,22 +182,27 @@ def evaluate(
             "evaluate needs --source and --quantized, or --job", hint="See `awq-bot evaluate --help`."
         )
     texts = tuple(TextSource(file=str(path)) for path in text or ())
-    with _child(job, "evaluate"):
-        with _loading_torch():
-            from bot.jobs import tasks
-        with Bars(err) as bars:
-            if job is not None:
-                report = tasks.evaluate_job(JobDir(job), bars)
-            else:
-                assert source is not None
-                assert quantized is not None
-                report = tasks.evaluate_folder(
-                    source,
-                    quantized,
-                    evaluation=Evaluation(sources=texts or BUILTIN_TEXTS),
-                    trust_remote_code=False,
-                    progress=bars,
-                )
+    if job is not None and not is_child():
+        report = in_child("evaluate", JobDir(job), Report, require_isolation=require_isolation)
+    else:
+        with recording_failures(job, "evaluate"):
+            if job is None:
+                _refuse_without_job(require_isolation)
+            with loading_torch():
+                from bot.jobs import tasks
+            with Bars(err) as bars:
+                if job is not None:
+                    report = tasks.evaluate_job(JobDir(job), bars)
+                else:
+                    assert source is not None
+                    assert quantized is not None
+                    report = tasks.evaluate_folder(
+                        source,
+                        quantized,
+                        evaluation=Evaluation(sources=texts or BUILTIN_TEXTS),
+                        trust_remote_code=False,
+                        progress=bars,
+                    )
     if as_json:
         print_json(report)
     else:
@@ -233,8 +243,8 @@ def publish(job: JobOption, dry_run: DryRunOption = False) -> None:
 @app.command(hidden=True)
 def trial(job: JobOption) -> None:
     """The child process of a pull: try the small files before the weights are pulled."""
-    with _child(job, "trial"):
-        with _loading_torch():
+    with recording_failures(job, "trial"):
+        with loading_torch():
             from bot.jobs import tasks
         tasks.try_job(JobDir(job))
 
@@ -243,7 +253,7 @@ def trial(job: JobOption) -> None:
 def layers() -> None:
     """The child process of a plan: from config.json and tensor headers on stdin to what the layers hold."""
     end_with_parent()
-    with _loading_torch():
+    with loading_torch():
         from bot.jobs.model import read_layers
     asked = json.load(sys.stdin)
     tensors = from_json(tuple[TensorInfo, ...], json.dumps(asked["tensors"]))
@@ -251,11 +261,17 @@ def layers() -> None:
     print_raw(to_json(read_layers(asked["config"], tensors, recipe)))
 
 
+def _refuse_without_job(require_isolation: bool) -> None:
+    if require_isolation:
+        hint = "Code in a plain folder never runs. To isolate what reads its other files, use a watchlist."
+        raise WatchlistError("--require-isolation is for jobs", hint=hint)
+
+
 def _say_without_gpu(
     job: Path | None, source: Path | None, recipe: Recipe, calibration: Calibration, *, allowed: bool
 ) -> None:
     """Before torch is imported. Not in a child process: `run` has said it, and on a GPU runner `doctor` checks."""
-    if os.environ.get(PARENT):
+    if is_child():
         return
     if job is not None:
         notice = jobs_on_cpu([JobDir(job).job], allowed=allowed)
@@ -268,61 +284,3 @@ def _say_without_gpu(
 
 def _published_line(publication: Publication) -> str:
     return f"{publication.url} at {publication.tag}" + ("" if publication.new else " (was there already)")
-
-
-class _child:  # noqa: N801 - used as a with statement's verb
-    """Records a failure of a child process for its parent. On plain folders nothing is recorded."""
-
-    def __init__(self, job: Path | None, stage: str) -> None:
-        self._job, self._stage = job, stage
-
-    def __enter__(self) -> None:
-        end_with_parent()
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        job = self._readable_job()
-        problem = _problem_of(error, job)
-        if problem is None:
-            return
-        if self._job is None:
-            problem.hint = hint_for_folders(problem.hint)
-        if job is not None and self._job is not None:
-            failed = job_result(job, stage=self._stage, status=Status.FAILED, error=problem)
-            JobDir(self._job).store(failed)
-            if PARENT in os.environ:
-                # The parent process prints it, once.
-                raise typer.Exit(problem.exit_code) from None
-        raise problem from None
-
-    def _readable_job(self) -> Job | None:
-        if self._job is None:
-            return None
-        try:
-            return JobDir(self._job).load(Job)
-        except BotError:
-            return None
-
-
-def _problem_of(error: BaseException | None, job: Job | None) -> BotError | None:
-    """What to report; None for what the command line itself reacts to."""
-    # After a broken pipe no one reads an error message.
-    if error is None or isinstance(error, (BrokenPipeError, typer.Exit, KeyboardInterrupt, SystemExit)):
-        return None
-    if isinstance(error, BotError):
-        return error
-    if isinstance(error, OSError):
-        return problem_of(error)
-    if isinstance(error, MemoryError):
-        return EnvironmentProblem("out of memory", hint="Run it on a machine with more memory: it resumes.")
-    log.error("unexpected %s", type(error).__name__, exc_info=error)
-    return bug(error, job)
-
-
-@contextmanager
-def _loading_torch() -> Iterator[None]:
-    """Around the import of what needs torch. Raises EnvironmentProblem where it is not installed."""
-    # transformers asks the Hub for files that a folder lacks.
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    needs_extra("quantize")
-    with ended_by_ctrl_c():
-        yield

@@ -33,6 +33,7 @@ from bot.hub.session import Hub, environment_problems
 from bot.hub.sign_release import sign_release
 from bot.hub.verify import verify as verify_repo
 from bot.jobs import pipeline
+from bot.jobs.isolation import check_children
 from bot.records import Check, Signer, WatchEntry, read_signer
 from bot.watch import watchlist as watchlists
 
@@ -146,9 +147,12 @@ def doctor(
     runner: Annotated[
         bool, typer.Option("--runner", help="Check a GPU runner: a GPU, and no write token.")
     ] = False,
+    require_isolation: Annotated[
+        bool, typer.Option("--require-isolation", help="Fail where child processes cannot be isolated.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Check tokens, GPU, disk, memory, versions and endpoint, and say how to fix what would fail.
+    """Check tokens, GPU, disk, memory, versions, endpoint and isolation, and say how to fix what would fail.
 
     With --runner also what untrusted files could reach: credentials that write, root, Docker, pull requests.
     Exits with 8 when something would fail.
@@ -166,6 +170,8 @@ def doctor(
         checks += check_access(here, tuple(namespaces), runner=runner)
         planned = pipeline.plan(here, entries) if all(check.status != "failed" for check in checks) else None
     checks += check_machine(planned, work, runner=runner)
+    trusting = planned is not None and any(job.entry.trust_remote_code for job in planned.jobs)
+    checks += check_children(required=require_isolation or (runner and trusting))
     checks += check_isolation() if runner else ()
     checks += check_exposure(Actions.from_environment(), runner=runner)
     _show_checks(tuple(checks), as_json=as_json, bad_code=EnvironmentProblem.exit_code)

@@ -9,6 +9,7 @@ import typer
 from bot.cli import terminal
 from bot.cli.console import (
     DryRunOption,
+    IsolationOption,
     JsonOption,
     OnlyOption,
     Panel,
@@ -23,11 +24,12 @@ from bot.cli.console import (
     out,
     print_json,
 )
-from bot.cli.doctor import CpuOption, jobs_on_cpu
+from bot.cli.doctor import CpuOption, jobs_on_cpu, own_code_notice
 from bot.cli.progress import Bars
 from bot.errors import BotError
 from bot.hub.session import Hub
 from bot.jobs import pipeline
+from bot.jobs.isolation import require
 from bot.jobs.stages import JobContext
 from bot.records import Job, JobKind, JobResult, Plan, Status, job_result
 from bot.watch import watchlist as watchlists
@@ -72,6 +74,7 @@ def run(
     work: WorkOption = Path("work"),
     dry_run: DryRunOption = False,
     cpu: CpuOption = False,
+    require_isolation: IsolationOption = False,
 ) -> None:
     """Plan, then pull, quantize, evaluate and publish each new release.
 
@@ -80,15 +83,25 @@ def run(
 
     Example: [bold]awq-bot run --only Qwen/Qwen3-4B --dry-run[/]
     """
+    if require_isolation:
+        require()
     planned = _plan(watchlist, only=only)
     err.print(terminal.plan_table(planned))
     if any(job.kind is not JobKind.FINISH for job in planned.jobs):
         # Before gigabytes of weights are pulled for it.
         needs_extra("quantize")
-    if notice := jobs_on_cpu(planned.jobs, allowed=cpu):
-        err.print(notice)
+    for notice in (jobs_on_cpu(planned.jobs, allowed=cpu), own_code_notice(planned.jobs)):
+        if notice:
+            err.print(notice)
     results = [
-        _run_job(planned, number, work=work, files=watchlist.parent, dry_run=dry_run)
+        _run_job(
+            planned,
+            number,
+            work=work,
+            files=watchlist.parent,
+            dry_run=dry_run,
+            require_isolation=require_isolation,
+        )
         for number in range(len(planned.jobs))
     ]
     for skip in planned.skipped:
@@ -102,13 +115,16 @@ def run(
     raise typer.Exit(_first_failure(planned, results))
 
 
-def _run_job(planned: Plan, number: int, *, work: Path, files: Path, dry_run: bool) -> JobResult:
+def _run_job(
+    planned: Plan, number: int, *, work: Path, files: Path, dry_run: bool, require_isolation: bool
+) -> JobResult:
     """Run one job under its title, and print its error. files: the folder of the calibration files."""
     job = planned.jobs[number]
     title = f"{number + 1} of {len(planned.jobs)}"
     err.rule(f"[bold]{title}[/]  {job.entry.repo_id} → {job.entry.target}", align="left")
     with Bars(err) as bars:
-        result = _result(job_context(work, files, bars), job, dry_run=dry_run)
+        context = job_context(work, files, bars, require_isolation=require_isolation)
+        result = _result(context, job, dry_run=dry_run)
     if result.error is not None:
         err.print(terminal.error_text(result.error), soft_wrap=True)
     return result

@@ -76,8 +76,8 @@ class Confinement:
     file_bytes: int
 
     def around(self, command: Sequence[str]) -> list[str]:
-        """The command line that runs the command so; the command itself where this is not Linux."""
-        if not sys.platform.startswith("linux"):
+        """The command line that runs the command so; the command itself where that is not possible."""
+        if not _is_wanted():
             return list(command)
         asked = {
             "command": list(command),
@@ -95,6 +95,15 @@ class Confinement:
             "processes": _PROCESSES,
         }
         return [sys.executable, "-I", "-S", "-c", _START, str(_package().parent), json.dumps(asked)]
+
+
+def _is_wanted() -> bool:
+    return sys.platform.startswith("linux") and not _is_off()
+
+
+def _is_off() -> bool:
+    """A way out, should a driver need what is forbidden."""
+    return os.environ.get("AWQ_BOT_ISOLATION", "").strip().lower() == "off"
 
 
 def _package() -> Path:
@@ -135,7 +144,7 @@ def _of_etc() -> Iterator[Path]:
 def in_force() -> dict[str, tuple[str, ...]]:
     """By name of what is protected, the mechanisms on this machine; found by starting a process. Without: none."""
     found: dict[str, list[str]] = {}
-    if sys.platform.startswith("linux"):
+    if _is_wanted():
         confinement = Confinement(memory_bytes=1 << 30, cpu_s=_TRY_S, file_bytes=1 << 20)
         with tempfile.TemporaryDirectory() as home:
             done = subprocess.run(
@@ -152,8 +161,13 @@ def in_force() -> dict[str, tuple[str, ...]]:
 
 def require() -> None:
     """Raises EnvironmentProblem where something essential cannot be enforced here."""
-    if missing := [name for name in ESSENTIAL if not in_force()[name]]:
+    if missing := missing_here():
         raise not_isolated(missing)
+
+
+def missing_here() -> list[str]:
+    """The names of ESSENTIAL that cannot be enforced on this machine."""
+    return [name for name in ESSENTIAL if not in_force()[name]]
 
 
 def not_isolated(missing: Sequence[str] = ()) -> EnvironmentProblem:
@@ -161,16 +175,22 @@ def not_isolated(missing: Sequence[str] = ()) -> EnvironmentProblem:
     return EnvironmentProblem(
         "a child process that reads the model's files cannot be isolated on this machine"
         + (f" ({could})" if could else ""),
-        hint=_HOW_TO,
+        hint=_how_to(),
     )
 
 
-def check_children() -> Iterator[Check]:
-    """For `doctor`, a line per protection."""
+def _how_to() -> str:
+    return "AWQ_BOT_ISOLATION is off: unset it." if _is_off() else _HOW_TO
+
+
+def check_children(*, required: bool) -> Iterator[Check]:
+    """For `doctor`, a line per protection. required: without an essential one a check fails."""
     for name, mechanisms in in_force().items():
         what = f"isolation: {name}"
         if mechanisms:
             yield Check(name=what, status="ok", found=", ".join(mechanisms))
         else:
-            fix = _HOW_TO if name in ESSENTIAL else "It needs user namespaces, which this machine does not allow."
-            yield Check(name=what, status="warning", found=f"a child process can {_PROTECTS[name]}", fix=fix)
+            essential = name in ESSENTIAL
+            fix = _how_to() if essential or _is_off() else "It needs user namespaces, which are not allowed here."
+            found = f"a child process can {_PROTECTS[name]}"
+            yield Check(name=what, status="failed" if essential and required else "warning", found=found, fix=fix)

@@ -33,6 +33,7 @@ from bot.jobs.folder import (
     quantize_inputs,
 )
 from bot.jobs.handover import TOOL, has_chat_template
+from bot.jobs.isolation import require
 from bot.jobs.machine import time_limit_s
 from bot.jobs.trial import try_files
 from bot.jobs.worker import run_child
@@ -57,13 +58,18 @@ Record = TypeVar("Record")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobContext:
-    """What a job needs to run. files: the folder that `file:` sources of the watchlist are relative to."""
+    """What a job needs to run.
+
+    files: the folder that `file:` sources of the watchlist are relative to. require_isolation: start no child
+    process that this machine cannot isolate.
+    """
 
     hub: Hub
     work: Path
     files: Path
     progress: Progress
     child_options: tuple[str, ...] = ()
+    require_isolation: bool = False
 
 
 def already_published(hub: Hub, job: Job) -> Publication | None:
@@ -97,6 +103,8 @@ def is_evaluated(jobdir: JobDir) -> bool:
 def pull(context: JobContext, jobdir: JobDir) -> Weights:
     """The source at its pinned commit, and the pinned text to calibrate and measure on."""
     job = jobdir.job
+    if context.require_isolation:
+        require()  # before anything is downloaded
     if job.tasks:
         lm_eval_version()  # raises where it is not installed, before anything is downloaded
     weights = jobdir.load(Weights, inputs=pull_inputs(job))
@@ -128,7 +136,7 @@ def _try(context: JobContext, jobdir: JobDir) -> None:
         if details.problem:
             raise UpstreamError(f"{job.entry.repo_id}: {details.problem}", hint="Plan again.")
         tensors = details.tensors
-    try_files(jobdir, tensors, options=context.child_options)
+    try_files(jobdir, tensors, options=context.child_options, require_isolation=context.require_isolation)
 
 
 def _is_pulled(jobdir: JobDir, weights: Weights) -> bool:
@@ -172,8 +180,18 @@ def quantize(context: JobContext, jobdir: JobDir) -> QuantizedModel:
     job, weights = jobdir.job, _needed(jobdir, Weights, "pull")
     inputs = quantize_inputs(job, weights)
     if jobdir.load(QuantizedModel, inputs=inputs) is None:
-        run_child("quantize", jobdir, options=context.child_options, limit_s=time_limit_s(job.estimate))
+        _run_child(context, "quantize", jobdir)
     return _needed(jobdir, QuantizedModel, "quantize")
+
+
+def _run_child(context: JobContext, verb: str, jobdir: JobDir) -> None:
+    run_child(
+        verb,
+        jobdir,
+        limit_s=time_limit_s(jobdir.job.estimate),
+        options=context.child_options,
+        require_isolation=context.require_isolation,
+    )
 
 
 def evaluate(context: JobContext, jobdir: JobDir) -> Report:
@@ -184,7 +202,7 @@ def evaluate(context: JobContext, jobdir: JobDir) -> Report:
     quantized = _needed(jobdir, QuantizedModel, "quantize")
     inputs = evaluate_inputs(jobdir.job, quantized)
     if jobdir.load(Report, inputs=inputs) is None:
-        run_child("evaluate", jobdir, options=context.child_options, limit_s=time_limit_s(jobdir.job.estimate))
+        _run_child(context, "evaluate", jobdir)
     report = _needed(jobdir, Report, "evaluate")
     verdict = judge(report, jobdir.job.entry.gate)
     if not verdict.passed:

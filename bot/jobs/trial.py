@@ -35,7 +35,13 @@ def layers_of_model(details: Details, recipe: Recipe) -> Layers:
     return layers
 
 
-def try_files(jobdir: JobDir, tensors: Sequence[TensorInfo] | None, *, options: tuple[str, ...]) -> None:
+def try_files(
+    jobdir: JobDir,
+    tensors: Sequence[TensorInfo] | None,
+    *,
+    options: tuple[str, ...],
+    require_isolation: bool = False,
+) -> None:
     """Try the small files in source/, the text to measure on, and the model that files and headers show.
 
     tensors: of the headers; None for a refresh. Raises the error that the child process recorded.
@@ -48,7 +54,7 @@ def try_files(jobdir: JobDir, tensors: Sequence[TensorInfo] | None, *, options: 
         return
     if tensors is not None:
         jobdir.store(Headers(tensors=tuple(tensors)))
-    run_child("trial", jobdir, options=options, limit_s=SMALL_S)
+    run_child("trial", jobdir, options=options, limit_s=SMALL_S, require_isolation=require_isolation)
     jobdir.forget(Headers)
     _remember(known, "ok\n")
 

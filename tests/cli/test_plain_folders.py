@@ -243,7 +243,7 @@ def test_what_the_plan_would_refuse_is_refused_before_torch_is_loaded(
     code: int,
     words: tuple[str, ...],
 ) -> None:
-    monkeypatch.delattr(stages, "_loading_torch")
+    monkeypatch.delattr(stages, "loading_torch")
     for name, content in changed.items():
         if content is None:
             (source / name).unlink()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,13 @@ import jinja2
 import pytest
 
 from bot.jobs.confined import NOT_ISOLATED, PARENT
-from bot.jobs.isolation import ESSENTIAL, Confinement
+from bot.jobs.isolation import ESSENTIAL, Confinement, in_force
 from bot.jobs.machine import memory_bytes
+from bot.localhub import LocalHub
 from tests.support import probes
-from tests.support.probes import LOOKS_LIKE_A_TOKEN, PROBES, SECRET
+from tests.support.probes import LOOKS_LIKE_A_TOKEN, PROBES, SECRET, plant
+from tests.support.sandbox import Sandbox, SandboxBefore, recorded_files
+from tests.support.small_sandbox import CONFIG, SOURCE, small_model, write_watchlist
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux's mechanisms")
@@ -182,3 +186,148 @@ def test_without_what_is_needed_the_command_is_not_started(start: Start, tmp_pat
         assert "something else" in process.communicate()[1]
     assert process.returncode == NOT_ISOLATED
     assert not (tmp_path / "started").exists()
+
+
+# --- the pipeline ---------------------------------------------------------------------------------------------
+
+OFF = "AWQ_BOT_ISOLATION"
+
+
+def test_doctor_names_what_is_in_force(sandbox_before: SandboxBefore, monkeypatch: pytest.MonkeyPatch) -> None:
+    sandbox = sandbox_before()
+    checks = {check["name"]: check for check in json.loads(sandbox.call("doctor", "--json").stdout)}
+    for name, mechanisms in in_force().items():
+        check = checks[f"isolation: {name}"]
+        assert check["found"] == ", ".join(mechanisms) or check["status"] == "warning"
+    monkeypatch.setenv(OFF, "off")
+    assert sandbox.call("doctor").returncode == 0
+    failed = sandbox.call("doctor", "--require-isolation")
+    assert failed.returncode == 8
+    assert f"{OFF} is off" in failed.stdout
+
+
+@pytest.mark.parametrize("verb", ["run", "pull", "quantize", "evaluate"])
+def test_nothing_is_done_without_the_isolation_that_is_required(
+    sandbox_before: SandboxBefore, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    sandbox = sandbox_before("pull", "quantize", "evaluate", "card")
+    monkeypatch.setenv(OFF, "off")
+    sandbox.hub.clear_requests()
+    job = () if verb == "run" else ("--job", str(sandbox.jobs[0]))
+    done = sandbox.call(verb, *job, "--require-isolation")
+    assert done.returncode == 8
+    assert "cannot be isolated" in done.stderr
+    assert f"{OFF} is off" in done.stderr
+    assert not (sandbox.jobs[0] / "weights.json").exists()
+    assert sandbox.hub.requests == ()
+
+
+def test_isolated_or_not_the_same_bytes_are_made(
+    small_sandbox: Sandbox, sandbox_before: SandboxBefore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sandbox = sandbox_before("quantize", "evaluate", "card")
+    monkeypatch.setenv(OFF, "off")
+    done = sandbox.call("run", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    [isolated], [open_] = small_sandbox.jobs, sandbox.jobs
+    assert recorded_files(open_) == recorded_files(isolated)
+    assert record(open_, "report.json", "duration_s") == record(isolated, "report.json", "duration_s")
+
+
+def record(job: Path, name: str, *but: str) -> dict[str, Any]:
+    content = json.loads((job / name).read_text())["record"]
+    return {key: value for key, value in content.items() if key not in but}
+
+
+# --- a model with its own code --------------------------------------------------------------------------------
+
+OWN_CONFIG = CONFIG | {
+    "model_type": "planted",
+    "architectures": ["PlantedForCausalLM"],
+    "auto_map": {
+        "AutoConfig": "modeling_own.PlantedConfig",
+        "AutoModelForCausalLM": "modeling_own.PlantedForCausalLM",
+    },
+}
+OWN_CODE = """
+
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+class PlantedConfig(Qwen3Config):
+    model_type = "planted"
+
+class PlantedForCausalLM(Qwen3ForCausalLM):
+    config_class = PlantedConfig
+
+HOME = Path(os.environ["HOME"])
+FACTS = json.loads(%r) | {
+    "bot": os.getppid(), "alive": str(HOME / "alive"), "source": str(HOME.parent / "source")
+}
+VERB = next(word for word in sys.argv if word in ("trial", "quantize", "evaluate"))
+(HOME / f"reached-{VERB}.json").write_text(json.dumps(reached(FACTS)))
+"""
+
+
+@pytest.fixture
+def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
+    """A sandbox with one model whose code tries everything and then works; it is trusted, and planned."""
+    facts = plant(tmp_path)
+    monkeypatch.setenv("HOME", facts["home"])
+    monkeypatch.setenv("HF_WRITE_TOKEN", SECRET)
+    with socket.create_server(("", 0)) as tcp, socket.socket(socket.AF_UNIX) as unix:
+        unix.bind(facts["unix"])
+        unix.listen()
+        found = facts | {"port": tcp.getsockname()[1]}
+        code = Path(probes.__file__).read_text().partition("# --- as the bot")[0] + OWN_CODE % json.dumps(found)
+        root = tmp_path / "sandbox"
+        root.mkdir()
+        sandbox = Sandbox(LocalHub(root / "hub"), root)
+        sha = sandbox.hub.seed(
+            SOURCE, small_model() | {"config.json": json.dumps(OWN_CONFIG), "modeling_own.py": code}
+        )
+        write_watchlist(sandbox, TRUSTING.format(sha=sha))
+        with sandbox.hub:
+            done = sandbox.call("actions", "plan", "--out", "plan")
+            assert done.returncode == 0, done.stderr
+            yield sandbox
+
+
+TRUSTING = """\
+publish_to: quantized
+defaults:
+  calibration: {{samples: 16, seq_len: 64, sources: [{{builtin: stdlib}}]}}
+  evaluation: {{tokens: 8192, sources: [{{builtin: stdlib}}]}}
+  gate: {{max_kl: 100, min_top1: 0, max_perplexity_ratio: 100}}
+models:
+  - {{repo_id: lab/small, revision: {sha}, trust_remote_code: true}}
+"""
+
+
+def test_trusted_code_of_a_model_reaches_nothing_and_never_runs_unless_it_is_isolated(
+    hostile: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [job] = json.loads((hostile.root / "plan" / "plan.json").read_text())["jobs"]
+    words = ("actions", "quantize", "--plan", "plan", "--job-id", job["job_id"])
+    with monkeypatch.context() as patch:
+        patch.setenv(OFF, "off")
+        refused = hostile.call(*words)
+    assert refused.returncode == 8
+    assert "cannot be isolated" in refused.stderr
+    assert not (hostile.jobs[0] / "source").exists()
+
+    if any(not in_force()[name] for name in ESSENTIAL):
+        pytest.skip("not possible here: it is refused")
+    # The home is removed when a job is done, so its stages are run by themselves.
+    for verb in ("pull", "quantize", "evaluate"):
+        done = hostile.call(verb, "--job", str(hostile.jobs[0]))
+        assert done.returncode == 0, done.stderr
+    possible = {probe for probe, name in PROBES.items() if in_force().get(name, True)}
+    for verb in ("trial", "quantize", "evaluate"):
+        reached = json.loads((hostile.jobs[0] / "hf_home" / f"reached-{verb}.json").read_text())
+        # The last one starts it; whether it lives on is seen below.
+        assert possible & {*reached} <= {"outlives the run"}, verb
+    if in_force()["left over"]:
+        alive = hostile.jobs[0] / "hf_home" / "alive"
+        size_bytes = alive.stat().st_size
+        time.sleep(0.5)
+        assert alive.stat().st_size == size_bytes > 0

@@ -131,35 +131,42 @@ def _detach(alive: Path) -> None:
 # --- as the bot ---------------------------------------------------------------------------------------------
 
 
-def main(folder: Path) -> None:
+def plant(folder: Path) -> dict[str, str]:
+    """What there is to reach, by the names that the probes know."""
     import bot  # noqa: PLC0415 - the child does without
-    from bot.jobs.environment import child_environment  # noqa: PLC0415
-    from bot.jobs.isolation import Confinement, in_force  # noqa: PLC0415
 
-    home, job = folder / "home", folder / "work" / "job"
+    home = folder / "home"
     planted = {
         "token": home / ".cache" / "huggingface" / "token",
         "key": home / ".ssh" / "id_ed25519",
         "other_job": folder / "work" / "other" / "job.json",
-        "source": job / "source" / "config.json",
     }
     for path in planted.values():
         path.parent.mkdir(parents=True)
         path.write_text(SECRET)
-    (job / "hf_home" / "tmp").mkdir(parents=True)
+    return {name: str(path) for name, path in planted.items()} | {
+        "home": str(home),
+        "package": str(Path(bot.__file__).parent),
+        "address": _own_address(),
+        "unix": str(folder / "agent"),
+    }
+
+
+def main(folder: Path) -> None:
+    from bot.jobs.environment import child_environment  # noqa: PLC0415 - as above
+    from bot.jobs.isolation import Confinement, in_force  # noqa: PLC0415
+
+    job = folder / "work" / "job"
+    for path in (job / "source", job / "hf_home" / "tmp"):
+        path.mkdir(parents=True)
     with socket.create_server(("", 0)) as tcp, socket.socket(socket.AF_UNIX) as unix:
         unix.bind(str(folder / "agent"))
         unix.listen()
-        port = tcp.getsockname()[1]
-        facts = {name: str(path) for name, path in planted.items()} | {
+        facts = plant(folder) | {
             "bot": os.getpid(),
-            "home": str(home),
             "source": str(job / "source"),
-            "package": str(Path(bot.__file__).parent),
             "alive": str(job / "alive"),
-            "port": port,
-            "address": _own_address(),
-            "unix": str(folder / "agent"),
+            "port": tcp.getsockname()[1],
         }
         (job / "facts.json").write_text(json.dumps(facts))
         (job / "probes.py").write_text(Path(__file__).read_text())
