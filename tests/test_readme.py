@@ -143,3 +143,10 @@ def test_repository_variables_of_the_workflows_are_documented() -> None:
     documented = {name for path in MARKDOWN for name in re.findall(r"`(\w+)`", read(path))}
     assert used
     assert used <= documented
+
+
+def test_each_test_that_the_threat_table_names_exists() -> None:
+    named = set(re.findall(r"`(test_\w+)", read("SECURITY.md")))
+    defined = set(re.findall(r"^def (test_\w+)", "".join(map(read, files("tests/**/test_*.py"))), re.MULTILINE))
+    assert named
+    assert named - defined == set()
