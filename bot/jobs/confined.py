@@ -213,7 +213,7 @@ def _write(path: str, text: str) -> None:
 
 
 def _mount(asked: dict[str, Any]) -> Report:
-    """Seal folders, and show no processes and no shared memory of others."""
+    """Seal folders and files, and show no processes and no shared memory of others."""
     private = _libc.mount(b"none", b"/", None, _RECURSIVE | _PRIVATE, None) == 0
     # Refused where parts of /proc are hidden, as in most containers. Then its numbers would be those of outside.
     if not private or _libc.mount(b"proc", b"/proc", b"proc", _NOSUID | _NODEV | _NOEXEC, None) != 0:
@@ -229,7 +229,7 @@ def _mount(asked: dict[str, Any]) -> Report:
 
 def _seal(path: str) -> bool:
     """mount_setattr leaves the other attributes of the mount as they are, which may not be changed here."""
-    if not os.path.isdir(path):
+    if not os.path.exists(path):
         return True
     name = os.fsencode(path)
     attributes = (ctypes.c_uint64 * 4)(_READ_ONLY)

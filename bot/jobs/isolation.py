@@ -30,7 +30,7 @@ _PROTECTS = {
     "processes": "read the memory and the environment of other processes",
     "privileges": "gain rights, as by sudo",
     "left over": "leave processes running",
-    "source": "change source/, which evaluation compares with",
+    "source": "change source/ and calibration/, which it is compared with and made from",
     "limits": "fill memory and disk",
 }
 _HOW_TO = (
@@ -52,7 +52,10 @@ _SYSTEM = (
     "/gnu/store",
 )
 _SYSTEM_ALSO = ("/run/opengl-driver",)
-_FOLDERS_OF_ETC = ("alternatives", "fonts", "ld.so.conf.d", "ssl/certs", "pki/tls/certs", "OpenCL", "vulkan")
+_FOLDERS_OF_ETC = (
+    *("alternatives", "fonts", "ld.so.conf.d", "ssl/certs", "pki/tls/certs"),
+    *("OpenCL", "vulkan", "nvidia"),
+)
 _DEVICES = ("null", "zero", "full", "random", "urandom", "shm", "kfd", "dri", "dxg", "nvidia-caps")
 _START = "import sys; sys.path.append(sys.argv.pop(1)); from bot.jobs.confined import main; main()"
 _PROCESSES = 4096
@@ -63,7 +66,7 @@ _TRY_S = 60
 class Confinement:
     """What a child may use beside programs, libraries and GPUs.
 
-    write: folders. sealed: folders in them that are not written where that can be enforced. append: files.
+    write: folders. sealed: what stays as it is in them, where that can be enforced. append: files.
     need: names of ESSENTIAL without which the command is not started.
     """
 

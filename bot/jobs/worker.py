@@ -20,7 +20,7 @@ from bot.jobs.environment import child_environment, close_environment
 from bot.jobs.folder import JobDir
 from bot.jobs.isolation import ESSENTIAL, Confinement, not_isolated, require
 from bot.jobs.machine import core_count, memory_bytes
-from bot.records import JobResult
+from bot.records import Card, Job, JobResult, Publication, Report
 from bot.text import duration
 
 # Of children that read no weights. They take seconds to import transformers, and a minute for many experts.
@@ -31,6 +31,13 @@ _CLEANUP_S = 30.0
 _LARGEST_FILE_BYTES = 1 << 37
 _SMALL_FILE_BYTES = 1 << 28
 
+# What has not run yet when these end: a model's code could have written it.
+_LATER: dict[str, tuple[type, ...]] = {
+    "trial": (Card, Publication),
+    "quantize": (Report, Card, Publication),
+    "evaluate": (Card, Publication),
+}
+
 _SET_PARENT_DEATH_SIGNAL = 1  # of linux/prctl.h
 
 
@@ -39,8 +46,9 @@ def run_child(
 ) -> None:
     """`python -m bot VERB --job DIR`, its stderr on ours, for limit_s at most and in this machine's memory.
 
-    It can write to the job's folder only. Raises the error that the child recorded; with require_isolation
-    EnvironmentProblem, where this machine cannot isolate it.
+    It can write to the job's folder only. Raises the error that the child recorded; QuantizationError when it
+    changed job.json, which says where to publish; with require_isolation EnvironmentProblem, where it cannot be
+    isolated here.
     """
     if require_isolation:
         require()
@@ -49,13 +57,14 @@ def run_child(
     _make_home(jobdir.hf_home)
     confinement = Confinement(
         write=(jobdir.path,),
-        sealed=(jobdir.source,),
+        sealed=(jobdir.source, jobdir.calibration, jobdir.record_path(Job)),
         append=_log_file(options),
         need=ESSENTIAL if require_isolation else (),
         memory_bytes=memory_bytes(),
         cpu_s=int(limit_s * core_count()) + 1,
         file_bytes=_LARGEST_FILE_BYTES,
     )
+    job = _content(jobdir.record_path(Job))
     child = subprocess.Popen(
         confinement.around([sys.executable, "-m", "bot", *options, verb, "--job", str(jobdir.path)]),
         env=child_environment(jobdir.hf_home),
@@ -72,6 +81,11 @@ def run_child(
         raise
     finally:
         _end(child)
+        for kind in _LATER[verb]:
+            jobdir.forget(kind)
+    if _content(jobdir.record_path(Job)) != job:
+        hint = "Code of the model did it: do not trust this model. Delete the job's folder."
+        raise QuantizationError(f"{jobdir.path}: {verb} changed job.json", hint=hint)
     if code in (130, -signal.SIGINT):
         raise KeyboardInterrupt
     if code != 0:
@@ -87,6 +101,10 @@ def _end(child: subprocess.Popen[bytes]) -> None:
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
+
+
+def _content(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
 
 
 def _make_home(home: Path) -> None:

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from bot.errors import BotError, QuantizationError, WatchlistError
 from bot.jobs.environment import child_environment
 from bot.jobs.folder import JobDir
 from bot.jobs.worker import run_child
-from bot.records import JobResult
+from bot.records import Card, Job, JobResult, Publication, Report
 from tests.support import factories
 
 SECRETS = {
@@ -85,6 +86,31 @@ def test_a_child_that_never_ends_is_stopped(
     with pytest.raises(BotError, match=message):
         run_child(verb, JobDir(tmp_path), limit_s=0.5)
     assert _is_gone(int((tmp_path / "pid").read_text()))
+
+
+def test_a_child_that_changes_its_job_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobdir = JobDir(tmp_path / "job")
+    jobdir.store(factories.job())
+    script = f"#!/bin/sh\nsed -i s/quantized/elsewhere/ {jobdir.record_path(Job)}\n"
+    monkeypatch.setattr(sys, "executable", str(executable(tmp_path / "python", script)))
+    with pytest.raises(QuantizationError, match=r"quantize changed job\.json"):
+        run_child("quantize", jobdir, limit_s=60)
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_a_child_cannot_write_the_records_of_later_stages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    jobdir = JobDir(tmp_path / "job")
+    jobdir.store(factories.job())
+    later = [jobdir.record_path(kind) for kind in (Report, Card, Publication)]
+    written = "".join(f"echo {{}} >{path}\n" for path in later)
+    monkeypatch.setattr(
+        sys, "executable", str(executable(tmp_path / "python", f"#!/bin/sh\n{written}exit {code}\n"))
+    )
+    with nullcontext() if code == 0 else pytest.raises(QuantizationError):
+        run_child("quantize", jobdir, limit_s=60)
+    assert [path.name for path in later if path.exists()] == []
 
 
 def executable(path: Path, script: str) -> Path:
