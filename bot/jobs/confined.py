@@ -223,7 +223,9 @@ def _mount(asked: dict[str, Any]) -> Report:
         report["source"] = ["read-only mount"]
     used = [*asked["write"], *asked["append"], *asked["sealed"]]
     if not any(path.startswith("/dev/shm/") for path in used):
-        _libc.mount(b"tmpfs", b"/dev/shm", b"tmpfs", _NOSUID | _NODEV | _NOEXEC, b"mode=1777")
+        flags = _NOSUID | _NODEV | _NOEXEC
+        if _libc.mount(b"tmpfs", b"/dev/shm", b"tmpfs", flags, b"mode=1777") == 0:
+            asked["write"].append("/dev/shm")
     return report
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 import bot
 from bot.errors import EnvironmentProblem
 from bot.jobs.environment import child_environment
+from bot.jobs.machine import core_count
 from bot.records import Check
 
 ESSENTIAL = ("files", "network", "processes", "privileges")
@@ -40,25 +41,17 @@ _HOW_TO = (
 
 # Where programs and libraries are. What is not there is left out.
 _SYSTEM = (
-    "/usr",
-    "/lib",
-    "/lib32",
-    "/lib64",
-    "/bin",
-    "/sbin",
-    "/opt/nvidia",
-    "/opt/rocm",
-    "/nix/store",
-    "/gnu/store",
+    *("/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin"),
+    *("/opt/nvidia", "/opt/rocm", "/nix/store", "/gnu/store", "/run/opengl-driver"),
 )
-_SYSTEM_ALSO = ("/run/opengl-driver",)
 _FOLDERS_OF_ETC = (
     *("alternatives", "fonts", "ld.so.conf.d", "ssl/certs", "pki/tls/certs"),
     *("OpenCL", "vulkan", "nvidia"),
 )
-_DEVICES = ("null", "zero", "full", "random", "urandom", "shm", "kfd", "dri", "dxg", "nvidia-caps")
+_DEVICES = ("null", "zero", "full", "random", "urandom", "kfd", "dri", "dxg", "nvidia-caps")
 _START = "import sys; sys.path.append(sys.argv.pop(1)); from bot.jobs.confined import main; main()"
-_PROCESSES = 4096
+# Threads, of all processes of this account: some hundreds for each job, more on many cores.
+_LEAST_PROCESSES, _PROCESSES_BY_CORE = 4096, 256
 _TRY_S = 60
 
 
@@ -86,7 +79,7 @@ class Confinement:
             "command": list(command),
             "list": _paths([Path("/dev"), _package().parent]),
             "read": _paths([Path("/proc"), Path("/sys"), _package(), *_of_etc()]),
-            "run": _paths([*map(Path, (*_SYSTEM, *_SYSTEM_ALSO)), *_of_python(), *_of_variables()]),
+            "run": _paths([*map(Path, _SYSTEM), *_of_python(), *_of_variables()]),
             "use": _paths([*(Path("/dev", name) for name in _DEVICES), *Path("/dev").glob("nvidia*")]),
             "append": _paths(self.append),
             "write": _paths(self.write),
@@ -95,7 +88,7 @@ class Confinement:
             "memory_bytes": self.memory_bytes,
             "cpu_s": self.cpu_s,
             "file_bytes": self.file_bytes,
-            "processes": _PROCESSES,
+            "processes": max(_LEAST_PROCESSES, _PROCESSES_BY_CORE * core_count()),
         }
         return [sys.executable, "-I", "-S", "-c", _START, str(_package().parent), json.dumps(asked)]
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bot.cli.doctor import check_machine
+from bot.cli.doctor import check_machine, own_code_notice
 from bot.github import runner_safety
 from bot.github.environment import Actions
 from bot.github.runner_safety import check_exposure, check_isolation
+from bot.jobs.isolation import ESSENTIAL, check_children, in_force
 from bot.records import Check, EvaluationTask
 from bot.watch.release import make_plan
 from tests.cli.conftest import L4, only_nvidia_smi
@@ -154,3 +156,28 @@ def test_versions_are_compared_with_the_pins(
     monkeypatch.setattr(metadata, "requires", lambda _: [pin.format(pytest=here) for pin in pins])
     check = {check.name: check for check in check_machine(None, tmp_path, runner=False)}["versions"]
     assert (check.status, check.found) == (status, found.format(pytest=here))
+
+
+@pytest.fixture
+def not_isolated(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As on a machine that can enforce nothing."""
+    monkeypatch.setenv("AWQ_BOT_ISOLATION", "off")
+    in_force.cache_clear()
+    yield
+    in_force.cache_clear()
+
+
+@pytest.mark.usefixtures("not_isolated")
+def test_a_run_says_whose_code_would_not_be_isolated() -> None:
+    trusted = factories.job(factories.entry(repo_id="lab/own-code", trust_remote_code=True))
+    notice = own_code_notice([factories.job(), trusted])
+    assert "code of lab/own-code will run" in notice
+    assert "--require-isolation" in notice
+    assert own_code_notice([factories.job()]) == ""
+
+
+@pytest.mark.usefixtures("not_isolated")
+@pytest.mark.parametrize("required", [True, False])
+def test_without_an_essential_protection_a_check_fails_where_it_is_required(required: bool) -> None:
+    failed = {check.name for check in check_children(required=required) if check.status == "failed"}
+    assert failed == ({f"isolation: {name}" for name in ESSENTIAL} if required else set())

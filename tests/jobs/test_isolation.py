@@ -20,7 +20,7 @@ import pytest
 
 from bot.jobs.confined import NOT_ISOLATED, PARENT
 from bot.jobs.isolation import ESSENTIAL, Confinement, in_force
-from bot.jobs.machine import memory_bytes
+from bot.jobs.machine import core_count, memory_bytes
 from bot.localhub import LocalHub
 from tests.support import probes
 from tests.support.probes import LOOKS_LIKE_A_TOKEN, PROBES, SECRET, plant
@@ -173,7 +173,7 @@ def test_a_command_is_limited(start: Start) -> None:
     assert int(soft["Max data size"]) == memory_bytes()
     assert soft["Max cpu time"] == "60"
     assert int(soft["Max file size"]) == 1 << 20
-    assert int(soft["Max processes"]) <= 4096
+    assert int(soft["Max processes"]) <= max(4096, 256 * core_count())
 
 
 def test_a_file_that_is_too_large_is_an_error(start: Start) -> None:
@@ -222,12 +222,17 @@ def test_nothing_is_done_without_the_isolation_that_is_required(
     assert sandbox.hub.requests == ()
 
 
+@pytest.mark.parametrize("value", ["off", ""], ids=["off", "without namespaces"])
 def test_isolated_or_not_the_same_bytes_are_made(
-    small_sandbox: Sandbox, sandbox_before: SandboxBefore, monkeypatch: pytest.MonkeyPatch
+    small_sandbox: Sandbox, sandbox_before: SandboxBefore, monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
     sandbox = sandbox_before("quantize", "evaluate", "card")
-    monkeypatch.setenv(OFF, "off")
-    done = sandbox.call("run", "--dry-run")
+    monkeypatch.setenv(OFF, value)
+    prefix = () if value else NO_NAMESPACES
+    command = [*prefix, sys.executable, "-m", "bot", "run", "--dry-run"]
+    done = subprocess.run(
+        command, env=sandbox.environment(), cwd=sandbox.root, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     [isolated], [open_] = small_sandbox.jobs, sandbox.jobs
     assert recorded_files(open_) == recorded_files(isolated)
