@@ -28,7 +28,11 @@ from tests.support.sandbox import Sandbox, SandboxBefore, recorded_files
 from tests.support.small_sandbox import CONFIG, SOURCE, small_model, write_watchlist
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux's mechanisms")
+pytestmark = [
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux's mechanisms"),
+    # Whoever asks first prepares the small sandbox, and a busy machine takes its time.
+    pytest.mark.timeout(900),
+]
 
 NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 # The number of namespaces below a new one can be limited by whoever makes it.
