@@ -21,7 +21,7 @@ from bot.hub.signatures import check_may_sign, sealed
 from bot.hub.signing import SigningCredential
 from bot.hub.verify import verify
 from bot.jobs import pipeline
-from bot.jobs.worker import child_environment
+from bot.jobs.environment import child_environment
 from bot.localhub import LocalHub
 from bot.records import Check, Provenance, Signer, Skip, from_json, no_progress, read_signer, to_json
 from tests.support import factories
