@@ -275,8 +275,8 @@ def test_the_readme_installs_every_extra_before_it_types_a_command() -> None:
     steps = (ROOT / "README.md").read_text().partition("## From the command line")[2]
     installed, extras = steps.partition("$ pip install -c constraints.txt '.[")[::2]
     assert "$ awq-bot" not in installed
-    # What only `tasks:` needs is said where that is explained.
-    assert set(extras.partition("]")[0].split(",")) == set(project["optional-dependencies"]) - {"tasks"}
+    # What only `tasks:` and signing need is said where these are explained.
+    assert set(extras.partition("]")[0].split(",")) == set(project["optional-dependencies"]) - {"tasks", "sign"}
 
 
 def test_hints_install_from_a_checkout_and_name_extras_that_there_are() -> None:
