@@ -226,6 +226,7 @@ def test_nothing_is_done_without_the_isolation_that_is_required(
     assert sandbox.hub.requests == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", ["off", ""], ids=["off", "without namespaces"])
 def test_isolated_or_not_the_same_bytes_are_made(
     small_sandbox: Sandbox, sandbox_before: SandboxBefore, monkeypatch: pytest.MonkeyPatch, value: str

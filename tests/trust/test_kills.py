@@ -35,7 +35,7 @@ def _cases(numbers: Iterable[int], *, quick: Iterable[int]) -> list[object]:
     ]
 
 
-@pytest.mark.parametrize(("number", "name"), _cases(PUBLISHING, quick=(6, 22, 30, 50)))
+@pytest.mark.parametrize(("number", "name"), _cases(PUBLISHING, quick=(6, 14, 22, 30, 50)))
 def test_killed_at_a_request_of_publishing(
     number: int, name: signal.Signals, sandbox_before: SandboxBefore, expected: Tree, record_property: Record
 ) -> None:
@@ -53,7 +53,7 @@ def test_killed_at_a_request_of_pulling(
     finish(sandbox, expected)
 
 
-@pytest.mark.parametrize(("number", "name"), _cases(MOMENTS, quick=(12,)))
+@pytest.mark.parametrize(("number", "name"), _cases(MOMENTS, quick=()))
 def test_killed_at_a_random_moment(
     number: int, name: signal.Signals, sandbox_before: SandboxBefore, expected: Tree, record_property: Record
 ) -> None:
