@@ -118,7 +118,7 @@ def _signer(text: str) -> Signer:
     found = read_signer(text.strip())
     if found is None:
         raise WatchlistError(
-            f"--require-signature {text!r} names nobody",
+            f"--require-signature {text!r} is not an identity",
             hint="Write key:SHA256 with 64 hexadecimal digits, or an OIDC identity with ' from ISSUER'.",
         )
     return found

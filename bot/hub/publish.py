@@ -41,7 +41,7 @@ from bot.records import (
 )
 
 _COMMIT_TRIES = 4
-pause = time.sleep
+pause = time.sleep  # tests replace it, and no other waiting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -119,7 +119,7 @@ def _followed(api: HfApi, state: Published, link: Link) -> _Step:
         raise _BrokenError(f"{where}: {PROVENANCE} {error}") from None
     if found != link:
         raise _BrokenError(f"{where} is not the release that the next one names")
-    # A tag that was deleted leads nobody to other files, and the release is where it was.
+    # A deleted tag points at no other files, and the release is where it was.
     tagged = next((tag.sha for tag in state.tags if tag.name == link.tag), link.commit)
     if tagged != link.commit:
         raise _BrokenError(f"the tag {link.tag} is on {tagged[:8]}, and the next release names {link.commit[:8]}")

@@ -63,7 +63,7 @@ def demand_signature(api: HfApi, state: Published, wanted: Signer | None) -> Non
 
 
 def distrust(api: HfApi, state: Published, wanted: Signer | None) -> str | None:
-    """Why the release on the head is not what `wanted` signed; None if it is, or if nobody has to have signed."""
+    """Why the release on the head is not what `wanted` signed; None if it is, or if no signature is required."""
     if wanted is None or state.provenance is None:
         return None
     try:

@@ -157,12 +157,12 @@ def _in_namespaces(asked: dict[str, Any]) -> int | None:
         os.write(say_go, b"1")
     os.close(say_go)
     _prctl(_DUMPABLE, 0)
-    status, told = _wait(pid), os.read(ended, 16)
+    status, reported = _wait(pid), os.read(ended, 16)
     for descriptor in (ready, ended):
         os.close(descriptor)
-    if not told and os.WIFEXITED(status) and os.WEXITSTATUS(status) == _NO_NAMESPACES:
+    if not reported and os.WIFEXITED(status) and os.WEXITSTATUS(status) == _NO_NAMESPACES:
         return None
-    return int(told) if told else status
+    return int(reported) if reported else status
 
 
 def _outside(asked: dict[str, Any], *, say_ready: int, go: int, say_ended: int) -> NoReturn:

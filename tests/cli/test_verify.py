@@ -68,7 +68,7 @@ def test_other_signer_than_the_required_one_ends_with_7(run: Run) -> None:
 def test_signer_that_nobody_can_be_is_a_mistake_of_the_caller(run: Run) -> None:
     code, _, err = run("verify", TARGET, "--require-signature", "me")
     assert code == 2
-    assert "--require-signature 'me' names nobody" in err
+    assert "--require-signature 'me' is not an identity" in err
 
 
 def test_sign_signs_what_is_published(

@@ -14,6 +14,7 @@ from pathlib import Path
 from bot.checkpoint.repo_files import PROVENANCE
 from bot.errors import BotError
 from bot.localhub import Fault, LocalHub
+from bot.records import Progress, Publication, no_progress
 from tests.support.release import Release
 from tests.support.repos import TARGET, all_requests, forget_requests, seal
 
@@ -222,7 +223,7 @@ def _as_made(files: Mapping[str, bytes]) -> dict[str, object]:
 class _Finish(Release):
     """A release whose commit is there; only settings and tag are missing."""
 
-    def publish(self, progress: object = None) -> object:  # type: ignore[override]
+    def publish(self, progress: Progress = no_progress) -> Publication:
         return self.finish()
 
 
