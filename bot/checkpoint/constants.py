@@ -19,7 +19,7 @@ SAFETENSORS_NAMES: Final[dict[ArtifactDtype, str]] = {"float16": "F16", "bfloat1
 
 # By method. Increment one when the same recipe gives better weights: `requantize: outdated` then quantizes again,
 # and layers that a job has finished are not used again.
-QUANTIZER_VERSIONS: Final = {"awq+gptq": 3, "awq": 1}
+QUANTIZER_VERSIONS: Final = {"awq+gptq": 4, "awq": 1}
 
 # In one forward pass of a layer. With more a CPU takes longer, as the memory of large tensors is new each time.
 TOKENS_AT_ONCE: Final = 4096

@@ -26,6 +26,7 @@ from bot.quantize.layer import layer_tensors, measure, reference_of, round_linea
 from bot.quantize.layerfile import FinishedLayer, HiddenStates, largest
 from bot.quantize.scaling import Group, Scale, scale_channels
 from bot.quantize.search import (
+    NOT_SHARED,
     diagonal_grams,
     grouped_energy,
 )
@@ -114,7 +115,9 @@ class LayerwiseQuantizer(AwqQuantizer):  # type: ignore[misc]  # awq has no type
         outputs = run.store_outputs(torch.split(self.inps, run.blocks_at_once))
         self._check_finite(index, linears, {name: largest(seen) for name, seen in inputs.items()}, outputs)
         before = reference_of(chosen, inputs, among(trace.inputs, chosen), device=self._context.device)
-        scales = [self._search(index, layer, group, chosen, inputs) for group in self._usable(layer, trace, index)]
+        # AutoAWQ scales values only where each head has its own.
+        usable = [group for group in self._usable(layer, trace, index) if group.heads == NOT_SHARED]
+        scales = [self._search(index, layer, group, chosen, inputs) for group in usable]
         self._apply_scales(run, layer, scales)
         for group, factors, _ in scales:
             for name in set(group.readers) & set(inputs):

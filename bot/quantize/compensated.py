@@ -135,8 +135,9 @@ class CompensatedQuantizer(LayerwiseQuantizer):
             if not readings:  # no token reached them
                 continue
             with name_layer(run.index):
-                found = best_scaling(readings, means[0], group_size=self.group_size)
-                scales.append(check_scale(Scale(group, found.factors.cpu(), found.ratio)))
+                found = best_scaling(readings, means[0], group.heads, group_size=self.group_size)
+                if found is not None:
+                    scales.append(check_scale(Scale(group, found.factors.cpu(), found.ratio)))
         return scales
 
     def _experts(

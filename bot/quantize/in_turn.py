@@ -142,7 +142,8 @@ def _factors(scales: Sequence[Scale], name: str) -> Tensor | None:
     found = None
     for scale in scales:
         if name in scale.group.readers:
-            found = scale.factors if found is None else found * scale.factors
+            factors = scale.for_reader(scale.factors.device)
+            found = factors if found is None else found * factors
     return found
 
 

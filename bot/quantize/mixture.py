@@ -229,7 +229,8 @@ def _quantize_expert(
         stats = inputs[group.readers[0]]
         reading = Reading(weights, partial(getattr, stats, "gram"))
         found = best_scaling([reading], stats.mean, group_size=group_size)
-        inner.append(Scale(group, found.factors, found.ratio))
+        if found is not None:
+            inner.append(Scale(group, found.factors, found.ratio))
     for scale in inner:
         scale_channels(module, scale.group, scale.factors)
     scales = [*outer, *inner]

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from bot.quantize.search import InputStats
+from bot.quantize.search import NOT_SHARED, InputStats, SharedHeads
 
 Names = tuple[str, ...]
 
@@ -23,12 +23,14 @@ class Group:
 
     Readers are linears, and routers that hold a weight [experts, hidden] themselves. offset: 1 for norms that
     multiply by 1 + weight. first_rows: a merged linear computes the channels with its first rows, not its last.
+    heads: how the readers read the channels, where they read each of them more than once.
     """
 
     producer: str
     readers: Names
     offset: float = 0.0
     first_rows: bool = False
+    heads: SharedHeads = NOT_SHARED
 
 
 class Scale(NamedTuple):
@@ -37,6 +39,10 @@ class Scale(NamedTuple):
     group: Group
     factors: Tensor
     ratio: float | None = None
+
+    def for_reader(self, device: torch.device) -> Tensor:
+        """By which the inputs of the readers are divided, [in]."""
+        return self.group.heads.repeat(self.factors.to(device))
 
 
 @torch.no_grad()
@@ -55,7 +61,7 @@ def scale_channels(layer: nn.Module, group: Group, factors: Tensor) -> None:
             producer.bias[rows].div_(factors)
     for name in group.readers:
         weight: Any = layer.get_submodule(name).weight
-        weight.mul_(factors)
+        weight.mul_(group.heads.repeat(factors))
 
 
 def rows_of(group: Group, channels: int) -> slice:
@@ -71,7 +77,7 @@ def scaled_inputs(inputs: Mapping[str, InputStats], scales: Sequence[Scale]) -> 
         if (id(before), applied) not in seen:
             after = before
             for index in applied:
-                after = after.scaled(scales[index].factors.to(before.mean.device))
+                after = after.scaled(scales[index].for_reader(before.mean.device))
             seen[id(before), applied] = after
         scaled[name] = seen[id(before), applied]
     return scaled
@@ -79,13 +85,12 @@ def scaled_inputs(inputs: Mapping[str, InputStats], scales: Sequence[Scale]) -> 
 
 def unscaled(weight: Tensor, name: str, scales: Sequence[Scale]) -> Tensor:
     """The weight [out, in] with the scaling undone, to be compared with the source's."""
-    for group, on_cpu, _ in scales:
-        factors = on_cpu.to(device=weight.device, dtype=weight.dtype)
-        if name in group.readers:
-            weight = weight / factors
-        if name == group.producer:
+    for scale in scales:
+        if name in scale.group.readers:
+            weight = weight / scale.for_reader(weight.device).to(weight.dtype)
+        if name == scale.group.producer:
             rows = torch.ones(weight.shape[0], device=weight.device, dtype=weight.dtype)
-            rows[rows_of(group, len(factors))] = factors
+            rows[rows_of(scale.group, len(scale.factors))] = scale.factors.to(rows)
             weight = weight * rows.unsqueeze(1)
     return weight
 
@@ -94,6 +99,6 @@ def unscaled_gram(scaled: Tensor, name: str, scales: Sequence[Scale]) -> Tensor:
     """The Gram matrix [in, in] of a linear's inputs, with their scaling undone."""
     for scale in scales:
         if name in scale.group.readers:
-            factors = scale.factors.to(scaled.device)
+            factors = scale.for_reader(scaled.device)
             scaled = scaled * factors * factors.unsqueeze(1)
     return scaled

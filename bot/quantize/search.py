@@ -29,8 +29,30 @@ _SEARCHED_TOKENS, _SEARCHED_TOKENS_BY_CHANNEL = 8192, 4
 _SEARCHED_OUTPUTS = 512  # of a linear, evenly spaced, whose errors choose its scales
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharedHeads:
+    """Grouped-query attention: `readers` query heads read the same head of values, which has head_dim channels.
+
+    What they read is, for each head of values, its channels as often as it has readers.
+    """
+
+    readers: int
+    head_dim: int
+
+    def repeat(self, values: Tensor) -> Tensor:
+        """[channels] of the values, for each channel that is read: [in]."""
+        return values.view(-1, self.head_dim).repeat_interleave(self.readers, dim=0).flatten()
+
+    def mean(self, values: Tensor) -> Tensor:
+        """[in], one for each channel that is read: the means by channel of the values, [channels]."""
+        return values.view(-1, self.readers, self.head_dim).mean(dim=1).flatten()
+
+
+NOT_SHARED = SharedHeads(readers=1, head_dim=1)
+
+
 class Scaling(NamedTuple):
-    """factors: for the weights' input channels, [in]. ratio: AWQ's alpha, the weight of the activations."""
+    """factors: for the channels, [channels]. ratio: AWQ's alpha, the weight of the activations."""
 
     factors: Tensor
     ratio: float
@@ -101,27 +123,30 @@ class Reading(NamedTuple):
     share: float = 1.0
 
 
-def best_scaling(readings: Sequence[Reading], inputs_mean: Tensor, *, group_size: int) -> Scaling:
+def best_scaling(
+    readings: Sequence[Reading], inputs_mean: Tensor, heads: SharedHeads = NOT_SHARED, *, group_size: int
+) -> Scaling | None:
     """The scaling of AWQ's grid with the smallest expected output error of everything that reads these channels.
 
-    inputs_mean: mean absolute value of each channel, [in]. Each linear's error is relative to its outputs, so that
-    large ones do not outweigh small ones, and counts by its share of the tokens. One Gram matrix exists at a time.
-    Raises QuantizationError when no error is finite.
+    inputs_mean: mean absolute value of what they read, [in]; heads: which of it shares a factor. Each linear's
+    error is relative to its outputs, so that large ones do not outweigh small ones, and counts by its share of the
+    tokens. One Gram matrix exists at a time. None if heads share factors, and no scaling is expected to do better
+    than none. Raises QuantizationError when no error is finite.
     """
     weights_mean = _weights_mean([weight for reading in readings for weight in reading.weights], group_size)
-    scalings = list(_scalings(weights_mean, inputs_mean))
+    scalings: list[Scaling | None] = [*_scalings(heads.mean(weights_mean), heads.mean(inputs_mean))]
+    if heads != NOT_SHARED:  # what suits one head may not suit the others
+        scalings.insert(0, None)
+    factors = [torch.ones_like(inputs_mean) if each is None else heads.repeat(each.factors) for each in scalings]
     errors = torch.zeros(len(scalings), dtype=torch.float64)
     for reading in readings:
         gram = reading.gram()
         variances = conditional_variances(gram)
-        for each in reading.weights:
-            weight = each.detach()[:: max(1, len(each) // _SEARCHED_OUTPUTS)].float()
+        for every in reading.weights:
+            weight = every.detach()[:: max(1, len(every) // _SEARCHED_OUTPUTS)].float()
             energy = output_energy(weight, gram) or 1.0
             errors += reading.share * torch.tensor(
-                [
-                    expected_error(weight, scaling.factors, variances, group_size=group_size) / energy
-                    for scaling in scalings
-                ],
+                [expected_error(weight, each, variances, group_size=group_size) / energy for each in factors],
                 dtype=torch.float64,
             )
     if not bool(torch.isfinite(errors).any()):

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from bot.checkpoint.selection import Mixture
 from bot.quantize.architectures import mixtures_inside
 from bot.quantize.scaling import Group, Names, scale_channels
+from bot.quantize.search import SharedHeads
 
 _EQUIVALENT = 1e-3  # relative: float32 rounding stays far below, a wrong scaling is far above
 # Of the tokens: for a few, a router's choice between two equal experts may flip.
@@ -243,10 +244,19 @@ def _linear_groups(layer: nn.Module, seen: _Seen, readers: Names) -> Iterator[Gr
     before = [name for name in seen.linears if seen.order[name] < seen.order[readers[0]] and name not in readers]
     for producer in reversed(before):
         out = len(layer.get_parameter(f"{producer}.weight"))
-        if producer.rpartition(".")[0] == parent and out in {part * channels for part in _PARTS}:
+        if producer.rpartition(".")[0] != parent:
+            continue
+        if out in {part * channels for part in _PARTS}:
             yield Group(producer=producer, readers=readers)
             if out != channels:
                 yield Group(producer=producer, readers=readers, first_rows=True)
+        head_dim = getattr(layer.get_submodule(parent), "head_dim", None)
+        if not isinstance(head_dim, int) or head_dim < 1:
+            continue
+        for values in (out, (out - channels) // 2):  # of v alone, or of q, k and v in one matrix
+            if 0 < values < channels and channels % values == 0 and values % head_dim == 0:
+                heads = SharedHeads(readers=channels // values, head_dim=head_dim)
+                yield Group(producer=producer, readers=readers, heads=heads)
 
 
 def _for_all_experts(mixture: Mixture, group: Group) -> list[Group]:
@@ -282,7 +292,7 @@ def _holds(layer: nn.Module, run: Run, expected: Outputs, states: Tensor, groups
 def _scaled(layer: nn.Module, groups: Iterable[Group]) -> Iterator[None]:
     undo, random = [], torch.Generator().manual_seed(0)
     for group in groups:
-        channels = layer.get_parameter(f"{group.readers[0]}.weight").shape[1]
+        channels = layer.get_parameter(f"{group.readers[0]}.weight").shape[1] // group.heads.readers
         factors = torch.exp2(torch.randint(-2, 3, (channels,), generator=random).float())
         kept = {key: value.detach().clone() for key, value in _norm_tensors(layer, group)}
         undo.append((group, factors, kept))

@@ -56,7 +56,7 @@ def made(
 def test_it_names_source_recipe_calibration_tools_digests_and_files() -> None:
     work = job(entry(revision="v1"), upstream(gated="auto"))
     found = made(work)
-    assert (found.schema, found.tool, found.quantizer, found.tag) == (1, "awq-bot 0.1.0", 3, work.tag)
+    assert (found.schema, found.tool, found.quantizer, found.tag) == (1, "awq-bot 0.1.0", 4, work.tag)
     assert (found.source.repo_id, found.source.revision, found.source.sha) == ("lab/Tiny", "v1", SHA)
     assert found.source.gated == "auto"
     sources = [file.path for file in found.source.source_files]

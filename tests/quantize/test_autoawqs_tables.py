@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from transformers import AutoConfig
 
 from bot.checkpoint.layerwise import hidden_states_of, inputs_of_layers
 from bot.checkpoint.reader import Checkpoint
 from bot.checkpoint.skeleton import load_tensors, open_skeleton
+from bot.quantize.search import NOT_SHARED
 from bot.quantize.trace import Trace, trace_layer
 from tests.support import tiny_models
 from tests.support.stock_awq import AWQ_CAUSAL_LM_MODEL_MAP
@@ -65,8 +67,8 @@ NOT_SCALABLE: dict[tuple[str, str], Groups] = {
     },
     # GELU is not homogeneous: what fc1 makes smaller, fc2 cannot make larger again.
     ("opt", "activation_function"): {group("fc1", "fc2")},
-    # With fewer heads of values than of queries each value goes to several channels of o_proj; the other types'
-    # tables compare the shapes, phi3's does not.
+    # With fewer heads of values than of queries each value goes to several channels of o_proj, which AutoAWQ does
+    # not scale. The other types' tables compare the shapes, phi3's does not.
     ("phi3", ""): {group("self_attn.qkv_proj", "self_attn.o_proj")},
     # The MLP reads the output of this norm too.
     ("stablelm", "use_parallel_residual"): {group("input_layernorm", *ATTENTION)},
@@ -82,6 +84,12 @@ NOT_LISTED: dict[tuple[str, str], Groups] = {
     },
 }
 WITHOUT_TABLE = {("falcon", "new_decoder_architecture")}
+# What computes and what reads the values that several heads read, where these are not v_proj and o_proj.
+SHARED_VALUES = {
+    "falcon": group("self_attention.query_key_value", "self_attention.dense"),
+    "gpt_bigcode": group("attn.c_attn", "attn.c_proj"),
+    "phi3": group("self_attn.qkv_proj", "self_attn.o_proj"),
+}
 
 
 def traced(model_type: str, folder: Path, **changes: Any) -> tuple[nn.Module, Trace]:
@@ -117,11 +125,35 @@ def autoawqs_groups(model_type: str, layer: nn.Module) -> Groups:
 @pytest.mark.parametrize(("model_type", "changes"), CASES)
 def test_groups_are_those_of_autoawqs_tables(model_type: str, changes: dict[str, Any], tmp_path: Path) -> None:
     layer, trace = traced(model_type, tmp_path, **changes)
-    found = {group(each.producer, *each.readers) for each in trace.groups}
+    found = {group(each.producer, *each.readers) for each in trace.groups if each.heads == NOT_SHARED}
     case = key(model_type, changes)
     listed = set() if case in WITHOUT_TABLE else autoawqs_groups(model_type, layer)
     assert listed - found == NOT_SCALABLE.get(case, set())
     assert found - listed == NOT_LISTED.get(case, set())
+
+
+@pytest.mark.parametrize(("model_type", "changes"), CASES)
+def test_values_that_several_heads_read_are_scaled_in_all_types(
+    model_type: str, changes: dict[str, Any], tmp_path: Path
+) -> None:
+    _, trace = traced(model_type, tmp_path, **changes)
+    readers = _readers(AutoConfig.from_pretrained(tmp_path))
+    found = {group(each.producer, *each.readers) for each in trace.groups if each.heads != NOT_SHARED}
+    if readers == 1:
+        assert found == set()
+    else:
+        assert found == {SHARED_VALUES.get(model_type, group("self_attn.v_proj", "self_attn.o_proj"))}
+        assert {each.heads.readers for each in trace.groups} == {1, readers}
+
+
+def _readers(config: Any) -> int:
+    """The query heads that read each head of values."""
+    heads: int = config.num_attention_heads
+    if getattr(config, "multi_query", False) and not getattr(config, "new_decoder_architecture", False):
+        return heads
+    if hasattr(config, "kv_lora_rank") or config.model_type == "falcon":  # each head has values of its own
+        return 1
+    return heads // getattr(config, "num_key_value_heads", heads)
 
 
 @pytest.mark.parametrize(("model_type", "changes"), CASES)

@@ -10,6 +10,7 @@ from bot.quantize.autoawq import LayerwiseQuantizer
 from bot.quantize.rounding import compensated, conditional_variances
 from bot.quantize.search import (
     Reading,
+    SharedHeads,
     best_levels,
     best_scaling,
     collect_input_stats,
@@ -109,6 +110,7 @@ def test_best_scaling_is_that_of_autoawqs_grid_with_the_least_expected_error() -
     inputs_gram = gram(inputs, device=CPU)
 
     found = best_scaling([Reading(weights, lambda: inputs_gram)], mean, group_size=32)
+    assert found is not None
 
     left = explained_by_none(inputs_gram)
     groups = torch.cat(weights).view(-1, 32).abs()
@@ -158,11 +160,54 @@ def test_dead_channel_is_not_scaled() -> None:
     inputs[:, 5] = 0
     reading = Reading([weight], lambda: gram(inputs, device=CPU))
     found = best_scaling([reading], inputs.abs().mean(dim=0), group_size=32)
+    assert found is not None
     assert found.factors[5] == 1
     assert torch.isfinite(found.factors).all()
     unread = Reading([weight], lambda: torch.zeros(64, 64))
     nothing = best_scaling([unread], torch.zeros(64), group_size=32)
+    assert nothing is not None
     assert torch.equal(nothing.factors, torch.ones(64))
+
+
+def test_heads_that_read_the_same_values_are_not_scaled_where_that_would_not_help() -> None:
+    """Weights of one size: every scaling widens the range of a group."""
+    reading = Reading([numbers(64, 64).sign()], lambda: torch.eye(64))
+    mean = torch.exp(numbers(64, seed=1))  # has nothing to do with these tokens
+    assert best_scaling([reading], mean, SharedHeads(readers=2, head_dim=8), group_size=32) is None
+
+
+def test_heads_that_read_the_same_values_are_scaled_together() -> None:
+    """As if the weights that read a value were rows of their own: the same factors, found in another way."""
+    heads = SharedHeads(readers=3, head_dim=8)
+    inputs, weight = outliers(200, 96), numbers(16, 96, seed=1)
+    inputs_gram = gram(inputs, device=CPU)
+    mean = inputs.abs().mean(dim=0)
+    found = best_scaling([Reading([weight], lambda: inputs_gram)], mean, heads, group_size=32)
+    assert found is not None
+    assert found.factors.shape == (32,)
+
+    def lost(factors: Tensor) -> float:
+        spread = torch.cat([factors[start : start + 8] for start in range(0, 32, 8) for _ in range(3)])
+        variances = conditional_variances(inputs_gram)
+        return expected_error(weight, spread, variances, group_size=32)
+
+    groups = weight.view(-1, 32).abs()
+    w_mean = (groups / groups.amax(dim=1, keepdim=True)).view(16, 96).mean(dim=0)
+    averages = [
+        torch.stack(
+            [
+                each[24 * head + channel + torch.tensor([0, 8, 16])].mean()
+                for head in range(4)
+                for channel in range(8)
+            ]
+        )
+        for each in (mean, w_mean)
+    ]
+    x, w = averages
+    grid = [x ** (step / 20) / (w ** (1 - step / 20) + 1e-4) for step in range(20)]
+    best = min(grid, key=lambda factors: lost(factors / (factors.max() * factors.min()).sqrt()))
+    assert torch.allclose(found.factors, best / (best.max() * best.min()).sqrt(), rtol=1e-3)
+    assert lost(found.factors) < lost(torch.ones(32))
 
 
 def test_inputs_that_are_not_finite_are_an_error() -> None:

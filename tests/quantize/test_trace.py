@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bot.quantize.scaling import Group, scale_channels
+from bot.quantize.search import SharedHeads
 from bot.quantize.trace import Trace, still_holds, trace_layer
 
 HIDDEN, INNER, HEADS = 32, 48, 4
@@ -28,20 +29,38 @@ class Norm(nn.Module):
 
 
 class Attention(nn.Module):
-    def __init__(self, *, kv_heads: int = HEADS) -> None:
+    """alternating: the first query head reads the first head of values, the second the second, and so on."""
+
+    def __init__(self, *, kv_heads: int = HEADS, alternating: bool = False) -> None:
         super().__init__()
-        size = HIDDEN // HEADS
-        self.repeats = HEADS // kv_heads
-        self.q, self.k = nn.Linear(HIDDEN, HIDDEN), nn.Linear(HIDDEN, kv_heads * size)
-        self.v, self.o = nn.Linear(HIDDEN, kv_heads * size), nn.Linear(HIDDEN, HIDDEN)
+        self.head_dim, self.repeats, self.alternating = HIDDEN // HEADS, HEADS // kv_heads, alternating
+        self.q, self.k = nn.Linear(HIDDEN, HIDDEN), nn.Linear(HIDDEN, kv_heads * self.head_dim)
+        self.v, self.o = nn.Linear(HIDDEN, kv_heads * self.head_dim), nn.Linear(HIDDEN, HIDDEN)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        query, key, value = (
-            part(inputs).unflatten(-1, (-1, HIDDEN // HEADS)).transpose(1, 2) for part in (self.q, self.k, self.v)
-        )
-        key, value = (each.repeat_interleave(self.repeats, dim=1) for each in (key, value))
+        return self.o(self.attend(self.q(inputs), self.k(inputs), self.v(inputs)))  # type: ignore[no-any-return]
+
+    def attend(self, *parts: Tensor) -> Tensor:
+        query, key, value = (part.view(*part.shape[:2], -1, self.head_dim).transpose(1, 2) for part in parts)
+        if self.alternating:
+            key, value = (each.repeat(1, self.repeats, 1, 1) for each in (key, value))
+        else:
+            key, value = (each.repeat_interleave(self.repeats, dim=1) for each in (key, value))
         mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
-        return self.o(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+        return mixed.transpose(1, 2).flatten(2)
+
+
+class MergedAttention(Attention):
+    """Queries, keys and values in one matrix."""
+
+    def __init__(self, *, kv_heads: int) -> None:
+        super().__init__(kv_heads=kv_heads)
+        self.sizes = [HIDDEN, kv_heads * self.head_dim, kv_heads * self.head_dim]
+        self.qkv = nn.Linear(HIDDEN, sum(self.sizes))
+        del self.q, self.k, self.v
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.o(self.attend(*self.qkv(inputs).split(self.sizes, dim=-1)))  # type: ignore[no-any-return]
 
 
 class Dense(nn.Module):
@@ -147,13 +166,38 @@ def test_the_bias_of_a_norm_is_scaled_with_it() -> None:
     assert torch.allclose(layer.get_parameter("norm.bias"), bias / torch.linspace(0.5, 3, HIDDEN))
 
 
-def test_values_are_scaled_for_the_output_only_where_every_head_has_its_own() -> None:
-    everyone = traced(randomized(Layer(Norm(), Attention())))
-    assert readers(everyone)["block.v"] == ("block.o",)
-    assert everyone.dropped == ()
-    shared = traced(randomized(Layer(Norm(), Attention(kv_heads=2))))
-    assert "block.v" not in readers(shared)
-    assert shared.dropped == (("block.o",),)
+def test_values_are_scaled_for_the_output() -> None:
+    trace = traced(randomized(Layer(Norm(), Attention())))
+    assert trace.groups[1] == Group(producer="block.v", readers=("block.o",))
+    assert trace.dropped == ()
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2])
+@pytest.mark.parametrize("attention", [Attention, MergedAttention])
+def test_values_that_several_heads_read_are_scaled_by_the_same_factors(
+    attention: type[Attention], kv_heads: int
+) -> None:
+    layer = randomized(Layer(Norm(), attention(kv_heads=kv_heads)))
+    trace = traced(layer)
+    assert trace.dropped == ()
+    (_, group) = trace.groups
+    producer = "block.v" if attention is Attention else "block.qkv"
+    heads = SharedHeads(readers=HEADS // kv_heads, head_dim=HIDDEN // HEADS)
+    assert group == Group(producer=producer, readers=("block.o",), heads=heads)
+
+    expected, before = layer(STATES), layer.get_parameter(f"{producer}.weight").clone()
+    factors = torch.linspace(0.5, 3, kv_heads * HIDDEN // HEADS)
+    scale_channels(layer, group, factors)
+    assert torch.allclose(layer(STATES), expected, atol=1e-5)
+    now = layer.get_parameter(f"{producer}.weight")
+    assert torch.allclose(now[-len(factors) :], before[-len(factors) :] / factors.unsqueeze(1))
+    assert torch.equal(now[: -len(factors)], before[: -len(factors)])
+
+
+def test_values_whose_heads_are_read_in_another_order_are_not_scaled() -> None:
+    trace = traced(randomized(Layer(Norm(), Attention(kv_heads=2, alternating=True))))
+    assert readers(trace) == {"norm": ("block.q", "block.k", "block.v")}
+    assert trace.dropped == (("block.o",),)
 
 
 @pytest.mark.parametrize(("activation", "scaled"), [(functional.relu, True), (functional.gelu, False)])
