@@ -115,8 +115,9 @@ class LayerwiseQuantizer(AwqQuantizer):  # type: ignore[misc]  # awq has no type
         outputs = run.store_outputs(torch.split(self.inps, run.blocks_at_once))
         self._check_finite(index, linears, {name: largest(seen) for name, seen in inputs.items()}, outputs)
         before = reference_of(chosen, inputs, among(trace.inputs, chosen), device=self._context.device)
-        # AutoAWQ scales values only where each head has its own.
-        usable = [group for group in self._usable(layer, trace, index) if group.heads == NOT_SHARED]
+        # AutoAWQ scales values only where each head has its own, and keys are not among them.
+        usable = self._usable(layer, trace, index)
+        usable = [group for group in usable if group.heads == NOT_SHARED and group.blocks == 1]
         scales = [self._search(index, layer, group, chosen, inputs) for group in usable]
         self._apply_scales(run, layer, scales)
         for group, factors, _ in scales:

@@ -22,13 +22,15 @@ class Group:
     """Channels that can be scaled. producer: the norm or linear that computes them; readers: what multiplies them.
 
     Readers are linears, and routers that hold a weight [experts, hidden] themselves. offset: 1 for norms that
-    multiply by 1 + weight. first_rows: a merged linear computes the channels with its first rows, not its last.
-    heads: how the readers read the channels, where they read each of them more than once.
+    multiply by 1 + weight. blocks: a merged linear has so many equal blocks of rows, such as one for each head. Of
+    each block the last rows compute the channels, or with first_rows the first ones. heads: which heads read the
+    same channels.
     """
 
     producer: str
     readers: Names
     offset: float = 0.0
+    blocks: int = 1
     first_rows: bool = False
     heads: SharedHeads = NOT_SHARED
 
@@ -55,18 +57,20 @@ def scale_channels(layer: nn.Module, group: Group, factors: Tensor) -> None:
         if getattr(producer, "bias", None) is not None:
             producer.bias.div_(factors)
     else:
-        rows = rows_of(group, len(factors))
-        producer.weight[rows].div_(factors.unsqueeze(1))
-        if producer.bias is not None:
-            producer.bias[rows].div_(factors)
+        for parameter in (producer.weight, producer.bias):
+            if parameter is not None:
+                rows = _computing(parameter, group, len(factors))
+                rows.div_(factors.view(*rows.shape[:2], *[1] * (rows.dim() - 2)))
     for name in group.readers:
         weight: Any = layer.get_submodule(name).weight
         weight.mul_(group.heads.repeat(factors))
 
 
-def rows_of(group: Group, channels: int) -> slice:
-    """The rows of a linear that compute the channels."""
-    return slice(None, channels) if group.first_rows else slice(-channels, None)
+def _computing(parameter: Tensor, group: Group, channels: int) -> Tensor:
+    """Of a linear's weight or bias, [out, …], what computes the channels: [blocks, channels / blocks, …]."""
+    blocks = parameter.detach().view(group.blocks, -1, *parameter.shape[1:])
+    rows = channels // group.blocks
+    return blocks[:, :rows] if group.first_rows else blocks[:, -rows:]
 
 
 def scaled_inputs(inputs: Mapping[str, InputStats], scales: Sequence[Scale]) -> dict[str, InputStats]:
@@ -89,9 +93,10 @@ def unscaled(weight: Tensor, name: str, scales: Sequence[Scale]) -> Tensor:
         if name in scale.group.readers:
             weight = weight / scale.for_reader(weight.device).to(weight.dtype)
         if name == scale.group.producer:
-            rows = torch.ones(weight.shape[0], device=weight.device, dtype=weight.dtype)
-            rows[rows_of(scale.group, len(scale.factors))] = scale.factors.to(rows)
-            weight = weight * rows.unsqueeze(1)
+            by_row = torch.ones(len(weight), device=weight.device, dtype=weight.dtype)
+            computing = _computing(by_row, scale.group, len(scale.factors))
+            computing.copy_(scale.factors.view_as(computing))
+            weight = weight * by_row.unsqueeze(1)
     return weight
 
 

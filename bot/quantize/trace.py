@@ -241,22 +241,39 @@ def _norm_before(layer: nn.Module, seen: _Seen, name: str) -> str | None:
 def _linear_groups(layer: nn.Module, seen: _Seen, readers: Names) -> Iterator[Group]:
     """Linears of the same module that ran before and may compute the channels, the last one first."""
     parent, channels = readers[0].rpartition(".")[0], seen.rows[readers[0]].shape[-1]
-    before = [name for name in seen.linears if seen.order[name] < seen.order[readers[0]] and name not in readers]
+    beside = [name for name in seen.linears if name.rpartition(".")[0] == parent and name not in readers]
+    before = [name for name in beside if seen.order[name] < seen.order[readers[0]]]
+    head_dim = _head_dim(layer.get_submodule(parent))
     for producer in reversed(before):
         out = len(layer.get_parameter(f"{producer}.weight"))
-        if producer.rpartition(".")[0] != parent:
-            continue
         if out in {part * channels for part in _PARTS}:
             yield Group(producer=producer, readers=readers)
             if out != channels:
                 yield Group(producer=producer, readers=readers, first_rows=True)
-        head_dim = getattr(layer.get_submodule(parent), "head_dim", None)
-        if not isinstance(head_dim, int) or head_dim < 1:
+        if head_dim:
+            yield from _value_groups(Group(producer=producer, readers=readers), out, channels, head_dim)
+
+
+def _value_groups(group: Group, out: int, channels: int, head_dim: int) -> Iterator[Group]:
+    """Where the values of attention may be among the outputs of a linear that also computes queries and keys.
+
+    They are the last ones, or each head has its own after its queries and keys. Several heads may read them.
+    """
+    for values in dict.fromkeys((out, (out - channels) // 2, channels)):
+        if not 0 < values <= min(out, channels) or channels % values or values % head_dim:
             continue
-        for values in (out, (out - channels) // 2):  # of v alone, or of q, k and v in one matrix
-            if 0 < values < channels and channels % values == 0 and values % head_dim == 0:
-                heads = SharedHeads(readers=channels // values, head_dim=head_dim)
-                yield Group(producer=producer, readers=readers, heads=heads)
+        found, blocks = group, values // head_dim
+        if values < channels:
+            found = replace(group, heads=SharedHeads(readers=channels // values, head_dim=head_dim))
+            yield found
+        if values < out and out % blocks == 0 and blocks > 1:
+            yield replace(found, blocks=blocks)
+
+
+def _head_dim(attention: nn.Module) -> int:
+    """Of values, as modules of transformers say it; 0 if this one says nothing."""
+    named = (getattr(attention, name, None) for name in ("v_head_dim", "head_dim", "head_size"))
+    return next((value for value in named if isinstance(value, int) and value > 0), 0)
 
 
 def _for_all_experts(mixture: Mixture, group: Group) -> list[Group]:

@@ -15,6 +15,7 @@ from transformers import AutoConfig
 from bot.checkpoint.layerwise import hidden_states_of, inputs_of_layers
 from bot.checkpoint.reader import Checkpoint
 from bot.checkpoint.skeleton import load_tensors, open_skeleton
+from bot.quantize.scaling import Group
 from bot.quantize.search import NOT_SHARED
 from bot.quantize.trace import Trace, trace_layer
 from tests.support import tiny_models
@@ -84,11 +85,20 @@ NOT_LISTED: dict[tuple[str, str], Groups] = {
     },
 }
 WITHOUT_TABLE = {("falcon", "new_decoder_architecture")}
-# What computes and what reads the values that several heads read, where these are not v_proj and o_proj.
+LATENT = group("self_attn.kv_b_proj", "self_attn.o_proj")
+# What computes and what reads the values of attention that AutoAWQ does not scale: those of several heads, where
+# these are not v_proj and o_proj, and those of each head, where the same linear computes keys too.
 SHARED_VALUES = {
     "falcon": group("self_attention.query_key_value", "self_attention.dense"),
     "gpt_bigcode": group("attn.c_attn", "attn.c_proj"),
     "phi3": group("self_attn.qkv_proj", "self_attn.o_proj"),
+}
+VALUES_AMONG_OTHERS = {
+    "bloom": group("self_attention.query_key_value", "self_attention.dense"),
+    "deepseek_v2": LATENT,
+    "deepseek_v3": LATENT,
+    "gpt_neox": group("attention.query_key_value", "attention.dense"),
+    "minicpm3": LATENT,
 }
 
 
@@ -125,7 +135,8 @@ def autoawqs_groups(model_type: str, layer: nn.Module) -> Groups:
 @pytest.mark.parametrize(("model_type", "changes"), CASES)
 def test_groups_are_those_of_autoawqs_tables(model_type: str, changes: dict[str, Any], tmp_path: Path) -> None:
     layer, trace = traced(model_type, tmp_path, **changes)
-    found = {group(each.producer, *each.readers) for each in trace.groups if each.heads == NOT_SHARED}
+    ours = {group(each.producer, *each.readers) for each in _only_ours(trace)}
+    found = {group(each.producer, *each.readers) for each in trace.groups} - ours
     case = key(model_type, changes)
     listed = set() if case in WITHOUT_TABLE else autoawqs_groups(model_type, layer)
     assert listed - found == NOT_SCALABLE.get(case, set())
@@ -133,17 +144,20 @@ def test_groups_are_those_of_autoawqs_tables(model_type: str, changes: dict[str,
 
 
 @pytest.mark.parametrize(("model_type", "changes"), CASES)
-def test_values_that_several_heads_read_are_scaled_in_all_types(
+def test_values_that_autoawq_does_not_scale_are_scaled_in_all_types(
     model_type: str, changes: dict[str, Any], tmp_path: Path
 ) -> None:
     _, trace = traced(model_type, tmp_path, **changes)
     readers = _readers(AutoConfig.from_pretrained(tmp_path))
-    found = {group(each.producer, *each.readers) for each in trace.groups if each.heads != NOT_SHARED}
-    if readers == 1:
-        assert found == set()
+    found = {group(each.producer, *each.readers): each.heads.readers for each in _only_ours(trace)}
+    if readers > 1:
+        assert found == {SHARED_VALUES.get(model_type, group("self_attn.v_proj", "self_attn.o_proj")): readers}
     else:
-        assert found == {SHARED_VALUES.get(model_type, group("self_attn.v_proj", "self_attn.o_proj"))}
-        assert {each.heads.readers for each in trace.groups} == {1, readers}
+        assert found == ({VALUES_AMONG_OTHERS[model_type]: 1} if model_type in VALUES_AMONG_OTHERS else {})
+
+
+def _only_ours(trace: Trace) -> list[Group]:
+    return [each for each in trace.groups if each.heads != NOT_SHARED or each.blocks > 1]
 
 
 def _readers(config: Any) -> int:
@@ -151,9 +165,10 @@ def _readers(config: Any) -> int:
     heads: int = config.num_attention_heads
     if getattr(config, "multi_query", False) and not getattr(config, "new_decoder_architecture", False):
         return heads
-    if hasattr(config, "kv_lora_rank") or config.model_type == "falcon":  # each head has values of its own
+    if hasattr(config, "kv_lora_rank"):  # each head has values of its own
         return 1
-    return heads // getattr(config, "num_key_value_heads", heads)
+    of_values = "num_kv_heads" if config.model_type == "falcon" else "num_key_value_heads"
+    return heads // getattr(config, of_values, heads)
 
 
 @pytest.mark.parametrize(("model_type", "changes"), CASES)

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bot.quantize.scaling import Group, scale_channels
-from bot.quantize.search import SharedHeads
+from bot.quantize.scaling import Group, Scale, scale_channels, unscaled
 from bot.quantize.trace import Trace, still_holds, trace_layer
 
 HIDDEN, INNER, HEADS = 32, 48, 4
@@ -125,6 +124,21 @@ class Mixture(nn.Module):
         return total.view_as(inputs)
 
 
+class AttentionByHead(Attention):
+    """Queries, keys and values in one matrix: those of the first head of values and its readers, then the next."""
+
+    def __init__(self, *, kv_heads: int) -> None:
+        super().__init__(kv_heads=kv_heads)
+        self.kv_heads = kv_heads
+        self.qkv = nn.Linear(HIDDEN, kv_heads * (self.repeats + 2) * self.head_dim)
+        del self.q, self.k, self.v
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        parts = self.qkv(inputs).view(*inputs.shape[:2], self.kv_heads, self.repeats + 2, self.head_dim)
+        query, key, value = parts[..., :-2, :], parts[..., -2, :], parts[..., -1, :]
+        return self.o(self.attend(query.flatten(2), key.flatten(2), value.flatten(2)))  # type: ignore[no-any-return]
+
+
 def randomized(layer: nn.Module) -> nn.Module:
     random = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -172,9 +186,9 @@ def test_values_are_scaled_for_the_output() -> None:
     assert trace.dropped == ()
 
 
-@pytest.mark.parametrize("kv_heads", [1, 2])
-@pytest.mark.parametrize("attention", [Attention, MergedAttention])
-def test_values_that_several_heads_read_are_scaled_by_the_same_factors(
+@pytest.mark.parametrize("kv_heads", [1, 2, HEADS])
+@pytest.mark.parametrize("attention", [Attention, MergedAttention, AttentionByHead])
+def test_values_are_scaled_by_the_same_factors_for_all_heads_that_read_them(
     attention: type[Attention], kv_heads: int
 ) -> None:
     layer = randomized(Layer(Norm(), attention(kv_heads=kv_heads)))
@@ -182,16 +196,21 @@ def test_values_that_several_heads_read_are_scaled_by_the_same_factors(
     assert trace.dropped == ()
     (_, group) = trace.groups
     producer = "block.v" if attention is Attention else "block.qkv"
-    heads = SharedHeads(readers=HEADS // kv_heads, head_dim=HIDDEN // HEADS)
-    assert group == Group(producer=producer, readers=("block.o",), heads=heads)
+    assert (group.producer, group.readers) == (producer, ("block.o",))
+    assert group.heads.readers == HEADS // kv_heads
 
     expected, before = layer(STATES), layer.get_parameter(f"{producer}.weight").clone()
     factors = torch.linspace(0.5, 3, kv_heads * HIDDEN // HEADS)
     scale_channels(layer, group, factors)
     assert torch.allclose(layer(STATES), expected, atol=1e-5)
-    now = layer.get_parameter(f"{producer}.weight")
-    assert torch.allclose(now[-len(factors) :], before[-len(factors) :] / factors.unsqueeze(1))
-    assert torch.equal(now[: -len(factors)], before[: -len(factors)])
+    computing = torch.arange(len(before))[-len(factors) :]
+    if attention is AttentionByHead:
+        computing = torch.arange(len(before)).view(kv_heads, -1)[:, -HIDDEN // HEADS :].flatten()
+    before[computing] /= factors.unsqueeze(1)
+    assert torch.allclose(layer.get_parameter(f"{producer}.weight"), before)
+    scaled = layer.get_parameter(f"{producer}.weight").clone()
+    before[computing] *= factors.unsqueeze(1)
+    assert torch.allclose(unscaled(scaled, producer, [Scale(group, factors)]), before)
 
 
 def test_values_whose_heads_are_read_in_another_order_are_not_scaled() -> None:
