@@ -31,9 +31,9 @@ _SEARCHED_OUTPUTS = 512  # of a linear, evenly spaced, whose errors choose its s
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SharedHeads:
-    """Grouped-query attention: `readers` query heads read the same head of values, which has head_dim channels.
+    """`readers` heads read the same head_dim channels: values under grouped-query attention, or a norm's weight.
 
-    What they read is, for each head of values, its channels as often as it has readers.
+    What is read is, for each head that is computed, its channels as often as it has readers.
     """
 
     readers: int

@@ -101,12 +101,12 @@ def _choices(
     choices = [[[group], [replace(group, offset=1.0)]] for group in norms]
     for readers in dense:
         if not scaled.intersection(readers):
-            choices.append([[group] for group in _linear_groups(layer, seen, readers)])
+            choices.append([[group] for group in _groups_beside(layer, seen, readers)])
     for mixture, expert, inputs in experts:
         for inside in inputs:
             readers = tuple(mixture.name(expert, name) for name in inside)
             if not scaled.intersection(readers):
-                found = _linear_groups(layer, seen, readers)
+                found = _groups_beside(layer, seen, readers)
                 choices.append([_for_all_experts(mixture, group) for group in found])
     return [choice for choice in choices if choice]
 
@@ -238,8 +238,8 @@ def _norm_before(layer: nn.Module, seen: _Seen, name: str) -> str | None:
     return None
 
 
-def _linear_groups(layer: nn.Module, seen: _Seen, readers: Names) -> Iterator[Group]:
-    """Linears of the same module that ran before and may compute the channels, the last one first."""
+def _groups_beside(layer: nn.Module, seen: _Seen, readers: Names) -> Iterator[Group]:
+    """Linears of the same module that ran before and may compute the channels, the last one first; then norms."""
     parent, channels = readers[0].rpartition(".")[0], seen.rows[readers[0]].shape[-1]
     beside = [name for name in seen.linears if name.rpartition(".")[0] == parent and name not in readers]
     before = [name for name in beside if seen.order[name] < seen.order[readers[0]]]
@@ -252,6 +252,12 @@ def _linear_groups(layer: nn.Module, seen: _Seen, readers: Names) -> Iterator[Gr
                 yield Group(producer=producer, readers=readers, first_rows=True)
         if head_dim:
             yield from _value_groups(Group(producer=producer, readers=readers), out, channels, head_dim)
+    for norm, outputs in seen.outputs.items():  # of each head, with one weight for all: gated linear attention
+        size, is_before = outputs.shape[-1], seen.order[norm] < seen.order[readers[0]]
+        if norm.rpartition(".")[0] == parent and is_before and size < channels and channels % size == 0:
+            heads = SharedHeads(readers=channels // size, head_dim=size)
+            yield Group(producer=norm, readers=readers, heads=heads)
+            yield Group(producer=norm, readers=readers, heads=heads, offset=1.0)
 
 
 def _value_groups(group: Group, out: int, channels: int, head_dim: int) -> Iterator[Group]:

@@ -139,6 +139,19 @@ class AttentionByHead(Attention):
         return self.o(self.attend(query.flatten(2), key.flatten(2), value.flatten(2)))  # type: ignore[no-any-return]
 
 
+class GatedLinearAttention(nn.Module):
+    """The end of it: each head is normed by the same weight, and gated. offset: what is added to that weight."""
+
+    def __init__(self, *, offset: float) -> None:
+        super().__init__()
+        self.v, self.z, self.o = (nn.Linear(HIDDEN, HIDDEN) for _ in range(3))
+        self.norm = Norm(HIDDEN // HEADS, offset=offset)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        heads = self.norm(self.v(inputs).view(*inputs.shape[:2], HEADS, -1))
+        return self.o(heads.flatten(2) * functional.silu(self.z(inputs)))  # type: ignore[no-any-return]
+
+
 def randomized(layer: nn.Module) -> nn.Module:
     random = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -211,6 +224,19 @@ def test_values_are_scaled_by_the_same_factors_for_all_heads_that_read_them(
     scaled = layer.get_parameter(f"{producer}.weight").clone()
     before[computing] *= factors.unsqueeze(1)
     assert torch.allclose(unscaled(scaled, producer, [Scale(group, factors)]), before)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1.0])
+def test_a_norm_of_each_head_is_scaled_for_the_output(offset: float) -> None:
+    layer = randomized(Layer(Norm(), GatedLinearAttention(offset=offset)))
+    trace = traced(layer)
+    assert trace.dropped == ()
+    (_, group) = trace.groups
+    assert (group.producer, group.readers, group.offset) == ("block.norm", ("block.o",), offset)
+    assert group.heads.readers == HEADS
+    expected = layer(STATES)
+    scale_channels(layer, group, torch.linspace(0.5, 3, HIDDEN // HEADS))
+    assert torch.allclose(layer(STATES), expected, atol=1e-5)
 
 
 def test_values_whose_heads_are_read_in_another_order_are_not_scaled() -> None:
