@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from bot.redaction import redacted
 from bot.text import one_line
 
 _MAX_CHARS = 2000
@@ -14,14 +15,14 @@ class BotError(Exception):
     """An error that a person can act on.
 
     message: one line, what happened and where. hint: what to do next; may be empty. Both may quote upstream, so
-    control characters and line breaks are removed.
+    control characters and line breaks are removed, and secrets, which a server may have echoed.
     """
 
     exit_code = 1
 
     def __init__(self, message: str, *, hint: str = "") -> None:
-        self.message = one_line(message, _MAX_CHARS)
-        self.hint = one_line(hint, _MAX_CHARS)
+        self.message = one_line(redacted(message), _MAX_CHARS)
+        self.hint = one_line(redacted(hint), _MAX_CHARS)
         super().__init__(self.message)
 
 
@@ -83,7 +84,7 @@ ERRORS_BY_EXIT_CODE: dict[int, type[BotError]] = {
 
 def reason_of(error: BaseException) -> str:
     """What an error says, on one line; with its type where that alone says nothing: KeyError('su')."""
-    said = one_line(error, _MAX_CHARS)
+    said = one_line(redacted(str(error)), _MAX_CHARS)
     if not said or isinstance(error, (LookupError, MemoryError, RecursionError)):
         return f"{type(error).__name__}: {said}".removesuffix(": ")
     return said

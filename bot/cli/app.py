@@ -6,7 +6,6 @@ Only this package prints and exits: a verb reads the environment, calls one stag
 from __future__ import annotations
 
 import inspect
-import io
 import logging
 import os
 import re
@@ -16,16 +15,18 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, NoReturn, TextIO, cast
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.exceptions import TyperException
 
 import bot
 from bot.cli import actions, setup, stages, terminal, tools, watch
-from bot.cli.console import LibraryOutput, Panel, child_options, err, help_without_verb, log, out, problem_of
+from bot.cli.console import Panel, child_options, err, help_without_verb, log, out, problem_of
+from bot.cli.streams import prepare_streams
 from bot.errors import BotError, WatchlistError
 from bot.jobs.confined import PARENT
+from bot.jobs.environment import forbid_core_dumps
 from bot.watch.watchlist import InvalidWatchlistError
 
 _HELP = ["-h", "--help"]
@@ -44,7 +45,8 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Run a verb; turn what went wrong into a message, a hint and an exit code."""
-    _prepare_streams()
+    prepare_streams()
+    forbid_core_dumps()
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         code = command()(prog_name="awq-bot", standalone_mode=False)
@@ -77,15 +79,6 @@ def main() -> None:
         # Threads may still wait for an answer from the network; the user should not wait for them.
         os._exit(INTERRUPTED)
     sys.exit(code)
-
-
-def _prepare_streams() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # Where the locale, or PYTHONIOENCODING, is not UTF-8, and for file names that are not UTF-8.
-            stream.reconfigure(errors="backslashreplace")
-    if not isinstance(sys.stderr, LibraryOutput):
-        sys.stderr = cast(TextIO, LibraryOutput(sys.stderr))
 
 
 def _misuse(error: Any) -> WatchlistError:

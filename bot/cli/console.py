@@ -4,47 +4,37 @@ from __future__ import annotations
 
 import logging
 import re
-import sys
 from collections.abc import Iterable
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import Annotated
 
 import rich.console
 import typer
 from rich.segment import Segment
 
 from bot.cli.progress import Bars
+from bot.cli.streams import write_unchanged
 from bot.errors import BotError, EnvironmentProblem, WatchlistError, reason_of
 from bot.hub.session import Hub
 from bot.jobs.stages import JobContext
 from bot.records import Job, to_json
+from bot.redaction import redacted
 from bot.text import printable, without_commands
 from bot.watch.schema import Reference, read_reference
 
 
 class Console(rich.console.Console):
-    """Prints upstream's text, too: escape sequences come from rich alone, and no line is a command to a runner."""
+    """Prints upstream's text, too: escape sequences come from rich alone, no line is a command to a runner.
+
+    And no secret: texts are redacted before they are laid out, and here once more.
+    """
 
     def _render_buffer(self, buffer: Iterable[Segment]) -> str:
         # All output goes through here; no public method sees it line by line.
-        safe = (part if part.control else Segment(printable(part.text), part.style) for part in buffer)
+        safe = (part if part.control else Segment(printable(redacted(part.text)), part.style) for part in buffer)
         return without_commands(super()._render_buffer(safe))
-
-
-class LibraryOutput:
-    """stderr for libraries, which quote upstream in their warnings. The consoles write to the stream itself."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self.rich_proxied_file = stream  # where rich looks for it
-
-    def write(self, text: str) -> int:
-        self.rich_proxied_file.write(without_commands("\r".join(map(printable, text.split("\r")))))
-        return len(text)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.rich_proxied_file, name)
 
 
 out = Console(highlight=False)
@@ -130,7 +120,9 @@ def needs_extra(extra: str) -> None:
 
 def print_json(value: object) -> None:
     """Records for programs. What a terminal or a runner would act on is escaped; JSON means the same."""
-    text = "".join(char if char.isprintable() or char == "\n" else _escaped(char) for char in to_json(value))
+    text = "".join(
+        char if char.isprintable() or char == "\n" else _escaped(char) for char in redacted(to_json(value))
+    )
     print_raw(text.replace("##[", f"##{_escaped('[')}"))
 
 
@@ -139,7 +131,7 @@ def _escaped(char: str) -> str:
 
 
 def print_raw(text: str) -> None:
-    sys.stdout.write(text.rstrip("\n") + "\n")
+    write_unchanged(redacted(text.rstrip("\n")) + "\n")
 
 
 def help_without_verb(context: typer.Context) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,9 @@ from typer.exceptions import TyperException
 from bot.checkpoint.repo_files import CARD
 from bot.cli import terminal
 from bot.cli.console import bug, err, out
+from bot.cli.streams import formatted, write_unchanged
 from bot.errors import BotError, EnvironmentProblem
-from bot.github.environment import Actions, Commands, Level, redacted
+from bot.github.environment import Actions, Commands, Level
 from bot.github.results import store_result
 from bot.github.summaries import code_name, error_page, job_page
 from bot.hub.environment import DEFAULT_ENDPOINT
@@ -52,11 +52,11 @@ class Step:
         """An unexpected error. Its traceback is printed here, while the runner reads no workflow commands."""
         if not isinstance(error, Exception) or isinstance(error, (typer.Exit, typer.Abort, TyperException)):
             return None
-        err.print(redacted("".join(traceback.format_exception(error))), markup=False, soft_wrap=True)
+        err.print(formatted(error), markup=False, soft_wrap=True)
         return bug(error)
 
     def fail(self, error: BotError) -> None:
-        err.print(redacted(terminal.error_text(error)), soft_wrap=True)
+        err.print(terminal.error_text(error), soft_wrap=True)
         if isinstance(error, InvalidWatchlistError):
             for item in error.mistakes:
                 self.annotate("error", _text(item.message, item.hint), file=item.file, line=item.line)
@@ -66,7 +66,7 @@ class Step:
 
     def annotate(self, level: Level, message: str, *, title: str = "", file: str = "", line: int = 0) -> None:
         if level != "error":
-            err.print(f"[yellow]{level}:[/] {terminal.shown(redacted(message))}", soft_wrap=True)
+            err.print(f"[yellow]{level}:[/] {terminal.shown(message)}", soft_wrap=True)
         _print(self._commands.annotation(level, message, title=title, file=file, line=line))
 
     def page(self, markdown: str) -> None:
@@ -77,9 +77,9 @@ class Step:
 
 
 def _print(lines: Iterable[str]) -> None:
-    """Workflow commands. Flushed, so that they are in order with the output of child processes."""
+    """Workflow commands, which the runner reads from plain stdout."""
     for line in lines:
-        print(line, flush=True)  # noqa: T201 - the runner reads commands from plain stdout
+        write_unchanged(f"{line}\n")
 
 
 def _text(message: str, hint: str) -> str:

@@ -27,6 +27,7 @@ from bot.records import (
     Status,
     experts_of_model,
 )
+from bot.redaction import redacted
 from bot.text import closer, duration, one_line, percent, printable, size
 from bot.watch.release import UP_TO_DATE
 from bot.watch.sizing import gpu_class
@@ -57,8 +58,8 @@ class Printable(logging.Formatter):
 
 
 def shown(text: object) -> str:
-    """Text that others wrote, on one line and as rich markup that says nothing but this text."""
-    return markup.escape(one_line(text, _MAX_CHARS))
+    """Text that others wrote, on one line, without secrets, and as rich markup that says nothing but this text."""
+    return markup.escape(one_line(redacted(str(text)), _MAX_CHARS))
 
 
 def plan_table(plan: Plan) -> Table:

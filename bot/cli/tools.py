@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -20,11 +19,11 @@ from bot.cli.console import (
     needs_extra,
     out,
     print_json,
-    print_raw,
 )
 from bot.cli.doctor import check_machine
 from bot.cli.progress import Bars
 from bot.cli.setup import clean
+from bot.cli.streams import write_unchanged
 from bot.errors import BotError, EnvironmentProblem, PublishError, WatchlistError
 from bot.github.environment import Actions
 from bot.github.runner_safety import check_exposure, check_isolation
@@ -213,8 +212,7 @@ def hub(
 
     def announce(running: LocalHub) -> None:
         model = _SMALL_MODEL if Path(_SMALL_MODEL).is_dir() else "./my-model"
-        print_raw(terminal.hub_text(running.endpoint, running.token(), root, model))
-        sys.stdout.flush()
+        write_unchanged(terminal.hub_text(running.endpoint, running.token(), root, model))
 
     serve(root, port, on_start=announce)
 

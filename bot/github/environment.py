@@ -15,14 +15,14 @@ from typing import Any, Literal
 
 from bot.errors import EnvironmentProblem
 from bot.files import disk_errors
-from bot.text import escape_markdown, printable
+from bot.redaction import known_secrets, redacted
+from bot.text import printable
 
 DEFAULT_API = "https://api.github.com"
 DEFAULT_SERVER = "https://github.com"
 MAX_OUTPUT_BYTES = 1_000_000  # GitHub's limit for the outputs of a job
 MAX_SUMMARY_BYTES = 2**20  # GitHub's limit for the summary of a step
 _CUT = "\n\n*The rest is cut: a summary holds 1 MiB. All of it is in the log.*\n"
-_SHORTEST_SECRET = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,27 +126,14 @@ class Actions:
         _append(self.summary, _cut(redacted(markdown), MAX_SUMMARY_BYTES - used_bytes))
 
 
-def known_secrets() -> tuple[str, ...]:
-    """The values of all variables whose names end as those of tokens do; longest first."""
-    found = {value.strip() for name, value in os.environ.items() if name.endswith(("TOKEN", "SECRET", "PASSWORD"))}
-    return tuple(sorted((value for value in found if len(value) >= _SHORTEST_SECRET), key=len, reverse=True))
-
-
-def redacted(text: str) -> str:
-    """The text without any token of this process."""
-    for secret in known_secrets():
-        # Also as Markdown escapes it.
-        for written in (secret, escape_markdown(secret)):
-            text = text.replace(written, "***")
-    return text
-
-
 def _path(text: str) -> Path | None:
     return Path(text) if text else None
 
 
 def _output_text(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    return redacted(
+        value if isinstance(value, str) else json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    )
 
 
 def _heredoc(name: str, text: str) -> str:

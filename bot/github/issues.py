@@ -7,9 +7,9 @@ import re
 from github.Issue import Issue
 
 from bot.github.client import GitHubClient, GitHubFailsError, answered
-from bot.github.environment import redacted
 from bot.github.summaries import code_name
 from bot.records import Attempts
+from bot.redaction import redacted
 
 LABEL = "awq-bot"
 COMMENT_MARK = "<!-- awq-bot plan -->"
@@ -28,7 +28,7 @@ def label_of(exit_code: int) -> str:
 
 def body_of(text: str, hidden: str) -> str:
     """The body of an issue or comment: a text, cut at GitHub's limit, and a hidden line. Tokens are redacted."""
-    return redacted(f"{text[:_LONGEST_TEXT].rstrip()}\n\n{hidden}\n")
+    return redacted(f"{redacted(text)[:_LONGEST_TEXT].rstrip()}\n\n{hidden}\n")
 
 
 def mark(attempts: Attempts) -> str:

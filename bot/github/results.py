@@ -11,9 +11,9 @@ from typing import TypeVar
 
 from bot.errors import EnvironmentProblem, WatchlistError
 from bot.files import write_atomic
-from bot.github.environment import redacted
 from bot.github.matrix import HOSTED_RUNNER, job_minutes, runner_labels
 from bot.records import Job, JobKind, JobResult, Plan, RunningJob, Status, from_json, job_result, to_json
+from bot.redaction import redacted
 
 _LONG_IN_QUEUE = timedelta(hours=23)  # GitHub cancels a job that no self-hosted runner took for 24 hours
 _TOLERANCE = timedelta(minutes=2)

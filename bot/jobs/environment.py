@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+import resource
 import site
 import sys
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from bot.jobs.confined import PARENT
+from bot.redaction import SECRET_NAME, known_secrets, redacted
 
 # Names, not prefixes: a secret can have any name. What libraries read to find a GPU and to print.
 _ALLOWED = re.compile(
@@ -28,7 +30,6 @@ _ALLOWED = re.compile(
 )
 # https://github.blog/engineering/platform-security/behind-githubs-new-authentication-token-formats/
 _TOKEN = re.compile(r"\b(?:hf_|gh[oprsu]_|github_pat_)[A-Za-z0-9_]{16,}")
-_SECRET_NAME = re.compile(r".*(?:TOKEN|SECRET|PASSWORD|KEY)")
 _SHORTEST_SECRET = 8
 
 # Of linux/prctl.h, and of proc_pid_stat(5).
@@ -60,11 +61,13 @@ def child_environment(home: Path) -> dict[str, str]:
 
 def _is_secret(value: str) -> bool:
     """Whether it looks like a token, or contains what another variable calls one."""
-    return bool(_TOKEN.search(value)) or any(secret in value for secret in _secrets(os.environ))
+    if _TOKEN.search(value) or redacted(value) != value:
+        return True
+    return any(secret in value for secret in _secrets(os.environ))
 
 
 def _secrets(environment: Mapping[str, str]) -> set[str]:
-    named = {value.strip() for name, value in environment.items() if _SECRET_NAME.fullmatch(name)}
+    named = {value.strip() for name, value in environment.items() if SECRET_NAME.fullmatch(name)}
     return {value for value in named if len(value) >= _SHORTEST_SECRET}
 
 
@@ -85,4 +88,19 @@ def close_environment() -> None:
     start, end = int(fields[_ENV_START - 2]), int(fields[_ENV_END - 2])
     if 0 < start < end:
         ctypes.memset(start, 0, end - start)
+    _set_not_dumpable()
+
+
+def forbid_core_dumps() -> None:
+    """In a process that holds a secret. Where dumps go to a program, the limit alone would not keep one from it.
+
+    https://man7.org/linux/man-pages/man5/core.5.html
+    """
+    if known_secrets():
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        if sys.platform.startswith("linux"):
+            _set_not_dumpable()
+
+
+def _set_not_dumpable() -> None:
     ctypes.CDLL(None).prctl(_SET_DUMPABLE, 0, 0, 0, 0)
