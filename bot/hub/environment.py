@@ -52,6 +52,11 @@ def _url(value: str) -> str | None:
     return None if _is_url(value, ("http", "https")) else f"is not a URL: {value!r}"
 
 
+def _endpoint(value: str) -> str | None:
+    """Its URL is written into records and summaries, and a password in it would take the place of the token."""
+    return _url(value) or ("has a user name or password in it" if "@" in urlsplit(value).netloc else None)
+
+
 def _proxy(value: str) -> str | None:
     # As in httpx2, curl and requests, http:// may be left out.
     url = value if "://" in value else f"http://{value}"
@@ -122,7 +127,7 @@ def _folder(value: str) -> str | None:
 
 
 _RULES: dict[str, Rule] = {
-    "HF_ENDPOINT": _url,
+    "HF_ENDPOINT": _endpoint,
     # Both spellings are in use, and either wins somewhere.
     **{spelled: _proxy for name in ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY") for spelled in (name, name.lower())},
     "HF_OIDC_RESOURCE": _repo,
@@ -154,7 +159,7 @@ _OURS: dict[str, Rule] = {
     **dict.fromkeys(("HF_TOKEN", "HF_WRITE_TOKEN", "HF_CREATE_TOKEN"), _token),
 }
 _HINTS: dict[Rule, str] = {
-    _url: f"Unset it, or set it to {DEFAULT_ENDPOINT}.",
+    _endpoint: f"Unset it, or set it to {DEFAULT_ENDPOINT}; credentials are in HF_TOKEN.",
     _token: "Copy the token again, without spaces or quotes.",
     _repo: "Set it to the target: your-namespace/Model-awq.",
 }

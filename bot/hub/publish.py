@@ -9,6 +9,7 @@ Trusted Publishers cannot change settings, so these are only checked then (`sett
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,7 +27,7 @@ from bot.hub.session import Hub, TransferError, call, status_of, unwrap_transfer
 from bot.hub.settings import check_settings, set_gating, set_visibility, settings_of, stays_private
 from bot.hub.signatures import demand_signature, sealed
 from bot.hub.targets import check_not_superseded, check_tag, has_release_of, superseded, target_state
-from bot.hub.upload import send, uploads_of
+from bot.hub.upload import Upload, send, uploads_of
 from bot.hub.verify import read_back, restore_previous
 from bot.records import (
     Job,
@@ -39,8 +40,10 @@ from bot.records import (
     TargetState,
     from_json,
 )
+from bot.redaction import holds_secret
 
 _COMMIT_TRIES = 4
+_SMALL_BYTES = 1 << 26
 pause = time.sleep  # tests replace it, and no other waiting
 
 
@@ -154,6 +157,7 @@ def _commit(hub: Hub, job: Job, artifact: Artifact, state: Published, progress: 
     wanted = {file.path for file in artifact.files}
     uploads = uploads_of(artifact.folders, wanted - {PROVENANCE}, f"hash {target}", progress)
     sealed = _sealed(hub, api, job, artifact, state)
+    _check_no_secret(uploads, sealed, target)
     listed = request_or_raise(target, "list its files", partial(files_at, api, target, revision=state.head))
     on_hub = {file.path for file in listed}
     if state.provenance is not None and PROVENANCE not in on_hub:
@@ -193,6 +197,20 @@ def _sealed(hub: Hub, api: HfApi, job: Job, artifact: Artifact, state: Published
     made = from_json(Provenance, next(path for path in paths if path.is_file()).read_bytes())
     made = replace(made, log=next_entry(api, state))
     return sealed(hub.signing, made, target=job.entry.target, wanted=job.entry.signed_by)
+
+
+def _check_no_secret(uploads: Sequence[Upload], sealed: Sequence[CommitOperationAdd], target: str) -> None:
+    """Weights are not looked into. Nothing writes a secret into a card or a record; should it, it stays here."""
+    for item in (*uploads, *sealed):
+        if item.upload_info.size > _SMALL_BYTES:
+            continue
+        with CommitOperationAdd.as_file(item) as file:  # an Upload's own would count these bytes as sent
+            found = holds_secret(file.read())
+        if found:
+            raise PublishError(
+                f"{target}: {item.path_in_repo} has a secret of this process in it, so nothing is published",
+                hint="Look where it comes from, revoke it, and delete the job's folder.",
+            )
 
 
 def _commit_refused(target: str, error: Exception) -> PublishError:

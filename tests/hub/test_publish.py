@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from pathlib import Path
@@ -216,6 +217,20 @@ def test_missing_file_is_found_before_anything_is_sent(hub: LocalHub, release: R
     (release.artifact.folders[0] / "model.safetensors").unlink()
     release.fails(r"model\.safetensors is neither in the job's folder nor on the Hub")
     assert requests(hub, "PUT", "/uploads/") == []
+
+
+@pytest.mark.parametrize("written", ["as it is", "base64"])
+def test_file_with_a_secret_of_this_process_is_not_published(
+    hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str
+) -> None:
+    secret = "a-secret-that-nothing-writes"
+    content = secret.encode() if written == "as it is" else base64.b64encode(secret.encode())
+    release = Release.of(hub, tmp_path, {"config.json": b'{"x": "%b"}' % content})
+    monkeypatch.setenv("HF_CREATE_TOKEN", secret)
+    error = release.fails("config.json has a secret of this process in it")
+    assert secret not in error.message
+    assert not [item for item in all_requests(hub) if "preupload" in item.path]
+    assert release.private
 
 
 def test_card_that_the_hub_refuses_is_named(release: Release) -> None:
