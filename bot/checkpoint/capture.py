@@ -72,20 +72,26 @@ class _Sample:
 
 def _first_capture(model: nn.Module, layers: nn.ModuleList, block: Tensor) -> tuple[int, _Sample]:
     """How many values the model takes from a layer, and the first sample. It is found out by trying."""
-    problems: list[Exception] = []
+    problems: list[BotError] = []
     for outputs in range(_MOST_OUTPUTS + 1):
         try:
-            return outputs, _capture(model, layers, block, outputs=outputs)
-        except (MemoryError, torch.OutOfMemoryError):
-            raise
-        except Exception as error:  # the model's own code, given what it may not expect
+            return outputs, _named_capture(model, layers, block, outputs=outputs)
+        except BotError as error:
             problems.append(error)
-    if isinstance(problems[0], BotError):
-        raise problems[0]
-    raise UnsupportedModelError(
-        f"{type(model).__name__} does not run layer by layer: {type(problems[0]).__name__}: {problems[0]}",
-        hint="Put it on `hold:` on the watchlist.",
-    ) from problems[0]
+    raise problems[0]
+
+
+def _named_capture(model: nn.Module, layers: nn.ModuleList, block: Tensor, *, outputs: int) -> _Sample:
+    """Raises UnsupportedModelError with whatever the model's own code raises, given what it may not expect."""
+    try:
+        return _capture(model, layers, block, outputs=outputs)
+    except (BotError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} does not run layer by layer: {type(error).__name__}: {error}",
+            hint="Put it on `hold:` on the watchlist.",
+        ) from error
 
 
 def _capture(

@@ -6,7 +6,7 @@ The first and the last step are the model's own code, run with the layers' `forw
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from bot.checkpoint.arguments import Arguments
 from bot.checkpoint.capture import LayerInputs, capture_layer_inputs, replaced_forward
 from bot.checkpoint.skeleton import Skeleton, load_tensors, unload
+from bot.errors import BotError, UnsupportedModelError
 
 _CPU = torch.device("cpu")
+_CPU_IS_FULL = "can't allocate memory"  # of torch's allocator, which raises a RuntimeError
 
 
 def inputs_of_layers(skeleton: Skeleton, blocks: Tensor) -> LayerInputs:
@@ -25,6 +27,21 @@ def inputs_of_layers(skeleton: Skeleton, blocks: Tensor) -> LayerInputs:
     captured = capture_layer_inputs(skeleton.model, skeleton.layers, blocks)
     unload(skeleton.model)
     return captured
+
+
+def call_layer(layer: nn.Module, states: Tensor, arguments: Mapping[str, Any]) -> Any:
+    """What the layer returns. Raises UnsupportedModelError with whatever the model's own code raises."""
+    try:
+        return layer(states, **arguments)
+    except (BotError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        if isinstance(error, RuntimeError) and _CPU_IS_FULL in str(error):
+            raise MemoryError(str(error)) from error
+        raise UnsupportedModelError(
+            f"{type(layer).__name__} does not run: {type(error).__name__}: {error}",
+            hint="Put it on `hold:` on the watchlist.",
+        ) from error
 
 
 @torch.no_grad()
@@ -42,10 +59,8 @@ def run_layer(
         samples = slice(start + offset, start + offset + len(part))
         used = arguments.of(samples, device=device)
         try:
-            output = layer(part, **used)
-        except torch.OutOfMemoryError:
-            raise
-        except Exception:
+            output = call_layer(layer, part, used)
+        except UnsupportedModelError:
             # Most arguments broadcast from a batch of one, but some, such as ALiBi biases, are made for one size.
             if len(part) == 1:
                 raise

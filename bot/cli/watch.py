@@ -136,7 +136,8 @@ def _result(context: JobContext, job: Job, *, dry_run: bool) -> JobResult:
         return pipeline.run_job(context, job, dry_run=dry_run)
     except BrokenPipeError:
         raise
-    except Exception as error:
+    # The traceback is logged; the result, and the exit code, say that it failed.
+    except Exception as error:  # noqa: BLE001 - one model's failure must not stop the others
         log.exception("%s: unexpected %s", job.entry.repo_id, type(error).__name__)
         return job_result(job, stage="run", status=Status.FAILED, error=bug(error, job))
 

@@ -17,7 +17,7 @@ from bot.checkpoint.constants import BITS, SAFETENSORS_NAMES, TOKENS_AT_ONCE
 from bot.checkpoint.device import best_device
 from bot.checkpoint.header import main_dtype
 from bot.checkpoint.inventory import Inventory, check_inventory, quantized_linears
-from bot.checkpoint.layerwise import inputs_of_layers, logits_after, output_count, run_layer
+from bot.checkpoint.layerwise import call_layer, inputs_of_layers, logits_after, output_count, run_layer
 from bot.checkpoint.reader import TORCH_DTYPES, Checkpoint
 from bot.checkpoint.rounding import dequantize, round_to_nearest
 from bot.checkpoint.skeleton import Skeleton, load_tensors, open_skeleton, read_ahead, unload, unused_tensors
@@ -211,7 +211,7 @@ def run_layers(
         if change is not None:
             change(layer, index)
         first = arguments.of(slice(0, 1), device=device)
-        outputs_per_layer = output_count(layer(states[:1].to(device), **first))
+        outputs_per_layer = output_count(call_layer(layer, states[:1].to(device), first))
         for start in range(0, len(states), blocks):
             part = slice(start, start + blocks)
             states[part] = run_layer(

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from bot.checkpoint.arguments import to_device
 from bot.checkpoint.device import in_float32
-from bot.checkpoint.layerwise import hidden_states_of
+from bot.checkpoint.layerwise import call_layer, hidden_states_of
 from bot.errors import QuantizationError, UnsupportedModelError
 from bot.quantize.layer import layer_tensors, measure, reference_of, round_linears
 from bot.quantize.layerfile import FinishedLayer, HiddenStates, largest
@@ -151,7 +151,7 @@ class LayerwiseQuantizer(AwqQuantizer):  # type: ignore[misc]  # awq has no type
     def _forward(self, run: LayerRun, layer: nn.Module, states: Tensor) -> tuple[Tensor, ...]:
         """The layer on the first block's states, in float32: its hidden states, and what it hands on."""
         arguments = self._first_arguments(run)
-        output = layer(states.clone(), **arguments)
+        output = call_layer(layer, states.clone(), arguments)
         handed_on = run.arguments.handed_on_by(arguments, output).values()
         return hidden_states_of(output), *(value for values in handed_on for value in values)
 

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from bot.checkpoint.constants import CORRECTED_TOKENS
 from bot.checkpoint.device import dtypes_of, in_float32
+from bot.checkpoint.layerwise import call_layer
+from bot.errors import UnsupportedModelError
 from bot.quantize.autoawq import LayerwiseQuantizer, among, check_scale, name_layer
 from bot.quantize.correction import Writer, find_writers, keep_source
 from bot.quantize.in_turn import Turns, fit_in_turn
@@ -106,8 +108,8 @@ class CompensatedQuantizer(LayerwiseQuantizer):
         if len(two) < 2:
             return run
         try:
-            layer(two, **run.arguments.of(slice(0, 2), device=self._context.device))
-        except Exception:  # whatever it is, a run of one block raises it again
+            call_layer(layer, two, run.arguments.of(slice(0, 2), device=self._context.device))
+        except (UnsupportedModelError, torch.OutOfMemoryError):  # a run of one block raises it again
             return replace(run, blocks_at_once=1)
         return run
 
