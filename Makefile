@@ -21,6 +21,8 @@ ISSUE_FORMS := $(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml
 # A second environment, without torch: for machines that quantize nothing.
 BASE := .venv-base
 BASE_TESTS := tests/watch tests/card tests/hub tests/localhub
+# What `make trust` runs beside tests/trust.
+TRUST := tests/jobs/test_isolation.py $(addprefix tests/hub/test_,forgeries.py release_log.py signing.py)
 
 .PHONY: help demo test test-all trust test-base bench-real bench-peers bench-quantize gpu-check architectures check check-workflows format schema clean
 
@@ -36,8 +38,8 @@ test: $(INSTALLED) $(NODE_MODULES)  ## run the tests, in under ten minutes
 test-all: $(INSTALLED) $(NODE_MODULES)  ## also run slow tests and those in a separate environment
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not gpu"
 
-trust: $(INSTALLED)  ## every request of publishing × every way it can fail: about fifteen minutes
-	$(BIN)/pytest -n $(WORKERS) tests/trust
+trust: $(INSTALLED)  ## faults, kills, isolation, forgeries and secrets, each counted at the end: about half an hour
+	$(BIN)/pytest -n $(WORKERS) tests/trust $(TRUST)
 
 test-base:  ## test planning and publishing without torch, with PYTHON=python3.13 or another
 	$(PYTHON) -m venv --clear $(BASE)

@@ -69,7 +69,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """How the cases of tests/bad_input and tests/trust ended; workers report them with the same properties."""
+    """How the cases that are counted ended; workers report them with the same properties."""
     reports = [report for group in terminalreporter.stats.values() for report in group]
     called = [report for report in reports if isinstance(report, pytest.TestReport) and report.when == "call"]
     found = Counter(item for report in called for item in report.user_properties)
@@ -91,6 +91,18 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             report.failed for report in called if any(name == "kill" for name, _ in report.user_properties)
         )
         terminalreporter.write_line(f"kills: {kills}, {changed} changed")
+    if probes := sum(number for (name, _), number in found.items() if name == "probe"):
+        ended = f"{found['probe', 'blocked']} blocked, {found['probe', 'not possible']} not possible here"
+        terminalreporter.write_line(f"isolation: {probes} probes, {ended}")
+    if forgeries := [report for report in called if "forgery" in report.keywords]:
+        refused = sum(report.passed for report in forgeries)
+        terminalreporter.write_line(f"forgeries: {len(forgeries)}, {refused} refused")
+    searched, hits = (
+        sum(int(str(value)) * number for (name, value), number in found.items() if name == f"secrets_{what}")
+        for what in ("searched", "found")
+    )
+    if searched:
+        terminalreporter.write_line(f"secrets: {searched:,} searched, {hits:,} found")
 
 
 @pytest.fixture(autouse=True)

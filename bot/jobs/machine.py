@@ -11,6 +11,7 @@ from bot.records import Estimate
 from bot.watch.sizing import cpu_duration_s
 
 _NVIDIA_QUERY = ("nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader,nounits")
+_TOLD = ("PATH", "LD_LIBRARY_PATH")  # it gets no token
 # https://docs.kernel.org/admin-guide/cgroup-v2.html#memory-interface-files
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 # Estimates are rough and machines are shared: only what never ends, or nearly so, is stopped.
@@ -20,8 +21,11 @@ _LEAST_S = 3600.0
 
 def nvidia_smi() -> list[str]:
     """`name, driver, memory in MiB` of each GPU."""
+    environment = {name: os.environ[name] for name in _TOLD if name in os.environ}
     try:
-        done = subprocess.run(_NVIDIA_QUERY, capture_output=True, text=True, check=True, timeout=30)
+        done = subprocess.run(
+            _NVIDIA_QUERY, env=environment, capture_output=True, text=True, check=True, timeout=30
+        )
     except (OSError, subprocess.SubprocessError):
         return []
     return [line for line in done.stdout.splitlines() if line.count(",") == 2]

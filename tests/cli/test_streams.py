@@ -59,6 +59,30 @@ def test_a_secret_is_printed_in_no_way(way: str) -> None:
     assert (done.returncode == 1) == (way in ENDING)
 
 
+KEY = """
+lines = ["-----BEGIN EC PRIVATE KEY-----", "AbCd" * 16, "-----END EC PRIVATE KEY-----"]
+def fail():
+    error = ValueError("no key:"); error.add_note("\\n".join(lines)); raise error
+"""
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        "fail()",
+        "threading.Thread(target=fail).start()",
+        "\nclass Odd:\n    def __del__(self): fail()\nOdd()",
+        "\ntry:\n    fail()\nexcept ValueError:\n    logging.getLogger('library').exception('failed')",
+    ],
+    ids=["error", "thread", "unraisable", "log"],
+)
+def test_a_key_that_is_printed_line_by_line_is_redacted_as_a_whole(way: str) -> None:
+    """It is in no variable, so only its first and last line show that it is one."""
+    said = run(KEY + way).stderr
+    assert "ValueError: no key:\n***" in said
+    assert "AbCdAbCd" not in said
+
+
 def test_a_traceback_is_as_python_prints_it() -> None:
     done = run("int('x')")
     lines = done.stderr.splitlines()

@@ -122,6 +122,7 @@ def failed(hub: LocalHub, revision: str | None = None) -> dict[str, str]:
     return {name: check.found for name, check in checked(hub, revision).items() if check.status == "failed"}
 
 
+@pytest.mark.forgery
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_provenance_is_refused_by_verify_plan_and_publish(
     hub: LocalHub, published: Release, name: str
@@ -145,6 +146,7 @@ def test_hostile_provenance_is_refused_by_verify_plan_and_publish(
     assert not [path for path in asked if "whoami" in path or "/.." in path or "passwd" in path]
 
 
+@pytest.mark.forgery
 def test_tag_that_was_moved_to_another_release_is_refused_by_its_name(
     hub: LocalHub, published: Release, tmp_path: Path
 ) -> None:
@@ -161,11 +163,13 @@ def test_tag_that_was_moved_to_another_release_is_refused_by_its_name(
         assert failed(hub, revision).keys() == {"log"}
 
 
+@pytest.mark.forgery
 def test_tag_that_somebody_else_made_is_not_taken_for_the_release(hub: LocalHub, published: Release) -> None:
     hub.repo(TARGET).create_ref("refs/tags/stable", hub.history(TARGET)[0].sha)
     assert failed(hub, "stable").keys() == {"tag"}
 
 
+@pytest.mark.forgery
 @pytest.mark.parametrize("everywhere", [False, True], ids=["provenance alone", "card and provenance"])
 def test_provenance_of_another_source_is_refused(hub: LocalHub, published: Release, everywhere: bool) -> None:
     other = "lab/Other"
@@ -202,6 +206,7 @@ def test_release_without_its_tag_is_said_to_be_one(hub: LocalHub, published: Rel
     assert failed(hub) == {}
 
 
+@pytest.mark.forgery
 def test_release_under_a_tag_that_can_be_computed_is_not_taken_for_ours(hub: LocalHub, release: Release) -> None:
     """A forger who is first: the right tag, and other digests."""
     made = factories.provenance(release.job.entry, release.job.upstream, recipe_digest="0" * 64)

@@ -127,6 +127,7 @@ def _second_forgotten(hub: LocalHub, three: Releases) -> None:
     move_tag(hub, three[2].job.tag, hub.seed(TARGET, {"provenance.json": to_json(forged)}))
 
 
+@pytest.mark.forgery
 @pytest.mark.parametrize(
     ("change", "of", "found"),
     [
@@ -170,6 +171,7 @@ def test_releases_from_before_the_log_stay_readable(hub: LocalHub, release: Rele
         assert (log(hub, revision).status, log(hub, revision).found) == ("ok", begins)
 
 
+@pytest.mark.forgery
 def test_release_over_one_whose_tag_was_moved_is_not_published(
     hub: LocalHub, release: Release, tmp_path: Path
 ) -> None:

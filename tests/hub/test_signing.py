@@ -255,6 +255,7 @@ def current(release: Release) -> Provenance:
     return from_json(Provenance, release.hub.files(TARGET)["provenance.json"])
 
 
+@pytest.mark.forgery
 @pytest.mark.parametrize("name", FORGERIES)
 def test_forgery_is_refused_by_verify_and_by_the_plan(
     hub: LocalHub, published: Release, ours: Signing, name: str
@@ -272,11 +273,13 @@ def test_forgery_is_refused_by_verify_and_by_the_plan(
     assert writes(hub) == before
 
 
+@pytest.mark.forgery
 def test_forged_repo_is_refused_by_the_stock_tool(hub: LocalHub, published: Release, tmp_path: Path) -> None:
     _weights_and_provenance(published)
     assert stock_verify(download(hub, tmp_path / "model", published.job.tag)).returncode != 0
 
 
+@pytest.mark.forgery
 def test_moved_tag_is_refused_though_what_it_leads_to_is_signed(
     hub: LocalHub, published: Release, tmp_path: Path, ours: Signing
 ) -> None:
@@ -288,6 +291,7 @@ def test_moved_tag_is_refused_though_what_it_leads_to_is_signed(
     assert failed(hub, ours.signer, old) == {"tag", "log"}
 
 
+@pytest.mark.forgery
 def test_release_under_a_forged_one_is_not_signed_when_an_update_fails(
     hub: LocalHub, published: Release, tmp_path: Path, ours: Signing
 ) -> None:
@@ -316,6 +320,7 @@ def test_unsigned_release_is_said_to_be_and_can_be_signed_later(
     assert planned(asked).reason == "up to date"
 
 
+@pytest.mark.forgery
 def test_damaged_release_is_not_signed_later(hub: LocalHub, release: Release, ours: Signing) -> None:
     release.publish()
     _only_weights(release)

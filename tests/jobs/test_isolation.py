@@ -88,10 +88,15 @@ def outcome(case: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("probe", PROBES)
-def test_a_child_is_kept_from(probe: str, case: str) -> None:
-    found = outcome(case)
-    if not found["in force"][PROBES[probe]]:
-        pytest.skip(f"not possible here as {case}: {probe}")
+def test_a_child_is_kept_from(probe: str, case: str, record_property: Callable[[str, object], None]) -> None:
+    try:
+        found = outcome(case)
+        if not found["in force"][PROBES[probe]]:
+            pytest.skip(f"not possible here as {case}: {probe}")
+    except pytest.skip.Exception:
+        record_property("probe", "not possible")
+        raise
+    record_property("probe", "reached" if probe in found["confined"] else "blocked")
     assert probe not in found["confined"]
 
 
