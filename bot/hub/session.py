@@ -48,6 +48,13 @@ _MAX_WAIT_S = 330.0
 _DOWN_S = 30.0
 _NEW_OUTAGE_S = 60.0  # without a request, failed or not
 _LATER = "Nothing was lost. Run it again later."
+# Of a ValueError that is about an answer, not about our arguments.
+_MALFORMED = (
+    "improperly formatted",
+    "Malformed response",
+    "Invalid server response",
+    "LFS batch API returned errors",
+)
 _DISK_IS_FULL = ("no space left", f"os error {errno.ENOSPC}")
 
 
@@ -207,14 +214,15 @@ def unwrap_transfer_error(request: Callable[[], Result]) -> Result:
 def _is_of_an_answer(error: Exception) -> bool:
     """Whether huggingface_hub could not read an answer, as where a proxy answers in place of the Hub.
 
-    It checks no answer's form. Errors of its own classes, and those that it raises for our arguments, are none.
+    It checks the form of few. Errors of its own classes, and those that it raises for our arguments, are none.
     """
     if isinstance(error, json.JSONDecodeError):
         return True
     if isinstance(error, HFValidationError | HfHubHTTPError) or error.__traceback__ is None:
         return False
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    return type(error) is not ValueError and str(frame.f_globals.get("__name__")).startswith("huggingface_hub.")
+    is_about_arguments = type(error) is ValueError and not any(words in str(error) for words in _MALFORMED)
+    return not is_about_arguments and str(frame.f_globals.get("__name__")).startswith("huggingface_hub.")
 
 
 def _unwrapped(error: RuntimeError | OSError) -> Exception:

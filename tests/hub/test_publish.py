@@ -12,7 +12,7 @@ import pytest
 import stamina
 from huggingface_hub import CommitOperationAdd, HfApi
 
-from bot.errors import PublishError
+from bot.errors import BotError, PublishError
 from bot.hub.session import Hub
 from bot.localhub import Fault, LocalHub
 from bot.records import TargetState
@@ -231,6 +231,14 @@ def test_file_with_a_secret_of_this_process_is_not_published(
     assert secret not in error.message
     assert not [item for item in all_requests(hub) if "preupload" in item.path]
     assert release.private
+
+
+@pytest.mark.parametrize("path", ["/preupload/", "/objects/batch"])
+def test_answer_of_another_form_is_named(hub: LocalHub, release: Release, path: str) -> None:
+    """JSON, as a gateway answers, where huggingface_hub itself looks at the form and raises ValueError."""
+    hub.faults.add(Fault(path=path, status=200, body='{"error": "no"}', times=None))
+    with stamina.set_testing(True, attempts=2):
+        release.fails("an answer is not one of the Hub's API", BotError)
 
 
 def test_card_that_the_hub_refuses_is_named(release: Release) -> None:

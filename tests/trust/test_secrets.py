@@ -60,10 +60,9 @@ def refused_in_other_ways(place: Place) -> None:
 
 def answered_with_nonsense(place: Place) -> None:
     """Of a status that says that all is well."""
-    for path in (r"/refs", r"/tree/", r"/preupload/", r"/objects/batch"):
+    for path, code in ((r"/refs", 8), (r"/preupload/", 8), (r"/commit/", 7)):
         _echo(place, 200, path, times=None)
-        done = place.call(*LOGGED, "run", code=8)
-        assert "error:" in done.stderr
+        _publish(place, code, "error:")
         place.sandbox.hub.faults.clear()
 
 
@@ -76,7 +75,7 @@ def failing_for_a_moment(place: Place) -> None:
 
 def failing_for_good(place: Place) -> None:
     _echo(place, 500, times=None)
-    assert "answers 500" in place.call(*LOGGED, "plan", code=8).stderr
+    assert "answers 500" in place.call(*LOGGED, "plan").stdout
 
 
 BROKEN = """
