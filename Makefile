@@ -18,13 +18,19 @@ SCRIPTS := $(wildcard .github/runner/*.sh)
 DOCKERFILES := $(wildcard .github/runner/Dockerfile)
 SCALE_SET := $(wildcard .github/runner/scale-set.yaml)
 ISSUE_FORMS := $(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))
+# What the workflows install: exact versions with the sha256 of each file, in requirements/.
+LOCK := $(BIN)/uv pip compile --quiet --no-annotate --generate-hashes --python-version 3.11 --custom-compile-command "make lock"
+LOCK_BOT := $(LOCK) --universal --constraint constraints.txt pyproject.toml
+# Where the CPU build of torch is listed, of which GitHub's machines need only the file for their own platform.
+TORCH_CPU ?= https://download.pytorch.org/whl/cpu/torch/
+LOCK_CPU := $(LOCK) --python-platform x86_64-manylinux_2_28 --constraint constraints.txt --find-links $(TORCH_CPU) pyproject.toml
 # A second environment, without torch: for machines that quantize nothing.
 BASE := .venv-base
 BASE_TESTS := tests/watch tests/card tests/hub tests/localhub
 # What `make trust` runs beside tests/trust.
 TRUST := tests/jobs/test_isolation.py $(addprefix tests/hub/test_,forgeries.py release_log.py signing.py)
 
-.PHONY: help demo test test-all trust test-base bench-real bench-peers bench-quantize gpu-check architectures check check-workflows format schema clean
+.PHONY: help demo test test-all trust test-base bench-real bench-peers bench-quantize gpu-check architectures check check-workflows format schema lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -89,6 +95,16 @@ format: $(INSTALLED)  ## fix formatting and simple lint
 
 schema: $(INSTALLED)  ## write the JSON Schema of the watchlist
 	$(BIN)/python -c "from bot.watch.schema import SCHEMA_FILE, json_schema; SCHEMA_FILE.write_text(json_schema())"
+
+lock: $(INSTALLED)  ## write requirements/*.txt from pyproject.toml and constraints.txt: what the workflows install
+	$(LOCK) --universal --constraint constraints.txt --group build --output-file requirements/build.txt
+	$(LOCK_BOT) --extra actions --extra sign --output-file requirements/plan.txt
+	$(LOCK_BOT) --extra sign --output-file requirements/publish.txt
+	$(LOCK_BOT) --extra quantize --output-file requirements/quantize.txt
+	$(LOCK_BOT) --extra tasks --output-file requirements/tasks.txt
+	$(LOCK_CPU) --extra quantize --extra sign --output-file requirements/refresh.txt
+	$(LOCK) --universal --group audit --output-file requirements/audit.txt
+	$(LOCK) --universal --group sbom --output-file requirements/sbom.txt
 
 clean:  ## remove the environments, caches and demo files
 	rm -rf $(VENV) $(BASE) $(NODE)/node_modules demo demo-real build *.egg-info .mypy_cache .ruff_cache .import_linter_cache

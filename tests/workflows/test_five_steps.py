@@ -31,6 +31,9 @@ def use_template(deployment: Deployment) -> None:
     ):
         (repository.checkout / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, repository.checkout / name)
+    # This machine's torch is the CPU build, to which CUDA's libraries are no use: several GB.
+    lock = repository.checkout / "requirements" / "quantize.txt"
+    lock.write_text(re.sub(r"^(cuda|nvidia)-.*\n(    --hash.*\n)+", "", lock.read_text(), flags=re.MULTILINE))
     repository.source, repository.tools = repository.checkout, ()
     repository.secrets.clear()
     repository.environments.clear()

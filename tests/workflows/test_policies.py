@@ -164,7 +164,7 @@ def test_cuda_is_installed_only_where_there_is_a_gpu(jobs: dict[tuple[str, str],
         name: step.inputs.get("torch-index", "")
         for name, job in jobs.items()
         for step in job.steps
-        if step.inputs.get("extra", "").startswith("quantize")
+        if step.inputs.get("lock") in {"quantize", "refresh"}
     }
     cpu = indexes.pop(("watch.yml", "refresh"))
     assert cpu.endswith("/whl/cpu")
