@@ -34,7 +34,7 @@ def pins(name: str) -> dict[str, tuple[Requirement, tuple[str, ...]]]:
     """By package: its line, and its hashes. A line of another form fails."""
     text = (ROOT / "requirements" / f"{name}.txt").read_text()
     text = re.sub(r"^#.*\n", "", text, flags=re.MULTILINE).replace("\\\n", "")
-    found = {}
+    found: dict[str, tuple[Requirement, tuple[str, ...]]] = {}
     for line in text.splitlines():
         asked, *hashes = re.split(r" +--hash=", line)
         assert all(re.fullmatch(r"sha256:[0-9a-f]{64}", each) for each in hashes), line[:80]

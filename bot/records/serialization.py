@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import MISSING, Field, fields, is_dataclass
+from functools import cache
 from typing import Any, Final, TypeVar
 
 from pydantic import TypeAdapter
@@ -23,7 +24,14 @@ def to_json(value: object) -> str:
 
 def from_json(kind: type[Record], text: str | bytes) -> Record:
     """Raises pydantic.ValidationError (a ValueError) when the text is not such a record."""
-    return TypeAdapter(kind).validate_json(text)
+    made: Record = _adapter(kind).validate_json(text)
+    return made
+
+
+@cache
+def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
+    """To make one takes a large record half a second."""
+    return TypeAdapter(kind)
 
 
 def canonical_json(value: object) -> bytes:
