@@ -105,6 +105,7 @@ def _facts(job: Job, provenance: Provenance) -> dict[str, Any]:
         "signed_by": _signer(job),
         "own_code": code_left_out(job.upstream.files, trust_remote_code=job.entry.trust_remote_code),
         "provenance": provenance,
+        "built_by": provenance.built_by,
         "report": report,
         "experts": experts,
         "not_quantized": unquantized_text(unquantized, mixture=experts is not None),

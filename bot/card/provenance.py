@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from bot.checkpoint.constants import QUANTIZER_VERSIONS
-from bot.records import Job, Provenance, PublishedFile, QuantizedModel, Report, SourceProvenance
+from bot.records import Job, Provenance, PublishedFile, QuantizedModel, Report, SourceProvenance, WorkflowRun
 
 
 def make_provenance(
@@ -15,8 +15,9 @@ def make_provenance(
     *,
     tool: str,
     files: tuple[PublishedFile, ...],
+    run: WorkflowRun | None = None,
 ) -> Provenance:
-    """files: all files of the repo except provenance.json itself."""
+    """files: all files of the repo except provenance.json itself. run: in which it is built."""
     return Provenance(
         tool=tool,
         quantizer=QUANTIZER_VERSIONS[quantized.recipe.method],
@@ -36,6 +37,7 @@ def make_provenance(
         versions=quantized.versions,
         files=tuple(sorted(files, key=lambda file: file.path)),
         modules_to_not_convert=quantized.modules_to_not_convert,
+        built_by=run,
     )
 
 
@@ -48,6 +50,7 @@ def refreshed(before: Provenance, job: Job, *, tool: str, files: tuple[Published
         source=source_provenance(job),
         files=tuple(sorted(files, key=lambda file: file.path)),
         log=None,
+        published_by=None,
     )
 
 

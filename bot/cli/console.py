@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +18,7 @@ from rich.segment import Segment
 from bot.cli.progress import Bars
 from bot.cli.streams import write_unchanged
 from bot.errors import BotError, EnvironmentProblem, WatchlistError, reason_of
+from bot.github.environment import Actions
 from bot.hub.session import Hub
 from bot.jobs.stages import JobContext
 from bot.records import Job, to_json
@@ -75,7 +77,7 @@ class Panel(StrEnum):
 
 def job_context(work: Path, files: Path, bars: Bars, *, require_isolation: bool = False) -> JobContext:
     return JobContext(
-        hub=Hub.from_environment(),
+        hub=replace(Hub.from_environment(), run=Actions.from_environment().run),
         work=work,
         files=files,
         progress=bars,

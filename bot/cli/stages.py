@@ -30,6 +30,7 @@ from bot.cli.console import (
 from bot.cli.doctor import CpuOption, folder_on_cpu, jobs_on_cpu
 from bot.cli.progress import Bars
 from bot.errors import WatchlistError
+from bot.github.environment import Actions
 from bot.hub.publish import make_public_note
 from bot.jobs import stages
 from bot.jobs.folder import JobDir
@@ -215,7 +216,7 @@ def card(job: JobOption) -> None:
 
     Example: [bold]awq-bot card --job work/JOB_ID[/]
     """
-    stages.card(JobDir(job))
+    stages.card(JobDir(job), Actions.from_environment().run)
     out.print(str(job / "card" / "README.md"), markup=False)
 
 

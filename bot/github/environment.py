@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from bot.errors import EnvironmentProblem
 from bot.files import disk_errors
+from bot.records import WorkflowRun
 from bot.redaction import known_secrets, redacted
 from bot.text import printable
 
@@ -40,6 +41,8 @@ class Actions:
     run_id: str = ""
     run_attempt: str = "1"
     workflow: str = ""
+    workflow_ref: str = ""
+    sha: str = ""
     event_name: str = ""
     event_path: Path | None = None
     output: Path | None = None
@@ -59,6 +62,8 @@ class Actions:
             run_id=variable("GITHUB_RUN_ID"),
             run_attempt=variable("GITHUB_RUN_ATTEMPT") or "1",
             workflow=variable("GITHUB_WORKFLOW_REF").partition("@")[0].rpartition("/")[2],
+            workflow_ref=variable("GITHUB_WORKFLOW_REF"),
+            sha=variable("GITHUB_SHA"),
             event_name=variable("GITHUB_EVENT_NAME"),
             event_path=_path(variable("GITHUB_EVENT_PATH")),
             output=_path(variable("GITHUB_OUTPUT")),
@@ -69,6 +74,21 @@ class Actions:
     def run_url(self) -> str:
         """Empty outside a run."""
         return f"{self.server_url}/{self.repository}/actions/runs/{self.run_id}" if self.run_id else ""
+
+    @property
+    def run(self) -> WorkflowRun | None:
+        """This run as provenance names it; None outside, or where GitHub's variables are not as usual."""
+        if not (self.inside and self.run_id.isdecimal() and self.run_attempt.isdecimal()):
+            return None
+        made = WorkflowRun(
+            repository=self.repository,
+            run_id=int(self.run_id),
+            attempt=int(self.run_attempt),
+            workflow_ref=self.workflow_ref,
+            sha=self.sha,
+            url=f"{self.run_url}/attempts/{self.run_attempt}",
+        )
+        return made if made.problem is None else None
 
     @property
     def issues_url(self) -> str:

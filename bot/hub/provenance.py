@@ -56,6 +56,7 @@ def _problems(made: Provenance) -> Iterator[str]:
         yield from _upstream_problems(name, files)
     yield from _digest_problems(made)
     yield from _log_problems(made)
+    yield from _run_problems(made)
     yield from _report_problems(made)
 
 
@@ -123,6 +124,12 @@ def _log_problems(made: Provenance) -> Iterator[str]:
         _TAG.fullmatch(link.tag) and _COMMIT.fullmatch(link.commit) and _SHA256.fullmatch(link.sha256)
     ):
         yield "log.previous is no release"
+
+
+def _run_problems(made: Provenance) -> Iterator[str]:
+    for name, run in (("built_by", made.built_by), ("published_by", made.published_by)):
+        if run is not None and run.problem is not None:
+            yield f"{name}.{run.problem}"
 
 
 def _report_problems(made: Provenance) -> Iterator[str]:

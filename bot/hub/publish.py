@@ -192,10 +192,10 @@ def _commit(hub: Hub, job: Job, artifact: Artifact, state: Published, progress: 
 
 
 def _sealed(hub: Hub, api: HfApi, job: Job, artifact: Artifact, state: Published) -> list[CommitOperationAdd]:
-    """The provenance with its entry in the log, which is known only now, and the signature over everything."""
+    """The provenance with what is known only now, its entry in the log and our run, and the signature over all."""
     paths = (folder / PROVENANCE for folder in artifact.folders)
     made = from_json(Provenance, next(path for path in paths if path.is_file()).read_bytes())
-    made = replace(made, log=next_entry(api, state))
+    made = replace(made, log=next_entry(api, state), published_by=hub.run)
     return sealed(hub.signing, made, target=job.entry.target, wanted=job.entry.signed_by)
 
 

@@ -34,6 +34,7 @@ from bot.hub import UNUSABLE, environment, is_loopback
 from bot.hub.client import RETRIED, UnansweredError
 from bot.hub.environment import DEFAULT_ENDPOINT
 from bot.hub.signing import SigningCredential
+from bot.records import WorkflowRun
 
 Result = TypeVar("Result")
 
@@ -76,6 +77,7 @@ class Hub:
 
     oidc_resource: what the workflow's OIDC identity gets a token for: a repo to publish to, or an account whose
     gated models can be read. See https://huggingface.co/docs/hub/trusted-publishers
+    run: the workflow run that we are, which is named in what it publishes.
     """
 
     endpoint: str
@@ -84,6 +86,7 @@ class Hub:
     create_token: str | None = field(default=None, repr=False)
     oidc_resource: str | None = None
     signing: SigningCredential | None = field(default=None, repr=False)
+    run: WorkflowRun | None = None
 
     @classmethod
     def from_environment(cls) -> Hub:

@@ -43,8 +43,9 @@ def sign_release(hub: Hub, repo_id: str, *, progress: Progress) -> str:
         raise PublishError(
             f"{repo_id}: {failed[0].name}: {failed[0].found}", hint="Nothing was signed. See `awq-bot verify`."
         )
-    tag = f"{made.tag}-signed-{state.head[:8]}"
-    seals = sealed(hub.signing, replace(made, tag=tag, log=next_entry(api, state)), target=repo_id, wanted=None)
+    signed, tag = made.tag, f"{made.tag}-signed-{state.head[:8]}"
+    made = replace(made, tag=tag, log=next_entry(api, state), published_by=hub.run)
+    seals = sealed(hub.signing, made, target=repo_id, wanted=None)
     commit = request_or_raise(
         repo_id,
         "commit",
@@ -52,7 +53,7 @@ def sign_release(hub: Hub, repo_id: str, *, progress: Progress) -> str:
             api.create_commit,
             repo_id,
             seals,
-            commit_message=f"Sign {made.tag}",
+            commit_message=f"Sign {signed}",
             parent_commit=state.head,
             revision="main",
         ),

@@ -44,7 +44,7 @@ _MAY_BE_GATED = "If it is gated, ask for access and set HF_TOKEN."
 def verify(
     hub: Hub, repo_id: str, *, revision: str | None, progress: Progress, signer: Signer | None = None
 ) -> tuple[Check, ...]:
-    """Tag, log, signature, every file by sha256, and whether the source commit still has the recorded hashes.
+    """Tag, log, signature, what runs it names, every file by sha256, and whether the source still has its hashes.
 
     signer: who must have signed it.
 
@@ -61,6 +61,7 @@ def verify(
         _check_tag(state, commit, provenance, asked=revision),
         check_log(api, state, commit, provenance),
         check_signer(api, repo_id, commit, wanted=signer),
+        *_check_runs(provenance),
         *_check_files(api, repo_id, commit, provenance, progress),
         _check_source(api, repo_id, commit, provenance),
     )
@@ -92,7 +93,7 @@ def restore_previous(hub: Hub, state: Published, progress: Progress, *, signed_b
     old = {file.path: file for file in files_at(api, state.repo_id, revision=sha)}
     new = {file.path: file for file in files_at(api, state.repo_id, revision=state.head)}
     tag = f"{found_tag}-restored-{state.head[:8]}"
-    provenance = replace(provenance, tag=tag, log=LogEntry(previous=link))
+    provenance = replace(provenance, tag=tag, log=LogEntry(previous=link), published_by=hub.run)
     seals = sealed(hub.signing, provenance, target=state.repo_id, wanted=signed_by)
     sealing = {item.path_in_repo for item in seals}
     copied = old.keys() - {PROVENANCE, SIGNATURE, PUBLIC_KEY}
@@ -202,6 +203,13 @@ def _check_tag(state: Published, commit: str, provenance: Provenance, *, asked: 
         found += ": publishing was interrupted before its last step, which sets the tag"
     fix = "If all files are ok they are what was published. Its publisher completes it with `awq-bot run`."
     return Check(name="tag", status="failed", found=found, fix=fix)
+
+
+def _check_runs(provenance: Provenance) -> Iterator[Check]:
+    """What the provenance says of where it was made. Only a signature by the workflow's identity shows it."""
+    for name, run in (("built by", provenance.built_by), ("published by", provenance.published_by)):
+        if run is not None:
+            yield Check(name=name, status="unknown", found=f"it claims {run}")
 
 
 def _check_files(

@@ -33,6 +33,7 @@ from bot.checkpoint.weight_files import read_weight_headers
 from bot.errors import PublishError, UpstreamError
 from bot.evaluate.gate import judge
 from bot.files import describe_file, found_as_listed
+from bot.hub.provenance import ProvenanceError, read_provenance
 from bot.jobs.folder import JobDir
 from bot.jobs.listed import listing_problem
 from bot.records import (
@@ -44,6 +45,7 @@ from bot.records import (
     PublishedFile,
     QuantizedModel,
     Report,
+    WorkflowRun,
     to_json,
 )
 
@@ -60,13 +62,14 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Handover:
-    """The folder and its own records. job: the plan's."""
+    """The folder and its own records. job: the plan's; run: the workflow run that publishes it."""
 
     job: Job
     jobdir: JobDir
     card: Card
     quantized: QuantizedModel
     report: Report
+    run: WorkflowRun | None
 
 
 def edited_files(job: Job) -> tuple[HubFile, ...]:
@@ -75,10 +78,11 @@ def edited_files(job: Job) -> tuple[HubFile, ...]:
     return tuple(file for file in (*job.source_files, *job.refresh_files) if file.path in named)
 
 
-def check_job_dir(job: Job, folder: Path, originals: Path) -> JobDir:
+def check_job_dir(job: Job, folder: Path, originals: Path, run: WorkflowRun | None = None) -> JobDir:
     """The folder of a release job, after checking that it is what the plan's `job` asks for.
 
-    originals: a folder with upstream's `edited_files`. Raises PublishError naming the first difference.
+    originals: a folder with upstream's `edited_files`. run: that publishes. Raises PublishError naming the first
+    difference.
     """
     jobdir = JobDir(folder)
     on_disk = _files_on_disk(job, folder)
@@ -90,6 +94,7 @@ def check_job_dir(job: Job, folder: Path, originals: Path) -> JobDir:
         card=_record(job, jobdir, Card),
         quantized=_record(job, jobdir, QuantizedModel),
         report=_record(job, jobdir, Report),
+        run=run,
     )
     _check_files(handover, on_disk)
     _check_quoted(handover)
@@ -262,16 +267,28 @@ def _check_texts(handover: _Handover) -> None:
     job, jobdir, files = handover.job, handover.jobdir, handover.card.files
     without_card = tuple(file for file in files if file.path not in (CARD, PROVENANCE))
     chat = has_chat_template(jobdir.quantized)
-    text = render_card(job, _provenance(handover, without_card), chat=chat)
+    run = _claimed_run(handover)
+    text = render_card(job, _provenance(handover, without_card, run), chat=chat)
     if (jobdir.card / CARD).read_bytes() != text.encode():
         raise _refused(job, "its card does not follow from its records")
-    provenance = _provenance(handover, tuple(file for file in files if file.path != PROVENANCE))
+    provenance = _provenance(handover, tuple(file for file in files if file.path != PROVENANCE), run)
     if (jobdir.card / PROVENANCE).read_bytes() != to_json(provenance).encode():
         raise _refused(job, "its provenance does not follow from the plan and its records")
 
 
-def _provenance(handover: _Handover, files: tuple[PublishedFile, ...]) -> Provenance:
-    return make_provenance(handover.job, handover.quantized, handover.report, tool=TOOL, files=files)
+def _claimed_run(handover: _Handover) -> WorkflowRun | None:
+    """In which it was built. Not always the one that publishes: a job goes on where it was stopped."""
+    try:
+        claimed = read_provenance((handover.jobdir.card / PROVENANCE).read_bytes()).built_by
+    except ProvenanceError as error:
+        raise _refused(handover.job, f"its provenance {error}") from None
+    if claimed and handover.run and claimed.repository != handover.run.repository:
+        raise _refused(handover.job, f"it claims to be built in {claimed.repository}")
+    return claimed
+
+
+def _provenance(handover: _Handover, files: tuple[PublishedFile, ...], run: WorkflowRun | None) -> Provenance:
+    return make_provenance(handover.job, handover.quantized, handover.report, tool=TOOL, files=files, run=run)
 
 
 def _refused(job: Job, what: str) -> PublishError:

@@ -166,7 +166,7 @@ def publish_job(context: JobContext, job: Job, folder: Path, *, originals: Path)
 def _publish_checked(context: JobContext, job: Job, folder: Path, originals: Path) -> Publication:
     exchange(context.hub, job.entry.target)
     check_may_sign(context.hub, job.entry)
-    return stages.publish(context, check_job_dir(job, folder, originals))
+    return stages.publish(context, check_job_dir(job, folder, originals, context.hub.run))
 
 
 def pull_originals(hub: Hub, job: Job, folder: Path) -> None:
@@ -224,7 +224,7 @@ def _run_stages(context: JobContext, jobdir: JobDir, job: Job, *, dry_run: bool)
             stages.pull(context, jobdir)
         stages.quantize(context, jobdir)
         stages.evaluate(context, jobdir)
-        stages.card(jobdir)
+        stages.card(jobdir, context.hub.run)
     if publication is None and job.kind is JobKind.REFRESH:
         stages.pull(context, jobdir)
         stages.refresh(context, jobdir)

@@ -49,6 +49,7 @@ from bot.records import (
     Report,
     TextSource,
     Weights,
+    WorkflowRun,
     to_json,
 )
 from bot.watch.stock_tasks import lm_eval_version
@@ -213,8 +214,8 @@ def evaluate(context: JobContext, jobdir: JobDir) -> Report:
     return report
 
 
-def card(jobdir: JobDir) -> Card:
-    """README.md and provenance.json, beside the pictures from the evaluation."""
+def card(jobdir: JobDir, run: WorkflowRun | None = None) -> Card:
+    """README.md and provenance.json, beside the pictures from the evaluation. run: in which this is."""
     job = jobdir.job
     quantized, report = _needed(jobdir, QuantizedModel, "quantize"), _needed(jobdir, Report, "evaluate")
     inputs = card_inputs(job, quantized, report)
@@ -230,6 +231,7 @@ def card(jobdir: JobDir) -> Card:
             report,
             tool=TOOL,
             files=(*quantized.files, *pictures),
+            run=run,
         ),
     )
     jobdir.store(record, inputs=inputs)

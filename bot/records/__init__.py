@@ -69,6 +69,7 @@ from bot.records.report import (
 )
 from bot.records.result import Attempts, JobResult, PlanTimes, RunningJob, Status, job_result
 from bot.records.serialization import canonical_json, from_json, sha256_of, to_json
+from bot.records.workflow import WorkflowRun
 
 __all__ = [
     "BUILTIN_TEXTS",
@@ -131,6 +132,7 @@ __all__ = [
     "Verdict",
     "WatchEntry",
     "Weights",
+    "WorkflowRun",
     "blocks_by_weight",
     "byte_counter",
     "canonical_json",

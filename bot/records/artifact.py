@@ -9,6 +9,7 @@ from bot.records.config import Calibration, Evaluation, EvaluationTask, Recipe
 from bot.records.hub import PublishedFile, SourceProvenance, Tag, TargetState
 from bot.records.report import ExpertTokens, Report
 from bot.records.serialization import LATER
+from bot.records.workflow import WorkflowRun
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,8 +133,9 @@ class LogEntry:
 class Provenance:
     """provenance.json of a published repo: source, recipe, calibration, tools and files.
 
-    Without dates, durations and local paths, so that the same job gives the same bytes. modules_to_not_convert: as
-    in config.json; empty in releases of version 0.1.
+    Without dates, durations and local paths, so that the same job gives the same bytes in the same workflow run.
+    modules_to_not_convert: as in config.json; empty in releases of version 0.1. built_by: the run that quantized;
+    published_by: the run that wrote this. None outside of GitHub Actions.
     """
 
     schema: Literal[1] = 1
@@ -155,6 +157,8 @@ class Provenance:
     evaluation_asked: Evaluation = field(default_factory=Evaluation, metadata=LATER)
     tasks_asked: tuple[EvaluationTask, ...] = field(default=(), metadata=LATER)
     log: LogEntry | None = field(default=None, metadata=LATER)
+    built_by: WorkflowRun | None = field(default=None, metadata=LATER)
+    published_by: WorkflowRun | None = field(default=None, metadata=LATER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

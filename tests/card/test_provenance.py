@@ -41,6 +41,7 @@ from tests.support.factories import (
     source_figures,
     task_figures,
     upstream,
+    workflow_run,
 )
 
 FILES = tuple(published_file(path) for path in ("model.safetensors", "README.md", "config.json"))
@@ -105,6 +106,20 @@ def test_a_refresh_keeps_what_was_measured_and_changes_what_it_was_made_from() -
     assert after.source.source_digest == before.source.source_digest
     assert (after.tag, after.tool) == (work.tag, "awq-bot 0.1.0")
     assert replace(after, tag=before.tag, tool=before.tool, source=before.source, files=before.files) == before
+
+
+def test_a_refresh_keeps_the_run_that_quantized_and_not_the_one_that_published() -> None:
+    built = workflow_run()
+    before = replace(made(run=built), published_by=built)
+    after = refreshed(before, job(), tool="awq-bot 0.1.0", files=FILES)
+    assert (after.built_by, after.published_by) == (built, None)
+    assert from_json(Provenance, to_json(before)) == before
+
+
+def test_outside_of_github_actions_no_run_is_named_and_older_provenance_is_the_same() -> None:
+    assert not {"built_by", "published_by"} & json.loads(to_json(made())).keys()
+    assert "| built by |" not in render_card(job(), made(), chat=True)
+    assert "| built by | [run 7001, attempt 2]" in render_card(job(), made(run=workflow_run()), chat=True)
 
 
 def test_it_lists_what_is_not_quantized_and_a_refresh_keeps_the_list() -> None:

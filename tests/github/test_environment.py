@@ -9,6 +9,7 @@ import pytest
 
 from bot.errors import EnvironmentProblem
 from bot.github.environment import MAX_SUMMARY_BYTES, Actions, Commands, annotation
+from bot.records import WorkflowRun
 from tests.support.workflow_steps import workflow_commands
 
 
@@ -96,6 +97,48 @@ def test_a_run_is_read_from_github_variables(monkeypatch: pytest.MonkeyPatch) ->
     assert actions.run_url == "https://ghe.example/someone/bot/actions/runs/12"
     assert (actions.run_name, actions.workflow, actions.inside) == ("12.3", "watch.yml", True)
     assert "ghs_secret" not in repr(actions)
+
+
+RUN = {
+    "GITHUB_ACTIONS": "true",
+    "GITHUB_REPOSITORY": "someone/bot",
+    "GITHUB_RUN_ID": "12",
+    "GITHUB_RUN_ATTEMPT": "3",
+    "GITHUB_SHA": "ab" * 20,
+    "GITHUB_WORKFLOW_REF": "someone/bot/.github/workflows/watch.yml@refs/heads/main",
+}
+
+
+def test_a_run_is_named_as_provenance_holds_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in RUN.items():
+        monkeypatch.setenv(name, value)
+    assert Actions.from_environment().run == WorkflowRun(
+        repository="someone/bot",
+        run_id=12,
+        attempt=3,
+        workflow_ref="someone/bot/.github/workflows/watch.yml@refs/heads/main",
+        sha="ab" * 20,
+        url="https://github.com/someone/bot/actions/runs/12/attempts/3",
+    )
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"GITHUB_ACTIONS": ""},
+        {"GITHUB_RUN_ID": ""},
+        {"GITHUB_RUN_ATTEMPT": "x"},
+        {"GITHUB_SHA": "main"},
+        {"GITHUB_SERVER_URL": "http://ghe.example"},
+        {"GITHUB_WORKFLOW_REF": "mallory/bot/.github/workflows/watch.yml@refs/heads/main"},
+    ],
+)
+def test_a_run_that_readers_would_refuse_is_not_named(
+    monkeypatch: pytest.MonkeyPatch, changed: dict[str, str]
+) -> None:
+    for name, value in (RUN | changed).items():
+        monkeypatch.setenv(name, value)
+    assert Actions.from_environment().run is None
 
 
 def pull_request(repository: str | None, number: object = 5) -> str:

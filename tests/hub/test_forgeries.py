@@ -44,6 +44,20 @@ def _add(*path: str, file: dict[str, Any]) -> Change:
 
 
 HASH = "ab" * 32
+RUN = {
+    "repository": "a/bot",
+    "run_id": 7,
+    "attempt": 1,
+    "workflow_ref": "a/bot/.github/workflows/watch.yml@refs/heads/main",
+    "sha": "0" * 40,
+    "url": "https://github.com/a/bot/actions/runs/7/attempts/1",
+}
+
+
+def _run(**changed: Any) -> Change:
+    return _put("built_by", value=RUN | changed)
+
+
 EVIL = "../../../../api/whoami-v2"
 HOSTILE: dict[str, tuple[Change, str]] = {
     "source that is no repo": (_put("source", "repo_id", value="a b//.."), "'a b//..' is no repo id"),
@@ -92,6 +106,34 @@ HOSTILE: dict[str, tuple[Change, str]] = {
         _put("files", value=[{"path": f"f{n}", "size_bytes": 0, "sha256": HASH} for n in range(10_001)]),
         "lists more than 10,000 files",
     ),
+    "run of another repository": (
+        _run(repository="a/b"),
+        "built_by.workflow_ref is no workflow of its repository",
+    ),
+    "run that is a path": (_run(repository="../.."), "built_by.repository is none"),
+    "run that is Markdown": (_run(repository="a/b](x)"), "built_by.repository is none"),
+    "run that leads elsewhere": (
+        _run(url="https://evil.example/x?https://github.com/a/bot/actions/runs/7/attempts/1"),
+        "built_by.url does not lead to the run",
+    ),
+    "run with a script": (_run(url="javascript:alert(1)"), "built_by.url does not lead to the run"),
+    "run with a line break": (_run(url=f"{RUN['url']}\n"), "built_by.url does not lead to the run"),
+    "run before the first": (_run(run_id=0), "built_by.run_id or attempt is no count"),
+    "attempt before the first": (_run(attempt=-1), "built_by.run_id or attempt is no count"),
+    "run of no workflow": (
+        _run(workflow_ref="a/bot/.github/workflows/../../x.yml@refs/heads/main"),
+        "built_by.workflow_ref is no workflow",
+    ),
+    "run with an escape sequence": (
+        _run(workflow_ref="a/bot/.github/workflows/x.yml@refs/heads/\x1b[2J"),
+        "built_by.workflow_ref is no workflow",
+    ),
+    "run at a branch": (_run(sha="main"), "built_by.sha is no commit"),
+    "publisher's run elsewhere": (
+        _put("published_by", value=RUN | {"url": "https://github.com/"}),
+        "published_by.url does not lead to the run",
+    ),
+    "run that is no object": (_put("built_by", value="run 7"), "cannot be read"),
     "no object": (_put("source", value=[]), "cannot be read"),
 }
 
@@ -120,6 +162,12 @@ def checked(hub: LocalHub, revision: str | None = None) -> dict[str, Check]:
 
 def failed(hub: LocalHub, revision: str | None = None) -> dict[str, str]:
     return {name: check.found for name, check in checked(hub, revision).items() if check.status == "failed"}
+
+
+def test_run_as_github_names_it_is_read(hub: LocalHub, published: Release) -> None:
+    forge(published, _run())
+    assert checked(hub)["built by"].status == "unknown"
+    assert failed(hub) == {}
 
 
 @pytest.mark.forgery

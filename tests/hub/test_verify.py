@@ -10,11 +10,14 @@ import pytest
 
 from bot.errors import BotError, PublishError, UpstreamError
 from bot.hub.session import Hub
+from bot.hub.sign_release import sign_release
 from bot.hub.verify import verify
 from bot.localhub import Fault, LocalHub
 from bot.records import Check, Provenance, from_json, no_progress, to_json
+from tests.support.factories import workflow_run
 from tests.support.release import Release
-from tests.support.repos import SOURCE, TARGET
+from tests.support.repos import SOURCE, TARGET, as_bot
+from tests.support.signers import with_key
 
 
 @pytest.fixture
@@ -54,6 +57,21 @@ def test_unchanged_release_is_ok_at_its_head_its_tag_and_its_commit(hub: LocalHu
     for revision in (None, "main", published.job.tag, hub.history(TARGET)[0].sha):
         assert checks(hub, revision).keys() == files | {"tag", "log", "signature", source_check(published)}
         assert wrong(hub, revision) == {}
+
+
+def test_the_runs_that_a_release_names_are_said_to_be_claims(hub: LocalHub, release: Release) -> None:
+    run = workflow_run()
+    release.by(replace(as_bot(hub), run=run)).publish()
+    found = checks(hub)
+    assert "built by" not in found  # this artifact was made here
+    assert (found["published by"].status, found["published by"].found) == ("unknown", f"it claims {run}")
+    assert str(run).endswith(run.url)
+
+
+def test_signing_later_does_not_claim_the_run_that_published(hub: LocalHub, release: Release) -> None:
+    release.by(replace(as_bot(hub), run=workflow_run())).publish()
+    sign_release(replace(as_bot(hub), signing=with_key().credential), TARGET, progress=no_progress)
+    assert "published by" not in checks(hub)
 
 
 def test_verifying_is_reported_by_bytes(hub: LocalHub, tmp_path: Path) -> None:

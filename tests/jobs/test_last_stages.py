@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,13 @@ from bot.errors import PublishError
 from bot.jobs.folder import JobDir
 from bot.jobs.handover import check_job_dir
 from bot.jobs.pipeline import pull_originals
-from bot.records import Card, Provenance, from_json
+from bot.jobs.stages import JobContext, publish
+from bot.records import Card, Provenance, WorkflowRun, from_json, no_progress
+from tests.support.factories import workflow_run
 from tests.support.repos import as_bot
-from tests.support.sandbox import SandboxBefore
+from tests.support.sandbox import Sandbox, SandboxBefore
 from tests.support.small_sandbox import TARGET, assert_published
+from tests.support.tampering import render_card_again
 
 LOG_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} \d+ (INFO|DEBUG) \S.*")
 
@@ -34,6 +38,59 @@ def test_a_deleted_card_is_written_again_byte_for_byte(sandbox_before: SandboxBe
     result = sandbox.call("card", "--job", str(job))
     assert (result.returncode, result.stdout.strip()) == (0, str(card)), result.stderr
     assert card.read_bytes() == before
+
+
+def handed_over(sandbox: Sandbox, originals: Path) -> JobDir:
+    """A job's folder as another machine gets it."""
+    jobdir = JobDir(sandbox.jobs[0])
+    # What only the machine that made it has.
+    for name in ("publication.json", "result.json"):
+        (jobdir.path / name).unlink(missing_ok=True)
+    jobdir.clear_inputs()
+    pull_originals(as_bot(sandbox.hub), jobdir.job, originals)
+    return jobdir
+
+
+def test_a_job_of_another_run_of_the_repository_is_taken_over_and_names_both(
+    sandbox_before: SandboxBefore, tmp_path: Path
+) -> None:
+    """It goes on where an earlier run was stopped. The card names the run that built it."""
+    sandbox = sandbox_before()
+    jobdir, built = handed_over(sandbox, tmp_path), workflow_run()
+    publishing = replace(built, run_id=7002, url=built.url.replace("7001", "7002"))
+    render_card_again(jobdir, built)
+    check_job_dir(jobdir.job, jobdir.path, tmp_path, publishing)
+    card = (jobdir.card / "README.md").read_text()
+    assert f"[run 7001, attempt 2]({built.url}) of `someone/bot` at commit `abababab`" in card
+    context = JobContext(
+        hub=replace(as_bot(sandbox.hub), run=publishing), work=tmp_path, files=tmp_path, progress=no_progress
+    )
+    publish(context, jobdir)
+    made = from_json(Provenance, sandbox.hub.files(TARGET)["provenance.json"])
+    assert (made.built_by, made.published_by) == (built, publishing)
+
+
+@pytest.mark.parametrize(
+    ("claimed", "said"),
+    [
+        (workflow_run(url="https://evil.example/"), "its provenance cannot be trusted: built_by.url"),
+        (
+            workflow_run(
+                repository="mallory/bot",
+                workflow_ref="mallory/bot/.github/workflows/x.yml@refs/heads/main",
+                url="https://github.com/mallory/bot/actions/runs/7001/attempts/2",
+            ),
+            "it claims to be built in mallory/bot",
+        ),
+    ],
+)
+def test_a_job_that_claims_another_run_is_refused(
+    sandbox_before: SandboxBefore, tmp_path: Path, claimed: WorkflowRun, said: str
+) -> None:
+    jobdir = handed_over(sandbox_before(), tmp_path)
+    render_card_again(jobdir, claimed)
+    with pytest.raises(PublishError, match=re.escape(said)):
+        check_job_dir(jobdir.job, jobdir.path, tmp_path, workflow_run())
 
 
 def test_the_tokens_of_every_figure_are_made_again_from_the_provenance(
@@ -80,12 +137,8 @@ def test_an_artifact_from_another_machine_has_the_edits_and_the_licence_that_wer
     sandbox_before: SandboxBefore, tmp_path: Path
 ) -> None:
     sandbox = sandbox_before()
-    jobdir, originals = JobDir(sandbox.jobs[0]), tmp_path / "originals"
-    # What only the machine that made it has.
-    for name in ("publication.json", "result.json"):
-        (jobdir.path / name).unlink(missing_ok=True)
-    jobdir.clear_inputs()
-    pull_originals(as_bot(sandbox.hub), jobdir.job, originals)
+    originals = tmp_path / "originals"
+    jobdir = handed_over(sandbox, originals)
     check_job_dir(jobdir.job, jobdir.path, originals)
     assert "auto_map" in json.loads((originals / "config.json").read_bytes())
     assert "auto_map" not in json.loads((jobdir.quantized / "config.json").read_bytes())

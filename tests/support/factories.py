@@ -37,6 +37,7 @@ from bot.records import (
     Upstream,
     WatchEntry,
     Weights,
+    WorkflowRun,
 )
 from bot.watch.digests import files_digest, recipe_digest, refresh_digest, refresh_files, source_files, tag_name
 
@@ -271,6 +272,18 @@ def source_provenance(asked: WatchEntry | None = None, source: Upstream | None =
         source_digest=made_of.source,
         refresh_digest=made_of.refresh,
     )
+
+
+def workflow_run(**fields: Any) -> WorkflowRun:
+    standard: dict[str, Any] = {
+        "repository": "someone/bot",
+        "run_id": 7001,
+        "attempt": 2,
+        "workflow_ref": "someone/bot/.github/workflows/watch.yml@refs/heads/main",
+        "sha": "ab" * 20,
+        "url": "https://github.com/someone/bot/actions/runs/7001/attempts/2",
+    }
+    return WorkflowRun(**standard | fields)
 
 
 def provenance(asked: WatchEntry | None = None, source: Upstream | None = None, /, **fields: Any) -> Provenance:

@@ -12,7 +12,7 @@ from bot.card.provenance import make_provenance
 from bot.files import describe_file
 from bot.jobs.folder import JobDir
 from bot.jobs.handover import TOOL, has_chat_template
-from bot.records import Card, QuantizedModel, Report, to_json
+from bot.records import Card, QuantizedModel, Report, WorkflowRun, to_json
 
 
 def replace_file(folder: Path, path: str, content: bytes) -> None:
@@ -33,15 +33,15 @@ def change_report(folder: Path, **fields: Any) -> JobDir:
     return jobdir
 
 
-def render_card_again(jobdir: JobDir) -> Path:
-    """Card and provenance from what the records say now."""
+def render_card_again(jobdir: JobDir, run: WorkflowRun | None = None) -> Path:
+    """Card and provenance from what the records say now. run: that they claim to be built in."""
     report, quantized, card = jobdir.load(Report), jobdir.load(QuantizedModel), jobdir.load(Card)
     assert report is not None
     assert quantized is not None
     assert card is not None
     kept = tuple(file for file in card.files if file.path not in ("README.md", "provenance.json"))
     job = jobdir.job
-    describe = partial(make_provenance, job, quantized, report, tool=TOOL)
+    describe = partial(make_provenance, job, quantized, report, tool=TOOL, run=run)
     provenance = describe(files=kept)
     (jobdir.card / "README.md").write_text(render_card(job, provenance, chat=has_chat_template(jobdir.quantized)))
     provenance = describe(files=(*kept, describe_file(jobdir.card, "README.md")))

@@ -8,9 +8,11 @@ from functools import partial
 
 import pytest
 
+from bot.records import Provenance, from_json
 from tests.support.sandbox import Quantized
 from tests.workflows.deployment import ASSET, Deployment, open_deployment, publish_job, quantize_job, target
 from tests.workflows.interpreter.parser import WorkflowParser
+from tests.workflows.interpreter.repository import NAME, SHA
 from tests.workflows.interpreter.runs import Run, steps_with_value
 
 ONE, TWO = target("one"), target("two")
@@ -42,6 +44,16 @@ def test_both_models_are_published_and_reported_each_as_soon_as_it_is_quantized(
     assert "2 published" in page
     assert page.count("✅") == 2
     assert not first.deployment.api.issues
+
+
+def test_a_release_names_the_run_that_built_and_published_it(first: Watched) -> None:
+    made = from_json(Provenance, first.deployment.hub.files(ONE)["provenance.json"])
+    assert made.built_by == made.published_by
+    assert made.built_by is not None
+    assert made.built_by.workflow_ref == f"{NAME}/.github/workflows/watch.yml@refs/heads/main"
+    assert (made.built_by.sha, made.built_by.attempt) == (SHA, 1)
+    card = first.deployment.hub.files(ONE)["README.md"].decode()
+    assert f"[run {made.built_by.run_id}, attempt 1]({made.built_by.url})" in card
 
 
 def test_only_quantizing_uses_the_self_hosted_runner(first: Watched) -> None:
