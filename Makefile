@@ -26,11 +26,13 @@ TORCH_CPU ?= https://download.pytorch.org/whl/cpu/torch/
 LOCK_CPU := $(LOCK) --python-platform x86_64-manylinux_2_28 --constraint constraints.txt --find-links $(TORCH_CPU) pyproject.toml
 # A second environment, without torch: for machines that quantize nothing.
 BASE := .venv-base
+# A third, with pip-audit alone, which needs other versions.
+AUDIT := .venv-audit
 BASE_TESTS := tests/watch tests/card tests/hub tests/localhub
 # What `make trust` runs beside tests/trust.
 TRUST := tests/jobs/test_isolation.py $(addprefix tests/hub/test_,forgeries.py release_log.py signing.py)
 
-.PHONY: help demo test test-all trust test-base bench-real bench-peers bench-quantize gpu-check architectures check check-workflows format schema lock clean
+.PHONY: help demo test test-all trust test-base bench-real bench-peers bench-quantize gpu-check architectures check check-workflows format schema audit lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -96,6 +98,11 @@ format: $(INSTALLED)  ## fix formatting and simple lint
 schema: $(INSTALLED)  ## write the JSON Schema of the watchlist
 	$(BIN)/python -c "from bot.watch.schema import SCHEMA_FILE, json_schema; SCHEMA_FILE.write_text(json_schema())"
 
+audit:  ## look for known vulnerabilities in the pinned versions
+	$(PYTHON) -m venv --clear $(AUDIT)
+	$(AUDIT)/bin/python -m pip install --quiet --require-hashes --no-deps --only-binary=:all: --requirement requirements/audit.txt
+	$(AUDIT)/bin/python -m tests.support.audit
+
 lock: $(INSTALLED)  ## write requirements/*.txt from pyproject.toml and constraints.txt: what the workflows install
 	$(LOCK) --universal --constraint constraints.txt --group build --output-file requirements/build.txt
 	$(LOCK_BOT) --extra actions --extra sign --output-file requirements/plan.txt
@@ -107,7 +114,7 @@ lock: $(INSTALLED)  ## write requirements/*.txt from pyproject.toml and constrai
 	$(LOCK) --universal --group sbom --output-file requirements/sbom.txt
 
 clean:  ## remove the environments, caches and demo files
-	rm -rf $(VENV) $(BASE) $(NODE)/node_modules demo demo-real build *.egg-info .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(BASE) $(AUDIT) $(NODE)/node_modules demo demo-real build *.egg-info .mypy_cache .ruff_cache .import_linter_cache
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

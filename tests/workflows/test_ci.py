@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.github_api.server import Job
 from tests.workflows.deployment import Deploy, Deployment
+from tests.workflows.interpreter.documents import load_workflow
 from tests.workflows.interpreter.runs import Run, start
 
 MAKE = """\
@@ -42,6 +43,7 @@ def test_a_change_is_checked_on_every_supported_python(deployment: Deployment) -
         "make test",
         "make test-base PYTHON=python",
         "make test-base PYTHON=python",
+        "make audit PYTHON=python",
     ]
     assert list(run.results)[1:3] == ["without torch on 3.12", "without torch on 3.13"]
 
@@ -50,6 +52,23 @@ def test_a_change_is_checked_on_every_supported_python(deployment: Deployment) -
 def test_all_green_fails_when_any_job_failed(deployment: Deployment, fails: str) -> None:
     deployment.repository.machine["FAILS"] = fails
     assert propose(deployment).job("all green").result == "failure"
+
+
+def test_a_known_vulnerability_is_no_fault_of_a_change(deployment: Deployment) -> None:
+    deployment.repository.machine["FAILS"] = "make audit"
+    run = propose(deployment)
+    assert run.job("known vulnerabilities").result == "failure"
+    assert run.job("all green").result == "success"
+
+
+def test_vulnerabilities_are_looked_for_weekly(deployment: Deployment) -> None:
+    weekly, daily = (
+        start(deployment.repository, "ci.yml", "schedule", schedule=cron) for cron in ("13 6 * * 1", "43 5 * * *")
+    )
+    assert weekly.results == {"known vulnerabilities": "success", "watchdog": "success"}
+    assert daily.results == {"watchdog": "success"}
+    events = load_workflow(deployment.repository.parser, "ci.yml").events["schedule"]
+    assert [each["cron"] for each in events] == ["43 5 * * *", "13 6 * * 1"]
 
 
 def watchdog(deployment: Deployment) -> None:

@@ -5,6 +5,7 @@ What the other tests have ready is done here: installing on an empty Python, and
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -92,6 +93,11 @@ def test_five_steps_lead_from_the_template_to_the_first_published_model(deploy: 
     assert {*first.job(quantize).labels} <= labels
     assert "quantizing: 2 of 2 layers" in first.job(quantize).steps[-1].log
     assert deployment.is_published("one")
+    for verb, package in (("quantize", "torch"), ("publish", "model-signing")):
+        [name] = [name for name in first.artifacts.names() if name.startswith(f"sbom-{verb}-")]
+        listed = json.loads((first.artifacts.named(name).folder / "awq-bot.cdx.json").read_bytes())
+        assert listed["bomFormat"] == "CycloneDX"
+        assert {package, "huggingface_hub"} <= {each["name"].lower() for each in listed["components"]}
 
     # Every hour from now on, and for each change of the watchlist.
     assert deployment.watch(**shown).results == {"plan": "success"}

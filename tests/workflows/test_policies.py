@@ -39,6 +39,7 @@ AND_KEY = BOTH | {"AWQ_BOT_SIGNING_KEY"}
 JOBS: dict[tuple[str, str], tuple[dict[str, str], str | None, set[str]]] = {
     ("ci.yml", "test"): (READ, None, set()),
     ("ci.yml", "base"): (READ, None, set()),
+    ("ci.yml", "audit"): (READ, None, set()),
     ("ci.yml", "all-green"): ({}, None, set()),
     ("ci.yml", "watchdog"): (READ | {"actions": "write", "issues": "write"}, None, set()),
     ("model-on-runner.yml", "quantize"): (READ, "publish", BOTH),
@@ -126,8 +127,23 @@ def test_every_script_is_one_command(steps: list[Step]) -> None:
     calls = [" ".join(step.run.replace("\\\n", " ").split()) for step in steps if step.run is not None]
     assert {call.split()[0] for call in calls} == {"exec", "make", "python3"}
     # Otherwise a bash waits beside it, whose environment every process of this account can read.
-    assert {call.split()[1] for call in calls if call.startswith("exec")} == {"awq-bot"}
+    commands = {call.split()[1] for call in calls if call.startswith("exec")}
+    assert commands == {"awq-bot", '"$RUNNER_TEMP/sbom/bin/cyclonedx-py"'}
     assert [call for call in calls if re.search(r"[;|&\n]|\bif\b", call)] == []
+
+
+def test_packages_are_listed_where_a_release_is_built_and_published_before_any_credential_is_used(
+    jobs: dict[tuple[str, str], Job], actions: dict[str, CompositeAction]
+) -> None:
+    listed = set()
+    for name, job in jobs.items():
+        used = [(step.uses or "").removeprefix(f"{SELF}.github/actions/") for step in job.steps]
+        if "sbom" in used:
+            assert used[used.index("sbom") - 1] == "setup"
+            listed.add(name)
+    assert listed == {*ON_OUR_RUNNERS, ("model.yml", "publish"), ("watch.yml", "refresh")}
+    [tool] = [step for step in actions["sbom"].steps if "cyclonedx-py" in str(step.run)]
+    assert tool.env == dict.fromkeys(("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "ACTIONS_ID_TOKEN_REQUEST_URL"), "")
 
 
 def test_the_schedule_is_hourly_and_not_on_the_hour(workflows: dict[str, Workflow]) -> None:

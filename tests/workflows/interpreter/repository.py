@@ -23,7 +23,7 @@ class Repository:
     """What an operator sets up: what is checked in, variables, secrets, environments; and the machines.
 
     source: whose .github is read. machine: the environment of every machine; gpu_machine: what our own add.
-    tools: `uses` of what every machine has already. held_groups: concurrency groups that a job holds.
+    tools: `uses` of what is left out, as every machine has it. held_groups: concurrency groups that a job holds.
     before_step: called with the names of job and step, first with no step; may raise RunnerLostError.
     started: called with each run.
     """
@@ -38,7 +38,7 @@ class Repository:
     variables: dict[str, str] = field(default_factory=dict)
     secrets: dict[str, str] = field(default_factory=dict)
     environments: dict[str, dict[str, str]] = field(default_factory=dict)
-    tools: tuple[str, ...] = ("$/.github/actions/setup",)
+    tools: tuple[str, ...] = ("$/.github/actions/setup", "$/.github/actions/sbom")
     before_step: Callable[[str, str], None] = lambda job, step: None
     started: Callable[[Any], None] = lambda run: None
     held_groups: set[str] = field(default_factory=set)
