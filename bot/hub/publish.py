@@ -68,14 +68,16 @@ def publish(hub: Hub, job: Job, artifact: Artifact, progress: Progress) -> Publi
     api, target = _write_api(hub, job), job.entry.target
     before = target_state(api, target)
     if not has_release_of(before, job):
-        demand_signature(api, before, job.entry.signed_by)
-        check_not_superseded(before, job)
-        check_tag(before, job)
+        _check_replaceable(api, before, job)
+        closed = False
         if hub.trusted_publishing:
             check_settings(api, job, before.provenance, is_empty=before.state is TargetState.EMPTY)
         else:
-            _prepare_repo(api, before, job)
-        _commit(hub, job, artifact, target_state(api, target), progress)
+            closed = _prepare_repo(api, before, job)
+        state = target_state(api, target)
+        if closed and state.complete:  # by another run, between our look and our change
+            set_visibility(api, target, private=False)
+        _commit(hub, job, artifact, state, progress)
     return _complete(hub, api, job, progress, started)
 
 
@@ -89,6 +91,13 @@ def make_public_note(job: Job, publication: Publication) -> str:
     if not publication.private or stays_private(job.entry, job.upstream):
         return ""
     return f"private until `awq-bot create-target {publication.repo_id}` makes it public"
+
+
+def _check_replaceable(api: HfApi, state: Published, job: Job) -> None:
+    """Raises PublishError when this job may not replace what is there."""
+    demand_signature(api, state, job.entry.signed_by)
+    check_not_superseded(state, job)
+    check_tag(state, job)
 
 
 def _complete(hub: Hub, api: HfApi, job: Job, progress: Progress, started: float) -> Publication:
@@ -110,6 +119,9 @@ def _complete(hub: Hub, api: HfApi, job: Job, progress: Progress, started: float
             set_gating(api, target, job.upstream, None, otherwise="It stays private.")
             set_visibility(api, target, private=private)
         _set_tag(api, job, state.head)
+        if not hub.trusted_publishing:
+            # Another run may have taken it for empty, and made it private. After that it looks for this tag.
+            set_visibility(api, target, private=private)
     return Publication(
         repo_id=target,
         sha=state.head,
@@ -130,8 +142,12 @@ def _write_api(hub: Hub, job: Job) -> HfApi:
 # --- repo and commit ----------------------------------------------------------------------------------------
 
 
-def _prepare_repo(api: HfApi, state: Published, job: Job) -> None:
-    """Create the repo, always private at first; visibility is set after the files are read back."""
+def _prepare_repo(api: HfApi, state: Published, job: Job) -> bool:
+    """Create the repo, always private at first; visibility is set after the files are read back.
+
+    Returns whether one that is to be public was made private.
+    """
+    closed = False
     if state.state is TargetState.ABSENT:
         create = partial(api.create_repo, state.repo_id, private=True, exist_ok=True)
         request_or_raise(state.repo_id, "create the repo", create)
@@ -139,12 +155,13 @@ def _prepare_repo(api: HfApi, state: Published, job: Job) -> None:
         set_visibility(api, state.repo_id, private=True)
     elif state.state is TargetState.EMPTY:
         # Only while it is empty: another run may have just published there.
-        set_visibility(api, state.repo_id, private=True, only_at=state.head)
+        closed = set_visibility(api, state.repo_id, private=True, only_at=state.head)
     if state.provenance is not None:
         # The commit of an update is public at once, so gating is set first.
         set_gating(
             api, state.repo_id, job.upstream, state.provenance, otherwise="Nothing was changed in the repo."
         )
+    return closed
 
 
 def _commit(hub: Hub, job: Job, artifact: Artifact, state: Published, progress: Progress) -> None:
@@ -154,6 +171,8 @@ def _commit(hub: Hub, job: Job, artifact: Artifact, state: Published, progress: 
         return
     if state.state is TargetState.ABSENT:
         raise PublishError(f"{target}: it exists, but the token cannot read it", hint=write_hint(target))
+    # The commit goes on top of what is there now: another run may have published since the first look.
+    _check_replaceable(api, state, job)
     wanted = {file.path for file in artifact.files}
     uploads = uploads_of(artifact.folders, wanted - {PROVENANCE}, f"hash {target}", progress)
     sealed = _sealed(hub, api, job, artifact, state)

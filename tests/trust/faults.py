@@ -152,12 +152,12 @@ class _Trial:
         if not self.hub.store.exists(TARGET) or self.hub.repo(TARGET).settings().private:
             return ""
         public = self.hub.files(TARGET)
-        if _same(public, _contents(act)):
+        if is_same(public, contents(act)):
             return ""
         if before is not None:
-            old = _contents(before)
+            old = contents(before)
             # One that was restored has a provenance of its own.
-            if _same(public, old) or _same(public, old | {PROVENANCE: public[PROVENANCE]}):
+            if is_same(public, old) or is_same(public, old | {PROVENANCE: public[PROVENANCE]}):
                 return ""
         return f"{sorted(public)} is public"
 
@@ -192,7 +192,7 @@ def _unnamed(publish: Callable[[], object], *, must_succeed: bool = False) -> st
     return ""
 
 
-def _contents(release: Release) -> dict[str, bytes]:
+def contents(release: Release) -> dict[str, bytes]:
     """The files that are on disk."""
     found: dict[str, bytes] = {}
     for folder in release.artifact.folders:
@@ -201,7 +201,7 @@ def _contents(release: Release) -> dict[str, bytes]:
     return found
 
 
-def _same(public: Mapping[str, bytes], release: Mapping[str, bytes]) -> bool:
+def is_same(public: Mapping[str, bytes], release: Mapping[str, bytes]) -> bool:
     """Weights that a release does not have on disk are the old ones, which are on the Hub."""
     kept = {"model.safetensors": OLD["model.safetensors"]} | dict(release)
     found = {path: content for path, content in public.items() if path != ".gitattributes"}
