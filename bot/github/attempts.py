@@ -14,6 +14,7 @@ from bot.watch.release import UP_TO_DATE, make_plan
 # After the first, second and third failure. After the fourth a person has to look.
 DELAYS = (timedelta(hours=1), timedelta(hours=6), timedelta(hours=24))
 MAX_ATTEMPTS = len(DELAYS) + 1
+_CLOCKS_DIFFER = timedelta(minutes=10)  # those of two runners
 
 # Jobs started when earlier failures are not known: enough to go on, too few to waste many GPU hours.
 CAP_WITHOUT_ATTEMPTS = 4
@@ -150,10 +151,15 @@ def _wait(job: Job, tried: Attempts | None, now: datetime) -> Skip | None:
     if tried.waits_for_person:
         reason = f"failed {tried.count} times, no more automatic retries"
         return Skip(entry=job.entry, reason=reason, hint="Close the issue to retry.", blocked=True)
-    if tried.next_try is not None and now < datetime.fromisoformat(tried.next_try):
+    if tried.next_try is not None and _is_ahead(datetime.fromisoformat(tried.next_try), now):
         reason = f"failed {_times(tried.count)}, next attempt not before {format_utc(tried.next_try)}"
         return Skip(entry=job.entry, reason=reason, hint="Close the issue to retry now.", blocked=True)
     return None
+
+
+def _is_ahead(next_try: datetime, now: datetime) -> bool:
+    """No wait is longer than the longest delay: if it seems so, a machine's clock was wrong, then or now."""
+    return now < next_try <= now + DELAYS[-1] + _CLOCKS_DIFFER
 
 
 def _times(count: int) -> str:

@@ -6,6 +6,7 @@ import errno
 import json
 import logging
 import os
+import re
 import sys
 import time
 import traceback
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TypeVar
 
 import httpx2
@@ -56,6 +58,8 @@ _MALFORMED = (
     "Invalid server response",
     "LFS batch API returned errors",
 )
+# What OpenSSL says of a certificate where the clocks differ: https://docs.openssl.org/3.0/man1/openssl-verification-options/
+_OTHER_TIME = re.compile("certificate (is not yet valid|has expired)")
 _DISK_IS_FULL = ("no space left", f"os error {errno.ENOSPC}")
 
 
@@ -263,7 +267,9 @@ def _unreachable(error: httpx2.RequestError) -> EnvironmentProblem:
     with suppress(RuntimeError):  # raised when the error came before there was a request
         endpoint = f"{error.request.url.scheme}://{error.request.url.netloc.decode()}"
     hint = "Check HF_ENDPOINT, the network and https://status.huggingface.co."
-    if is_loopback(endpoint):
+    if _OTHER_TIME.search(said):
+        hint = f"Check this machine's clock, which says {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, then HF_ENDPOINT."
+    elif is_loopback(endpoint):
         hint = "Is `awq-bot hub` running? Otherwise check HF_ENDPOINT."
     problem = "refuses the connection" if "refused" in said else f"cannot be reached: {said}"
     hub = f"the Hub at {endpoint}" if endpoint else "the Hub"

@@ -69,6 +69,8 @@ def tried(**fields: Any) -> Attempts:
         (tried(next_try=iso(NOW + HOUR)), False),
         (tried(next_try=iso(NOW)), True),
         (tried(next_try=iso(NOW - HOUR)), True),
+        (tried(next_try=iso(NOW + 24 * HOUR)), False),
+        (tried(next_try=iso(NOW + 365 * 24 * HOUR)), True),  # by a clock that was ahead, or ours is behind
         (tried(waits_for_person=True), False),
         (tried(waits_for_person=True, content="something else"), True),
         (tried(waits_for_person=True, target="quantized/Other-awq"), True),
