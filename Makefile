@@ -46,7 +46,7 @@ test: $(INSTALLED) $(NODE_MODULES)  ## run the tests, in under ten minutes
 test-all: $(INSTALLED) $(NODE_MODULES)  ## also run slow tests and those in a separate environment
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not gpu"
 
-trust: $(INSTALLED)  ## faults, kills, isolation, forgeries and secrets, each counted at the end: about half an hour
+trust: $(INSTALLED)  ## every way a run can fail, be attacked or leak, counted in one line each: about an hour
 	$(BIN)/pytest -n $(WORKERS) tests/trust $(TRUST)
 
 test-base:  ## test planning and publishing without torch, with PYTHON=python3.13 or another

@@ -15,8 +15,10 @@ from typing import BinaryIO
 
 from bot.errors import EnvironmentProblem
 from bot.records import HubFile, OnBytes, PublishedFile, ignore_bytes
+from bot.text import size
 
 CHUNK_BYTES = 1 << 20
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 MAKE_ROOM = "Free some space, or name a folder on a larger disk, then run it again: it resumes."
 # What the machine refuses. Anything else, such as a missing source file, is a fault of the caller.
 _DISK_ERRORS = {
@@ -37,6 +39,10 @@ _DISK_ERRORS = {
 }
 
 
+class DiskFullError(EnvironmentProblem):
+    """There is no space on the disk for what was to be written."""
+
+
 @contextmanager
 def disk_errors(path: Path, *, hint: str = MAKE_ROOM, every: bool = False) -> Iterator[None]:
     """Raises EnvironmentProblem when the disk is full, or must not be written, inside the block.
@@ -52,7 +58,19 @@ def disk_errors(path: Path, *, hint: str = MAKE_ROOM, every: bool = False) -> It
 
 
 def cannot_write(path: Path, error: OSError, *, hint: str = MAKE_ROOM) -> EnvironmentProblem:
-    return EnvironmentProblem(f"{path}: cannot be written: {error.strerror or error}", hint=hint)
+    said = f"{path}: cannot be written: {error.strerror or error}"
+    if error.errno not in _FULL:
+        return EnvironmentProblem(said, hint=hint)
+    return DiskFullError(f"{said}{_left(path)}", hint=hint)
+
+
+def _left(path: Path) -> str:
+    """What is left on the disk of a path: little, or much where a quota or the number of files is the limit."""
+    there = next((folder for folder in path.absolute().parents if folder.is_dir()), Path("/"))
+    try:
+        return f" ({size(shutil.disk_usage(there).free)} left there)"
+    except OSError:
+        return ""
 
 
 @contextmanager

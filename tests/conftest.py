@@ -86,6 +86,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if cells := sum(number for (name, _), number in found.items() if name == "fault"):
         ended = ", ".join(f"{found['fault_left', wrong]} {wrong}" for wrong in ("mixed", "lost", "unnamed"))
         terminalreporter.write_line(f"faults: {cells} cells, {ended}")
+    if full := sum(number for (name, _), number in found.items() if name == "full"):
+        ended = ", ".join(f"{found['full_left', wrong]} {wrong}" for wrong in ("mixed", "lost", "unnamed"))
+        terminalreporter.write_line(f"full: {full} writes, {ended}")
     if races := sum(number for (name, _), number in found.items() if name == "race"):
         ended = ", ".join(f"{found['race_left', wrong]} {wrong}" for wrong in ("mixed", "lost", "unnamed"))
         terminalreporter.write_line(f"races: {races}, {ended}")

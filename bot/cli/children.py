@@ -15,9 +15,9 @@ from bot.cli.interrupts import ended_by_ctrl_c
 from bot.errors import BotError, EnvironmentProblem
 from bot.jobs.confined import PARENT
 from bot.jobs.folder import JobDir
-from bot.jobs.machine import time_limit_s
+from bot.jobs.machine import name_needed_space, time_limit_s
 from bot.jobs.plain import hint_for_folders
-from bot.jobs.worker import end_with_parent, run_child
+from bot.jobs.worker import end_with_parent, record_failure, run_child
 from bot.records import Job, Status, job_result
 
 Record = TypeVar("Record")
@@ -52,9 +52,11 @@ class recording_failures:  # noqa: N801 - used as a with statement's verb
             return
         if self._job is None:
             problem.hint = hint_for_folders(problem.hint)
+        if job is not None:
+            name_needed_space(problem, job.estimate)
         if job is not None and self._job is not None:
             failed = job_result(job, stage=self._stage, status=Status.FAILED, error=problem)
-            JobDir(self._job).store(failed)
+            record_failure(JobDir(self._job), failed)
             if is_child():
                 # The parent process prints it, once.
                 raise typer.Exit(problem.exit_code) from None

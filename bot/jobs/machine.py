@@ -7,7 +7,10 @@ import subprocess
 from pathlib import Path
 
 from bot.checkpoint.constants import tool_versions
+from bot.errors import BotError
+from bot.files import DiskFullError
 from bot.records import Estimate
+from bot.text import size
 from bot.watch.sizing import cpu_duration_s
 
 _NVIDIA_QUERY = ("nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader,nounits")
@@ -57,3 +60,9 @@ def time_limit_s(needs: Estimate | None) -> float:
         return _LEAST_S
     expected = needs.duration_s if has_cuda() else cpu_duration_s(needs.float_operations, cores=core_count())
     return max(_LEAST_S, _TIMES_THE_ESTIMATE * expected)
+
+
+def name_needed_space(error: BotError, needs: Estimate | None) -> None:
+    """Add to the hint of a full disk what the job takes in all."""
+    if isinstance(error, DiskFullError) and needs is not None:
+        error.hint = f"{error.hint} The job needs {size(needs.disk_bytes)} in all."

@@ -29,6 +29,7 @@ from bot.hub.targets import read_targets, with_origins
 from bot.jobs import stages
 from bot.jobs.folder import JobDir
 from bot.jobs.handover import check_job_dir, edited_files
+from bot.jobs.machine import name_needed_space
 from bot.jobs.stages import JobContext
 from bot.jobs.trial import layers_of_model
 from bot.records import (
@@ -181,6 +182,7 @@ def _run_locked(job: Job, stage: str, jobdir: JobDir, work: Callable[[], Publica
         with jobdir.locked():
             publication = work()
     except BotError as error:
+        name_needed_space(error, job.estimate)
         # Keep the figures of a model that missed the gate.
         report = jobdir.load(Report) if isinstance(error, QualityGateError) else None
         took_s = time.monotonic() - started

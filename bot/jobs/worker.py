@@ -10,6 +10,8 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from bot.jobs.environment import child_environment, close_environment
 from bot.jobs.folder import JobDir
 from bot.jobs.isolation import ESSENTIAL, Confinement, not_isolated, require
 from bot.jobs.machine import core_count, memory_bytes
-from bot.records import Card, Job, JobResult, Publication, Report
+from bot.records import Card, Job, JobResult, Publication, Report, from_json, to_json
 from bot.text import duration
 
 # Of children that read no weights. They take seconds to import transformers, and a minute for many experts.
@@ -30,6 +32,10 @@ _CLEANUP_S = 30.0
 # More than the largest file of any model: shards have 5 GB, and a layer of many experts some ten.
 _LARGEST_FILE_BYTES = 1 << 37
 _SMALL_FILE_BYTES = 1 << 28
+
+# A child's variable: the number of a pipe for how it failed, should the disk be full.
+FAILURE = "AWQ_BOT_FAILURE"
+_MOST_FAILURE_BYTES = 1 << 16  # what a pipe holds: https://man7.org/linux/man-pages/man7/pipe.7.html
 
 # What has not run yet when these end: a model's code could have written it.
 _LATER: dict[str, tuple[type, ...]] = {
@@ -65,14 +71,27 @@ def run_child(
         file_bytes=_LARGEST_FILE_BYTES,
     )
     job = _content(jobdir.record_path(Job))
-    child = subprocess.Popen(
-        confinement.around([sys.executable, "-m", "bot", *options, verb, "--job", str(jobdir.path)]),
-        env=child_environment(jobdir.hf_home),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-    )
+    with _pipe() as (failure, write):
+        child = subprocess.Popen(
+            confinement.around([sys.executable, "-m", "bot", *options, verb, "--job", str(jobdir.path)]),
+            env=child_environment(jobdir.hf_home) | {FAILURE: str(write)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            pass_fds=(write,),
+        )
+        code, said = _wait(child, verb, jobdir, limit_s), _read(failure)
+    if _content(jobdir.record_path(Job)) != job:
+        hint = "Code of the model did it: do not trust this model. Delete the job's folder."
+        raise QuantizationError(f"{jobdir.path}: {verb} changed job.json", hint=hint)
+    if code in (130, -signal.SIGINT):
+        raise KeyboardInterrupt
+    if code != 0:
+        raise error_of(verb, jobdir, code, said)
+
+
+def _wait(child: subprocess.Popen[bytes], verb: str, jobdir: JobDir, limit_s: float) -> int:
     try:
-        code = child.wait(limit_s)
+        return child.wait(limit_s)
     except subprocess.TimeoutExpired:
         raise _took_too_long(verb, limit_s) from None
     except KeyboardInterrupt:
@@ -83,13 +102,25 @@ def run_child(
         _end(child)
         for kind in _LATER[verb]:
             jobdir.forget(kind)
-    if _content(jobdir.record_path(Job)) != job:
-        hint = "Code of the model did it: do not trust this model. Delete the job's folder."
-        raise QuantizationError(f"{jobdir.path}: {verb} changed job.json", hint=hint)
-    if code in (130, -signal.SIGINT):
-        raise KeyboardInterrupt
-    if code != 0:
-        raise _error_of(verb, jobdir, code)
+
+
+@contextmanager
+def _pipe() -> Iterator[tuple[int, int]]:
+    """Its two ends. Reading does not wait: a process that is left over may hold the other end."""
+    ends = os.pipe()
+    os.set_blocking(ends[0], False)
+    try:
+        yield ends
+    finally:
+        for end in ends:
+            os.close(end)
+
+
+def _read(pipe: int) -> bytes:
+    try:
+        return os.read(pipe, _MOST_FAILURE_BYTES)
+    except BlockingIOError:  # it is empty
+        return b""
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
@@ -175,8 +206,19 @@ def _prctl(option: int, value: int) -> None:
     ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
-def _error_of(verb: str, jobdir: JobDir, code: int) -> BotError:
-    result = jobdir.load(JobResult)
+def record_failure(jobdir: JobDir, failed: JobResult) -> None:
+    """Called in a child, for its parent: in the job's folder, or through the pipe where that cannot be written."""
+    try:
+        jobdir.store(failed)
+    except EnvironmentProblem:
+        if FAILURE not in os.environ:
+            raise
+        os.write(int(os.environ[FAILURE]), to_json(failed).encode())
+
+
+def error_of(verb: str, jobdir: JobDir, code: int, said: bytes = b"") -> BotError:
+    """Why a child ended with this code. said: through its pipe."""
+    result = jobdir.load(JobResult) or _result(said)
     if result is not None and result.error is not None:
         return result.error
     if code == NOT_ISOLATED:
@@ -190,3 +232,10 @@ def _error_of(verb: str, jobdir: JobDir, code: int) -> BotError:
         )
         return QuantizationError(f"{verb} was killed by {name}", hint=hint)
     return QuantizationError(f"{verb} ended with code {code}", hint=f"See its output above, and {jobdir.path}.")
+
+
+def _result(said: bytes) -> JobResult | None:
+    try:
+        return from_json(JobResult, said) if said else None
+    except ValueError:  # a model's code can write there too
+        return None

@@ -17,7 +17,7 @@ import pytest
 from bot.errors import BotError, QuantizationError, WatchlistError
 from bot.jobs.environment import child_environment
 from bot.jobs.folder import JobDir
-from bot.jobs.worker import run_child
+from bot.jobs.worker import error_of, run_child
 from bot.records import Card, Job, JobResult, Publication, Report
 from tests.support import factories
 
@@ -60,6 +60,21 @@ def test_the_error_of_a_child_is_raised_with_its_hint(tmp_path: Path) -> None:
     recorded = jobdir.load(JobResult)
     assert recorded is not None
     assert (recorded.stage, recorded.status, recorded.exit_code) == ("quantize", "failed", 2)
+
+
+def test_the_error_of_a_child_that_cannot_write_is_raised_too(tmp_path: Path) -> None:
+    jobdir = JobDir(tmp_path)
+    jobdir.store(factories.job())
+    (tmp_path / ".result.json.tmp").mkdir()
+    with pytest.raises(WatchlistError, match="nothing pulled yet"):
+        run_child("quantize", jobdir, limit_s=300)
+    assert jobdir.load(JobResult) is None
+
+
+@pytest.mark.parametrize("said", [b"", b"{}", b"not JSON", b"[" * 70_000])
+def test_what_a_child_says_that_is_no_failure_is_ignored(tmp_path: Path, said: bytes) -> None:
+    error = error_of("quantize", JobDir(tmp_path), 5, said)
+    assert (type(error), error.message) == (QuantizationError, "quantize ended with code 5")
 
 
 @pytest.mark.parametrize(
