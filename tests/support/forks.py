@@ -14,7 +14,9 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+import pytest
 
 from bot.jobs.confined import PARENT
 from tests.support.full_disk import Disk, ask, listener_of
@@ -61,10 +63,18 @@ class Forks:
             if disk is None:
                 said = out.read(), err.read()
             else:
-                with disk.answering(listener_of(ours)):
+                with disk.answering(self._listener(ours, err)):
                     said = out.read(), err.read()
             code = int(self._commands.recv(16))
         return Result(words, code, *said)
+
+    def _listener(self, asking: socket.socket, err: IO[str]) -> int:
+        """Skips the test where the kernel does not ask. In CI it does, and a skipped test would never run."""
+        try:
+            return listener_of(asking)
+        except EOFError:
+            self._commands.recv(16)
+            (pytest.fail if os.environ.get("CI") else pytest.skip)(err.read())
 
 
 @contextmanager
@@ -112,7 +122,12 @@ def _become(asked: dict[str, Any], descriptors: Sequence[int]) -> None:
     os.chdir(asked["cwd"])
     sys.argv = ["awq-bot", *asked["words"]]
     if asked["on_disk"]:
-        ask(socket.socket(fileno=answering))
+        try:
+            ask(socket.socket(fileno=answering))
+        except OSError as error:
+            sys.stderr.write(f"{error}\n")
+            sys.stderr.flush()
+            os._exit(1)
     from bot.cli.app import main  # noqa: PLC0415 - imported before the fork
 
     code = 1

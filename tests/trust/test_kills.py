@@ -17,7 +17,7 @@ from tests.support.small_sandbox import Tree, finish
 
 pytestmark = pytest.mark.timeout(900)
 
-PUBLISHING = range(56)  # the requests of a run that has only to publish
+PUBLISHING = range(57)  # the requests of a run that has only to publish
 PULLING = range(20, 48)  # those of a whole run that are not of planning, up to the last of pulling
 MOMENTS = range(20)  # of a whole run, drawn at random
 _LATEST_S = 12.0  # a whole run takes longer
