@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import ssl
 import threading
@@ -25,8 +24,6 @@ from bot.hub.session import WORKER, Hub, call
 from bot.localhub import LocalHub
 from bot.records import no_progress
 from tests.support.repos import SOURCE, as_bot, release_job, source_files
-from tests.support.sandbox import SandboxBefore
-from tests.support.small_sandbox import Tree, finish
 from tests.trust.faults import KINDS
 
 YEAR = timedelta(days=365)
@@ -67,25 +64,6 @@ def test_a_pull_does_not_care(hub: LocalHub, tmp_path: Path) -> None:
     hub.clear_requests()
     assert pull_source(as_bot(hub), job, tmp_path / "source", no_progress).files == weights.files
     assert hub.requests == ()
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_stages_under_clocks_that_disagree_make_the_same_release(
-    sandbox_before: SandboxBefore, expected: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sandbox = sandbox_before("pull", "quantize", "evaluate", "card")
-    [job] = sandbox.jobs
-    path = os.environ.get("PYTHONPATH", "")
-    for stage, years in (("pull", 1), ("quantize", -1), ("evaluate", 1), ("card", -1)):
-        offset = years * YEAR.total_seconds()
-        changed = tmp_path / stage / "sitecustomize.py"
-        changed.parent.mkdir()
-        changed.write_text(f"import time\nclock = time.time\ntime.time = lambda: clock() + {offset}\n")
-        monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(changed.parent), path))))
-        result = sandbox.call(stage, "--job", str(job))
-        assert result.returncode == 0, result.stderr
-    finish(sandbox, expected)
 
 
 @pytest.mark.parametrize(("valid_from", "valid_to"), [(YEAR, 2 * YEAR), (-2 * YEAR, -YEAR)])
