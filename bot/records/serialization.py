@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
 from typing import Any, Final, TypeVar
@@ -28,10 +29,8 @@ def from_json(kind: type[Record], text: str | bytes) -> Record:
     return made
 
 
-@cache
-def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
-    """To make one takes a large record half a second."""
-    return TypeAdapter(kind)
+# To make one takes half a second for a large record.
+_adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
 
 
 def canonical_json(value: object) -> bytes:
