@@ -83,15 +83,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             }.items()
         )
         terminalreporter.write_line(f"inputs: {cases} cases, {ended}")
-    if cells := sum(number for (name, _), number in found.items() if name == "fault"):
-        ended = ", ".join(f"{found['fault_left', wrong]} {wrong}" for wrong in ("mixed", "lost", "unnamed"))
-        terminalreporter.write_line(f"faults: {cells} cells, {ended}")
-    if full := sum(number for (name, _), number in found.items() if name == "full"):
-        ended = ", ".join(f"{found['full_left', wrong]} {wrong}" for wrong in ("mixed", "lost", "unnamed"))
-        terminalreporter.write_line(f"full: {full} writes, {ended}")
-    if races := sum(number for (name, _), number in found.items() if name == "race"):
-        ended = ", ".join(f"{found['race_left', wrong]} {wrong}" for wrong in ("mixed", "lost", "unnamed"))
-        terminalreporter.write_line(f"races: {races}, {ended}")
+    for line, kind, unit in (("faults", "fault", " cells"), ("full", "full", " writes"), ("races", "race", "")):
+        if tried := sum(number for (name, _), number in found.items() if name == kind):
+            ended = ", ".join(f"{found[f'{kind}_left', wrong]} {wrong}" for wrong in ("mixed", "lost", "unnamed"))
+            terminalreporter.write_line(f"{line}: {tried}{unit}, {ended}")
     if kills := sum(number for (name, _), number in found.items() if name == "kill"):
         changed = sum(
             report.failed for report in called if any(name == "kill" for name, _ in report.user_properties)
