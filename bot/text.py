@@ -33,6 +33,14 @@ def size(size_bytes: int) -> str:
     return f"{value:.0f} {units[0]}" if units[0] == "B" else f"{value:.1f} {units[0]}"
 
 
+def count(number: int) -> str:
+    """A large number as the Hub shows it: 8.2B."""
+    value, units = float(number), ["", "K", "M", "B", "T"]
+    while value >= 1000 and len(units) > 1:
+        value, _ = value / 1000, units.pop(0)
+    return f"{value:.1f}{units[0]}" if units[0] else f"{number}"
+
+
 def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

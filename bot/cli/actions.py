@@ -112,13 +112,14 @@ def plan(
         oidc = oidc or switched_on("AWQ_BOT_OIDC")
         publishing_place(publish_on, oidc=oidc)
         hub = Hub.from_environment()
-        entries = watchlists.select(watched(watchlist, tracker), only or None, path=watchlist)
-        where = publishing_place(publish_on, oidc=oidc, entries=entries)
+        chosen = watchlists.select(watched(watchlist, tracker), only or None, path=watchlist)
+        where = publishing_place(publish_on, oidc=oidc, watchlist=chosen)
         planned = plan_run(
             hub,
-            entries,
+            chosen,
             tracker,
             now=_now(),
+            only=only or None,
             force=force,
             trusted_publishing=oidc,
             publish_on=where,
@@ -128,7 +129,8 @@ def plan(
             planned = with_originals(hub, planned, folder)
         store_plan(folder, planned)
         step.outputs(outputs(replace(planned, jobs=()) if dry_run else planned))
-        tracker.close_resolved(planned, full_watchlist=not only)
+        # What an author's repos are is not known where they could not be listed.
+        tracker.close_resolved(planned, full_watchlist=not only and not planned.unlisted)
         if not dry_run:
             tracker.report_refusals(planned, endpoint=hub.endpoint)
         page = plan_page(

@@ -24,7 +24,7 @@ from bot.jobs.stages import JobContext
 from bot.records import Job, to_json
 from bot.redaction import redacted
 from bot.text import printable, without_commands
-from bot.watch.schema import Reference, read_reference
+from bot.watch.names import Reference, read_reference
 
 
 class Console(rich.console.Console):

@@ -20,7 +20,9 @@ from bot.records import WatchEntry
 from bot.text import duration, size
 from bot.watch import watchlist as watchlists
 from bot.watch.document import item_of, new_watchlist, with_model
-from bot.watch.schema import EXAMPLE_NAMESPACE, Reference, is_namespace
+from bot.watch.names import Reference
+from bot.watch.schema import EXAMPLE_NAMESPACE
+from bot.watch.values import is_namespace
 
 app = typer.Typer(rich_markup_mode="rich")
 
@@ -86,7 +88,7 @@ def add(
         return
     before = watchlist.read_bytes()
     after = _added(before, model, watchlist, entries)
-    code = _show_plan(watchlists.parse(after.removeprefix("\ufeff"), watchlist)[-1], force=force)
+    code = _show_plan(watchlists.parse(after.removeprefix("\ufeff"), watchlist).entries[-1], force=force)
     if code and not force:
         err.print(f"{watchlist} is unchanged; --force adds the model anyway", markup=False)
         raise typer.Exit(code)
@@ -103,7 +105,7 @@ def _added(before: bytes, model: Reference, watchlist: Path, entries: tuple[Watc
     """The watchlist's new content: the same entries, and this one. Raises WatchlistError if that cannot be."""
     after = with_model(before.decode(), model)
     try:
-        *kept, new = watchlists.parse(after.removeprefix("\ufeff"), watchlist)
+        *kept, new = watchlists.parse(after.removeprefix("\ufeff"), watchlist).entries
     except watchlists.InvalidWatchlistError as error:
         err.print(f"{watchlist} is unchanged; with {model.repo_id} in it, it would have:", markup=False)
         raise error from None

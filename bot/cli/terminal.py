@@ -29,6 +29,7 @@ from bot.records import (
 )
 from bot.redaction import redacted
 from bot.text import closer, duration, one_line, percent, printable, size
+from bot.watch.discovery import proposal_facts
 from bot.watch.release import UP_TO_DATE
 from bot.watch.sizing import gpu_class
 
@@ -69,7 +70,8 @@ def plan_table(plan: Plan) -> Table:
     table.add_column("decision", no_wrap=True)
     table.add_column("why, and what it takes")
     for job in plan.jobs:
-        table.add_row(shown(job.entry.repo_id), _decision(job), shown(job.reason))
+        by = f" (found by the rule on line {job.entry.line})" if job.entry.found else ""
+        table.add_row(shown(job.entry.repo_id), _decision(job), shown(job.reason + by))
         if job.estimate is not None:
             table.add_row("", "", f"[dim]{_needs(job, job.estimate)}[/]")
         for warning in job.warnings:
@@ -79,6 +81,10 @@ def plan_table(plan: Plan) -> Table:
     for skip in plan.skipped:
         hint = f"\n[dim]{shown(skip.hint)}[/]" if skip.hint else ""
         table.add_row(shown(skip.entry.repo_id), _skip_word(skip), shown(skip.reason) + hint)
+    for item in plan.proposals:
+        table.add_row(shown(item.repo.repo_id), "[cyan]proposed[/]", shown(proposal_facts(item)))
+    for note in plan.notes:
+        table.add_row("", "[dim]note[/]", shown(note))
     if not table.row_count:
         table.add_row("[dim]none[/]", "", "The watchlist names no models: add one under `models`, as owner/name.")
     return table

@@ -33,7 +33,7 @@ from bot.hub.sign_release import sign_release
 from bot.hub.verify import verify as verify_repo
 from bot.jobs import pipeline
 from bot.jobs.isolation import check_children
-from bot.records import Check, Signer, WatchEntry, read_signer
+from bot.records import Check, Signer, WatchEntry, Watchlist, read_signer
 from bot.watch import watchlist as watchlists
 
 app = typer.Typer(rich_markup_mode="rich")
@@ -57,8 +57,9 @@ def create_target(
 
     Example: [bold]awq-bot create-target Qwen/Qwen3-4B[/]
     """
-    entries = watchlists.load(watchlist)
-    targets = pipeline.create_targets(Hub.from_environment(), _named(entries, tuple(names or ()), watchlist))
+    hub, read = Hub.from_environment(), watchlists.read(watchlist)
+    entries = pipeline.with_found(hub, read)
+    targets = pipeline.create_targets(hub, _named(entries, tuple(names or ()), watchlist))
     if as_json:
         print_json(targets)
     else:
@@ -164,10 +165,12 @@ def doctor(
         here = Hub.from_environment()
         checks.append(check_endpoint(here))
     if all(check.status == "ok" for check in checks):
-        entries = watchlists.load(watchlist) if watchlist.exists() else ()
-        namespaces = sorted({entry.target.split("/")[0] for entry in entries})
+        read = watchlists.read(watchlist) if watchlist.exists() else Watchlist(entries=())
+        publishing = [rule.publish_to for rule in read.rules if rule.mode == "publish"]
+        namespaces = sorted({*(entry.target.split("/")[0] for entry in read.entries), *publishing})
         checks += check_access(here, tuple(namespaces), runner=runner)
-        planned = pipeline.plan(here, entries) if all(check.status != "failed" for check in checks) else None
+        if all(check.status != "failed" for check in checks):
+            planned = pipeline.plan(here, read.entries, read.rules)
     checks += check_machine(planned, work, runner=runner)
     trusting = planned is not None and any(job.entry.trust_remote_code for job in planned.jobs)
     checks += check_children(required=require_isolation or (runner and trusting))

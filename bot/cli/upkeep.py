@@ -71,11 +71,11 @@ def comment(watchlist: WatchlistOption = Path("watchlist.yaml")) -> None:
     with Step("The watchlist has mistakes") as step, IssueTracker(step.actions) as tracker:
         hub = Hub.from_environment()
         try:
-            entries = watchlists.load(watchlist)
+            read = watchlists.read(watchlist)
         except InvalidWatchlistError as error:
             tracker.create_or_update_comment(error_page("This watchlist has mistakes", causes(error)))
             raise
-        found = pipeline.plan(hub, entries)
+        found = pipeline.plan(hub, read.entries, read.rules)
         page = plan_page(found, endpoint=hub.endpoint, title="This watchlist", heading="After merging")
         tracker.create_or_update_comment(page)
         step.page(page)

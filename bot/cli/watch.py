@@ -43,11 +43,15 @@ def check(watchlist: WatchlistOption = Path("watchlist.yaml")) -> None:
 
     Example: [bold]awq-bot check --watchlist watchlist.yaml[/]
     """
-    entries = watchlists.load(watchlist)
-    count = "1 model" if len(entries) == 1 else f"{len(entries)} models"
-    out.print(f"{watchlist}: {count}, no mistakes", markup=False)
-    for entry in entries:
+    read = watchlists.read(watchlist)
+    count = "1 model" if len(read.entries) == 1 else f"{len(read.entries)} models"
+    rules = f", {len(read.rules)} under discover" if read.rules else ""
+    out.print(f"{watchlist}: {count}{rules}, no mistakes", markup=False)
+    for entry in read.entries:
         out.print(f"  {entry.repo_id} → {entry.target}", markup=False)
+    for rule in read.rules:
+        names = ", ".join(f"{rule.author}/{pattern}" for pattern in rule.match)
+        out.print(f"  {names} → {rule.publish_to} ({rule.mode})", markup=False)
 
 
 @app.command(rich_help_panel=Panel.RUN)
@@ -150,5 +154,5 @@ def _first_failure(planned: Plan, results: list[JobResult]) -> int:
 
 def _plan(watchlist: Path, *, only: str | None) -> Plan:
     repo_id = model_reference(only).repo_id if only else None
-    entries = watchlists.select(watchlists.load(watchlist), repo_id, path=watchlist)
-    return pipeline.plan(Hub.from_environment(), entries)
+    chosen = watchlists.select(watchlists.read(watchlist), repo_id, path=watchlist)
+    return pipeline.plan(Hub.from_environment(), chosen.entries, chosen.rules, only=repo_id)

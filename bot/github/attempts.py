@@ -75,7 +75,8 @@ def apply_retry_limits(
     job_limit = without_gpu + max(0, max_releases - len(in_progress))
     cap = CAP_WITHOUT_ATTEMPTS if attempts is None else MATRIX_LIMIT
     limited = make_plan(decisions, max_jobs=min(cap, job_limit))
-    return replace(limited, skipped=(*limited.skipped, *plan.skipped))
+    skipped = (*limited.skipped, *plan.skipped)
+    return replace(plan, jobs=limited.jobs, deferred=limited.deferred, skipped=skipped)
 
 
 def refusal_issue_key(target: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -17,7 +16,7 @@ from bot.github.results import originals_of
 from bot.github.tracker import IssueTracker
 from bot.hub.session import Hub
 from bot.jobs import pipeline
-from bot.records import Job, JobKind, Plan, Skip, WatchEntry
+from bot.records import Job, JobKind, Plan, Skip, Watchlist
 from bot.watch import watchlist as watchlists
 from bot.watch.watchlist import InvalidWatchlistError
 
@@ -36,10 +35,10 @@ def beat(url: str) -> bool:
 MAX_RELEASES = 8
 
 
-def watched(watchlist: Path, tracker: IssueTracker) -> tuple[WatchEntry, ...]:
-    """The entries of the watchlist. Its mistakes are reported as an issue, too."""
+def watched(watchlist: Path, tracker: IssueTracker) -> Watchlist:
+    """The watchlist. Its mistakes are reported as an issue, too."""
     try:
-        return watchlists.load(watchlist)
+        return watchlists.read(watchlist)
     except InvalidWatchlistError as error:
         tracker.report_watchlist(error.mistakes)
         raise
@@ -47,10 +46,11 @@ def watched(watchlist: Path, tracker: IssueTracker) -> tuple[WatchEntry, ...]:
 
 def plan_run(
     hub: Hub,
-    entries: tuple[WatchEntry, ...],
+    watchlist: Watchlist,
     tracker: IssueTracker,
     *,
     now: datetime,
+    only: str | None = None,
     force: bool = False,
     trusted_publishing: bool = False,
     publish_on: str = "hosted",
@@ -58,11 +58,13 @@ def plan_run(
 ) -> Plan:
     """What is new and can be done now.
 
-    trusted_publishing: publishing uses Trusted Publishers, which cannot create targets. max_releases: in progress
-    at once.
+    only: the one model of the watchlist. trusted_publishing: publishing uses Trusted Publishers, which cannot
+    create targets. max_releases: in progress at once.
     """
     attempts, running = tracker.attempts(), tracker.jobs_of_other_runs()
-    listed = pipeline.plan(hub, entries, trusted_publishing=trusted_publishing)
+    listed = pipeline.plan(
+        hub, watchlist.entries, watchlist.rules, only=only, trusted_publishing=trusted_publishing
+    )
     found = publishable(listed, hosted=publish_on == "hosted", public=tracker.actions.is_public is True)
     return apply_retry_limits(
         found, attempts=attempts, running=running, now=now, force=force, max_releases=max_releases
@@ -95,10 +97,10 @@ def switched_on(name: str) -> bool:
     return value.lower() == "true"
 
 
-def publishing_place(where: str, *, oidc: bool, entries: Sequence[WatchEntry] = ()) -> str:
+def publishing_place(where: str, *, oidc: bool, watchlist: Watchlist | None = None) -> str:
     """Where publishing runs. Raises WatchlistError for an unknown place, or one that is unsafe.
 
-    oidc: with Trusted Publishers. entries: whose releases may have to be signed.
+    oidc: with Trusted Publishers. watchlist: what is on it may have to be signed.
     """
     if where not in ("hosted", "runner", ""):
         raise WatchlistError(f"AWQ_BOT_PUBLISH_ON is {where!r}", hint="Set it to `hosted` or `runner`.")
@@ -107,7 +109,9 @@ def publishing_place(where: str, *, oidc: bool, entries: Sequence[WatchEntry] = 
             "publishing on the runner cannot be combined with Trusted Publishers",
             hint="Code on the runner could publish as this workflow. Set AWQ_BOT_PUBLISH_ON to `hosted`.",
         )
-    if where == "runner" and (signed := [entry.target for entry in entries if entry.signed_by is not None]):
+    named = {entry.target: entry for entry in watchlist.entries} if watchlist else {}
+    named |= {f"discover {rule.author}": rule.entry for rule in watchlist.rules} if watchlist else {}
+    if where == "runner" and (signed := [name for name, entry in named.items() if entry.signed_by is not None]):
         raise WatchlistError(
             f"{signed[0]}: `signed_by` is set, and nothing is signed on a GPU runner",
             hint="Code on the runner could sign as you. Set AWQ_BOT_PUBLISH_ON to `hosted`.",

@@ -18,6 +18,7 @@ from bot.errors import (
 from bot.github.attempts import MAX_ATTEMPTS, format_utc
 from bot.records import Attempts, Job, JobKind, JobResult, Plan, Skip, Status, experts_of_model
 from bot.text import duration, one_line, render, size
+from bot.watch.discovery import proposal_facts
 from bot.watch.release import UP_TO_DATE
 from bot.watch.sizing import gpu_class
 
@@ -75,6 +76,9 @@ def plan_page(
         waiting=waiting,
         refused=refused,
         up_to_date=up_to_date,
+        proposals=plan.proposals,
+        discovery=plan.notes,
+        facts=proposal_facts,
         issues={skip.entry.target: 0 for skip in waiting} | {item.target: item.issue for item in attempts},
         issues_url=issues_url,
         verbs=_VERBS,
@@ -85,11 +89,16 @@ def plan_page(
 def _plan_headline(
     plan: Plan, waiting: Sequence[Skip], refused: Sequence[Skip], up_to_date: Sequence[Skip], *, dry_run: bool
 ) -> str:
-    if not (plan.jobs or plan.skipped or plan.deferred):
+    if not (plan.jobs or plan.skipped or plan.deferred or plan.notes):
         return "**Nothing to do**: the watchlist names no models."
     kinds = Counter(_VERBS[job.kind] for job in plan.jobs)
     parts = [f"**{count} to {verb}**" for verb, count in kinds.items()] or ["**Nothing to do**"]
-    rest = {"waiting": len(waiting) + len(plan.deferred), "refused": len(refused), "up to date": len(up_to_date)}
+    rest = {
+        "waiting": len(waiting) + len(plan.deferred),
+        "refused": len(refused),
+        "up to date": len(up_to_date),
+        "proposed": len(plan.proposals),
+    }
     parts += [f"{count} {word}" for word, count in rest.items() if count]
     return ", ".join(parts) + "." + _needs_in_all(plan) + (" A dry run: nothing is started." if dry_run else "")
 

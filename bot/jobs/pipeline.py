@@ -19,6 +19,7 @@ from bot.errors import (
     WatchlistError,
 )
 from bot.hub.access import check_may_publish, exchange
+from bot.hub.listings import read_authors
 from bot.hub.publish import make_public_note
 from bot.hub.pull import Pinned, pull_files
 from bot.hub.session import Hub
@@ -35,6 +36,8 @@ from bot.jobs.trial import layers_of_model
 from bot.records import (
     DatasetListing,
     Details,
+    DiscoverRule,
+    Discovery,
     Job,
     JobKind,
     JobResult,
@@ -43,11 +46,14 @@ from bot.records import (
     Report,
     Skip,
     Status,
+    Upstream,
     WatchEntry,
+    Watchlist,
     job_result,
     no_progress,
 )
 from bot.watch import release
+from bot.watch.discovery import authors_to_list, discover
 from bot.watch.identity import same_repo_refusals
 from bot.watch.licenses import license_refusal
 from bot.watch.refusals import dataset_name, dataset_refusal, own_code, refuse
@@ -56,13 +62,24 @@ from bot.watch.release import make_plan
 # --- watch --------------------------------------------------------------------------------------------------
 
 
-def plan(hub: Hub, entries: Sequence[WatchEntry], *, trusted_publishing: bool = False) -> Plan:
+def plan(
+    hub: Hub,
+    entries: Sequence[WatchEntry],
+    rules: Sequence[DiscoverRule] = (),
+    *,
+    only: str | None = None,
+    trusted_publishing: bool = False,
+) -> Plan:
     """Decide what to do for every entry, from one listing per repo; details are fetched only for new releases.
 
+    rules: what they find is planned, too, or proposed. only: the one model that is looked for by them.
     trusted_publishing: publishing uses Trusted Publishers, which cannot create targets.
     """
     active = [entry for entry in entries if not entry.hold]
     sources = read_sources(hub, active)
+    found = _discovered(hub, rules, entries, sources, only)
+    active += found.entries
+    sources += read_sources(hub, found.entries)
     targets = with_visibility(hub, active, sources, read_targets(hub, active))
     targets = with_signatures(hub, active, with_origins(hub, active, sources, targets))
     triaged = [
@@ -77,7 +94,46 @@ def plan(hub: Hub, entries: Sequence[WatchEntry], *, trusted_publishing: bool = 
     decided = [release.decide(item, detail) for item, detail in zip(candidates, details, strict=True)]
     settled = [item for item in triaged if not isinstance(item, release.Candidate)]
     held = [release.hold_skip(entry) for entry in entries if entry.hold]
-    return make_plan([*settled, *_refuse_unreadable_datasets(hub, decided), *held])
+    planned = make_plan([*settled, *_refuse_unreadable_datasets(hub, decided), *held])
+    return replace(
+        planned,
+        proposals=found.proposals,
+        left_out=found.left_out,
+        notes=found.notes,
+        unlisted=found.unlisted,
+    )
+
+
+def with_found(hub: Hub, watchlist: Watchlist) -> tuple[WatchEntry, ...]:
+    """The models of the watchlist, and those that its rules find to be published."""
+    rules = [rule for rule in watchlist.rules if rule.mode == "publish"]
+    sources = read_sources(hub, watchlist.entries) if rules else ()
+    return (*watchlist.entries, *_discovered(hub, rules, watchlist.entries, sources, None).entries)
+
+
+def _discovered(
+    hub: Hub,
+    rules: Sequence[DiscoverRule],
+    entries: Sequence[WatchEntry],
+    sources: Sequence[Upstream],
+    only: str | None,
+) -> Discovery:
+    """What the rules find: one listing per author. Raises WatchlistError where that is not the one model."""
+    listings = read_authors(hub, authors_to_list(rules))
+    found = discover(rules, listings, entries, [source.repo_id for source in sources])
+    if only is None or not rules:
+        return found
+    chosen = replace(
+        found,
+        entries=tuple(entry for entry in found.entries if entry.repo_id == only),
+        proposals=tuple(item for item in found.proposals if item.repo.repo_id == only),
+        left_out=tuple(item for item in found.left_out if item.repo_id == only),
+    )
+    if chosen.entries or chosen.proposals or found.unlisted:
+        return chosen
+    why = f": {chosen.left_out[0].reason}" if chosen.left_out else ""
+    hint = "List it under `models`, or check its spelling."
+    raise WatchlistError(f"{only} is not on the watchlist, and no rule finds it{why}", hint=hint)
 
 
 def _with_layers(entry: WatchEntry, details: Details) -> Details:

@@ -56,6 +56,8 @@ class RepoSettings:
     disabled: bool = False
     granted: tuple[str, ...] = ()
     """Users who may read the files although the repo is gated."""
+    downloads: int = 0
+    """In the last 30 days. Nothing counts them here: they are as they are set."""
 
     def to_json(self) -> bytes:
         return json.dumps(dataclasses.asdict(self), indent=2).encode()

@@ -29,6 +29,8 @@ from bot.localhub.info import RepoFacts, last_changes, tree_items
 from bot.localhub.repo import HEADS, PULLS, TAGS
 
 _REPO = "/api/{kind}/{namespace}/{name}"
+_SORTS = ("createdAt", "downloads", "lastModified", "likes", "trendingScore")
+_MOST = 10**9
 
 
 def whoami(request: Request) -> Response:
@@ -68,13 +70,12 @@ def repo_info(request: Request) -> Response:
 def list_repos(request: Request) -> Response:
     query, start = request.query_params, page_start(request)
     matches = list(_matching(request))
-    if (sort := query.get("sort")) in ("lastModified", "createdAt"):
-        newest_first = query.get("direction", "-1") == "-1"
-        matches.sort(key=lambda facts: str(facts.expanded([sort])[sort]), reverse=newest_first)
-    limit = int(query["limit"]) if query.get("limit", "").isdecimal() else None
-    end = start + context(request).limits.list_page
-    if limit is not None:
-        matches, end = matches[:limit], min(end, limit)
+    if (sort := query.get("sort")) in _SORTS:
+        descending = query.get("direction", "-1") == "-1"
+        matches.sort(key=lambda facts: facts.expanded([sort])[sort], reverse=descending)
+    # As on the Hub, `limit` is the size of a page: whoever wants no more does not ask for the next.
+    limit = int(query["limit"]) if query.get("limit", "").isdecimal() else 0
+    end = start + min(limit or _MOST, context(request).limits.list_page)
     expand = _expand(request)
     page = [
         facts.expanded(expand)

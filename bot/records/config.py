@@ -225,7 +225,10 @@ def read_signer(text: str) -> Signer | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WatchEntry:
-    """One validated model of the watchlist. signed_by: who must have signed what is published."""
+    """One validated model of the watchlist. signed_by: who must have signed what is published.
+
+    found: by a rule of `discover`, whose line it then has.
+    """
 
     repo_id: str
     revision: str = "main"
@@ -242,4 +245,5 @@ class WatchEntry:
     requantize: Literal["changed", "outdated"] = "changed"
     trust_remote_code: bool = False
     signed_by: Signer | None = field(default=None, metadata=LATER)
+    found: bool = field(default=False, metadata=LATER)
     line: int = 0

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from bot.records.config import Evaluation, EvaluationTask, TextSource, WatchEntry
+from bot.records.discovery import LeftOut, Proposal
 from bot.records.hub import HubFile, Upstream
 from bot.records.serialization import sha256_of
 
@@ -108,8 +109,15 @@ class Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """The jobs in order, and why there is none for the other models. deferred: jobs beyond the cap."""
+    """The jobs in order, and why there is none for the other models. deferred: jobs beyond the cap.
+
+    proposals, left_out, notes, unlisted: as the rules of `discover` found them.
+    """
 
     jobs: tuple[Job, ...]
     skipped: tuple[Skip, ...]
     deferred: tuple[Job, ...] = ()
+    proposals: tuple[Proposal, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+    notes: tuple[str, ...] = ()
+    unlisted: tuple[str, ...] = ()

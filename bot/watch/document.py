@@ -11,7 +11,8 @@ import yaml
 
 from bot.errors import reason_of
 from bot.text import render
-from bot.watch.schema import EXAMPLE_NAMESPACE, SCHEMA_FILE, Reference
+from bot.watch.names import Reference
+from bot.watch.schema import EXAMPLE_NAMESPACE, SCHEMA_FILE
 
 Loc = tuple[str | int, ...]
 
@@ -255,6 +256,12 @@ def _end(node: yaml.Node) -> int:
         return _end(last[1] if isinstance(last, tuple) else last)
     # A block of text ends at the beginning of the line after it.
     return node.end_mark.index - (node.end_mark.column == 0)
+
+
+def yaml_line(key: str, value: object) -> str:
+    """A key with its value, on one line of YAML."""
+    text = yaml.safe_dump({key: value}, default_flow_style=True, width=10**6, allow_unicode=True, sort_keys=False)
+    return text.strip()[1:-1]
 
 
 def item_of(model: Reference) -> str:

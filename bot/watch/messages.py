@@ -12,10 +12,18 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
-from bot.watch.schema import FILE_SUFFIXES, RecipeSpec, WatchlistSpec, read_reference
+from bot.watch.names import read_reference
+from bot.watch.schema import DiscoverSpec, RecipeSpec, WatchlistSpec
+from bot.watch.values import FILE_SUFFIXES
 
 _LICENSE_HINT = "Write licence ids as the Hub does, in lower case: apache-2.0, mit, llama3.1."
+_GLOB_KEYS = ("match", "exclude", "architectures")
+_GLOB_HINT = "Write a pattern such as `Qwen4-*`: letters, digits, - _ . and * ? [ ]."
 _PATTERN_HINTS = {
+    "author": "A namespace is a user or organisation name, without a slash.",
+    "match": f"{_GLOB_HINT} It is compared with the name, without the owner.",
+    "exclude": f"{_GLOB_HINT} It is compared with the name, without the owner.",
+    "architectures": "Write names as in config.json, such as `Qwen3ForCausalLM`, `qwen3` or `Qwen*`.",
     "repo_id": "A repo id is `owner/name`, as in the model's URL.",
     "target": "A repo id is `owner/name`.",
     "dataset": "A repo id is `owner/name`, as in the data set's URL.",
@@ -39,6 +47,11 @@ _LITERAL_HINTS = {
 _MISSING_HINTS = {
     "models": "Add `models:` and under it one `- owner/name` per line.",
     "repo_id": "A model is `- owner/name`, or keys with `repo_id: owner/name` among them.",
+    "author": "Name the user or organisation whose repos are looked through, such as `author: Qwen`.",
+}
+_DISCOVER_HINTS = {
+    "repo_id": "A rule names an `author` and, with `match`, repos of it. A single repo belongs under `models`.",
+    "target": "A rule can find several models: name the account with `publish_to`.",
 }
 HOLD_HINT = "`hold:` stops work on a model and says why: `hold: waiting for v2`. To go on, remove the line."
 SOURCE_HINT = (
@@ -49,6 +62,7 @@ OVERLAP_HINT = "A model has to be measured on text that it was not calibrated on
 _TYPE_HINTS = {
     "bool_type": "Write true or false.",
     "finite_number": "To disable a threshold, set a very large number.",
+    "date_type": "Write a day: 2026-01-31.",
     "tuple_type": "A list is written `[one, two]`, or one `- item` per line.",
 }
 
@@ -94,6 +108,8 @@ def _wrong_value(detail: ErrorDetails, key: str, typed: str | None) -> tuple[str
 def _type_hint(kind: str, key: str, value: object) -> str:
     if isinstance(value, str) and re.fullmatch(r"[-+]?[\d.]+", value) and kind in ("int_type", "float_type"):
         return "Remove the quotes."
+    if key == "max_parameters" and kind == "int_type":
+        return "Write a number, or one with K, M, B or T: 70B."
     if key in _SHARES and kind != "finite_number":
         return _SHARE_HINT
     return _TYPE_HINTS.get(kind, "")
@@ -107,10 +123,11 @@ def _nearest(value: object, expected: str) -> str:
 def _likely(key: str, value: str) -> str:
     """What was probably meant by a name that is not valid: an address that was pasted, or invisible characters."""
     unseen = _invisible(value)
-    found = read_reference(f"{value.strip('/ ')}/name" if key == "publish_to" else value)
-    if found is None:
+    is_account = key in ("publish_to", "author")
+    found = read_reference(f"{value.strip('/ ')}/name" if is_account else value)
+    if found is None or key in _GLOB_KEYS:
         return unseen
-    if key == "publish_to":
+    if is_account:
         return f"{unseen} Did you mean {found.repo_id.split('/')[0]!r}?".strip()
     pinned = f" with `revision: {found.revision}`" if found.revision else ""
     return f"{unseen} Did you mean {found.repo_id!r}{pinned}?".strip()
@@ -147,7 +164,9 @@ def _short(text: str) -> str:
 
 
 def _renamed(key: str, value: object, loc: tuple[str | int, ...]) -> str:
-    """Suggests the `method:` that replaces version 0.1's `search:`."""
+    """What took the place of a key: of version 0.1's `search:`, and of a model's keys in a rule of `discover`."""
+    if _model_at(loc) is DiscoverSpec:
+        return _DISCOVER_HINTS.get(key, "")
     if key != "search" or _model_at(loc) is not RecipeSpec:
         return ""
     return f"Did you mean `method: {'awq' if value == 'awq' else 'awq+gptq'}`?"

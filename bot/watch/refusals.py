@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -111,9 +111,14 @@ def _no_causal_lm(config: Mapping[str, Any]) -> str | None:
     names = config.get("architectures")
     if not names or not isinstance(names, list):  # transformers then chooses by model_type
         return None
-    if any(str(name).endswith(_GENERATING) for name in names):
+    return no_causal_lm([str(name) for name in names])
+
+
+def no_causal_lm(architectures: Sequence[str]) -> str | None:
+    """Why none of these classes of transformers generates text; None if one does."""
+    if any(name.endswith(_GENERATING) for name in architectures):
         return None
-    return f"{', '.join(map(str, names))} is not a causal language model"
+    return f"{', '.join(architectures)} is not a causal language model"
 
 
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -58,6 +58,8 @@ from bot.watch.sizing import (
 from bot.watch.texts import measurable
 
 UP_TO_DATE = "up to date"
+# Of models that rules found by themselves: a rule that finds more than was meant must not fill all runners.
+MAX_FOUND_RELEASES = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -288,12 +290,16 @@ _ORDER = {JobKind.FINISH: 0, JobKind.REFRESH: 1, JobKind.RELEASE: 2}
 def make_plan(decisions: Sequence[Job | Skip], *, max_jobs: int | None = None) -> Plan:
     """Finish, then refresh, then releases by priority; the smaller first among equals.
 
-    max_jobs: the rest is deferred to the next run. No limit if None.
+    max_jobs: the rest is deferred to the next run. No limit if None, but that for what rules found.
     """
     jobs = sorted((item for item in decisions if isinstance(item, Job)), key=_urgency)
     skipped = tuple(item for item in decisions if isinstance(item, Skip))
-    cap = len(jobs) if max_jobs is None else max(0, max_jobs)
-    return Plan(jobs=tuple(jobs[:cap]), skipped=skipped, deferred=tuple(jobs[cap:]))
+    found = [job for job in jobs if job.entry.found and job.kind is JobKind.RELEASE]
+    later = {job.job_id for job in found[MAX_FOUND_RELEASES:]}
+    now = [job for job in jobs if job.job_id not in later]
+    cap = len(now) if max_jobs is None else max(0, max_jobs)
+    deferred = (*now[cap:], *(job for job in jobs if job.job_id in later))
+    return Plan(jobs=tuple(now[:cap]), skipped=skipped, deferred=deferred)
 
 
 def _urgency(job: Job) -> tuple[int, int, int, int]:

@@ -20,7 +20,6 @@ from bot.watch.document import Lines, Loc
 from bot.watch.messages import HOLD_HINT, OVERLAP_HINT, SOURCE_HINT, TASK_HINT
 from bot.watch.schema import (
     EXAMPLE_NAMESPACE,
-    MAX_REPO_ID,
     CalibrationSpec,
     EvaluationSpec,
     ModelSpec,
@@ -33,6 +32,7 @@ from bot.watch.schema import (
 )
 from bot.watch.stock_tasks import stock_problem
 from bot.watch.task_files import FileContent, TaskContent
+from bot.watch.values import MAX_REPO_ID
 
 Spec = TypeVar("Spec", bound=BaseModel)
 Wrong = tuple[Loc, str, str]
@@ -56,10 +56,11 @@ def rule_mistakes(
     yield from _without_target(raw, named)
     yield from _clashes(named, lines)
     yield from _examples(named)
+    yield from _discover(raw)
 
 
-def default_target(publish_to: str | None, model: ModelSpec) -> str | None:
-    return None if publish_to is None else f"{publish_to}/{model.repo_id.split('/')[1]}-awq"
+def default_target(publish_to: str | None, repo_id: str) -> str | None:
+    return None if publish_to is None else f"{publish_to}/{repo_id.split('/')[1]}-awq"
 
 
 def sources_typed(raw: dict[str, Any]) -> Iterator[tuple[Loc, dict[str, Any]]]:
@@ -83,11 +84,12 @@ def tasks_typed(raw: dict[str, Any]) -> Iterator[tuple[Loc, dict[str, Any]]]:
 
 
 def _settings(raw: dict[str, Any]) -> Iterator[tuple[Loc, dict[str, Any]]]:
-    """`defaults` and each model, as far as they hold keys."""
-    models = raw.get("models")
-    numbered = enumerate(models if isinstance(models, list) else ())
+    """`defaults`, each model and each rule of `discover`, as far as they hold keys."""
     places: list[tuple[Loc, object]] = [(("defaults",), raw.get("defaults"))]
-    for loc, item in [*places, *((("models", number), item) for number, item in numbered)]:
+    for name in ("models", "discover"):
+        items = raw.get(name)
+        places += [((name, number), item) for number, item in enumerate(items if isinstance(items, list) else ())]
+    for loc, item in places:
         if isinstance(item, dict):
             yield loc, item
 
@@ -131,6 +133,11 @@ def _untrusted_code(raw: dict[str, Any]) -> Iterator[Wrong]:
     for loc, settings in _settings(raw):
         effective = {**(defaults or {}), **settings}
         if loc == ("defaults",) or effective.get("trust_remote_code") is not True:
+            continue
+        if loc[0] == "discover":
+            message = "trust_remote_code in a rule: no person has read the code of what it will find"
+            hint = "Set `trust_remote_code: false` in the rule, and list such models under `models`."
+            yield (*loc, "trust_remote_code"), message, hint
             continue
         if not _SHA.fullmatch(str(effective.get("revision", "main"))):
             message = f"{settings.get('repo_id')}: trust_remote_code without a pinned revision"
@@ -258,9 +265,9 @@ def _named_targets(raw: dict[str, Any]) -> Iterator[_Named]:
     publish_to = None if top is None else top.publish_to
     for loc, settings in _settings(raw):
         names = {key: settings[key] for key in ("repo_id", "target") if key in settings}
-        model = None if loc == ("defaults",) else _valid(ModelSpec, names)
+        model = _valid(ModelSpec, names) if loc[0] == "models" else None
         if model is not None:
-            target = model.target or default_target(publish_to, model) or ""
+            target = model.target or default_target(publish_to, model.repo_id) or ""
             yield _Named(loc=loc, repo_id=model.repo_id, target=target, explicit=model.target is not None)
 
 
@@ -313,3 +320,22 @@ def _examples(named: list[_Named]) -> Iterator[Wrong]:
         if item.explicit:
             hint = "Name your user or organisation on the Hub there, or leave `target` out."
             yield (*item.loc, "target"), f"{item.repo_id}: {message}", hint
+
+
+# --- discover -----------------------------------------------------------------------------------------------
+
+
+def _discover(raw: dict[str, Any]) -> Iterator[Wrong]:
+    """Rules that would publish nowhere, or in the place of the example."""
+    absent = raw.get("publish_to") is None and raw.keys() <= WatchlistSpec.model_fields.keys()
+    for loc, settings in _settings(raw):
+        if loc[0] != "discover":
+            continue
+        place = settings.get("publish_to", raw.get("publish_to"))
+        if absent and place is None:
+            hint = "Add `publish_to: your-namespace` at the top, or to this rule."
+            yield loc, f"discover {settings.get('author')}: nowhere to publish to", hint
+        elif place == EXAMPLE_NAMESPACE:
+            where = (*loc, "publish_to") if "publish_to" in settings else ("publish_to",)
+            hint = "Set `publish_to` to your user or organisation on the Hub."
+            yield where, f"publishes to {EXAMPLE_NAMESPACE}, which is only the example", hint

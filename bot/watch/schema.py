@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from bot.checkpoint.constants import (
@@ -18,39 +17,28 @@ from bot.checkpoint.constants import (
     MIN_EVALUATION_BLOCKS,
     MIN_SAMPLES,
 )
-from bot.records.config import DEFAULT_BUILTIN, SIGNER, Builtin, Evaluation, Method
+from bot.records.config import DEFAULT_BUILTIN, Builtin, Evaluation, Method
+from bot.watch.names import REPO_ID
+from bot.watch.values import (
+    MAX_REPO_ID,
+    Count,
+    Day,
+    FilePath,
+    FullSha,
+    Globs,
+    LicenseId,
+    ModulePath,
+    Namespace,
+    RepoId,
+    Revision,
+    SignerText,
+    TaskName,
+    TaskPath,
+    Text,
+)
 
 SCHEMA_FILE = Path(__file__).with_name("watchlist.schema.json")
-
-# The files that calibration and evaluation can read.
-FILE_SUFFIXES = ("txt", "md", "jsonl", "jsonl.gz", "parquet")
-
-_NAME = r"[A-Za-z0-9_]+(?:(?:[.-]|\.-|-\.)[A-Za-z0-9_]+)*"
-_FILE = rf"[^/]\.({'|'.join(suffix.replace('.', r'[.]') for suffix in FILE_SUFFIXES)})$"
-_TASK_FILE = r"[^/]\.ya?ml$"
-_MAX_NAMESPACE = 42
 EXAMPLE_NAMESPACE = "your-namespace"  # as it stands in the template's watchlist
-MAX_REPO_ID = 96  # characters, as huggingface_hub counts them: owner, slash and name
-RepoId = Annotated[str, StringConstraints(pattern=rf"^{_NAME}/{_NAME}$", max_length=MAX_REPO_ID)]
-Namespace = Annotated[str, StringConstraints(pattern=rf"^{_NAME}$", max_length=_MAX_NAMESPACE)]
-FullSha = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
-Revision = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$", max_length=200)]
-ModulePath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*(\.\w+)+$")]
-SignerText = Annotated[str, StringConstraints(pattern=SIGNER, max_length=500)]
-LicenseId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._+-]*$")]
-Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]
-TaskName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=100)]
-TaskPath = Annotated[str, StringConstraints(pattern=_TASK_FILE, max_length=500)]
-FilePath = Annotated[str, StringConstraints(pattern=_FILE, max_length=500)]
-
-
-def is_text_file(name: str) -> bool:
-    """Whether a file of this name could be read as text or chats."""
-    return re.search(_FILE, name) is not None
-
-
-def is_task_file(name: str) -> bool:
-    return re.search(_TASK_FILE, name) is not None
 
 
 class _Spec(BaseModel):
@@ -279,6 +267,33 @@ class ModelSpec(DefaultsSpec):
     """Where to publish, instead of <publish_to>/<name>-awq."""
 
 
+class DiscoverSpec(DefaultsSpec):
+    """Which repos of an author to find, and settings for what is found."""
+
+    author: Namespace
+    """The user or organisation on the Hub."""
+    match: Globs = ("*",)
+    """Names of repos to take, without the owner, such as `Qwen4-*`; one or a list."""
+    exclude: Globs = ()
+    """Names of repos to leave out, such as `*-Base`; one or a list."""
+    since: Day | None = None
+    """Only repos that were created on this day or later: 2026-01-31."""
+    min_downloads: Annotated[int, Field(ge=0)] = 0
+    """Only repos with so many downloads in the last 30 days."""
+    max_parameters: Count | None = None
+    """Only models of at most this size, such as 70B."""
+    architectures: Globs = ()
+    """Only models with such an architecture or model_type in their config.json; one or a list."""
+    tags: tuple[Text, ...] = Field(default=(), strict=False)
+    """Only repos that have all these tags."""
+    limit: Annotated[int, Field(ge=1, le=100)] = 20
+    """At most so many repos: the newest."""
+    mode: Literal["propose", "publish"] = "propose"
+    """`propose`: show what is found, in a pull request that adds it here; `publish`: plan it like a model."""
+    publish_to: Namespace | None = None
+    """Where what is found is published, instead of the list's own `publish_to`."""
+
+
 class WatchlistSpec(_Spec):
     """Which models to watch, and where to publish."""
 
@@ -286,42 +301,15 @@ class WatchlistSpec(_Spec):
     """The user or organisation that the quantized repos belong to."""
     defaults: DefaultsSpec = DefaultsSpec()
     models: tuple[ModelSpec, ...] = Field(strict=False)
-
-
-def is_namespace(name: str) -> bool:
-    return re.fullmatch(_NAME, name) is not None and len(name) <= _MAX_NAMESPACE
-
-
-class Reference(NamedTuple):
-    """A repo as people paste it. revision: None where it is main, or none was given."""
-
-    repo_id: str
-    revision: str | None = None
-
-
-_ADDRESS = re.compile(r"(?:https?://[^/]+|(?:www\.)?(?:hf\.co|huggingface\.co))/(?:datasets/|models/)?")
-_PAGE = re.compile(r"(?:tree|commit)/(.+)|(?:blob|resolve)/([^/]+)/")
-
-
-def read_reference(text: str) -> Reference | None:
-    """`owner/name`, `owner/name@revision`, or the address of a page below a repo; None for anything else."""
-    visible = "".join(char for char in text if char.isprintable()).strip()
-    path = re.split(r"[?#]", visible)[0].rstrip("/")
-    address = _ADDRESS.match(path)
-    path, _, revision = path[address.end() if address else 0 :].partition("@")
-    owner, name, page = (*path.rstrip("/").split("/", 2), "", "")[:3]
-    if not re.fullmatch(rf"{_NAME}/{_NAME}", f"{owner}/{name}") or (page and not address):
-        return None
-    if shown := _PAGE.match(page):
-        revision = shown[1] or shown[2]
-    return Reference(f"{owner}/{name}", None if revision in ("", "main") else revision)
+    discover: tuple[DiscoverSpec, ...] = Field(default=(), strict=False)
+    """Authors whose new models are found by themselves."""
 
 
 def json_schema() -> str:
     """The schema that editors read: the models above, with the short form of a model allowed."""
     schema = WatchlistSpec.model_json_schema()
     items = schema["properties"]["models"]["items"]
-    short = {"type": "string", "pattern": rf"^{_NAME}/{_NAME}$", "maxLength": MAX_REPO_ID}
+    short = {"type": "string", "pattern": REPO_ID, "maxLength": MAX_REPO_ID}
     schema["properties"]["models"]["items"] = {"anyOf": [short, items]}
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "awq-bot watchlist"

@@ -1,9 +1,9 @@
-"""watchlist.yaml -> WatchEntry: the one place where the watchlist is validated."""
+"""watchlist.yaml -> Watchlist: the one place where the watchlist is validated."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from bot.errors import WatchlistError
 from bot.records import (
     Calibration,
+    DiscoverRule,
     Evaluation,
     EvaluationTask,
     Licenses,
@@ -20,24 +21,23 @@ from bot.records import (
     TextSource,
     Thresholds,
     WatchEntry,
+    Watchlist,
     read_signer,
 )
-from bot.watch.document import Lines, YamlMistake, load_with_lines
+from bot.watch.document import Lines, YamlMistake, load_with_lines, yaml_line
 from bot.watch.messages import describe
 from bot.watch.rules import default_target, rule_mistakes, sources_typed, tasks_typed
 from bot.watch.schema import (
     CalibrationSpec,
     DefaultsSpec,
     EvaluationSpec,
-    ModelSpec,
     SourceSpec,
     TaskSpec,
     WatchlistSpec,
     evaluation_sources,
-    is_task_file,
-    is_text_file,
 )
 from bot.watch.task_files import FileContent, TaskContent, file_content, task_content
+from bot.watch.values import is_task_file, is_text_file
 
 _MAX_BYTES = 500_000
 _MAX_MISTAKES = 100
@@ -73,11 +73,16 @@ def load(path: Path) -> tuple[WatchEntry, ...]:
 
     Raises InvalidWatchlistError with every mistake, each with file and line.
     """
+    return read(path).entries
+
+
+def read(path: Path) -> Watchlist:
+    """Like `load`, with the rules of `discover`."""
     return parse(_read(path), path)
 
 
-def parse(text: str, path: Path) -> tuple[WatchEntry, ...]:
-    """Like `load`, for a text that is, or could be, the content of the file."""
+def parse(text: str, path: Path) -> Watchlist:
+    """Like `read`, for a text that is, or could be, the content of the file."""
     try:
         raw, lines, unread = load_with_lines(text)
     except YamlMistake as error:
@@ -89,15 +94,25 @@ def parse(text: str, path: Path) -> tuple[WatchEntry, ...]:
     found += [(item.line, item.message, item.hint) for item in unread]
     if spec is None or found:
         raise InvalidWatchlistError(_mistakes(path, found))
-    return tuple(_entries(spec, lines, contents, tasks))
+    return Watchlist(
+        entries=tuple(_entries(spec, lines, contents, tasks)),
+        rules=tuple(_rules(spec, raw, lines, contents, tasks)),
+    )
 
 
-def select(entries: tuple[WatchEntry, ...], only: str | None, *, path: Path) -> tuple[WatchEntry, ...]:
-    """The one model that was named, or all. Raises WatchlistError when it is not on the list."""
-    chosen = tuple(entry for entry in entries if only is None or entry.repo_id == only)
-    if only is not None and not chosen:
+def select(watchlist: Watchlist, only: str | None, *, path: Path) -> Watchlist:
+    """The one model that was named, or all. Raises WatchlistError when it is not on the list.
+
+    A model that is not on the list may be found by the rules that look through its owner's repos.
+    """
+    if only is None:
+        return watchlist
+    chosen = tuple(entry for entry in watchlist.entries if entry.repo_id == only)
+    owner = only.partition("/")[0].lower()
+    rules = tuple(rule for rule in watchlist.rules if rule.author.lower() == owner)
+    if not chosen and not rules:
         raise WatchlistError(f"{only} is not on {path}", hint="Add it there, or check its spelling.")
-    return chosen
+    return Watchlist(entries=chosen, rules=() if chosen else rules)
 
 
 def _read(path: Path) -> str:
@@ -126,7 +141,7 @@ def _long_form(path: Path, raw: Any) -> dict[str, Any]:
     """The short form `- owner/name` is the long form with one key."""
     if not isinstance(raw, dict):
         found = "nothing" if raw is None else "a list" if isinstance(raw, list) else "text without keys"
-        hint = "A watchlist has the keys `publish_to:`, `defaults:` and `models:`, and no others."
+        hint = "A watchlist has the keys `publish_to:`, `defaults:`, `models:` and `discover:`, and no others."
         raise _invalid(path, 1, f"expected a mapping, found {found}", hint)
     models = raw.get("models")
     if not isinstance(models, list):
@@ -162,24 +177,47 @@ def _entries(
     spec: WatchlistSpec, lines: Lines, contents: dict[str, FileContent], tasks: dict[str, TaskContent]
 ) -> Iterator[WatchEntry]:
     for number, model in enumerate(spec.models):
-        target = model.target or default_target(spec.publish_to, model) or ""
+        target = model.target or default_target(spec.publish_to, model.repo_id) or ""
         settings = _merged(spec.defaults, model)
-        yield _entry(model, settings, target, contents, tasks, line=lines.of(("models", number)))
+        entry = _entry(settings, contents, tasks, line=lines.of(("models", number)))
+        yield replace(entry, repo_id=model.repo_id, target=target)
+
+
+def _rules(
+    spec: WatchlistSpec,
+    raw: dict[str, Any],
+    lines: Lines,
+    contents: dict[str, FileContent],
+    tasks: dict[str, TaskContent],
+) -> Iterator[DiscoverRule]:
+    for number, rule in enumerate(spec.discover):
+        entry = _entry(_merged(spec.defaults, rule), contents, tasks, line=lines.of(("discover", number)))
+        typed = raw["discover"][number]
+        yield DiscoverRule(
+            author=rule.author,
+            match=rule.match,
+            exclude=rule.exclude,
+            since=rule.since.isoformat() if rule.since else None,
+            min_downloads=rule.min_downloads,
+            max_parameters=rule.max_parameters,
+            architectures=rule.architectures,
+            tags=rule.tags,
+            limit=rule.limit,
+            mode=rule.mode,
+            publish_to=rule.publish_to or spec.publish_to or "",
+            entry=replace(entry, found=True),
+            settings=tuple(yaml_line(key, typed[key]) for key in typed if key in DefaultsSpec.model_fields),
+        )
 
 
 def _entry(
-    model: ModelSpec,
-    settings: DefaultsSpec,
-    target: str,
-    contents: dict[str, FileContent],
-    tasks: dict[str, TaskContent],
-    *,
-    line: int,
+    settings: DefaultsSpec, contents: dict[str, FileContent], tasks: dict[str, TaskContent], *, line: int
 ) -> WatchEntry:
+    """The settings of a model, which has no names yet."""
     return WatchEntry(
-        repo_id=model.repo_id,
+        repo_id="",
         revision=settings.revision,
-        target=target,
+        target="",
         recipe=Recipe(**_present(settings.recipe)),
         calibration=_calibration(settings.calibration, contents),
         evaluation=_evaluation(settings.evaluation, settings.calibration, contents),
@@ -196,10 +234,10 @@ def _entry(
     )
 
 
-def _merged(defaults: DefaultsSpec, model: ModelSpec) -> DefaultsSpec:
-    """The model's settings over those of `defaults`, key by key also inside recipe, calibration and others."""
+def _merged(defaults: DefaultsSpec, model: DefaultsSpec) -> DefaultsSpec:
+    """A model's or a rule's settings over those of `defaults`, key by key also inside recipe and others."""
     below = defaults.model_dump(exclude_unset=True)
-    above = model.model_dump(exclude_unset=True, exclude={"repo_id", "target"})
+    above = model.model_dump(exclude_unset=True, include=set(DefaultsSpec.model_fields))
     for key, value in above.items():
         nested = isinstance(value, dict) and isinstance(below.get(key), dict)
         below[key] = below[key] | value if nested else value

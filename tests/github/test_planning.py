@@ -12,7 +12,7 @@ from bot.errors import WatchlistError
 from bot.github.attempts import iso
 from bot.github.issues import mark
 from bot.github.planning import publishing_place
-from bot.records import Attempts, read_signer
+from bot.records import Attempts, Watchlist, read_signer
 from bot.records import Job as PlannedJob
 from tests.support import factories
 from tests.support.github_api.server import ACTIONS, REPOSITORY, Job
@@ -246,7 +246,7 @@ def test_text_from_upstream_is_never_read_as_a_command(workspace: Workspace) -> 
 
 def test_nothing_is_signed_on_a_gpu_runner() -> None:
     signed = factories.entry(signed_by=read_signer(f"key:{'ab' * 32}"))
-    assert publishing_place("hosted", oidc=False, entries=[signed]) == "hosted"
-    assert publishing_place("runner", oidc=False, entries=[factories.entry()]) == "runner"
+    assert publishing_place("hosted", oidc=False, watchlist=Watchlist(entries=(signed,))) == "hosted"
+    assert publishing_place("runner", oidc=False, watchlist=Watchlist(entries=(factories.entry(),))) == "runner"
     with pytest.raises(WatchlistError, match="nothing is signed on a GPU runner"):
-        publishing_place("runner", oidc=False, entries=[signed])
+        publishing_place("runner", oidc=False, watchlist=Watchlist(entries=(signed,)))

@@ -127,6 +127,7 @@ def test_dataset_and_model_of_one_name_are_two_repos(hub: LocalHub, anonymous: H
 
 def test_list_models_filters(hub: LocalHub, anonymous: HfApi, api: HfApi, sha: str) -> None:
     hub.seed("upstream/other", {"README.md": "---\nlicense: mit\n---\n"}, gated="auto")
+    hub.repo("upstream/other").update_settings(downloads=7)
     hub.seed("else/third", {})
     hub.seed("quantized/secret", {}, private=True)
     assert [info.id for info in api.list_models(author="quantized")] == ["quantized/secret"]
@@ -137,6 +138,7 @@ def test_list_models_filters(hub: LocalHub, anonymous: HfApi, api: HfApi, sha: s
         ({"gated": True}, ["upstream/other"]),
         ({"pipeline_tag": "text-generation"}, [REPO]),
         ({"sort": "last_modified", "limit": 2}, ["else/third", "upstream/other"]),
+        ({"sort": "downloads", "limit": 1}, ["upstream/other"]),
     ]
     for query, expected in queries:
         assert [info.id for info in anonymous.list_models(**query)] == expected
@@ -152,6 +154,10 @@ def test_pages_of_models_trees_and_commits(tmp_path: Path) -> None:
             hub.seed(f"a/m{number}", {})
         assert [info.id for info in client.list_models(author="a")] == [f"a/m{number}" for number in range(5)]
         assert [info.id for info in client.list_models(limit=3)] == ["a/m0", "a/m1", "a/m2"]
+        answer = get_session().get(f"{hub.endpoint}/api/models?author=a&limit=1&sort=createdAt&expand[]=sha")
+        assert [item["id"] for item in answer.json()] == ["a/m4"]
+        again = get_session().get(answer.links["next"]["url"])
+        assert [(item["id"], "sha" in item) for item in again.json()] == [("a/m3", True)]
         names = [f"d/{number}.txt" for number in range(7)]
         hub.seed("a/m0", dict.fromkeys(names, "x"), message="seven")
         for number in range(4):

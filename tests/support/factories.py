@@ -15,11 +15,13 @@ from bot.records import (
     CalibrationSet,
     Details,
     Digests,
+    DiscoverRule,
     Estimate,
     ExpertTokens,
     HubFile,
     Job,
     JobKind,
+    ListedRepo,
     ModuleError,
     Provenance,
     Published,
@@ -77,6 +79,27 @@ def entry(**fields: Any) -> WatchEntry:
         "line": 3,
     }
     return WatchEntry(**standard | fields)
+
+
+def rule(**fields: Any) -> DiscoverRule:
+    """line: of the rule."""
+    found = entry(repo_id="", target="", found=True, line=fields.pop("line", 9))
+    standard: dict[str, Any] = {"author": "lab", "publish_to": "quantized", "entry": found}
+    return DiscoverRule(**standard | fields)
+
+
+def listed(repo_id: str = "lab/New", **fields: Any) -> ListedRepo:
+    """A repo that a rule without filters takes."""
+    standard: dict[str, Any] = {
+        "created": "2026-11-20T08:00:00Z",
+        "downloads": 1000,
+        "parameters": 8_200_000_000,
+        "architectures": ("Qwen3ForCausalLM",),
+        "model_type": "qwen3",
+        "library": "transformers",
+        "tags": ("transformers", "safetensors", "license:mit"),
+    }
+    return ListedRepo(repo_id=repo_id, **standard | fields)
 
 
 UPSTREAM_FILES = (

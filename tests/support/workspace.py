@@ -37,6 +37,13 @@ class Workspace:
         text = "".join(f"  - {repo_id}\n" for repo_id in repo_ids)
         (self.root / "watchlist.yaml").write_text(f"publish_to: quantized\n{BUILTIN_TEXT}models:\n{text}")
 
+    def discover(self, *rules: str, models: Sequence[str] = ()) -> None:
+        """A watchlist with these rules, each in braces, and models."""
+        self.watch(*models)
+        path, lines = self.root / "watchlist.yaml", "".join(f"  - {rule}\n" for rule in rules)
+        listed = path.read_text() if models else path.read_text().replace("models:\n", "models: []\n")
+        path.write_text(f"{listed}discover:\n{lines}")
+
     def verb(self, *words: str, **more: str) -> StepResult:
         """`awq-bot actions WORDS` in run 1 of watch.yml, with the token that Actions gives."""
         return self.runner.step_here("actions", *words, **self.api.environment(self.api.token()) | more)

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from bot.watch.document import new_watchlist, with_model
-from bot.watch.schema import Reference, read_reference
+from bot.watch.names import Reference, read_reference
 
 ROOT = Path(__file__).parents[2]
 

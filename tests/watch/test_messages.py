@@ -170,6 +170,45 @@ def test_a_mistake_in_a_list_of_models_is_named_with_its_line(
     assert_mistake(tmp_path, TOP + models, line, message, hint)
 
 
+@pytest.mark.parametrize(
+    ("keys", "message", "hint"),
+    [
+        ("match: x", "key 'author' is missing", "`author: Qwen`"),
+        ("author: Qwen/Qwen3", "author: Qwen/Qwen3 is not valid", "without a slash"),
+        ("author: a, mtach: x", "unknown key 'mtach'", "Did you mean 'match'?"),
+        ("author: a, target: a/b", "unknown key 'target'", "name the account with `publish_to`"),
+        ("author: a, repo_id: a/b", "unknown key 'repo_id'", "A single repo belongs under `models`."),
+        ("author: a, samples: 64", "unknown key 'samples'", "It belongs under `calibration`."),
+        ("author: a, match: Qwen/Q*", "match: Qwen/Q* is not valid", "without the owner"),
+        ("author: a, exclude: [a b]", "exclude: a b is not valid", "such as `Qwen4-*`"),
+        ("author: a, architectures: [a/b]", "architectures: a/b is not valid", "`Qwen3ForCausalLM`"),
+        ("author: a, since: today", "since: should be a valid date, not today", "2026-01-31"),
+        ("author: a, since: '2026-02-30'", "since: value error", ""),
+        ("author: a, max_parameters: 8GB", "max_parameters: should be a valid integer", "70B"),
+        ("author: a, max_parameters: 0", "max_parameters: should be greater than 0, not 0", ""),
+        ("author: a, min_downloads: -1", "min_downloads: should be greater than or equal to 0", ""),
+        ("author: a, limit: 1000", "limit: should be less than or equal to 100", ""),
+        ("author: a, mode: propse", "propse is not allowed", "Did you mean 'propose'?"),
+        ("author: a, tags: chat", "tags: expected a list, found chat", "[one, two]"),
+        ("author: a, hold:", "hold: has no reason", "says why"),
+        ("author: a, calibration: {sources: [{dataset: a/b}]}", "a data set needs `revision`", "full sha"),
+        (
+            "author: a, trust_remote_code: true",
+            "trust_remote_code in a rule: no person has read",
+            "under `models`",
+        ),
+        (
+            f"author: a, trust_remote_code: true, {PIN}",
+            "trust_remote_code in a rule",
+            "`trust_remote_code: false`",
+        ),
+        ("author: a, publish_to: your-namespace", "only the example", "your user or organisation"),
+    ],
+)
+def test_a_mistake_in_a_rule_is_named_with_its_line(tmp_path: Path, keys: str, message: str, hint: str) -> None:
+    assert_mistake(tmp_path, f"publish_to: me\nmodels: []\ndiscover:\n  - {{{keys}}}\n", 4, message, hint)
+
+
 EXAMPLE = "publishes to your-namespace, which is only the example"
 TWICE = "key 'models' is there twice, first on line 1"
 
@@ -183,6 +222,16 @@ TWICE = "key 'models' is there twice, first on line 1"
         ("publish_to: me", 1, "key 'models' is missing", "Add `models:`"),
         ("models:\n  - a/b", 2, "a/b: nowhere to publish to", "Add `publish_to: your-namespace` at the top"),
         ("models:\n  - a/b\npublish_to: your-namespace", 3, EXAMPLE, "your user or organisation"),
+        ("models: []\ndiscover:\n  - author: a", 3, "discover a: nowhere to publish to", "or to this rule"),
+        (
+            "models: []\npublish_to: your-namespace\ndiscover:\n  - author: a",
+            2,
+            EXAMPLE,
+            "your user or organisation",
+        ),
+        ("models: []\ndiscover: Qwen", 2, "discover: expected a list, found Qwen", "[one, two]"),
+        ("publish_to: me\nmodels: []\ndiscover: [Qwen]", 3, "discover: expected a mapping, found Qwen", ""),
+        ("publish_to: me\ndefaults:\n  discover: []\nmodels: []", 3, "unknown key 'discover'", "top of the file"),
         ("publish_to: me\ndefaults:\nmodels: []", 2, "defaults: has no value", "remove the line"),
         ("publish_to: https://huggingface.co/me\nmodels: []", 1, "publish_to: https", "Did you mean 'me'?"),
         ("publish_to: me/\nmodels: []", 1, "publish_to: me/ is not valid", "Did you mean 'me'?"),
@@ -195,7 +244,7 @@ TWICE = "key 'models' is there twice, first on line 1"
             "Remove `[]`.",
         ),
         ("publish_to: me\nmodels: []\n- a/b", 2, "items follow the empty list `models: []`", "Remove `[]`."),
-        ("- a/b\n- c/d", 1, "expected a mapping, found a list", "`publish_to:`, `defaults:` and `models:`"),
+        ("- a/b\n- c/d", 1, "expected a mapping, found a list", "`publish_to:`, `defaults:`, `models:` and"),
         ("", 1, "expected a mapping, found nothing", "`models:`"),
         ("# only a comment\n", 1, "expected a mapping, found nothing", "`models:`"),
         ("hello", 1, "expected a mapping, found text without keys", "`models:`"),

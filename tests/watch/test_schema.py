@@ -15,7 +15,6 @@ from bot.calibration.sources import ROW_SUFFIXES, TEXT_SUFFIXES
 from bot.errors import WatchlistError
 from bot.records import Calibration, Licenses, Recipe, Thresholds
 from bot.watch.schema import (
-    FILE_SUFFIXES,
     SCHEMA_FILE,
     CalibrationSpec,
     GateSpec,
@@ -23,6 +22,7 @@ from bot.watch.schema import (
     RecipeSpec,
     json_schema,
 )
+from bot.watch.values import FILE_SUFFIXES
 from bot.watch.watchlist import load
 from tests.support.watch import SHA
 
@@ -53,6 +53,23 @@ def calibrated_on(*sources: dict[str, Any], **settings: Any) -> dict[str, Any]:
 
 
 STDLIB = {"builtin": "stdlib"}
+RULES: tuple[tuple[dict[str, Any], bool], ...] = (
+    ({}, True),
+    ({"match": "Qwen4-*", "exclude": ["*-Base", "*[0-9]?"], "architectures": ["qwen3"], "tags": ["chat"]}, True),
+    ({"since": "2026-01-31", "max_parameters": "70B", "min_downloads": 0, "limit": 100}, True),
+    (
+        {"max_parameters": 8_000_000_000, "mode": "publish", "publish_to": "you", "private": True},
+        True,
+    ),
+    ({"match": "a/b"}, False),
+    ({"match": [1]}, False),
+    ({"max_parameters": "70G"}, False),
+    ({"max_parameters": 0}, False),
+    ({"limit": 101}, False),
+    ({"mode": "merge"}, False),
+    ({"tags": "chat"}, False),
+    ({"target": "me/x"}, False),
+)
 
 
 @pytest.mark.parametrize(
@@ -69,6 +86,11 @@ STDLIB = {"builtin": "stdlib"}
         ({"models": [], "defaults": {"recipe": {"max_unquantized_share": 1.5}}}, False),
         ({"models": [], "defaults": {"gate": {"max_unseen_experts": 0.25}}}, True),
         ({"models": [], "defaults": {"gate": {"max_unseen_experts": -0.1}}}, False),
+        *(
+            ({"publish_to": "me", "models": [], "discover": [{"author": "a"} | keys]}, valid)
+            for keys, valid in RULES
+        ),
+        ({"publish_to": "me", "models": [], "discover": [{"match": "*"}]}, False),
         ({"publish_to": "me"}, False),
         ({"publish_to": "me/you", "models": []}, False),
         *(({"publish_to": "me", "models": [name]}, False) for name in ("b", "a/b--c", "a/" + "b" * 100)),

@@ -11,7 +11,7 @@ import pytest
 
 from bot.errors import WatchlistError
 from bot.records import Calibration, Evaluation, Licenses, Recipe, Signer, TextSource, Thresholds, WatchEntry
-from bot.watch.watchlist import load
+from bot.watch.watchlist import load, read, select
 from tests.support.watch import SHA, TOP, loaded, mistakes
 
 # --- what is understood -------------------------------------------------------------------------------------
@@ -248,3 +248,54 @@ def test_the_error_shows_file_line_and_help_of_every_mistake_and_counts_them(tmp
         "2 mistakes",
     ]
     assert caught.value.exit_code == 2
+
+
+RULES = """\
+publish_to: me
+defaults: {priority: 1, recipe: {group_size: 64}}
+models: []
+discover:
+  - author: Qwen
+    match: Qwen4-*
+    since: 2026-01-31
+    max_parameters: 1.5B
+    recipe: {method: awq}
+    calibration: {sources: [{file: own.txt}]}
+  - {author: lab, since: '2026-02-01', mode: publish, publish_to: other, hold: later}
+"""
+
+
+def test_a_rule_has_settings_for_what_it_finds(tmp_path: Path) -> None:
+    (tmp_path / "own.txt").write_text("Words.\n")
+    (tmp_path / "watchlist.yaml").write_text(RULES)
+    first, second = read(tmp_path / "watchlist.yaml").rules
+    assert (first.author, first.match, first.since, first.max_parameters) == (
+        "Qwen",
+        ("Qwen4-*",),
+        "2026-01-31",
+        1_500_000_000,
+    )
+    assert (first.mode, first.publish_to, first.line, first.limit) == ("propose", "me", 5, 20)
+    assert (first.entry.priority, first.entry.recipe.method, first.entry.recipe.group_size) == (1, "awq", 64)
+    assert first.entry.found
+    # As they are typed in the rule: what `defaults` say holds for a new entry anyway.
+    assert first.settings == ("recipe: {method: awq}", "calibration: {sources: [{file: own.txt}]}")
+    assert (second.since, second.mode, second.publish_to, second.entry.hold) == (
+        "2026-02-01",
+        "publish",
+        "other",
+        "later",
+    )
+
+
+def test_one_model_is_chosen_or_looked_for_among_its_owners_repos(tmp_path: Path) -> None:
+    path = tmp_path / "watchlist.yaml"
+    path.write_text("publish_to: me\nmodels: [lab/A, x/B]\ndiscover: [{author: Lab}, {author: other}]\n")
+    whole = read(path)
+    assert select(whole, None, path=path) == whole
+    chosen = select(whole, "lab/A", path=path)
+    assert ([entry.repo_id for entry in chosen.entries], chosen.rules) == (["lab/A"], ())
+    searched = select(whole, "lab/New", path=path)
+    assert (searched.entries, [rule.author for rule in searched.rules]) == ((), ["Lab"])
+    with pytest.raises(WatchlistError, match="x/C is not on"):
+        select(whole, "x/C", path=path)

@@ -15,7 +15,7 @@ from bot.watch.watchlist import InvalidWatchlistError
 from tests.support.watch import SHA, loaded
 
 _WORDS = """publish_to defaults models repo_id target revision recipe calibration sources file dataset gate max_kl
-samples licenses allow hold trust_remote_code x"""
+samples licenses allow hold trust_remote_code discover author match since max_parameters x"""
 _KEYS = st.sampled_from(_WORDS.split())
 _SCALARS = st.one_of(
     st.none(),
@@ -56,6 +56,8 @@ def test_any_bytes_give_entries_or_mistakes(folder: Path, content: bytes) -> Non
 
 
 @settings(deadline=None, max_examples=120, database=None)
-@given(top=st.dictionaries(_KEYS, _YAML, max_size=4), models=st.lists(_YAML, max_size=4))
-def test_any_yaml_gives_entries_or_mistakes(folder: Path, top: dict[str, object], models: list[object]) -> None:
-    _answers(folder, yaml.safe_dump(top | {"models": models}).encode())
+@given(top=st.dictionaries(_KEYS, _YAML, max_size=4), models=st.lists(_YAML, max_size=4), rules=st.lists(_YAML))
+def test_any_yaml_gives_entries_or_mistakes(
+    folder: Path, top: dict[str, object], models: list[object], rules: list[object]
+) -> None:
+    _answers(folder, yaml.safe_dump(top | {"models": models, "discover": rules}).encode())

@@ -1,0 +1,112 @@
+"""What the list of an author's repos shows, in how many requests, and what is made of a list that breaks off."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import stamina
+
+from bot.hub.listings import read_authors
+from bot.hub.session import Hub
+from bot.localhub import Fault, Limits, LocalHub
+from bot.records import ListedRepo
+from tests.support.factories import CONFIG
+from tests.support.repos import as_bot, safetensors, source_files
+
+QUANTIZED = {"quant_method": "awq", "bits": 4, "group_size": 128}
+
+
+@pytest.fixture
+def pages(tmp_path: Path) -> Iterator[LocalHub]:
+    """Five repos of lab, two on a page."""
+    with LocalHub(tmp_path / "hub", limits=Limits(list_page=2)) as hub:
+        for number in range(5):
+            hub.seed(f"lab/M{number}", {"README.md": ""})
+        yield hub
+
+
+def test_a_repo_is_listed_with_what_the_rules_look_at(hub: LocalHub) -> None:
+    weights = safetensors({"model.norm.weight": [256], "lm_head.weight": [10, 10]})
+    hub.seed("lab/Tiny", source_files(model__safetensors=weights), gated="auto")
+    hub.repo("lab/Tiny").update_settings(downloads=1204, created_at="2026-11-20T08:00:00.000Z")
+    [listing] = read_authors(as_bot(hub), ["lab"])
+    [found] = listing.repos
+    expected = ListedRepo(
+        repo_id="lab/Tiny",
+        created="2026-11-20T08:00:00Z",
+        downloads=1204,
+        parameters=256 + 100,
+        architectures=("Qwen3ForCausalLM",),
+        model_type="qwen3",
+        library="transformers",
+        gated=True,
+    )
+    assert replace(found, tags=()) == expected
+    assert {"safetensors", "chat", "license:apache-2.0"} <= set(found.tags)
+
+
+def test_what_is_quantized_or_not_a_model_is_listed_as_such(hub: LocalHub) -> None:
+    config = json.dumps(CONFIG | {"quantization_config": QUANTIZED})
+    hub.seed("lab/A", source_files(config__json=config))
+    hub.seed("lab/B", source_files(README__md="---\ntags: [gptq]\n---\n"))
+    hub.seed("lab/C", {"README.md": "---\nbase_model: lab/A\nbase_model_relation: quantized\n---\n"})
+    hub.seed("lab/D", {"config.json": json.dumps({"model_type": 3, "architectures": "x"})})
+    hub.seed("lab/E", source_files(), private=True)
+    hub.seed("lab/F", source_files())
+    repos = read_authors(Hub(hub.endpoint, hub.add_token("lab", role="read")), ["lab"])[0].repos
+    by_id = {repo.repo_id[-1]: repo for repo in repos}
+    assert {name: repo.quantized for name, repo in by_id.items()} == {
+        "A": "awq",
+        "B": "gptq",
+        "C": "base_model:quantized:lab/A",
+        **dict.fromkeys("DEF", ""),
+    }
+    assert (by_id["C"].model_type, by_id["D"].model_type, by_id["D"].architectures) == (None, None, ())
+    assert [name for name, repo in by_id.items() if repo.private] == ["E"]
+
+
+def test_the_config_of_the_list_may_name_the_method(hub: LocalHub) -> None:
+    config = {"model_type": "qwen3", "quantization_config": {"quant_method": "fp8"}}
+    hub.faults.add(Fault(path="/api/models", status=200, body=json.dumps([{"id": "lab/A", "config": config}])))
+    [found] = read_authors(as_bot(hub), ["lab"])[0].repos
+    assert found == ListedRepo(repo_id="lab/A", created="", model_type="qwen3", quantized="fp8")
+
+
+def test_an_author_is_listed_once_in_pages_and_others_not_at_all(pages: LocalHub) -> None:
+    pages.seed("other/X", {})
+    listings = read_authors(as_bot(pages), ["lab", "Lab", "nobody", "LAB"])
+    assert [(item.author, len(item.repos), item.problem) for item in listings] == [
+        ("lab", 5, None),
+        ("nobody", 0, None),
+    ]
+    assert [request.path for request in pages.requests] == ["/api/models"] * 4
+    assert [repo.repo_id for repo in listings[0].repos] == [f"lab/M{number}" for number in (4, 3, 2, 1, 0)]
+
+
+def test_a_list_that_breaks_off_is_a_problem_and_never_half_a_list(pages: LocalHub) -> None:
+    pages.faults.add(Fault(path="/api/models", status=503, times=None, skip=2))
+    with stamina.set_testing(True, attempts=2):
+        [broken] = read_authors(as_bot(pages), ["lab"])
+    assert (broken.author, broken.repos) == ("lab", ())
+    assert broken.problem == "the Hub answers 503, after 2 tries"
+    pages.faults.clear()
+    pages.faults.add(Fault(path="/api/models", status=403, skip=2))
+    assert read_authors(as_bot(pages), ["lab"])[0].problem == "the Hub answers 403"
+
+
+def test_a_page_that_fails_once_is_asked_for_again(pages: LocalHub) -> None:
+    pages.faults.add(Fault(path="/api/models", status=503, skip=2))
+    with stamina.set_testing(True, attempts=2):
+        [listing] = read_authors(as_bot(pages), ["lab"])
+    assert len(listing.repos) == 5
+
+
+def test_a_page_that_is_not_of_the_hub_is_a_problem(pages: LocalHub) -> None:
+    pages.faults.add(Fault(path="/api/models", status=200, times=None, body="<html>Log in</html>"))
+    with stamina.set_testing(True, attempts=1):
+        [broken] = read_authors(as_bot(pages), ["lab"])
+    assert str(broken.problem).startswith("an answer is not one of the Hub's API")
