@@ -16,7 +16,7 @@ from bot.cli import terminal
 from bot.cli.console import IsolationOption, WatchlistOption, WorkOption, err, help_without_verb, job_context, out
 from bot.cli.progress import Bars
 from bot.cli.steps import Step, run_stage
-from bot.cli.upkeep import comment, deadman, keepalive
+from bot.cli.upkeep import comment, deadman, keepalive, propose
 from bot.errors import WatchlistError
 from bot.github.attempts import all_refused
 from bot.github.planning import (
@@ -32,6 +32,7 @@ from bot.github.planning import (
 from bot.github.results import final_results, originals_of, read_job, read_plan, read_results, store_plan
 from bot.github.summaries import plan_page, report_page
 from bot.github.tracker import IssueTracker
+from bot.hub.fetch import git_blob_id
 from bot.hub.session import Hub
 from bot.jobs import pipeline
 from bot.jobs.stages import JobContext
@@ -100,7 +101,7 @@ def plan(
     waits. With AWQ_BOT_PAUSED=true no plan is made.
 
     Outputs: quantize and refresh (matrices of job_id, target, runs_on,
-    timeout_minutes), quantize_count, refresh_count. Exit code 2 if the watchlist
+    timeout_minutes), quantize_count, refresh_count, propose_count. Exit code 2 if the watchlist
     has mistakes; each is annotated on its line.
 
     Example: [bold]awq-bot actions plan --watchlist watchlist.yaml --out plan[/]
@@ -125,10 +126,12 @@ def plan(
             publish_on=where,
             max_releases=most_jobs,
         )
+        if not only:
+            planned = tracker.with_proposals(planned, chosen.rules, base=git_blob_id(watchlist.read_bytes()))
         if not dry_run:
             planned = with_originals(hub, planned, folder)
         store_plan(folder, planned)
-        step.outputs(outputs(replace(planned, jobs=()) if dry_run else planned))
+        step.outputs(outputs(replace(planned, jobs=(), proposing=()) if dry_run else planned))
         # What an author's repos are is not known where they could not be listed.
         tracker.close_resolved(planned, full_watchlist=not only and not planned.unlisted)
         if not dry_run:
@@ -256,7 +259,7 @@ def report(
         out.print(terminal.results_table(ended))
 
 
-for verb in (keepalive, deadman, comment):
+for verb in (propose, keepalive, deadman, comment):
     app.command()(verb)
 
 

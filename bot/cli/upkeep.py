@@ -11,6 +11,7 @@ import typer
 from bot.cli.console import WatchlistOption, out
 from bot.cli.steps import Step, causes
 from bot.github.planning import switched_on
+from bot.github.results import read_plan
 from bot.github.summaries import error_page, plan_page
 from bot.github.tracker import IssueTracker
 from bot.hub.session import Hub
@@ -57,6 +58,27 @@ def deadman(
         if problem:
             step.annotate("warning", problem, title="No recent plan")
         out.print(problem or f"{workflow} is well", markup=False)
+
+
+def propose(
+    folder: Annotated[Path, typer.Option("--plan", help="The folder that `plan` wrote.")] = Path("plan"),
+    watchlist: WatchlistOption = Path("watchlist.yaml"),
+) -> None:
+    """Open, update or close the pull requests that add found models to the watchlist, one for each author.
+
+    Needs `contents: write` and `pull-requests: write`. Nothing in the checkout is changed. A repo of a pull
+    request that was closed is never proposed again.
+
+    Example: [bold]awq-bot actions propose --plan plan --watchlist watchlist.yaml[/]
+    """
+    with Step("Proposing new models failed") as step, IssueTracker(step.actions) as tracker:
+        planned = read_plan(folder)
+        if planned is None or not planned.proposing:
+            out.print("nothing to propose")
+            return
+        endpoint = Hub.from_environment().endpoint
+        for line in tracker.write_proposals(planned, watchlist=watchlist, endpoint=endpoint):
+            out.print(line, markup=False)
 
 
 def comment(watchlist: WatchlistOption = Path("watchlist.yaml")) -> None:

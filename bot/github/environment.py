@@ -30,7 +30,7 @@ _CUT = "\n\n*The rest is cut: a summary holds 1 MiB. All of it is in the log.*\n
 class Actions:
     """The run of a workflow. In a person's terminal `inside` is false and most of this is empty.
 
-    workflow: the file's name, `watch.yml`. token: for the API; never printed.
+    workflow: the file's name, `watch.yml`. ref: such as refs/heads/main. token: for the API; never printed.
     """
 
     inside: bool = False
@@ -43,6 +43,7 @@ class Actions:
     workflow: str = ""
     workflow_ref: str = ""
     sha: str = ""
+    ref: str = ""
     event_name: str = ""
     event_path: Path | None = None
     output: Path | None = None
@@ -64,6 +65,7 @@ class Actions:
             workflow=variable("GITHUB_WORKFLOW_REF").partition("@")[0].rpartition("/")[2],
             workflow_ref=variable("GITHUB_WORKFLOW_REF"),
             sha=variable("GITHUB_SHA"),
+            ref=variable("GITHUB_REF"),
             event_name=variable("GITHUB_EVENT_NAME"),
             event_path=_path(variable("GITHUB_EVENT_PATH")),
             output=_path(variable("GITHUB_OUTPUT")),

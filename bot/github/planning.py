@@ -12,6 +12,7 @@ import httpx2
 from bot.errors import BotError, WatchlistError
 from bot.github.attempts import apply_retry_limits
 from bot.github.matrix import matrices, publishable
+from bot.github.proposals import without_private
 from bot.github.results import originals_of
 from bot.github.tracker import IssueTracker
 from bot.hub.session import Hub
@@ -66,6 +67,8 @@ def plan_run(
         hub, watchlist.entries, watchlist.rules, only=only, trusted_publishing=trusted_publishing
     )
     found = publishable(listed, hosted=publish_on == "hosted", public=tracker.actions.is_public is True)
+    # Everyone reads the pages of a public repository.
+    found = found if tracker.actions.is_public is False else without_private(found)
     return apply_retry_limits(
         found, attempts=attempts, running=running, now=now, force=force, max_releases=max_releases
     )
@@ -120,8 +123,12 @@ def publishing_place(where: str, *, oidc: bool, watchlist: Watchlist | None = No
 
 
 def outputs(plan: Plan) -> dict[str, object]:
-    """For the jobs that follow: a matrix and a count of jobs that need a GPU, and of jobs that do not."""
+    """For the jobs that follow: a matrix and a count of jobs that need a GPU, and of jobs that do not.
+
+    propose_count: of the pull requests that have to be written.
+    """
     values: dict[str, object] = {}
     for name, rows in matrices(plan).items():
         values |= {name: {"include": rows}, f"{name}_count": len(rows)}
+    values["propose_count"] = len(plan.proposing)
     return values

@@ -5,11 +5,13 @@ Nothing here stops a run. If GitHub does not answer, a note says so and the run 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
@@ -24,8 +26,9 @@ from bot.github.attempts import (
     refusal_issue_key,
 )
 from bot.github.environment import Actions
+from bot.github.proposals import out_of_date, without_declined
 from bot.github.summaries import failure_text, refusal_text, title_of, trouble_text
-from bot.records import Attempts, Job, JobResult, Plan, RunningJob, Status, sha256_of
+from bot.records import Attempts, DiscoverRule, Job, JobResult, Plan, RunningJob, Status, sha256_of
 from bot.watch.watchlist import Mistake
 
 if TYPE_CHECKING:
@@ -99,6 +102,26 @@ class IssueTracker:
         client = self._client
         return self._try(lambda: jobs_of_this_run(client), "How jobs without a result ended is not known.")
 
+    def with_proposals(self, plan: Plan, rules: Sequence[DiscoverRule], *, base: str) -> Plan:
+        """The plan without what pull requests show to be declined, and with whose pull request has to be written.
+
+        base: the git id of the watchlist. Only on the default branch.
+        """
+        authors = [rule.author for rule in rules if rule.mode == "propose" and rule.entry.hold is None]
+        if self._client is None or not authors:
+            return plan
+        from bot.github.pulls import on_default_branch, proposal_pulls
+
+        client = self._client
+        named = tuple(dict.fromkeys(author.lower() for author in authors))
+        if not self._try(lambda: on_default_branch(client), _NOT_PROPOSED):
+            return plan
+        pulls = self._try(lambda: proposal_pulls(client, named), _NOT_PROPOSED)
+        if pulls is None:
+            return plan
+        plan = without_declined(plan, pulls)
+        return replace(plan, proposing=out_of_date(plan, pulls, named, base=base))
+
     def report_overdue(self, workflow: str, *, now: datetime, limit: timedelta) -> str | None:
         """Open an issue while the last successful plan is older than `limit`, else close it.
 
@@ -144,6 +167,17 @@ class IssueTracker:
 
         client = self._client
         self._try(lambda: create_or_update_comment(client, number, text), "The comment could not be written.")
+
+    def write_proposals(self, plan: Plan, *, watchlist: Path, endpoint: str) -> Iterator[str]:
+        """Write the pull requests that the plan says are out of date; a line about each.
+
+        Raises the first problem, after all were tried.
+        """
+        if self._client is None:
+            raise EnvironmentProblem("no GITHUB_TOKEN, so no pull request can be written")
+        from bot.github.pulls import write_pulls
+
+        yield from write_pulls(self._client, plan, path=watchlist, endpoint=endpoint)
 
     def report_results(
         self, jobs: Sequence[Job], results: Sequence[JobResult], *, endpoint: str, now: datetime
@@ -251,6 +285,7 @@ class IssueTracker:
 
 
 _CAP = f"no more than {CAP_WITHOUT_ATTEMPTS} jobs are started."
+_NOT_PROPOSED = "No pull request proposes models this time."
 _NOT_WRITTEN = "An issue could not be written."
 
 

@@ -16,7 +16,7 @@ class DiscoverRule:
 
     match, exclude, architectures: shell patterns. since: a day, as 2026-01-31. publish_to: an account. entry: what
     is found becomes, but for its names. settings: the keys of that entry as the watchlist has them, each as a line
-    of YAML.
+    of YAML. own_place: whether publish_to is the rule's own.
     """
 
     author: str
@@ -32,6 +32,7 @@ class DiscoverRule:
     publish_to: str
     entry: WatchEntry
     settings: tuple[str, ...] = ()
+    own_place: bool = False
 
     @property
     def line(self) -> int:
@@ -88,6 +89,12 @@ class Proposal:
     line: int
     target: str
     settings: tuple[str, ...] = ()
+
+    @property
+    def item(self) -> tuple[str, ...]:
+        """What is added under `models`: lines of YAML."""
+        repo_id = self.repo.repo_id
+        return (f"repo_id: {repo_id}", *self.settings) if self.settings else (repo_id,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

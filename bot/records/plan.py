@@ -111,7 +111,8 @@ class Job:
 class Plan:
     """The jobs in order, and why there is none for the other models. deferred: jobs beyond the cap.
 
-    proposals, left_out, notes, unlisted: as the rules of `discover` found them.
+    proposals, left_out, notes, unlisted: as the rules of `discover` found them. proposing: the authors, in lower
+    case, whose pull request has to be opened, updated or closed.
     """
 
     jobs: tuple[Job, ...]
@@ -121,3 +122,4 @@ class Plan:
     left_out: tuple[LeftOut, ...] = ()
     notes: tuple[str, ...] = ()
     unlisted: tuple[str, ...] = ()
+    proposing: tuple[str, ...] = ()

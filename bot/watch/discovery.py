@@ -105,7 +105,8 @@ def _take(search: _Search, rule: DiscoverRule, repo: ListedRepo, target: str) ->
     if rule.mode == "publish":
         search.entries.append(replace(rule.entry, repo_id=repo.repo_id, target=target))
         return
-    proposal = Proposal(repo=repo, author=rule.author, line=rule.line, target=target, settings=rule.settings)
+    settings = (f"target: {target}",) * rule.own_place + rule.settings
+    proposal = Proposal(repo=repo, author=rule.author, line=rule.line, target=target, settings=settings)
     search.proposals.append(proposal)
 
 

@@ -217,16 +217,23 @@ def new_watchlist(folder: Path, publish_to: str = EXAMPLE_NAMESPACE) -> str:
 
 
 def with_model(text: str, model: Reference) -> str:
-    """The watchlist with the model after those that it has. text: a watchlist without mistakes.
+    """The watchlist with the model after those that it has. text: a watchlist without mistakes."""
+    return with_items(text, [(item_of(model),)])
+
+
+def with_items(text: str, items: Sequence[tuple[str, ...]]) -> str:
+    """The watchlist with more models after those that it has. text: a watchlist without mistakes.
+
+    items: a model each, as one line of YAML, or as one line for each of its keys.
 
     A YAML library that reads and writes the document would keep comments, but not where they stand, nor how long
-    lines are broken. So the document is only read, and one line is inserted.
+    lines are broken. So the document is only read, and lines are inserted.
     """
     root = yaml.compose(text, Loader=yaml.SafeLoader)
     assert isinstance(root, yaml.MappingNode)
     models = next(value for key, value in root.value if key.value == "models")
     if root.flow_style or (models.flow_style and models.value):
-        return _in_brackets(text, models, model)
+        return _in_brackets(text, models, items)
     newline = "\r\n" if "\r\n" in text else "\n"
     if models.value:
         end, indent = _end(models), models.start_mark.column
@@ -238,15 +245,17 @@ def with_model(text: str, model: Reference) -> str:
     before, after = (text, "") if line_end < 0 else (text[: line_end + 1], text[line_end + 1 :])
     if not before.endswith("\n"):
         before += newline
-    return f"{before}{' ' * indent}- {item_of(model)}{newline}{after}"
+    lines = [f"{'  ' if number else '- '}{line}" for item in items for number, line in enumerate(item)]
+    return before + "".join(f"{' ' * indent}{line}{newline}" for line in lines) + after
 
 
-def _in_brackets(text: str, models: yaml.SequenceNode, model: Reference) -> str:
+def _in_brackets(text: str, models: yaml.SequenceNode, items: Sequence[tuple[str, ...]]) -> str:
+    shown = ", ".join(item[0] if len(item) == 1 else f"{{{', '.join(item)}}}" for item in items)
     if not models.value:
         opened = models.start_mark.index + 1
-        return f"{text[:opened]}{item_of(model)}{text[opened:]}"
+        return f"{text[:opened]}{shown}{text[opened:]}"
     end = _end(models.value[-1])
-    return f"{text[:end]}, {item_of(model)}{text[end:]}"
+    return f"{text[:end]}, {shown}{text[end:]}"
 
 
 def _end(node: yaml.Node) -> int:

@@ -206,6 +206,7 @@ def _rules(
             mode=rule.mode,
             publish_to=rule.publish_to or spec.publish_to or "",
             entry=replace(entry, found=True),
+            own_place=rule.publish_to is not None,
             settings=tuple(yaml_line(key, typed[key]) for key in typed if key in DefaultsSpec.model_fields),
         )
 

@@ -46,7 +46,12 @@ JOBS: dict[tuple[str, str], tuple[dict[str, str], str | None, set[str]]] = {
     ("model.yml", "quantize"): (READ, "read", {"HF_TOKEN"}),
     ("model.yml", "publish"): (READ_AND_ID, "publish", AND_KEY),
     ("pull-request.yml", "plan"): (READ | {"pull-requests": "write"}, None, set()),
-    ("watch.yml", "plan"): (READ | {"actions": "read", "issues": "write"}, "read", {"HF_TOKEN"}),
+    ("watch.yml", "plan"): (
+        READ | {"actions": "read", "issues": "write", "pull-requests": "read"},
+        "read",
+        {"HF_TOKEN"},
+    ),
+    ("watch.yml", "propose"): ({"contents": "write", "pull-requests": "write"}, None, set()),
     ("watch.yml", "model"): (READ_AND_ID, None, set()),
     ("watch.yml", "model-on-runner"): (READ, None, set()),
     ("watch.yml", "refresh"): (READ_AND_ID, "publish", AND_KEY),

@@ -22,6 +22,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from bot.localhub.middleware import Fault, Faults
+from tests.support.github_api.repository import GitRepository
 from tests.support.github_api.serving import served
 
 REPOSITORY = "someone/awq-bot"
@@ -107,6 +108,7 @@ class GitHubApi:
         self._numbers = itertools.count(1)
         self._stack = contextlib.ExitStack()
         self.url = ""
+        self.git = GitRepository(lambda: f"{self.url}{_REPO}", self._login, self._numbers)
         self._app = Starlette(
             routes=[
                 Route("/graphql", self._graphql, methods=["POST"]),
@@ -121,6 +123,7 @@ class GitHubApi:
                 Route(f"{_REPO}/actions/workflows/{{file}}/enable", self._enable, methods=["PUT"]),
                 Route(f"{_REPO}/actions/runs/{{number:int}}", self._run),
                 Route(f"{_REPO}/actions/runs/{{number:int}}/jobs", self._jobs),
+                *self.git.routes(_REPO),
             ]
         )
 
@@ -136,6 +139,7 @@ class GitHubApi:
             "GITHUB_API_URL": self.url,
             "GITHUB_SERVER_URL": "https://github.com",
             "GITHUB_REPOSITORY": REPOSITORY,
+            "GITHUB_REF": "refs/heads/main",
             "GITHUB_RUN_ID": str(run_id),
             "GITHUB_RUN_ATTEMPT": "1",
             "GITHUB_WORKFLOW_REF": f"{REPOSITORY}/.github/workflows/watch.yml@refs/heads/main",
@@ -187,6 +191,11 @@ class GitHubApi:
 
     # -- who
 
+    def _login(self, request: Request) -> str:
+        account = self.account(request)
+        assert account is not None
+        return account.login
+
     async def _graphql(self, request: Request) -> Response:
         account = self.account(request)
         assert account is not None
@@ -236,7 +245,7 @@ class GitHubApi:
     async def _comments(self, request: Request) -> Response:
         number, account = request.path_params["number"], self.account(request)
         assert account is not None
-        if number not in self.issues:
+        if number not in self.issues and number not in self.git.pulls:
             return refusal(404, "Not Found")
         if request.method == "POST":
             comment = self.add_comment(number, account.login, (await request.json())["body"])

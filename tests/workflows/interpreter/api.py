@@ -65,4 +65,5 @@ class RunsApi(GitHubApi):
         scopes = ["issues"] if "/issues" in path else ["actions"] if "/actions" in path else ["contents"]
         # Comments on pull requests are issues' comments, for which the right to pull requests is enough.
         scopes += ["pull-requests"] if "/comments" in path else []
+        scopes = ["pull-requests"] if "/pulls" in path else scopes
         return replace(known, may_write="write" in {granted.get(scope) for scope in scopes})
