@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx2
@@ -25,7 +27,10 @@ class _Client(httpx2.Client):
 
     def __init__(self) -> None:
         super().__init__(
-            event_hooks={"request": [hf_request_event_hook, _set_timeouts], "response": [_raise_if_retried]},
+            event_hooks={
+                "request": [hf_request_event_hook, _set_timeouts],
+                "response": [_note_clock, _raise_if_retried],
+            },
             follow_redirects=True,
             timeout=None,
         )
@@ -35,6 +40,25 @@ class _Client(httpx2.Client):
             return super().send(request, **options)
         except httpx2.TransportError as error:
             raise UnansweredError(str(error), request=request) from error
+
+
+def now() -> datetime:
+    """By the Hub's clock, as far as its answers have shown it."""
+    return datetime.now(UTC) + _clock[0]
+
+
+_clock = [timedelta()]  # how far the Hub's is ahead of ours
+
+
+def _note_clock(response: httpx2.Response) -> None:
+    """Files come from caches, which repeat the date of the first answer."""
+    if not response.request.url.path.startswith("/api/"):
+        return
+    try:
+        shown = parsedate_to_datetime(response.headers["Date"])
+    except (KeyError, ValueError):
+        return
+    _clock[0] = shown.astimezone(UTC) - datetime.now(UTC)
 
 
 def _raise_if_retried(response: httpx2.Response) -> None:

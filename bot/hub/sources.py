@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from huggingface_hub import HfApi, hf_hub_url
@@ -58,6 +59,22 @@ def read_datasets(hub: Hub, sources: Iterable[TextSource]) -> tuple[DatasetListi
     pinned = dict.fromkeys((source.dataset, source.revision) for source in sources)
     named = [(repo_id, revision) for repo_id, revision in pinned if repo_id and revision]
     return side_by_side(lambda item: _dataset(hub, *item), named)
+
+
+def read_change_times(hub: Hub, asked: Sequence[tuple[Upstream, Sequence[str]]]) -> tuple[datetime | str, ...]:
+    """When the latest of these files changed in each source, at its commit, or why that is not known, in short.
+
+    One API call each.
+    """
+    return side_by_side(lambda item: _changed(hub, *item), asked)
+
+
+def _changed(hub: Hub, source: Upstream, paths: Sequence[str]) -> datetime | str:
+    try:
+        found = call(lambda: hub.reader.get_paths_info(source.repo_id, [*paths], expand=True, revision=source.sha))
+    except (HfHubHTTPError, HubFailsError) as error:
+        return _problem_of(error, what="repo", revision=f"commit {source.sha[:8]}")
+    return max((item.last_commit.date for item in found if item.last_commit), default="no file has a date")
 
 
 # --- sources ------------------------------------------------------------------------------------------------

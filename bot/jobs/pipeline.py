@@ -19,13 +19,14 @@ from bot.errors import (
     WatchlistError,
 )
 from bot.hub.access import check_may_publish, exchange
+from bot.hub.client import now
 from bot.hub.listings import read_authors
 from bot.hub.publish import make_public_note
 from bot.hub.pull import Pinned, pull_files
 from bot.hub.session import Hub
 from bot.hub.settings import PreparedTarget, check_token, create_target, with_visibility
 from bot.hub.signatures import check_may_sign, with_signatures
-from bot.hub.sources import read_datasets, read_details, read_sources
+from bot.hub.sources import read_change_times, read_datasets, read_details, read_sources
 from bot.hub.targets import read_targets, with_origins
 from bot.jobs import stages
 from bot.jobs.folder import JobDir
@@ -58,6 +59,7 @@ from bot.watch.identity import same_repo_refusals
 from bot.watch.licenses import license_refusal
 from bot.watch.refusals import dataset_name, dataset_refusal, own_code, refuse
 from bot.watch.release import make_plan
+from bot.watch.settling import may_be_too_young, settling_skip, weight_paths
 
 # --- watch --------------------------------------------------------------------------------------------------
 
@@ -88,6 +90,7 @@ def plan(
             same_repo_refusals(active, sources), active, sources, targets, strict=True
         )
     ]
+    triaged = _without_settling(hub, triaged)
     candidates = [item for item in triaged if isinstance(item, release.Candidate)]
     read = read_details(hub, [item.upstream for item in candidates])
     details = [_with_layers(item.entry, detail) for item, detail in zip(candidates, read, strict=True)]
@@ -134,6 +137,23 @@ def _discovered(
     why = f": {chosen.left_out[0].reason}" if chosen.left_out else ""
     hint = "List it under `models`, or check its spelling."
     raise WatchlistError(f"{only} is not on the watchlist, and no rule finds it{why}", hint=hint)
+
+
+def _without_settling(
+    hub: Hub, triaged: Sequence[Skip | Job | release.Candidate]
+) -> list[Skip | Job | release.Candidate]:
+    """New releases whose weights are too young wait. One more API call for those that changed of late."""
+    current = now()
+    young = [item for item in triaged if isinstance(item, release.Candidate) and may_be_too_young(item, current)]
+    asked = [(item.upstream, weight_paths(item.upstream)) for item in young]
+    times = read_change_times(hub, [(upstream, paths) for upstream, paths in asked if paths])
+    dated = iter(times)
+    waiting = {
+        id(item): settling_skip(item, next(dated), current)
+        for item, (_, paths) in zip(young, asked, strict=True)
+        if paths
+    }
+    return [waiting.get(id(item)) or item for item in triaged]
 
 
 def _with_layers(entry: WatchEntry, details: Details) -> Details:

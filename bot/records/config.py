@@ -227,7 +227,8 @@ def read_signer(text: str) -> Signer | None:
 class WatchEntry:
     """One validated model of the watchlist. signed_by: who must have signed what is published.
 
-    found: by a rule of `discover`, whose line it then has.
+    settle_s: how old a new release's weights must be, in seconds. found: by a rule of `discover`, whose line it
+    then has.
     """
 
     repo_id: str
@@ -245,5 +246,6 @@ class WatchEntry:
     requantize: Literal["changed", "outdated"] = "changed"
     trust_remote_code: bool = False
     signed_by: Signer | None = field(default=None, metadata=LATER)
+    settle_s: int = field(default=0, metadata=LATER)
     found: bool = field(default=False, metadata=LATER)
     line: int = 0

@@ -20,6 +20,7 @@ _LICENSE_HINT = "Write licence ids as the Hub does, in lower case: apache-2.0, m
 _GLOB_KEYS = ("match", "exclude", "architectures")
 _GLOB_HINT = "Write a pattern such as `Qwen4-*`: letters, digits, - _ . and * ? [ ]."
 _PATTERN_HINTS = {
+    "settle": "Write minutes, hours or days: 90m, 2h or 1d.",
     "author": "A namespace is a user or organisation name, without a slash.",
     "match": f"{_GLOB_HINT} It is compared with the name, without the owner.",
     "exclude": f"{_GLOB_HINT} It is compared with the name, without the owner.",

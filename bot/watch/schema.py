@@ -35,6 +35,7 @@ from bot.watch.values import (
     TaskName,
     TaskPath,
     Text,
+    Wait,
 )
 
 SCHEMA_FILE = Path(__file__).with_name("watchlist.schema.json")
@@ -246,6 +247,8 @@ class DefaultsSpec(_Spec):
     licenses: LicensesSpec = LicensesSpec()
     hold: Text | None = None
     """Why the model is left alone for now; remove the line to go on."""
+    settle: Wait | None = None
+    """Wait until a new release's weights are so old, such as 2h: they may be uploaded in several commits."""
     priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
     """Higher is done first."""
     private: bool = False

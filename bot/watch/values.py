@@ -28,6 +28,8 @@ LicenseId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._+-]*$")
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]
 TaskName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=100)]
 TaskPath = Annotated[str, StringConstraints(pattern=_TASK_FILE, max_length=500)]
+_WAIT = r"^[0-9]{1,4}[mhd]$"
+Wait = Annotated[str, StringConstraints(pattern=_WAIT)]
 FilePath = Annotated[str, StringConstraints(pattern=_FILE, max_length=500)]
 
 # Shell patterns for the names of repos, of architectures or of model types.
@@ -68,6 +70,11 @@ Count = Annotated[
     BeforeValidator(_count),
     WithJsonSchema({"anyOf": [{"type": "integer", "exclusiveMinimum": 0}, {"type": "string", "pattern": _COUNT}]}),
 ]
+
+
+def wait_s(wait: str | None) -> int:
+    """`90m`, `2h` or `1d` in seconds."""
+    return int(wait[:-1]) * {"m": 60, "h": 3600, "d": 86_400}[wait[-1]] if wait else 0
 
 
 def is_text_file(name: str) -> bool:

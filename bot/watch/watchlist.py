@@ -37,7 +37,7 @@ from bot.watch.schema import (
     evaluation_sources,
 )
 from bot.watch.task_files import FileContent, TaskContent, file_content, task_content
-from bot.watch.values import is_task_file, is_text_file
+from bot.watch.values import is_task_file, is_text_file, wait_s
 
 _MAX_BYTES = 500_000
 _MAX_MISTAKES = 100
@@ -226,6 +226,7 @@ def _entry(
         gate=Thresholds(**_present(settings.gate)),
         licenses=Licenses(**_present(settings.licenses)),
         hold=settings.hold,
+        settle_s=wait_s(settings.settle),
         priority=settings.priority,
         private=settings.private,
         requantize=settings.requantize,
