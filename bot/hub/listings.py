@@ -10,9 +10,9 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.hf_api import ExpandModelProperty_T, ModelInfo
 
-from bot.errors import UpstreamError
 from bot.hub.fetch import side_by_side
 from bot.hub.session import Hub, HubFailsError, call, status_of
+from bot.hub.sources import REPO_ID
 from bot.records import AuthorListing, ListedRepo
 
 # https://huggingface.co/docs/huggingface_hub/package_reference/hf_api#huggingface_hub.HfApi.list_models.expand
@@ -47,15 +47,18 @@ def _listing(hub: Hub, author: str) -> AuthorListing:
         if status_of(error) == 404:
             return AuthorListing(author=author)
         return AuthorListing(author=author, problem=f"the Hub answers {status_of(error)}")
-    except (HubFailsError, UpstreamError) as error:
+    except HubFailsError as error:
         return AuthorListing(author=author, problem=error.message)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        # huggingface_hub fails on unexpected types, such as a date that is none.
+        return AuthorListing(author=author, problem=f"its list cannot be read: {type(error).__name__}")
     return AuthorListing(author=author, repos=tuple(found.values()))
 
 
 def _listed(api: HfApi, author: str) -> dict[str, ListedRepo]:
     """By id: a repo that is created meanwhile moves another one to the next page, which lists it again."""
     listed = api.list_models(author=author, sort="created_at", expand=_EXPAND)
-    return {info.id: _repo(info) for info in listed}
+    return {info.id: _repo(info) for info in listed if REPO_ID.fullmatch(info.id)}
 
 
 def _repo(info: ModelInfo) -> ListedRepo:
@@ -67,12 +70,12 @@ def _repo(info: ModelInfo) -> ListedRepo:
     return ListedRepo(
         repo_id=info.id,
         created=created.isoformat().replace("+00:00", "Z") if created else "",
-        downloads=info.downloads or 0,
+        downloads=info.downloads if isinstance(info.downloads, int) else 0,
         parameters=total if isinstance(total, int) else None,
         architectures=_texts(config.get("architectures")),
         model_type=model_type if isinstance(model_type, str) else None,
         quantized=_quantized(config, tags),
-        library=info.library_name,
+        library=info.library_name if isinstance(info.library_name, str) else None,
         tags=tags,
         gated=bool(info.gated),
         private=bool(info.private),

@@ -38,7 +38,7 @@ from bot.hub.session import Hub, HubFailsError, call, status_of
 from bot.records import DatasetListing, Details, HubFile, TextSource, Upstream, WatchEntry
 from bot.text import one_line
 
-_REPO_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+REPO_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 # A pointer of git-lfs has about 130 bytes, and no vocabulary is that small.
 _POINTER_BYTES = 200
 _FIRST_READ_BYTES = 100_000  # contains the whole header of nearly every safetensors file
@@ -141,7 +141,7 @@ def _read_upstream(asked: str, info: ModelInfo, *, endpoint: str) -> Upstream:
 
 def _repo_id(info: ModelInfo) -> str | None:
     """None where a mirror answers with something else than an id."""
-    return info.id if isinstance(info.id, str) and _REPO_ID.fullmatch(info.id) else None
+    return info.id if isinstance(info.id, str) and REPO_ID.fullmatch(info.id) else None
 
 
 def _hub_file(sibling: RepoSibling) -> HubFile:

@@ -76,6 +76,16 @@ def test_the_config_of_the_list_may_name_the_method(hub: LocalHub) -> None:
     assert found == ListedRepo(repo_id="lab/A", created="", model_type="qwen3", quantized="fp8")
 
 
+def test_names_and_types_that_the_hub_does_not_have_are_not_trusted(hub: LocalHub) -> None:
+    odd = {"id": "lab/A", "downloads": "9", "library_name": ["x"], "tags": "x", "safetensors": None, "config": []}
+    names = ("lab/B\n  - evil/Model", "lab/C, x: 1", "lab", "lab/D/e")
+    body = json.dumps([odd, *({"id": name} for name in names)])
+    hub.faults.add(Fault(path="/api/models", status=200, body=body))
+    assert read_authors(as_bot(hub), ["lab"])[0].repos == (ListedRepo(repo_id="lab/A", created=""),)
+    hub.faults.add(Fault(path="/api/models", status=200, body=json.dumps([{"id": "lab/A", "createdAt": "soon"}])))
+    assert read_authors(as_bot(hub), ["lab"])[0].problem == "its list cannot be read: ValueError"
+
+
 def test_an_author_is_listed_once_in_pages_and_others_not_at_all(pages: LocalHub) -> None:
     pages.seed("other/X", {})
     listings = read_authors(as_bot(pages), ["lab", "Lab", "nobody", "LAB"])
