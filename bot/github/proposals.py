@@ -48,13 +48,13 @@ def read_pull_mark(body: str, *, number: int, is_open: bool) -> ProposalPull | N
     found = next(reversed(list(_MARK.finditer(body.replace("\r\n", "\n")))), None)
     if found is None:
         return None
-    repos = tuple(found["repos"].split(","))
+    repos = () if found["repos"] == "-" else tuple(found["repos"].split(","))
     author, base, head = found["author"], found["base"], found["head"]
     return ProposalPull(author=author, number=number, is_open=is_open, base=base, head=head, repos=repos)
 
 
 def pull_mark(author: str, repos: Iterable[str], *, base: str, head: str) -> str:
-    names = ",".join(sorted(name.lower() for name in repos))
+    names = ",".join(sorted(name.lower() for name in repos)) or "-"
     return f"<!-- awq-bot discover author={author.lower()} base={base} head={head} repos={names} -->"
 
 

@@ -137,10 +137,13 @@ def _open_or_update(
 
 
 def _close(repository: Repository, pull: ProposalPull) -> str:
+    """Its hidden line then names no repo: only what a person closes is declined."""
+    why = "No rule of the watchlist proposes these models any more."
     with answered(f"closing pull request #{pull.number}"):
         found = repository.get_pull(pull.number)
-        found.create_issue_comment("No rule of the watchlist proposes these models any more.")
-        found.edit(state="closed")
+        found.create_issue_comment(why)
+        mark = pull_mark(pull.author, [], base=pull.base, head=pull.head)
+        found.edit(body=body_of(why, mark), state="closed")
     return f"pull request #{pull.number} is closed: nothing is left to propose"
 
 

@@ -159,6 +159,10 @@ def test_when_nothing_is_left_to_propose_the_pull_request_is_closed(lab: Workspa
     assert pull_of(lab).state == "closed"
     assert "No rule of the watchlist proposes these models any more." in lab.api.comments_on(number)
     assert lab.plan().outputs["propose_count"] == "0"
+    # Only what a person closes is declined.
+    commit(lab, LIST)
+    assert "is opened" in run(lab).out
+    assert on_branch(lab) == with_lines(ADDED)
 
 
 def test_what_was_added_since_the_plan_is_not_proposed(lab: Workspace) -> None:
