@@ -129,7 +129,13 @@ def test_every_job_installs_a_lock_file_that_is_there() -> None:
                 if step.get("uses") == "$/.github/actions/setup":
                     used.setdefault(step["with"]["lock"], set()).add(f"{path.name} {job}")
     assert used == {
-        "plan": {"ci.yml watchdog", "pull-request.yml plan", "watch.yml plan", "watch.yml report"},
+        "plan": {
+            "ci.yml watchdog",
+            "pull-request.yml plan",
+            "watch.yml plan",
+            "watch.yml propose",
+            "watch.yml report",
+        },
         "publish": {"model.yml publish"},
         "quantize": {"model.yml quantize", "model-on-runner.yml quantize"},
         "refresh": {"watch.yml refresh"},

@@ -97,7 +97,8 @@ def forbid_core_dumps() -> None:
     https://man7.org/linux/man-pages/man5/core.5.html
     """
     if known_secrets():
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        _, most = resource.getrlimit(resource.RLIMIT_CORE)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, most))
         if sys.platform.startswith("linux"):
             _set_not_dumpable()
 

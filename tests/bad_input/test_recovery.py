@@ -57,6 +57,7 @@ def test_a_disk_that_fills_up_while_pulling_keeps_complete_files(sandbox_before:
     finish(sandbox)
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_while_quantizing_leaves_no_partial_file(
     sandbox_before: SandboxBefore, small_sandbox: Sandbox
 ) -> None:

@@ -108,7 +108,7 @@ def test_a_process_with_a_secret_dumps_no_core(tmp_path: Path) -> None:
         "print(resource.getrlimit(resource.RLIMIT_CORE), dumpable)"
     )
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)}
-    for more, expected in (({}, "(4096, 4096) 1"), ({"HF_TOKEN": SECRET}, "(0, 0) 0")):
+    for more, expected in (({}, "(4096, 4096) 1"), ({"HF_TOKEN": SECRET}, "(0, 4096) 0")):
         done = subprocess.run(
             [sys.executable, "-c", code], env=environment | more, capture_output=True, text=True, check=True
         )

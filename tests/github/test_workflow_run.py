@@ -272,7 +272,7 @@ TAMPERING: list[tuple[str, Callable[[Path], object], str]] = [
         )
     ),
     ("another recipe", partial(with_quantized, recipe=Recipe(group_size=64)), "its recipe is not the planned one"),
-    ("another tag", with_other_tag, "its provenance does not follow"),
+    ("another tag", with_other_tag, "not follow from its source"),
 ]
 
 

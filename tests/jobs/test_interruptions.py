@@ -38,10 +38,10 @@ def trained(tmp_path: Path) -> Iterator[Sandbox]:
 @pytest.mark.parametrize(
     ("stages", "record"),
     [
-        (("pull", "quantize"), "weights.json"),
+        pytest.param(("pull", "quantize"), "weights.json", marks=pytest.mark.slow),
         (("quantize", "evaluate"), "quantized.json"),
-        (("evaluate", "card"), "report.json"),
-        (("card",), "card.json"),
+        pytest.param(("evaluate", "card"), "report.json", marks=pytest.mark.slow),
+        pytest.param(("card",), "card.json", marks=pytest.mark.slow),
     ],
 )
 def test_a_run_killed_after_a_stage_resumes_there(
