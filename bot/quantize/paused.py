@@ -70,10 +70,13 @@ class PausedRuns:
             yield run.switch()
 
     def _keep(self, name: str, module: nn.Module, args: Any) -> None:
-        self._stream[greenlet.getcurrent()].setdefault(name, args[0])
+        if (run := greenlet.getcurrent()) in self._stream:
+            self._stream[run].setdefault(name, args[0])
 
     def _pause(self, name: str, module: nn.Module, args: Any) -> None:
         run = greenlet.getcurrent()
+        if run not in self._passed:  # the rest of a long text, which nothing is corrected for
+            return
         passed = self._passed[run]
         # A linear that runs several times pauses only the first time.
         if passed < len(self._stops) and self._stops[passed] == name:

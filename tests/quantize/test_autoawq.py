@@ -15,6 +15,7 @@ from bot.checkpoint.rounding import round_to_nearest
 from bot.checkpoint.skeleton import Skeleton, open_skeleton
 from bot.errors import QuantizationError, UnsupportedModelError
 from bot.quantize import autoawq as autoawq_module
+from bot.quantize import compensated, correction, in_turn, walk
 from bot.quantize import search as search_module
 from bot.quantize.architectures import linears_inside
 from bot.quantize.artifact import METHODS
@@ -94,6 +95,23 @@ def quantized_layers(skeleton: Skeleton, folder: Path, *, method: str) -> dict[s
 def quantized(model_type: str, folder: Path, *, method: str, **settings: Any) -> dict[str, Tensor]:
     _, skeleton = opened(model_type, folder, **settings)
     return quantized_layers(skeleton, folder, method=method)
+
+
+def test_more_text_than_is_corrected_for_goes_through_the_quantized_layers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "whole").mkdir()
+    whole = quantized("qwen3", tmp_path / "whole", method="awq+gptq")
+    for module in (compensated, correction, in_turn):
+        monkeypatch.setattr(module, "CORRECTED_TOKENS", 2 * 32)
+    monkeypatch.setattr(walk, "TOKENS_AT_ONCE", 32)
+    (tmp_path / "part").mkdir()
+    part = quantized("qwen3", tmp_path / "part", method="awq+gptq")
+    assert {name: tensor.shape for name, tensor in part.items()} == {
+        name: tensor.shape for name, tensor in whole.items()
+    }
+    name = "model.layers.1.mlp.down_proj.qweight"  # fitted to less text
+    assert not torch.equal(part[name], whole[name])
 
 
 @pytest.mark.parametrize("method", METHODS)
