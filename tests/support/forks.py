@@ -82,6 +82,7 @@ def forks(folder: Path) -> Iterator[Forks]:
     """folder: for what libraries write when they are imported."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "HF_HUB_DISABLE_XET": "1"}
+    environment.pop("HF_HUB_OFFLINE", None)  # another test in this process may have quantized
     server = subprocess.Popen(
         [sys.executable, "-m", __name__, str(theirs.fileno())],
         env=environment | {"TMPDIR": str(folder), "HF_HOME": str(folder), "OMP_NUM_THREADS": "1"},
