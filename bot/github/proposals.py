@@ -64,7 +64,7 @@ def pull_title(author: str, count: int) -> str:
 
 
 def pull_text(proposals: Sequence[Proposal], *, endpoint: str, run_url: str, edited: bool) -> str:
-    """The visible part of the body. edited: somebody else has pushed to the branch."""
+    """The visible part of the body. edited: someone else has pushed to the branch."""
     return render(
         "proposal_pull.md.jinja",
         proposals=proposals,

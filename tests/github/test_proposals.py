@@ -115,7 +115,7 @@ def test_what_others_pushed_to_the_branch_stays(lab: Workspace) -> None:
     run(lab)
     assert on_branch(lab) == theirs.replace("# ours\n", "# ours\n  - repo_id: lab/New-B\n    priority: 3\n")
     assert lab.api.git.at(BRANCH).parents == (pushed.sha,)
-    assert "Somebody has pushed to this branch" in pull_of(lab).body
+    assert "Someone has pushed to this branch" in pull_of(lab).body
     assert lab.plan().outputs["propose_count"] == "0"
 
 

@@ -88,10 +88,10 @@ def test_names_and_types_that_the_hub_does_not_have_are_not_trusted(hub: LocalHu
 
 def test_an_author_is_listed_once_in_pages_and_others_not_at_all(pages: LocalHub) -> None:
     pages.seed("other/X", {})
-    listings = read_authors(as_bot(pages), ["lab", "Lab", "nobody", "LAB"])
+    listings = read_authors(as_bot(pages), ["lab", "Lab", "unknown", "LAB"])
     assert [(item.author, len(item.repos), item.problem) for item in listings] == [
         ("lab", 5, None),
-        ("nobody", 0, None),
+        ("unknown", 0, None),
     ]
     assert [request.path for request in pages.requests] == ["/api/models"] * 4
     assert [repo.repo_id for repo in listings[0].repos] == [f"lab/M{number}" for number in (4, 3, 2, 1, 0)]

@@ -155,7 +155,7 @@ def _descendants(pid: int) -> list[int]:
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
-    except OSError:  # it has ended, or nobody may look into it
+    except OSError:  # it has ended, or is not readable
         return b""
 
 

@@ -156,18 +156,18 @@ def test_two_rules_on_one_line_are_two_rules() -> None:
 def test_what_cannot_be_listed_is_said_and_finds_nothing() -> None:
     listings = [
         AuthorListing(author="Lab", problem="the Hub answers 500"),
-        AuthorListing(author="nobody"),
+        AuthorListing(author="unknown"),
         AuthorListing(author="some", repos=(listed("some/New"),)),
     ]
     held = rule(author="held", entry=entry(hold="not yet", line=9))
-    rules = [rule(), rule(author="nobody", line=12), rule(author="some", match=("A*", "B*"), line=15), held]
+    rules = [rule(), rule(author="unknown", line=12), rule(author="some", match=("A*", "B*"), line=15), held]
     found = discover(rules, listings, ())
     assert found == Discovery(
         unlisted=("Lab",),
         notes=(
             "discover lab (line 9): its repos could not be listed, so that nothing is found this time: "
             "the Hub answers 500",
-            "discover nobody (line 12): no such account on the Hub, or our token can see none of its models",
+            "discover unknown (line 12): no such account on the Hub, or our token can see none of its models",
             "discover some (line 15): no repo's name matches A* or B*",
             "discover held (line 9): on hold: not yet",
         ),
