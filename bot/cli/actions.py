@@ -29,7 +29,7 @@ from bot.github.planning import (
     watched,
     with_originals,
 )
-from bot.github.results import final_results, originals_of, read_job, read_plan, read_results, store_plan
+from bot.github.results import attested, final_results, originals_of, read_job, read_plan, read_results, store_plan
 from bot.github.summaries import plan_page, report_page
 from bot.github.tracker import IssueTracker
 from bot.hub.fetch import git_blob_id
@@ -190,6 +190,9 @@ def publish(
     Exit code 7 if the artifact is not what the plan asks for. Without an artifact
     it succeeds and writes no result. Does nothing if it is published already.
 
+    Outputs: provenance (REPO_ID@TAG/provenance.json) and provenance_digest (sha256:…) of a new publication, for
+    actions/attest.
+
     Example: [bold]awq-bot actions publish --plan plan --job-id ID --artifact artifact --results results[/]
     """
     with Step("Publishing failed") as step:
@@ -202,7 +205,7 @@ def publish(
             context = job_context(artifact, artifact, Bars(err))
             return pipeline.publish_job(context, job, artifact, originals=originals_of(folder, job.job_id))
 
-        run_stage(step, "publish", job, send, results=results, folder=artifact)
+        step.outputs(attested(run_stage(step, "publish", job, send, results=results, folder=artifact)))
 
 
 @app.command()
@@ -218,6 +221,8 @@ def refresh(
     Needs a write token. The result is written to RESULTS, also after a failure. A model's own code always needs
     isolation.
 
+    Outputs: as those of `publish`.
+
     Example: [bold]awq-bot actions refresh --plan plan --job-id ID --work work --results results[/]
     """
     with Step("Refreshing failed") as step:
@@ -228,7 +233,7 @@ def refresh(
                 _isolated_context(work, work, job, require_isolation), job, reported_stage="refresh"
             )
 
-        run_stage(step, "refresh", job, whole, results=results, folder=work / job_id)
+        step.outputs(attested(run_stage(step, "refresh", job, whole, results=results, folder=work / job_id)))
 
 
 @app.command()

@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
 
+from bot.checkpoint.repo_files import PROVENANCE
 from bot.errors import EnvironmentProblem, WatchlistError
 from bot.files import write_atomic
 from bot.github.matrix import HOSTED_RUNNER, job_minutes, runner_labels
@@ -179,6 +180,17 @@ def store_result(folder: Path, result: JobResult) -> JobResult:
     written = replace(result, message=redacted(result.message), hint=redacted(result.hint))
     write_atomic(_file_of(folder / _artifact_name(result), result.job_id), to_json(written).encode())
     return written
+
+
+def attested(result: JobResult) -> dict[str, object]:
+    """The outputs that actions/attest reads: name and digest of a new publication's provenance, else empty."""
+    made = result.publication
+    if made is None or not made.new or not made.provenance_sha256:
+        return {"provenance": "", "provenance_digest": ""}
+    return {
+        "provenance": f"{made.repo_id}@{made.tag}/{PROVENANCE}",
+        "provenance_digest": f"sha256:{made.provenance_sha256}",
+    }
 
 
 def read_results(folder: Path, plan: Plan) -> tuple[tuple[JobResult, ...], tuple[str, ...]]:

@@ -130,6 +130,7 @@ def _complete(hub: Hub, api: HfApi, job: Job, progress: Progress, started: float
         private=bool(settings_of(api, target).private) if hub.trusted_publishing else private,
         new=new,
         duration_s=time.monotonic() - started,
+        provenance_sha256=state.provenance_sha256,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -75,8 +76,10 @@ def _with_head(api: HfApi, target: Published) -> Published:
     revision = target.head or "main"
     try:
         content, repo_id = read_and_identify(api, target.repo_id, PROVENANCE, revision=revision)
-        provenance = read_provenance(content)
-        return replace(target, repo_id=repo_id, state=TargetState.OURS, provenance=provenance)
+        provenance, digest = read_provenance(content), hashlib.sha256(content).hexdigest()
+        return replace(
+            target, repo_id=repo_id, state=TargetState.OURS, provenance=provenance, provenance_sha256=digest
+        )
     except (RemoteEntryNotFoundError, RevisionNotFoundError) as error:
         target = replace(target, repo_id=id_of_repo(error.response, target.repo_id))
     except HfHubHTTPError as error:

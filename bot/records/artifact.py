@@ -166,7 +166,8 @@ class Published:
     """A target repo on the Hub: its head, its tags, and the provenance on its head if there is one.
 
     repo_id: the id that the Hub answers with. origin: the same of the repo that the release was made from, if it
-    was asked for. private: None if not known. distrust: why the release is not what `signed_by` signed.
+    was asked for. provenance_sha256: of the file's bytes. private: None if not known. distrust: why the release is
+    not what `signed_by` signed.
     """
 
     repo_id: str
@@ -174,6 +175,7 @@ class Published:
     head: str = ""
     tags: tuple[Tag, ...] = ()
     provenance: Provenance | None = None
+    provenance_sha256: str = ""
     private: bool | None = None
     problem: str | None = None
     origin: str | None = None
@@ -209,6 +211,7 @@ class Publication:
     private: bool
     new: bool
     duration_s: float
+    provenance_sha256: str = ""  # of the published file, for attestations
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,7 +30,7 @@ GITHUB = ROOT / ".github"
 FILES = sorted(path.name for path in (GITHUB / "workflows").glob("*.yml"))
 ACTIONS = sorted(path.parent.name for path in (GITHUB / "actions").glob("*/action.yml"))
 READ = {"contents": "read"}
-READ_AND_ID = READ | {"id-token": "write"}
+READ_AND_ID = READ | {"attestations": "write", "id-token": "write"}
 BOTH = {"HF_TOKEN", "HF_WRITE_TOKEN"}
 # The key that signs is where releases are published, and never on the GPU runner.
 AND_KEY = BOTH | {"AWQ_BOT_SIGNING_KEY"}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 
+from bot.checkpoint.repo_files import PROVENANCE
 from bot.hub.session import Hub
 from bot.jobs import pipeline
 from bot.watch import watchlist as watchlists
@@ -20,11 +23,16 @@ def create_targets(deployment: Deployment) -> list[tuple[str, ...]]:
     return [made.done for made in pipeline.create_targets(hub, entries)]
 
 
+def published_digest(deployment: Deployment) -> str:
+    """Of the provenance on the target's head, as actions/attest takes it."""
+    return f"sha256:{hashlib.sha256(deployment.hub.files(target('one'))[PROVENANCE]).hexdigest()}"
+
+
 @pytest.fixture
 def trusted(deploy: Deploy) -> Deployment:
     """A target that exists and trusts watch.yml, and no write token anywhere."""
     deployment = deploy("one")
-    deployment.repository.variables["AWQ_BOT_OIDC"] = "true"
+    deployment.repository.variables |= {"AWQ_BOT_OIDC": "true", "AWQ_BOT_ATTEST": "true"}
     deployment.repository.environments.clear()
     deployment.repository.secrets["HF_TOKEN"] = deployment.hub.token("bot", role="read")
     create_targets(deployment)
@@ -43,6 +51,9 @@ def test_a_workflow_publishes_with_its_identity_and_no_write_token(trusted: Depl
     assert (step.env["HF_WRITE_TOKEN"], step.env["HF_OIDC_RESOURCE"]) == ("", target("one"))
     assert steps_with_value(run.steps, trusted.write_token) == set()
     assert steps_with_value(run.steps, trusted.api.identities.request_token) == {(publish.name, step.name)}
+    [(subject, digest)] = run.artifacts.attested.items()
+    assert subject.startswith(f"{target('one')}@upstream-")
+    assert digest == published_digest(trusted)
     assert create_targets(trusted) == [("made public",)]
     assert trusted.watch().results == {"plan": "success"}
 
@@ -56,6 +67,7 @@ def test_small_files_are_republished_with_the_workflows_identity(trusted: Deploy
     assert run.results == {"plan": "success", f"refresh {target('one')}": "success", "report": "success"}
     assert trusted.hub.history(target("one"))[0].author == "[OIDC]"
     assert steps_with_value(run.steps, trusted.write_token) == set()
+    assert list(run.artifacts.attested.values()) == [published_digest(trusted)]
 
 
 @pytest.mark.slow

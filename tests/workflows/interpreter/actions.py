@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -27,9 +28,13 @@ class Artifact:
 
 
 class Artifacts:
-    """Names are unique in a run, and any job may overwrite one; ids are never reused."""
+    """Names are unique in a run, and any job may overwrite one; ids are never reused.
+
+    attested: name -> digest of what the run's jobs attested.
+    """
 
     def __init__(self, root: Path) -> None:
+        self.attested: dict[str, str] = {}
         self._root = root
         self._by_name: dict[str, Artifact] = {}
         self._ids = itertools.count(1)
@@ -70,11 +75,15 @@ class StepFailedError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class ActionContext:
-    """What an action can reach: the machine's workspace, the run's artifacts, and what is checked in."""
+    """What an action can reach: the machine's workspace, the run's artifacts, and what is checked in.
+
+    permissions: of the job's token.
+    """
 
     workspace: Path
     artifacts: Artifacts
     checkout: Path
+    permissions: Mapping[str, str]
 
 
 def run_action(uses: str, inputs: Inputs, context: ActionContext) -> Outputs:
@@ -125,6 +134,15 @@ def _download(inputs: Inputs, context: ActionContext) -> Outputs:
     return {}
 
 
+def _attest(inputs: Inputs, context: ActionContext) -> Outputs:
+    if missing := [right for right in ("attestations", "id-token") if context.permissions.get(right) != "write"]:
+        raise StepFailedError(f"Failed to attest: the job lacks {missing}")
+    if not re.fullmatch("sha256:[0-9a-f]{64}", inputs["subject-digest"]):
+        raise StepFailedError("subject-digest must be in the format <algorithm>:<digest>")
+    context.artifacts.attested[inputs["subject-name"]] = inputs["subject-digest"]
+    return {}
+
+
 def _alls_green(inputs: Inputs, context: ActionContext) -> Outputs:
     bad = {name: job["result"] for name, job in json.loads(inputs["jobs"]).items() if job["result"] != "success"}
     if bad:
@@ -134,6 +152,7 @@ def _alls_green(inputs: Inputs, context: ActionContext) -> Outputs:
 
 _UPLOAD = {"name", "path", "if-no-files-found", "overwrite", "compression-level", "retention-days"}
 _ACTIONS: dict[str, tuple[Callable[[Inputs, ActionContext], Outputs], set[str]]] = {
+    "actions/attest": (_attest, {"subject-name", "subject-digest"}),
     "actions/checkout": (_checkout, {"persist-credentials"}),
     "actions/setup-python": (_setup_python, {"python-version"}),
     "actions/upload-artifact": (_upload, _UPLOAD),

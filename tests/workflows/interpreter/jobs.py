@@ -54,7 +54,12 @@ def launch(run: RunContext, level: Level, job: Job, contexts: dict[str, Any], *,
         env |= repository.api.identity(environment or "")
     env |= {key: as_text(value) for key, value in evaluate(level.workflow.env, seen).items()}
     record = JobRecord(name=name, labels=labels, environment=environment, permissions=permissions)
-    context = ActionContext(workspace=folder / "work", artifacts=run.artifacts, checkout=repository.checkout)
+    context = ActionContext(
+        workspace=folder / "work",
+        artifacts=run.artifacts,
+        checkout=repository.checkout,
+        permissions=permissions,
+    )
     repository.api.set_job(run.id, name, "in_progress", None)
     for path in (folder / "work", folder / "temp"):
         path.mkdir(parents=True)
