@@ -18,7 +18,7 @@ from bot.cli.progress import Bars
 from bot.cli.steps import Step, run_stage
 from bot.cli.upkeep import comment, deadman, keepalive, propose
 from bot.errors import WatchlistError
-from bot.github.attempts import all_refused
+from bot.github.attempts import after_results, all_refused
 from bot.github.planning import (
     MAX_RELEASES,
     beat,
@@ -135,7 +135,7 @@ def plan(
         # What an author's repos are is not known where they could not be listed.
         tracker.close_resolved(planned, full_watchlist=not only and not planned.unlisted)
         if not dry_run:
-            tracker.report_refusals(planned, endpoint=hub.endpoint)
+            tracker.write_dashboard(planned, endpoint=hub.endpoint)
         page = plan_page(
             planned,
             endpoint=hub.endpoint,
@@ -258,6 +258,8 @@ def report(
         with IssueTracker(step.actions) as tracker:
             ended = final_results(planned.jobs, found, tracker.jobs_of_this_run() if planned.jobs else ())
             lines = tracker.report_results(planned.jobs, ended, endpoint=endpoint, now=_now())
+            after = after_results(planned, ended, tracker.open_attempts, now=_now())
+            tracker.write_dashboard(after, endpoint=endpoint, create=False)
         for line in rejected:
             step.annotate("warning", line, title="A result was rejected")
         step.page(report_page(ended, endpoint=endpoint, issues=lines, rejected=rejected, notes=tracker.notes))

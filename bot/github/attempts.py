@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from bot.github.matrix import MATRIX_LIMIT
-from bot.records import Attempts, Job, JobKind, Plan, PlanTimes, RunningJob, Skip
+from bot.records import Attempts, Job, JobKind, JobResult, Plan, PlanTimes, RunningJob, Skip, Status
 from bot.watch.release import UP_TO_DATE, make_plan
 
 # After the first, second and third failure. After the fourth a person has to look.
@@ -19,7 +19,7 @@ _CLOCKS_DIFFER = timedelta(minutes=10)  # those of two runners
 # Jobs started when earlier failures are not known: enough to go on, too few to waste many GPU hours.
 CAP_WITHOUT_ATTEMPTS = 4
 
-_REFUSAL = "refused:"
+_REFUSAL = "refused:"  # how the issue about a refusal was named before there was a dashboard
 # Reasons in a plan that pass without a person: an upload in progress, or a Hub that is busy or down.
 _PASSES = re.compile(
     r"^upload incomplete|\banswers 5\d\d\b|\bthe Hub( at \S+)? (limits|cannot be reached|refuses the connection)"
@@ -67,7 +67,7 @@ def apply_retry_limits(
     known = {item.target: item for item in attempts or ()}
     decisions: list[Job | Skip] = []
     for job in (*plan.jobs, *plan.deferred):
-        wait = _busy(job, busy) or (None if force else _wait(job, known.get(job.entry.target), now))
+        wait = _busy(job, busy) or (None if force else wait_for_attempt(job, known.get(job.entry.target), now))
         decisions.append(wait or job)
     in_progress = busy_targets([item for item in running if item.stage != "refresh"])
     without_gpu = sum(isinstance(item, Job) and item.kind is not JobKind.RELEASE for item in decisions)
@@ -79,9 +79,25 @@ def apply_retry_limits(
     return replace(plan, jobs=limited.jobs, deferred=limited.deferred, skipped=skipped)
 
 
-def refusal_issue_key(target: str) -> str:
-    """The name of the issue about a refusal, which counts no attempts. No target contains a colon."""
-    return f"{_REFUSAL}{target}"
+def after_results(
+    plan: Plan, results: Sequence[JobResult], attempts: Sequence[Attempts], *, now: datetime
+) -> Plan:
+    """The plan when its jobs have ended. results: one for each of its jobs, in the same order."""
+    known = {item.target: item for item in attempts}
+    ended = (
+        _ended(job, result, known.get(job.entry.target), now)
+        for job, result in zip(plan.jobs, results, strict=True)
+    )
+    return replace(plan, jobs=(), skipped=(*plan.skipped, *ended))
+
+
+def _ended(job: Job, result: JobResult, tried: Attempts | None, now: datetime) -> Skip:
+    if result.status in (Status.PUBLISHED, Status.UNCHANGED):
+        return Skip(entry=job.entry, reason=UP_TO_DATE)
+    if result.status is Status.FAILED:
+        wait = wait_for_attempt(job, tried, now)
+        return wait or Skip(entry=job.entry, reason=f"failed: {result.message}", hint=result.hint, blocked=True)
+    return Skip(entry=job.entry, reason=result.message or result.status.value, hint=result.hint, blocked=True)
 
 
 def needs_person(skip: Skip) -> bool:
@@ -108,9 +124,9 @@ def closing_comment(about: str, plan: Plan, *, full_watchlist: bool) -> str:
     if skip is None and all(job.entry.target != target for job in (*plan.jobs, *plan.deferred)):
         return "It is no longer on the watchlist." if full_watchlist else ""
     if skip is not None and skip.entry.hold:
-        return "It is on hold in the watchlist."
+        return "It is on hold."
     if about != target:
-        return "It is no longer refused." if skip is None or not skip.exit_code else ""
+        return "What is refused is on the dashboard."
     return "It is published." if skip is not None and skip.reason == UP_TO_DATE else ""
 
 
@@ -146,7 +162,8 @@ def _busy(job: Job, busy: frozenset[str]) -> Skip | None:
     return Skip(entry=job.entry, reason="another run is working on it", hint=hint, blocked=True)
 
 
-def _wait(job: Job, tried: Attempts | None, now: datetime) -> Skip | None:
+def wait_for_attempt(job: Job, tried: Attempts | None, now: datetime) -> Skip | None:
+    """Why a job that failed before is not tried now; None if it may be."""
     if tried is None or tried.content != job.attempt_digest:
         return None
     if tried.waits_for_person:

@@ -147,6 +147,12 @@ def jobs_of_this_run(client: GitHubClient) -> tuple[RunningJob, ...]:
         return tuple(_running_jobs(client.repository.get_workflow_run(int(client.actions.run_id)).jobs("latest")))
 
 
+def on_default_branch(client: GitHubClient) -> bool:
+    """Whether this run is of the repository's default branch. Raises GitHubFailsError."""
+    with answered("the default branch"):
+        return client.actions.ref == f"refs/heads/{client.repository.default_branch}"
+
+
 def plan_times(client: GitHubClient, workflow: str) -> PlanTimes:
     """Searches from the newest run back, so that a healthy workflow costs two requests."""
     oldest = None

@@ -97,6 +97,11 @@ class Actions:
         return f"{self.server_url}/{self.repository}/issues"
 
     @property
+    def runs_url(self) -> str:
+        """The page of this workflow's runs."""
+        return f"{self.server_url}/{self.repository}/actions/workflows/{self.workflow}"
+
+    @property
     def run_name(self) -> str:
         """Different for each attempt of a run; empty outside a run."""
         return f"{self.run_id}.{self.run_attempt}" if self.run_id else ""

@@ -12,6 +12,9 @@ from bot.records import Attempts
 from bot.redaction import redacted
 
 LABEL = "awq-bot"
+DASHBOARD_LABEL = f"{LABEL}: dashboard"
+DASHBOARD_TITLE = "awq-bot: dashboard"
+DASHBOARD_MARK = "<!-- awq-bot dashboard -->"
 COMMENT_MARK = "<!-- awq-bot plan -->"
 _LONGEST_TEXT = 60_000  # characters; GitHub takes 65,536
 
@@ -121,6 +124,44 @@ class Issues:
             if attempts is not None and issue.user.login == own and issue.pull_request is None:
                 found.setdefault(attempts.target, []).append((issue, attempts))
         return found
+
+
+class Dashboard:
+    """The newest dashboard that this workflow wrote itself, open or closed, or none."""
+
+    def __init__(self, client: GitHubClient) -> None:
+        self._client = client
+
+    def body(self) -> str | None:
+        """None without a dashboard, or with a closed one, which is no longer used. Raises GitHubFailsError."""
+        found = self._find()
+        return found.body or "" if found is not None and found.state == "open" else None
+
+    def write(self, text: str, *, create: bool) -> None:
+        """create: one that is not there. A closed one stays as it is. Raises GitHubFailsError."""
+        body, found = body_of(text, DASHBOARD_MARK), self._find()
+        with answered("the dashboard"):
+            if found is None:
+                if create:
+                    labels = [LABEL, DASHBOARD_LABEL]
+                    self._client.repository.create_issue(DASHBOARD_TITLE, body=body, labels=labels)
+            elif found.state == "open" and _lines(found.body) != _lines(body):
+                found.edit(body=body)
+
+    def _find(self) -> Issue | None:
+        with answered("the dashboard"):
+            listed = list(self._client.repository.get_issues(state="all", labels=[DASHBOARD_LABEL]))
+        own = self._client.login() if listed else ""
+        for issue in listed:
+            is_ours = issue.user.login == own and issue.pull_request is None
+            if is_ours and _lines(issue.body)[-1:] == [DASHBOARD_MARK]:
+                return issue
+        return None
+
+
+def _lines(body: str | None) -> list[str]:
+    """GitHub ends lines with CR LF after an edit in the browser."""
+    return (body or "").rstrip().splitlines()
 
 
 def create_or_update_comment(client: GitHubClient, number: int, text: str) -> None:

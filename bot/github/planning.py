@@ -11,6 +11,7 @@ import httpx2
 
 from bot.errors import BotError, WatchlistError
 from bot.github.attempts import apply_retry_limits
+from bot.github.dashboard import not_retried, ticked_plan, with_ticks
 from bot.github.matrix import matrices, publishable
 from bot.github.proposals import without_private
 from bot.github.results import originals_of
@@ -57,20 +58,28 @@ def plan_run(
     publish_on: str = "hosted",
     max_releases: int = MAX_RELEASES,
 ) -> Plan:
-    """What is new and can be done now.
+    """What is new and can be done now, as the boxes of the dashboard want it.
 
     only: the one model of the watchlist. trusted_publishing: publishing uses Trusted Publishers, which cannot
     create targets. max_releases: in progress at once.
     """
     attempts, running = tracker.attempts(), tracker.jobs_of_other_runs()
+    ticks = tracker.ticks()
+    watchlist = with_ticks(watchlist, ticks)
     listed = pipeline.plan(
         hub, watchlist.entries, watchlist.rules, only=only, trusted_publishing=trusted_publishing
     )
+    listed = ticked_plan(listed, ticks)
     found = publishable(listed, hosted=publish_on == "hosted", public=tracker.actions.is_public is True)
     # Everyone reads the pages of a public repository.
     found = found if tracker.actions.is_public is False else without_private(found)
     return apply_retry_limits(
-        found, attempts=attempts, running=running, now=now, force=force, max_releases=max_releases
+        found,
+        attempts=not_retried(attempts, ticks),
+        running=running,
+        now=now,
+        force=force,
+        max_releases=max_releases,
     )
 
 

@@ -37,11 +37,6 @@ _SWITCH_ON = (
 )
 
 
-def on_default_branch(client: GitHubClient) -> bool:
-    with answered("the default branch"):
-        return client.actions.ref == f"refs/heads/{client.repository.default_branch}"
-
-
 def proposal_pulls(client: GitHubClient, authors: Iterable[str]) -> tuple[ProposalPull, ...]:
     """The pull requests that this workflow opened for these authors, open and closed, the newest first."""
     owner, own = client.actions.repository.partition("/")[0], client.login()

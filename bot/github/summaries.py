@@ -180,11 +180,6 @@ def failure_text(job: Job, result: JobResult, attempts: Attempts, *, endpoint: s
     )
 
 
-def refusal_text(skip: Skip, *, endpoint: str, run_url: str) -> str:
-    """The body of an issue about a model for which nothing is planned."""
-    return render("refusal_issue.md.jinja", skip=skip, endpoint=endpoint, run_url=run_url)
-
-
 def trouble_text(headline: str, items: Sequence[tuple[str, str]], *, run_url: str) -> str:
     """The body of an issue about the watchlist or the workflow. items: messages and hints."""
     return render("trouble_issue.md.jinja", headline=headline, items=items, run_url=run_url)

@@ -21,19 +21,18 @@ from bot.github.attempts import (
     after_failure,
     closing_comment,
     format_utc,
-    needs_person,
     overdue,
-    refusal_issue_key,
 )
+from bot.github.dashboard import Ticks, dashboard_text, read_ticks
 from bot.github.environment import Actions
 from bot.github.proposals import out_of_date, without_declined
-from bot.github.summaries import failure_text, refusal_text, title_of, trouble_text
+from bot.github.summaries import failure_text, title_of, trouble_text
 from bot.records import Attempts, DiscoverRule, Job, JobResult, Plan, RunningJob, Status, sha256_of
 from bot.watch.watchlist import Mistake
 
 if TYPE_CHECKING:
     from bot.github.client import GitHubClient
-    from bot.github.issues import Issues
+    from bot.github.issues import Dashboard, Issues
 
 Result = TypeVar("Result")
 
@@ -45,7 +44,8 @@ WATCH = "watch"
 class IssueTracker:
     """GitHub, as far as this run has access to it. Use as a context manager.
 
-    notes: what could not be done or found out. open_attempts: what `attempts()` found, which must be called first.
+    notes: what could not be done or found out. open_attempts: what `attempts()` found and `report_results()`
+    wrote.
     """
 
     def __init__(self, actions: Actions) -> None:
@@ -54,6 +54,8 @@ class IssueTracker:
         self._resources = ExitStack()
         self._client: GitHubClient | None = None
         self._issues: Issues | None = None
+        self._dashboard: Dashboard | None = None
+        self._is_default: bool | None = None
         self.open_attempts: tuple[Attempts, ...] = ()
 
     def __enter__(self) -> IssueTracker:
@@ -62,10 +64,10 @@ class IssueTracker:
                 hint = "In a checkout of awq-bot: pip install -c constraints.txt '.[actions]'"
                 raise EnvironmentProblem("PyGithub is not installed", hint=hint)
             from bot.github.client import GitHubClient
-            from bot.github.issues import Issues
+            from bot.github.issues import Dashboard, Issues
 
             self._client = self._resources.enter_context(GitHubClient(self.actions))
-            self._issues = Issues(self._client)
+            self._issues, self._dashboard = Issues(self._client), Dashboard(self._client)
         return self
 
     def __exit__(
@@ -84,6 +86,12 @@ class IssueTracker:
         found = self._try(issues.attempts, f"What failed before is not known: {_CAP}")
         self.open_attempts = found or ()
         return found
+
+    def ticks(self) -> Ticks:
+        """The boxes that people ticked on the dashboard; none without one."""
+        dashboard = self._dashboard
+        body = self._try(dashboard.body, "What is ticked on it is not known.") if dashboard else None
+        return read_ticks(body or "")
 
     def jobs_of_other_runs(self) -> tuple[RunningJob, ...]:
         if self._client is None:
@@ -110,11 +118,11 @@ class IssueTracker:
         authors = [rule.author for rule in rules if rule.mode == "propose" and rule.entry.hold is None]
         if self._client is None or not authors:
             return plan
-        from bot.github.pulls import on_default_branch, proposal_pulls
+        from bot.github.pulls import proposal_pulls
 
         client = self._client
         named = tuple(dict.fromkeys(author.lower() for author in authors))
-        if not self._try(lambda: on_default_branch(client), _NOT_PROPOSED):
+        if not self._on_default_branch(_NOT_PROPOSED):
             return plan
         pulls = self._try(lambda: proposal_pulls(client, named), _NOT_PROPOSED)
         if pulls is None:
@@ -212,19 +220,28 @@ class IssueTracker:
             elif why := closing_comment(item.target, plan, full_watchlist=full_watchlist):
                 self._close(issues, item.target, why)
 
-    def report_refusals(self, plan: Plan, *, endpoint: str) -> None:
-        """An issue for each refusal that does not pass by itself. It is written again only for another reason."""
-        issues = self._issues
-        if issues is None:
+    def write_dashboard(self, plan: Plan, *, endpoint: str, create: bool = True) -> None:
+        """What was ticked meanwhile stays ticked. A plan of one model changes nothing.
+
+        create: also where there is none.
+        """
+        dashboard, actions = self._dashboard, self.actions
+        if dashboard is None or plan.only or not self._on_default_branch(_NO_DASHBOARD):
             return
-        reported = {(item.target, item.content) for item in self.open_attempts}
-        for skip in plan.skipped:
-            name, content = refusal_issue_key(skip.entry.target), sha256_of([skip.reason, skip.hint])
-            if needs_person(skip) and (name, content) not in reported:
-                refusal = Attempts(target=name, content=content, waits_for_person=True)
-                title = title_of(skip.entry.target, skip.reason)
-                text = refusal_text(skip, endpoint=endpoint, run_url=self.actions.run_url)
-                self._write(issues, refusal, title=title, exit_code=skip.exit_code, text=text)
+        text = dashboard_text(
+            plan,
+            self.ticks(),
+            self.open_attempts,
+            endpoint=endpoint,
+            issues_url=actions.issues_url,
+            runs_url=actions.runs_url,
+        )
+        if text is None:
+            self.notes.append(
+                "The dashboard was not written: too many models are on hold. Hold them in the watchlist."
+            )
+            return
+        self._try(lambda: dashboard.write(text, create=create), _NO_DASHBOARD)
 
     def report_watchlist(self, mistakes: Sequence[Mistake]) -> None:
         """One issue while the watchlist has mistakes, however many; the next successful plan closes it."""
@@ -261,6 +278,7 @@ class IssueTracker:
             exit_code=result.exit_code,
             text=failure_text(job, result, attempts, endpoint=endpoint, run_url=actions.run_url),
         )
+        self.open_attempts = (*self.open_attempts, replace(attempts, issue=number))
         link = f"[issue {number}]({actions.issues_url}/{number})"
         then = (
             f"next attempt not before {format_utc(attempts.next_try)}"
@@ -268,6 +286,17 @@ class IssueTracker:
             else "no more automatic retries"
         )
         return f"**attempt** {attempts.count}, {then}: {link}"
+
+    def _on_default_branch(self, otherwise: str) -> bool:
+        """Of another branch's watchlist nothing is written that people read as the repository's."""
+        client = self._client
+        if client is None:
+            return False
+        from bot.github.client import on_default_branch
+
+        if self._is_default is None:
+            self._is_default = self._try(lambda: on_default_branch(client), otherwise)
+        return self._is_default is True
 
     def _close(self, issues: Issues, target: str, what: str) -> None:
         run_url = self.actions.run_url
@@ -285,6 +314,7 @@ class IssueTracker:
 
 
 _CAP = f"no more than {CAP_WITHOUT_ATTEMPTS} jobs are started."
+_NO_DASHBOARD = "The dashboard could not be written."
 _NOT_PROPOSED = "No pull request proposes models this time."
 _NOT_WRITTEN = "An issue could not be written."
 

@@ -104,6 +104,7 @@ def plan(
         left_out=found.left_out,
         notes=found.notes,
         unlisted=found.unlisted,
+        only=only,
     )
 
 

@@ -111,6 +111,7 @@ class Job:
 class Plan:
     """The jobs in order, and why there is none for the other models. deferred: jobs beyond the cap.
 
+    only: the one model that was looked at, if not the full watchlist.
     proposals, left_out, notes, unlisted: as the rules of `discover` found them. proposing: the authors, in lower
     case, whose pull request has to be opened, updated or closed.
     """
@@ -123,3 +124,4 @@ class Plan:
     notes: tuple[str, ...] = ()
     unlisted: tuple[str, ...] = ()
     proposing: tuple[str, ...] = ()
+    only: str | None = None

@@ -94,7 +94,7 @@ def test_what_upstream_wrote_is_text_in_summaries_issues_and_annotations(workspa
     denied = BUILTIN_TEXT.replace("{", "{licenses: {deny: [other]}, ", 1)
     (workspace.root / "watchlist.yaml").write_text(f"publish_to: quantized\n{denied}models: [lab/Tiny]\n")
     ended = workspace.plan()
-    [issue] = workspace.api.open_issues()
+    [issue] = workspace.api.open_troubles()
     for page in (ended.summary, issue.body, issue.title):
         assert "error title=" in page
         assert printable(page) == page

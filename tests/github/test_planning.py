@@ -187,14 +187,14 @@ def test_a_broken_watchlist_is_annotated_line_by_line_and_one_issue(workspace: W
         ]
         assert "unknown key 'gatee'%0ADid you mean 'gate'?" in ended.annotations[0][2]
         assert "c%25,:d" in ended.annotations[1][2]
-        [issue] = workspace.api.open_issues()
+        [issue] = workspace.api.open_troubles()
     assert issue.labels == ["awq-bot", "awq-bot: configuration"]
     assert "watchlist.yaml:6" in issue.body.replace("\\", "")
     assert not (workspace.root / "plan").exists()
 
     (workspace.root / "watchlist.yaml").write_text(good)
     assert workspace.plan().outputs["quantize_count"] == "1"
-    assert workspace.api.open_issues() == []
+    assert workspace.api.open_troubles() == []
 
 
 def test_the_heartbeat_url_is_requested_after_a_good_plan_only(workspace: Workspace) -> None:

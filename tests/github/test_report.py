@@ -33,7 +33,7 @@ def failed(workspace: Workspace, run: int, **fields: object) -> Issue:
     workspace.leave(job, **fields)
     ended = workspace.report(GITHUB_RUN_ID=str(run))
     assert ended.code == 0, ended.err
-    [issue] = workspace.api.open_issues()
+    [issue] = workspace.api.open_troubles()
     return issue
 
 
@@ -101,7 +101,7 @@ def test_a_mark_in_an_issue_of_another_author_is_ignored(workspace: Workspace, p
     for run in ("1", "2"):
         workspace.report(GITHUB_TOKEN=workspace.api.token("awq-release[bot]"), GITHUB_RUN_ID=run)
     assert theirs.body == forged
-    [own] = [issue for issue in workspace.api.open_issues() if issue is not theirs]
+    [own] = [issue for issue in workspace.api.open_troubles() if issue is not theirs]
     assert (own.author, count(own).count) == ("awq-release[bot]", 2)
 
 
@@ -143,14 +143,14 @@ def test_one_failed_model_is_listed_apart_from_the_published(workspace: Workspac
     ended = workspace.report()
     assert "## 2 already published, 1 failed" in ended.summary
     assert ended.summary.count("| 0.0123 | 93.5&nbsp;% | 16.00&nbsp;→&nbsp;16.40 | 4.16 |") == 2
-    [issue] = workspace.api.open_issues()
+    [issue] = workspace.api.open_troubles()
     assert "quantized/Other-awq" in issue.title
 
 
 def test_a_job_without_a_result_failed_unless_a_person_cancelled_it(workspace: Workspace, planned: Job) -> None:
     workspace.api.add_run(1, RunningJob(name="plan"), RunningJob(name=JOB, conclusion="cancelled"))
     ended = workspace.report()
-    assert workspace.api.issues == {}
+    assert workspace.api.troubles() == []
     assert "it was cancelled" in ended.summary
     assert "❌" not in ended.summary
     created = datetime.now(UTC) - timedelta(days=2)
@@ -163,7 +163,7 @@ def test_a_job_without_a_result_failed_unless_a_person_cancelled_it(workspace: W
         assert said in workspace.report(GITHUB_RUN_ID=str(run)).summary
     workspace.api.add_run(2, RunningJob(name=JOB, conclusion="failure"))
     ended = workspace.report(GITHUB_RUN_ID="2")
-    [issue] = workspace.api.open_issues()
+    [issue] = workspace.api.open_troubles()
     assert "the runner was lost" in issue.body
     assert "the runner was lost" in ended.summary
     assert issue.labels == ["awq-bot", "awq-bot: environment"]
@@ -174,7 +174,7 @@ def test_when_github_does_not_answer_nothing_is_counted(workspace: Workspace, pl
     workspace.api.fail("/actions/", status=503)
     ended = workspace.report()
     assert ended.code == 0
-    assert workspace.api.issues == {}
+    assert workspace.api.troubles() == []
     assert "❔ unknown" in ended.summary
     assert "How jobs without a result ended is not known." in ended.summary
 
@@ -204,7 +204,7 @@ def test_forged_and_damaged_results_are_rejected_and_listed(workspace: Workspace
     assert "### Rejected results" in ended.summary
     assert len([item for item in ended.annotations if item[0] == "warning"]) == 6
     assert "✅" not in ended.summary
-    assert workspace.api.issues == {}
+    assert workspace.api.troubles() == []
 
 
 def test_a_result_in_the_artifact_of_another_job_is_rejected(workspace: Workspace) -> None:
@@ -239,5 +239,5 @@ def test_a_job_that_github_saw_fail_has_published_nothing(workspace: Workspace, 
         RunningJob(name=f"{TARGET} / publish {TARGET}", conclusion="skipped"),
     )
     assert "✅" not in workspace.report().summary
-    [issue] = workspace.api.open_issues()
+    [issue] = workspace.api.open_troubles()
     assert "the runner was lost" in issue.body

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -11,9 +12,10 @@ from markdown_it import MarkdownIt
 from bot.errors import QualityGateError
 from bot.github import summaries
 from bot.github.attempts import apply_retry_limits
+from bot.github.dashboard import Ticks, dashboard_text
 from bot.github.environment import MAX_SUMMARY_BYTES
 from bot.github.results import final_results
-from bot.records import Attempts, Job, JobResult, Publication, RunningJob, Skip, Status, job_result
+from bot.records import Attempts, Job, JobResult, Plan, Publication, RunningJob, Skip, Status, job_result
 from bot.text import escape_github_hint
 from bot.watch.release import make_plan
 from tests.github.test_attempts import NOW, many
@@ -77,9 +79,15 @@ def every_page(text: str) -> dict[str, str]:
         "issue": summaries.failure_text(
             made, ended, Attempts(target="a/b", content="c", count=1), endpoint=HUB, run_url=""
         ),
-        "refusal": summaries.refusal_text(skips[0], endpoint=HUB, run_url=""),
+        "dashboard": dashboard_of(make_plan([made, *skips])),
         "trouble": summaries.trouble_text("Nothing is watched.", [(text, text)], run_url=""),
     }
+
+
+def dashboard_of(plan: Plan) -> str:
+    text = dashboard_text(plan, Ticks(), (), endpoint=HUB, issues_url="", runs_url=f"{OURS[1]}/actions")
+    assert text is not None
+    return re.sub("<!-- hold quantized/[A-Za-z-]+ -->", "", text)  # a box
 
 
 KNOWN_TAGS = {

@@ -59,13 +59,13 @@ def test_an_overdue_plan_is_one_issue_until_the_next_good_plan(workspace: Worksp
         ended = workspace.verb("deadman", "--hours", "6")
         assert ended.code == 0
         assert "9 hours ago" in ended.annotations[0][2]
-    [issue] = workspace.api.open_issues()
+    [issue] = workspace.api.open_troubles()
     assert "watch.yml" in issue.title
     assert "is it enabled" in issue.body
     a_run(workspace, 4, 0, "success")
     assert "is well" in workspace.verb("deadman", "--hours", "6").out
     assert issue.state == "closed"
-    assert len(workspace.api.issues) == 1
+    assert len(workspace.api.troubles()) == 1
     a_run(workspace, 5, 0, "failure")
     assert "watch.yml is well" in workspace.verb("deadman", "--hours", "6").out
 
@@ -73,7 +73,7 @@ def test_an_overdue_plan_is_one_issue_until_the_next_good_plan(workspace: Worksp
 def test_a_watch_that_only_failed_is_overdue(workspace: Workspace) -> None:
     a_run(workspace, 1, 30, "failure")
     assert "no plan since at least" in workspace.verb("deadman").out
-    assert len(workspace.api.open_issues()) == 1
+    assert len(workspace.api.open_troubles()) == 1
 
 
 def test_a_paused_watch_is_not_overdue(workspace: Workspace) -> None:
@@ -82,7 +82,7 @@ def test_a_paused_watch_is_not_overdue(workspace: Workspace) -> None:
     assert "paused" in ended.out
     assert workspace.api.requests == []
     assert workspace.verb("deadman", AWQ_BOT_PAUSED="").code == 0
-    assert len(workspace.api.open_issues()) == 1
+    assert len(workspace.api.open_troubles()) == 1
     wrong = workspace.verb("deadman", AWQ_BOT_PAUSED="yes")  # the workflows would take it for false
     assert wrong.code == 2
     assert wrong.annotations[0][2] == "AWQ_BOT_PAUSED is 'yes'%0ASet it to `true` or `false`, or delete it."
@@ -93,7 +93,7 @@ def test_when_github_does_not_answer_no_issue_is_opened(workspace: Workspace) ->
     ended = workspace.verb("deadman")
     assert ended.code == 0
     assert "When the last plan was made is not known." in ended.annotations[0][2]
-    assert workspace.api.issues == {}
+    assert workspace.api.troubles() == []
 
 
 # --- comment ------------------------------------------------------------------------------------------------
@@ -152,7 +152,7 @@ def test_mistakes_are_annotated_on_their_lines_and_listed_in_the_comment(workspa
     [text] = workspace.api.comments_on(pull)
     assert "unknown key 'gatee'" in text
     assert "unknown key 'gatee'" in ended.summary
-    assert len(workspace.api.open_issues()) == 1  # the pull request itself
+    assert len(workspace.api.open_troubles()) == 1  # the pull request itself
 
 
 def test_a_forks_pull_request_gets_the_page_and_no_comment(workspace: Workspace, pull: int) -> None:

@@ -87,7 +87,7 @@ def test_the_watchdog_opens_an_issue_without_a_recent_plan_and_closes_it_after_o
     planned(deployment, hours_ago=7)
     watchdog(deployment)
     watchdog(deployment)
-    [issue] = deployment.api.issues.values()
+    [issue] = deployment.api.troubles()
     assert "no plan" in issue.title + issue.body
     planned(deployment, hours_ago=0)
     watchdog(deployment)
@@ -99,11 +99,11 @@ def test_a_new_repository_opens_no_watchdog_issue(deployment: Deployment) -> Non
     run = start(deployment.repository, "ci.yml", "push")
     assert run.job("watchdog").result == "success"
     assert deployment.api.enabled == ["watch.yml", "ci.yml"]
-    assert not deployment.api.issues
+    assert not deployment.api.troubles()
 
 
 def test_the_watchdog_opens_no_issue_while_the_watch_is_paused(deployment: Deployment) -> None:
     planned(deployment, hours_ago=700)
     deployment.repository.variables["AWQ_BOT_PAUSED"] = "true"
     watchdog(deployment)
-    assert not deployment.api.issues
+    assert not deployment.api.troubles()

@@ -43,7 +43,7 @@ def test_both_models_are_published_and_reported_each_as_soon_as_it_is_quantized(
     page = first.run.job("report").summary
     assert "2 published" in page
     assert page.count("✅") == 2
-    assert not first.deployment.api.issues
+    assert not first.deployment.api.troubles()
 
 
 def test_a_release_names_the_run_that_built_and_published_it(first: Watched) -> None:

@@ -18,7 +18,7 @@ def lose_runner() -> None:
 
 
 def only_issue(deployment: Deployment) -> Issue:
-    [issue] = deployment.api.issues.values()
+    [issue] = deployment.api.troubles()
     assert issue.author == ACTIONS
     return issue
 
@@ -46,7 +46,7 @@ def test_one_of_three_fails_and_two_are_published(deploy: Deploy) -> None:
     waiting = deployment.watch()
     assert waiting.results == PLAN_ALONE
     assert "lab/two" in waiting.job("plan").summary
-    assert len(deployment.api.issues) == 1
+    assert len(deployment.api.troubles()) == 1
 
 
 def test_a_failed_quality_gate_publishes_nothing_and_names_the_metric(deploy: Deploy) -> None:
@@ -105,7 +105,7 @@ def test_a_job_that_another_run_finished_succeeds_and_publishes_nothing(deploy: 
     assert publish_job("one") in others[0].results
     assert run.results == {"plan": "success", quantize_job("one"): "success", "report": "success"}
     assert len(deployment.hub.history(target("one"))) == 2  # its creation, and one release
-    assert not deployment.api.issues
+    assert not deployment.api.troubles()
 
 
 # --- the runner is not trusted -------------------------------------------------------------------------------

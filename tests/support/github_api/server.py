@@ -166,8 +166,12 @@ class GitHubApi:
         self.runs[number] = Run(number=number, jobs=[*jobs], **fields)
         return self.runs[number]
 
-    def open_issues(self) -> list[Issue]:
-        return [issue for issue in self.issues.values() if issue.state == "open"]
+    def troubles(self) -> list[Issue]:
+        """All issues but the dashboard, which every plan writes."""
+        return [issue for issue in self.issues.values() if "awq-bot: dashboard" not in issue.labels]
+
+    def open_troubles(self) -> list[Issue]:
+        return [issue for issue in self.troubles() if issue.state == "open"]
 
     def comments_on(self, issue: int) -> list[str]:
         return [comment.body for comment in self.comments.values() if comment.issue == issue]
