@@ -18,7 +18,7 @@ from bot.text import escape_github, escape_markdown
 
 HIDDEN = "***"
 # Names of variables. A secret can have any name; a child process gets only those that it needs.
-SECRET_NAME = re.compile(r".*(?:TOKEN|SECRET|PASSWORD|KEY)")
+SECRET_NAME = re.compile(r".*(?:TOKEN|SECRET|PASSWORD|KEY|WEBHOOK)")
 # It may name a file, which this process reads.
 _KEY_FILE = "AWQ_BOT_SIGNING_KEY"
 _LARGEST_KEY_BYTES = 1 << 16

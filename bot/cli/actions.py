@@ -19,6 +19,7 @@ from bot.cli.steps import Step, run_stage
 from bot.cli.upkeep import comment, deadman, keepalive, propose
 from bot.errors import WatchlistError
 from bot.github.attempts import after_results, all_refused
+from bot.github.notify import events_of_results, notify
 from bot.github.planning import (
     MAX_RELEASES,
     beat,
@@ -260,6 +261,9 @@ def report(
             lines = tracker.report_results(planned.jobs, ended, endpoint=endpoint, now=_now())
             after = after_results(planned, ended, tracker.open_attempts, now=_now())
             tracker.write_dashboard(after, endpoint=endpoint, create=False)
+        events = events_of_results(ended, tracker.open_attempts, issues_url=step.actions.issues_url)
+        if problem := notify(events):
+            step.annotate("warning", problem)
         for line in rejected:
             step.annotate("warning", line, title="A result was rejected")
         step.page(report_page(ended, endpoint=endpoint, issues=lines, rejected=rejected, notes=tracker.notes))

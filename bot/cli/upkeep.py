@@ -10,12 +10,14 @@ import typer
 
 from bot.cli.console import WatchlistOption, out
 from bot.cli.steps import Step, causes
+from bot.github.notify import events_of_proposals, notify
 from bot.github.planning import switched_on
 from bot.github.results import read_plan
 from bot.github.summaries import error_page, plan_page
 from bot.github.tracker import IssueTracker
 from bot.hub.session import Hub
 from bot.jobs import pipeline
+from bot.records import Proposal
 from bot.watch import watchlist as watchlists
 from bot.watch.watchlist import InvalidWatchlistError
 
@@ -77,8 +79,12 @@ def propose(
             out.print("nothing to propose")
             return
         endpoint = Hub.from_environment().endpoint
-        for line in tracker.write_proposals(planned, watchlist=watchlist, endpoint=endpoint):
+        proposed: list[Proposal] = []
+        for line, new in tracker.write_proposals(planned, watchlist=watchlist, endpoint=endpoint):
             out.print(line, markup=False)
+            proposed += new
+        if problem := notify(events_of_proposals(proposed, pulls_url=step.actions.pulls_url)):
+            step.annotate("warning", problem)
 
 
 def comment(watchlist: WatchlistOption = Path("watchlist.yaml")) -> None:

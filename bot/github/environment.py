@@ -97,6 +97,10 @@ class Actions:
         return f"{self.server_url}/{self.repository}/issues"
 
     @property
+    def pulls_url(self) -> str:
+        return f"{self.server_url}/{self.repository}/pulls"
+
+    @property
     def runs_url(self) -> str:
         """The page of this workflow's runs."""
         return f"{self.server_url}/{self.repository}/actions/workflows/{self.workflow}"

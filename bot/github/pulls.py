@@ -50,8 +50,13 @@ def proposal_pulls(client: GitHubClient, authors: Iterable[str]) -> tuple[Propos
     return tuple(found)
 
 
-def write_pulls(client: GitHubClient, plan: Plan, *, path: Path, endpoint: str) -> Iterator[str]:
-    """A line for each pull request that was out of date. Raises the first problem after all were tried."""
+def write_pulls(
+    client: GitHubClient, plan: Plan, *, path: Path, endpoint: str
+) -> Iterator[tuple[str, tuple[Proposal, ...]]]:
+    """Of each pull request that was out of date: what was done, and what it proposes that it did not before.
+
+    Raises the first problem after all were tried.
+    """
     problems: list[BotError] = []
     pulls = proposal_pulls(client, plan.proposing)
     current = without_declined(plan, pulls)
@@ -59,7 +64,9 @@ def write_pulls(client: GitHubClient, plan: Plan, *, path: Path, endpoint: str) 
         now, pull = proposed_now(current, author), open_pull(pulls, author)
         try:
             if now or pull:
-                yield write_pull(client, author, now, pull, path=path, endpoint=endpoint)
+                done = write_pull(client, author, now, pull, path=path, endpoint=endpoint)
+                before = pull.repos if pull else ()
+                yield done, tuple(item for item in now if item.repo.repo_id.lower() not in before)
         except BotError as error:
             problems.append(error)
     if problems:

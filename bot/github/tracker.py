@@ -27,7 +27,7 @@ from bot.github.dashboard import Ticks, dashboard_text, read_ticks
 from bot.github.environment import Actions
 from bot.github.proposals import out_of_date, without_declined
 from bot.github.summaries import failure_text, title_of, trouble_text
-from bot.records import Attempts, DiscoverRule, Job, JobResult, Plan, RunningJob, Status, sha256_of
+from bot.records import Attempts, DiscoverRule, Job, JobResult, Plan, Proposal, RunningJob, Status, sha256_of
 from bot.watch.watchlist import Mistake
 
 if TYPE_CHECKING:
@@ -176,8 +176,10 @@ class IssueTracker:
         client = self._client
         self._try(lambda: create_or_update_comment(client, number, text), "The comment could not be written.")
 
-    def write_proposals(self, plan: Plan, *, watchlist: Path, endpoint: str) -> Iterator[str]:
-        """Write the pull requests that the plan says are out of date; a line about each.
+    def write_proposals(
+        self, plan: Plan, *, watchlist: Path, endpoint: str
+    ) -> Iterator[tuple[str, tuple[Proposal, ...]]]:
+        """Write the pull requests that the plan says are out of date; a line about each, and what is new in it.
 
         Raises the first problem, after all were tried.
         """

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from bot.github.notify import WEBHOOK
 from bot.github.proposals import branch_of, pull_mark, read_pull_mark
 from bot.localhub import Fault
 from bot.records import Plan, from_json
+from tests.github.conftest import Hook
 from tests.support.github_api.repository import Pull
 from tests.support.github_api.server import ACTIONS
 from tests.support.repos import source_files
@@ -234,3 +236,15 @@ def test_a_mark_is_read_as_it_was_written_and_nothing_else_is() -> None:
     assert read_pull_mark(f"see {mark}", number=7, is_open=True) is None
     assert read_pull_mark("", number=7, is_open=True) is None
     assert branch_of("x.lock") == "awq-bot/x.lock-new-models"
+
+
+def test_the_webhook_is_told_of_a_model_once(lab: Workspace, hook: Hook) -> None:
+    lab.plan()
+    lab.verb("propose", **{WEBHOOK: hook.url})
+    [sent] = hook.sent
+    assert [(event["kind"], event["repo_id"]) for event in sent["events"]] == [("proposed", "lab/New-A")]
+    commit(lab, LIST.replace("# Ours.", "# Ours, changed."))
+    seed(lab, "New-B")
+    lab.plan()
+    lab.verb("propose", **{WEBHOOK: hook.url})
+    assert [event["repo_id"] for event in hook.sent[1]["events"]] == ["lab/New-B"]

@@ -34,6 +34,7 @@ READ_AND_ID = READ | {"attestations": "write", "id-token": "write"}
 BOTH = {"HF_TOKEN", "HF_WRITE_TOKEN"}
 # The key that signs is where releases are published, and never on the GPU runner.
 AND_KEY = BOTH | {"AWQ_BOT_SIGNING_KEY"}
+WEBHOOK = {"AWQ_BOT_NOTIFY_WEBHOOK"}
 # Of each job: its permissions, the least that it can work with; its environment; the secrets that it names.
 # GitHub sends a machine every secret that its job names, wherever in it and whether the step runs or not.
 JOBS: dict[tuple[str, str], tuple[dict[str, str], str | None, set[str]]] = {
@@ -51,11 +52,11 @@ JOBS: dict[tuple[str, str], tuple[dict[str, str], str | None, set[str]]] = {
         "read",
         {"HF_TOKEN"},
     ),
-    ("watch.yml", "propose"): ({"contents": "write", "pull-requests": "write"}, None, set()),
+    ("watch.yml", "propose"): ({"contents": "write", "pull-requests": "write"}, "read", WEBHOOK),
     ("watch.yml", "model"): (READ_AND_ID, None, set()),
     ("watch.yml", "model-on-runner"): (READ, None, set()),
     ("watch.yml", "refresh"): (READ_AND_ID, "publish", AND_KEY),
-    ("watch.yml", "report"): (READ | {"actions": "read", "issues": "write"}, None, set()),
+    ("watch.yml", "report"): (READ | {"actions": "read", "issues": "write"}, "read", WEBHOOK),
 }
 ON_OUR_RUNNERS = {("model.yml", "quantize"), ("model-on-runner.yml", "quantize")}
 
