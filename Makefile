@@ -15,7 +15,7 @@ NODE_MODULES := $(NODE)/node_modules/.package-lock.json
 WORKFLOWS := $(wildcard .github/workflows/*.yml)
 ACTIONS := $(wildcard .github/actions/*/action.yml)
 SCRIPTS := $(wildcard .github/runner/*.sh)
-DOCKERFILES := $(wildcard .github/runner/Dockerfile)
+DOCKERFILES := $(wildcard .github/runner/Dockerfile templates/relay/Dockerfile)
 SCALE_SET := $(wildcard .github/runner/scale-set.yaml)
 ISSUE_FORMS := $(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))
 # What the workflows install: exact versions with the sha256 of each file, in requirements/.
@@ -103,7 +103,7 @@ audit:  ## look for known vulnerabilities in the pinned versions
 	$(AUDIT)/bin/python -m pip install --quiet --require-hashes --no-deps --only-binary=:all: --requirement requirements/audit.txt
 	$(AUDIT)/bin/python -m tests.support.audit
 
-lock: $(INSTALLED)  ## write requirements/*.txt from pyproject.toml and constraints.txt: what the workflows install
+lock: $(INSTALLED)  ## write requirements/*.txt, and the relay's, from pyproject.toml and constraints.txt: what the workflows install
 	$(LOCK) --universal --constraint constraints.txt --group build --output-file requirements/build.txt
 	$(LOCK_BOT) --extra actions --extra sign --output-file requirements/plan.txt
 	$(LOCK_BOT) --extra sign --output-file requirements/publish.txt
@@ -112,6 +112,7 @@ lock: $(INSTALLED)  ## write requirements/*.txt from pyproject.toml and constrai
 	$(LOCK_CPU) --extra quantize --extra sign --output-file requirements/refresh.txt
 	$(LOCK) --universal --group audit --output-file requirements/audit.txt
 	$(LOCK) --universal --group sbom --output-file requirements/sbom.txt
+	$(LOCK) --universal --constraint constraints.txt --group relay --output-file templates/relay/requirements.txt
 
 clean:  ## remove the environments, caches and demo files
 	rm -rf $(VENV) $(BASE) $(AUDIT) $(NODE)/node_modules demo demo-real build *.egg-info .mypy_cache .ruff_cache .import_linter_cache

@@ -24,7 +24,8 @@ EXTRAS = {
     "tasks": {"tasks"},
 }
 # What is no part of the bot's environment: the group of pyproject.toml that it installs.
-GROUPS = {"build": "build", "audit": "audit", "sbom": "sbom"}
+GROUPS = {"build": "build", "audit": "audit", "sbom": "sbom", "relay": "relay"}
+RELAY = ROOT / "templates" / "relay" / "requirements.txt"  # a Space is made of that folder alone
 CUDA = re.compile(r"cuda-|nvidia-")  # torch's CUDA build pins them; the tested set has its CPU build
 HERE = {"python_version": "3.11", "python_full_version": "3.11.9"}
 
@@ -32,7 +33,7 @@ HERE = {"python_version": "3.11", "python_full_version": "3.11.9"}
 @cache
 def pins(name: str) -> dict[str, tuple[Requirement, tuple[str, ...]]]:
     """By package: its line, and its hashes. A line of another form fails."""
-    text = (ROOT / "requirements" / f"{name}.txt").read_text()
+    text = (RELAY if name == "relay" else ROOT / "requirements" / f"{name}.txt").read_text()
     text = re.sub(r"^#.*\n", "", text, flags=re.MULTILINE).replace("\\\n", "")
     found: dict[str, tuple[Requirement, tuple[str, ...]]] = {}
     for line in text.splitlines():
@@ -69,8 +70,8 @@ def is_for_linux(requirement: Requirement) -> bool:
 
 
 def test_make_lock_writes_every_lock_file_and_each_is_known_here() -> None:
-    written = re.findall(r"--output-file requirements/(\w+)\.txt", (ROOT / "Makefile").read_text())
-    on_disk = {path.stem for path in (ROOT / "requirements").iterdir()}
+    written = re.findall(r"--output-file \S*?(\w+)(?:/requirements)?\.txt", (ROOT / "Makefile").read_text())
+    on_disk = {path.stem for path in (ROOT / "requirements").iterdir()} | {RELAY.parent.name}
     assert set(written) == on_disk == EXTRAS.keys() | GROUPS.keys()
 
 
@@ -110,6 +111,7 @@ def installs(text: str) -> list[str]:
 
 def test_workflows_install_nothing_that_is_not_checked_against_its_hash() -> None:
     files = [*GITHUB.glob("workflows/*.yml"), *GITHUB.glob("actions/*/action.yml"), GITHUB / "runner/Dockerfile"]
+    files.append(RELAY.parent / "Dockerfile")
     found = [(path.name, command) for path in files for command in installs(path.read_text())]
     assert len(found) >= 7
     for name, command in found:

@@ -93,7 +93,8 @@ class Run:
 class GitHubApi:
     """Use as a context manager. What tests look at and set up: issues, comments, runs, faults, requests.
 
-    states: of workflows, by file; `active` if nothing else is said.
+    states: of workflows, by file; `active` if nothing else is said. dispatched: each workflow that was started by
+    hand, and its branch.
     """
 
     def __init__(self) -> None:
@@ -101,6 +102,7 @@ class GitHubApi:
         self.comments: dict[int, Comment] = {}
         self.runs: dict[int, Run] = {}
         self.enabled: list[str] = []
+        self.dispatched: list[tuple[str, str]] = []
         self.states: dict[str, str] = {}
         self.faults = Faults()
         self.requests: list[Asked] = []
@@ -121,6 +123,7 @@ class GitHubApi:
                 Route(f"{_REPO}/actions/workflows/{{file}}", self._workflow),
                 Route(f"{_REPO}/actions/workflows/{{file}}/runs", self._runs),
                 Route(f"{_REPO}/actions/workflows/{{file}}/enable", self._enable, methods=["PUT"]),
+                Route(f"{_REPO}/actions/workflows/{{file}}/dispatches", self._dispatch, methods=["POST"]),
                 Route(f"{_REPO}/actions/runs/{{number:int}}", self._run),
                 Route(f"{_REPO}/actions/runs/{{number:int}}/jobs", self._jobs),
                 *self.git.routes(_REPO),
@@ -299,6 +302,10 @@ class GitHubApi:
     async def _enable(self, request: Request) -> Response:
         self.enabled.append(request.path_params["file"])
         self.states.pop(request.path_params["file"], None)
+        return Response(status_code=204)
+
+    async def _dispatch(self, request: Request) -> Response:
+        self.dispatched.append((request.path_params["file"], (await request.json())["ref"]))
         return Response(status_code=204)
 
     async def _run(self, request: Request) -> Response:
