@@ -59,7 +59,7 @@ def send(relay: ModuleType, api: GitHubApi, monkeypatch: pytest.MonkeyPatch) -> 
 
         def post(content: Any = EVENT, *, secret: str = SECRET) -> httpx2.Response:
             body = content if isinstance(content, bytes) else json.dumps(content).encode()
-            return httpx2.post(url, content=body, headers={"X-Webhook-Secret": secret.encode("latin-1")})
+            return httpx2.post(url, content=body, headers=[(b"X-Webhook-Secret", secret.encode("latin-1"))])
 
         assert httpx2.get(url).text == "ready for the Hub's webhooks"
         yield post
