@@ -19,9 +19,9 @@ from bot.jobs.cleaning import JobFolder, delete, job_folders
 from bot.records import WatchEntry
 from bot.text import duration, size
 from bot.watch import watchlist as watchlists
-from bot.watch.document import item_of, new_watchlist, with_model
+from bot.watch.document import item_of, new_watchlist, schema_copy, with_model
 from bot.watch.names import Reference
-from bot.watch.schema import EXAMPLE_NAMESPACE
+from bot.watch.schema import EXAMPLE_NAMESPACE, SCHEMA_FILE
 from bot.watch.values import is_namespace
 
 app = typer.Typer(rich_markup_mode="rich")
@@ -33,13 +33,20 @@ def init(
         str | None, typer.Option(metavar="NAMESPACE", help="Your user or organisation on the Hub.")
     ] = None,
     watchlist: WatchlistOption = Path("watchlist.yaml"),
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Only write the schema beside the watchlist, after an update.")
+    ] = False,
 ) -> None:
     """Write a commented watchlist to start from. Never overwrites one.
 
+    Outside a checkout, watchlist.schema.json is written beside it: editors complete and check keys with it.
     On a terminal it asks where to publish; elsewhere it asks nothing.
 
     Example: [bold]awq-bot init --publish-to your-namespace[/]
     """
+    if schema:
+        _write_schema(watchlist)
+        return
     if watchlist.exists() or watchlist.is_symlink():
         raise WatchlistError(
             f"{watchlist} already exists", hint="Add a model with `awq-bot add`, or name another --watchlist."
@@ -53,9 +60,16 @@ def init(
         )
     write_atomic(watchlist, new_watchlist(watchlist.absolute().parent, namespace).encode())
     out.print(f"wrote {watchlist}", markup=False)
+    _write_schema(watchlist)
     if namespace == EXAMPLE_NAMESPACE:
         out.print("next: set publish_to in it to your user or organisation on the Hub")
     out.print("next: awq-bot add REPO_ID, such as awq-bot add Qwen/Qwen3-4B")
+
+
+def _write_schema(watchlist: Path) -> None:
+    if copy := schema_copy(watchlist.absolute().parent):
+        write_atomic(copy, SCHEMA_FILE.read_bytes())
+        out.print(f"wrote {watchlist.parent / copy.name}", markup=False)
 
 
 # --- add ----------------------------------------------------------------------------------------------------

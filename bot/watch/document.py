@@ -210,10 +210,18 @@ def _shortened(text: str) -> str:
 
 
 def new_watchlist(folder: Path, publish_to: str = EXAMPLE_NAMESPACE) -> str:
-    """A commented watchlist without models, for a file in `folder`."""
+    """A commented watchlist without models, for a file in `folder`. Editors read the schema that it names."""
     inside = SCHEMA_FILE.is_relative_to(folder)
-    schema = SCHEMA_FILE.relative_to(folder) if inside else SCHEMA_FILE
-    return render("watchlist.yaml.jinja", schema=schema.as_posix(), publish_to=publish_to)
+    schema = SCHEMA_FILE.relative_to(folder).as_posix() if inside else SCHEMA_FILE.name
+    return render("watchlist.yaml.jinja", schema=schema, publish_to=publish_to)
+
+
+def schema_copy(folder: Path) -> Path | None:
+    """Where the schema has to be for a watchlist in `folder`; None where it is in that folder already.
+
+    An installed bot may be anywhere, and elsewhere after an update.
+    """
+    return None if SCHEMA_FILE.is_relative_to(folder) else folder / SCHEMA_FILE.name
 
 
 def with_model(text: str, model: Reference) -> str:

@@ -18,6 +18,7 @@ from bot.cli import setup
 from bot.files import locked
 from bot.localhub import LocalHub
 from bot.watch import watchlist as watchlists
+from bot.watch.schema import SCHEMA_FILE
 from tests.cli.conftest import Run
 from tests.support import factories
 from tests.support.repos import requests, source_files
@@ -41,6 +42,57 @@ def test_init_writes_a_commented_watchlist_that_check_accepts(run: Run, tmp_path
     }
     assert text.count("#") > 5
     assert run("check")[0] == 0
+    assert (tmp_path / named_schema(text)).read_bytes() == SCHEMA_FILE.read_bytes()
+
+
+def named_schema(text: str) -> str:
+    """As editors read it from a watchlist's first line."""
+    return text.splitlines()[0].removeprefix("# yaml-language-server: $schema=")
+
+
+def test_init_writes_the_schema_again_after_an_update(run: Run, tmp_path: Path) -> None:
+    run("init", "--watchlist", "lists/mine.yaml", "--publish-to", "acme")
+    before, schema = (tmp_path / "lists/mine.yaml").read_text(), tmp_path / "lists" / SCHEMA_FILE.name
+    schema.write_text("{}")
+    code, out, _ = run("init", "--watchlist", "lists/mine.yaml", "--schema")
+    assert (code, out) == (0, f"wrote lists/{SCHEMA_FILE.name}\n")
+    assert schema.read_bytes() == SCHEMA_FILE.read_bytes()
+    assert (tmp_path / "lists/mine.yaml").read_text() == before
+
+
+@pytest.mark.slow
+def test_it_runs_from_its_git_repository_without_torch(tmp_path: Path, hub: LocalHub) -> None:
+    """As `uvx --from git+https://… awq-bot` does. Needs the package index."""
+    command = [sys.executable, "-m", "uv", "tool", "run", "--from", f"git+file://{ROOT}"]
+    environment = os.environ | {
+        "UV_TOOL_DIR": str(tmp_path / "tools"),
+        "HF_ENDPOINT": hub.endpoint,
+        "HF_TOKEN": hub.token("reader", role="read"),
+    }
+
+    def bot(*words: str) -> str:
+        ended = subprocess.run(
+            [*command, *words],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=500,
+            check=False,
+        )
+        assert ended.returncode == 0, ended.stderr
+        return ended.stdout
+
+    hub.seed("lab/Tiny", source_files(model__safetensors=WEIGHTS))
+    bot("awq-bot", "init", "--publish-to", "quantized")
+    path = tmp_path / "watchlist.yaml"
+    path.write_text(f"publish_to: quantized\n{BUILTIN_TEXT}models:\n  - lab/Tiny\n")
+    [planned] = json.loads(bot("awq-bot", "plan", "--json"))["jobs"]
+    assert planned["entry"]["repo_id"] == "lab/Tiny"
+    found = bot(
+        "python", "-c", "import importlib.util as u; print(u.find_spec('torch'), u.find_spec('bot') is None)"
+    )
+    assert found == "None False\n"
 
 
 def test_init_without_a_terminal_asks_nothing_and_says_what_to_set(run: Run, tmp_path: Path) -> None:
