@@ -122,7 +122,7 @@ def render(template: str, **facts: object) -> str:
 def _environment() -> ImmutableSandboxedEnvironment:
     environment = ImmutableSandboxedEnvironment(
         loader=FileSystemLoader(_template_folder()),
-        autoescape=_is_html,
+        autoescape=_is_markup,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -139,8 +139,8 @@ def _finalized(value: object) -> object:
     return type(value)(printable(value)) if isinstance(value, str) else value
 
 
-def _is_html(template: str | None) -> bool:
-    return template is not None and template.endswith(".html.jinja")
+def _is_markup(template: str | None) -> bool:
+    return template is not None and template.endswith((".html.jinja", ".xml.jinja"))
 
 
 def _template_folder() -> Path:

@@ -21,7 +21,7 @@ import typer
 from typer.exceptions import TyperException
 
 import bot
-from bot.cli import actions, setup, stages, terminal, tools, watch
+from bot.cli import actions, setup, stages, status, terminal, tools, watch
 from bot.cli.console import Panel, child_options, err, help_without_verb, log, out, problem_of
 from bot.cli.streams import prepare_streams
 from bot.errors import BotError, WatchlistError
@@ -37,7 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": _HELP, "max_content_width": 100},
 )
-for group in (setup, watch, stages, tools):
+for group in (setup, watch, status, stages, tools):
     app.add_typer(group.app)
 app.add_typer(actions.app, rich_help_panel=Panel.TOOLS)
 INTERRUPTED = 130

@@ -78,6 +78,7 @@ from bot.records.report import (
 )
 from bot.records.result import Attempts, JobResult, PlanTimes, RunningJob, Status, job_result
 from bot.records.serialization import canonical_json, from_json, sha256_of, to_json
+from bot.records.status import ModelState, ModelStatus, PublishedRelease, ReleaseHistory, StatusReport
 from bot.records.workflow import WorkflowRun
 
 __all__ = [
@@ -116,6 +117,8 @@ __all__ = [
     "Link",
     "ListedRepo",
     "LogEntry",
+    "ModelState",
+    "ModelStatus",
     "ModuleError",
     "OnBytes",
     "PinnedFile",
@@ -127,8 +130,10 @@ __all__ = [
     "Publication",
     "Published",
     "PublishedFile",
+    "PublishedRelease",
     "QuantizedModel",
     "Recipe",
+    "ReleaseHistory",
     "Report",
     "RunningJob",
     "Signer",
@@ -137,6 +142,7 @@ __all__ = [
     "SourceFigures",
     "SourceProvenance",
     "Status",
+    "StatusReport",
     "Tag",
     "TargetState",
     "TaskFigures",
