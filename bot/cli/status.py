@@ -26,7 +26,7 @@ from bot.watch import watchlist as watchlists
 
 app = typer.Typer(rich_markup_mode="rich")
 
-_URL = re.compile(r"https://[^\s\"'<>?#]+|http://(localhost|127\.0\.0\.1)(:\d+)?(/[^\s\"'<>?#]*)?")
+_URL = re.compile(r"https?://[^\s\"'<>?#]+")
 _STYLES = {
     ModelState.PUBLISHED: "green",
     ModelState.PLANNED: "cyan",

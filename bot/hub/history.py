@@ -41,7 +41,13 @@ def _history(api: HfApi, target: str) -> ReleaseHistory:
         if state.provenance is None:
             return ReleaseHistory(repo_id=state.repo_id, problem=state.problem or "")
         dates = {item.commit_id: item.created_at for item in call(lambda: api.list_repo_commits(target))}
-        return _walked(api, state, state.provenance, dates)
+        tagged = next((tag.sha for tag in state.tags if tag.name == state.provenance.tag), "")
+        newest = _Step(commit=tagged or state.head, made=state.provenance)
+        if newest.commit != state.head:  # main was changed by hand after it
+            newest = _read(api, state.repo_id, Link(tag=newest.made.tag, commit=tagged, sha256=""))
+        return _walked(api, state, newest, dates, complete=bool(tagged))
+    except _BrokenError as error:
+        return ReleaseHistory(repo_id=target, whole=False, problem=str(error))
     except HfHubHTTPError as error:
         return ReleaseHistory(repo_id=target, problem=f"its history answers {status_of(error)}")
     except HubFailsError as error:
@@ -60,10 +66,11 @@ class _Step:
     made: Provenance
 
 
-def _walked(api: HfApi, state: Published, newest: Provenance, dates: Mapping[str, datetime]) -> ReleaseHistory:
-    """dates: of the commits of main, the newest first."""
-    tagged = next((tag.sha for tag in state.tags if tag.name == newest.tag), "")
-    steps, problem, order = [_Step(commit=tagged or state.head, made=newest)], "", list(dates)
+def _walked(
+    api: HfApi, state: Published, newest: _Step, dates: Mapping[str, datetime], *, complete: bool
+) -> ReleaseHistory:
+    """dates: of the commits of main, the newest first. complete: the newest release has its tag."""
+    steps, problem, order = [newest], "", list(dates)
     older = None
     try:
         while (older := _link_before(state, steps[-1], order)) is not None and len(steps) < MOST_RELEASES:
@@ -74,8 +81,7 @@ def _walked(api: HfApi, state: Published, newest: Provenance, dates: Mapping[str
         problem = f"the release before {steps[-1].made.tag} answers {status_of(error)}"
     before: list[_Step | None] = [*steps[1:], None]
     releases = [_release(step, older, dates) for step, older in zip(steps, before, strict=True)]
-    # Without its tag a release is not complete.
-    shown = tuple(item for item in releases[0 if tagged else 1 :] if item is not None)
+    shown = tuple(item for item in releases[0 if complete else 1 :] if item is not None)
     if not problem and None in releases:
         problem = "a release with figures that cannot be right is left out"
     return ReleaseHistory(

@@ -37,7 +37,11 @@ def tags(found: ReleaseHistory) -> list[str]:
 
 
 def put_provenance(hub: LocalHub, made: Provenance) -> None:
+    """A newer head, to which its tag is moved."""
     hub.seed(TARGET, {"provenance.json": to_json(made)})
+    repo = hub.repo(TARGET)
+    repo.delete_ref(f"refs/tags/{made.tag}")
+    repo.create_ref(f"refs/tags/{made.tag}", "main")
 
 
 def made(hub: LocalHub, revision: str = "main") -> Provenance:
@@ -51,7 +55,7 @@ def test_releases_are_read_from_the_newest_to_the_first(hub: LocalHub, three: Se
     newest = found.releases[0]
     assert newest.commit == hub.refs(TARGET)[f"refs/tags/{newest.tag}"]
     assert newest.date == hub.repo(TARGET).commit(newest.commit).date[:19] + "Z"
-    report = three[2].artifact and made(hub).report
+    report = made(hub).report
     assert (newest.kl_mean, newest.top1_agreement) == (report.kl_mean, report.top1_agreement)
     assert newest.size_bytes == report.size_quantized_bytes
     assert newest.source_sha == three[2].job.upstream.sha
@@ -86,10 +90,17 @@ def test_a_deleted_tag_leaves_the_release_that_the_log_names(hub: LocalHub, thre
 
 def test_releases_from_before_the_log_are_found_by_their_tags(hub: LocalHub, three: Sequence[Release]) -> None:
     put_provenance(hub, replace(made(hub), log=None))
-    repo, tag = hub.repo(TARGET), three[2].job.tag
-    repo.delete_ref(f"refs/tags/{tag}")
-    repo.create_ref(f"refs/tags/{tag}", "main")
     assert tags(read(hub)) == [item.job.tag for item in reversed(three)]
+
+
+def test_what_was_changed_by_hand_after_a_release_is_not_its_figures(
+    hub: LocalHub, three: Sequence[Release]
+) -> None:
+    newest = made(hub)
+    hub.seed(TARGET, {"provenance.json": to_json(replace(newest, report=replace(newest.report, kl_mean=9.0)))})
+    found = read(hub)
+    assert tags(found) == [item.job.tag for item in reversed(three)]
+    assert found.releases[0].kl_mean == newest.report.kl_mean
 
 
 def test_a_release_without_its_tag_is_not_shown_but_those_before_it_are(
@@ -108,7 +119,7 @@ def test_what_is_not_the_release_that_the_next_one_names_ends_the_history(
     forged = replace(newest.log, previous=replace(newest.log.previous, sha256="0" * 64))
     put_provenance(hub, replace(newest, log=forged))
     found = read(hub)
-    assert tags(found) == []  # its tag is on the commit before
+    assert tags(found) == [newest.tag]
     assert "is not the release that" in found.problem
     assert not found.whole
 
@@ -121,9 +132,6 @@ def test_figures_that_cannot_be_right_are_left_out_and_said(
 ) -> None:
     newest = made(hub)
     put_provenance(hub, replace(newest, report=replace(newest.report, **figures)))  # type: ignore[arg-type]
-    repo = hub.repo(TARGET)
-    repo.delete_ref(f"refs/tags/{newest.tag}")
-    repo.create_ref(f"refs/tags/{newest.tag}", "main")
     found = read(hub)
     assert tags(found) == [three[1].job.tag, three[0].job.tag]
     assert found.problem == "a release with figures that cannot be right is left out"
