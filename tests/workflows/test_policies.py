@@ -47,6 +47,12 @@ JOBS: dict[tuple[str, str], tuple[dict[str, str], str | None, set[str]]] = {
     ("model.yml", "quantize"): (READ, "read", {"HF_TOKEN"}),
     ("model.yml", "publish"): (READ_AND_ID, "publish", AND_KEY),
     ("pull-request.yml", "plan"): (READ | {"pull-requests": "write"}, None, set()),
+    ("status.yml", "build"): (
+        READ | {"issues": "read", "pages": "read", "pull-requests": "read"},
+        "read",
+        {"HF_TOKEN"},
+    ),
+    ("status.yml", "deploy"): ({"id-token": "write", "pages": "write"}, "github-pages", set()),
     ("watch.yml", "plan"): (
         READ | {"actions": "read", "issues": "write", "pull-requests": "read"},
         "read",
@@ -136,6 +142,18 @@ def test_every_script_is_one_command(steps: list[Step]) -> None:
     commands = {call.split()[1] for call in calls if call.startswith("exec")}
     assert commands == {"awq-bot", '"$RUNNER_TEMP/sbom/bin/cyclonedx-py"'}
     assert [call for call in calls if re.search(r"[;|&\n]|\bif\b", call)] == []
+
+
+def test_a_page_is_published_only_where_a_variable_asks_for_it(jobs: dict[tuple[str, str], Job]) -> None:
+    deploying = [
+        name for name, job in jobs.items() if any("deploy-pages" in (step.uses or "") for step in job.steps)
+    ]
+    assert deploying == [("status.yml", "deploy")]
+    build, deploy = jobs["status.yml", "build"], jobs["status.yml", "deploy"]
+    [condition] = expressions(build.condition)
+    assert "vars.AWQ_BOT_STATUS_PAGE == 'true'" in condition
+    assert deploy.needed == ["build"]
+    assert [*expressions(deploy.condition)] == ["success()"]
 
 
 def test_packages_are_listed_where_a_release_is_built_and_published_before_any_credential_is_used(

@@ -18,6 +18,7 @@ from tests.workflows.interpreter.parser import WorkflowError
 
 Inputs = Mapping[str, str]
 Outputs = dict[str, str]
+SITE = "https://someone.github.io/awq-bot"  # of the repository's GitHub Pages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +144,23 @@ def _attest(inputs: Inputs, context: ActionContext) -> Outputs:
     return {}
 
 
+def _configure_pages(inputs: Inputs, context: ActionContext) -> Outputs:
+    return {"base_url": SITE}
+
+
+def _upload_pages(inputs: Inputs, context: ActionContext) -> Outputs:
+    made = context.artifacts.upload("github-pages", context.workspace / inputs["path"])
+    if made is None:
+        raise StepFailedError(f"No files were found with the provided path: {inputs['path']}")
+    return {"artifact_id": made.id}
+
+
+def _deploy_pages(inputs: Inputs, context: ActionContext) -> Outputs:
+    if "github-pages" not in context.artifacts.names():
+        raise StepFailedError('No artifacts named "github-pages" were found for this workflow run.')
+    return {"page_url": f"{SITE}/"}
+
+
 def _alls_green(inputs: Inputs, context: ActionContext) -> Outputs:
     bad = {name: job["result"] for name, job in json.loads(inputs["jobs"]).items() if job["result"] != "success"}
     if bad:
@@ -155,7 +173,10 @@ _ACTIONS: dict[str, tuple[Callable[[Inputs, ActionContext], Outputs], set[str]]]
     "actions/attest": (_attest, {"subject-name", "subject-digest"}),
     "actions/checkout": (_checkout, {"persist-credentials"}),
     "actions/setup-python": (_setup_python, {"python-version"}),
+    "actions/configure-pages": (_configure_pages, set()),
+    "actions/deploy-pages": (_deploy_pages, set()),
     "actions/upload-artifact": (_upload, _UPLOAD),
+    "actions/upload-pages-artifact": (_upload_pages, {"path"}),
     "actions/download-artifact": (_download, {"artifact-ids", "pattern", "path"}),
     "re-actors/alls-green": (_alls_green, {"jobs"}),
 }

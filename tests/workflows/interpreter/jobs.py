@@ -40,7 +40,9 @@ def launch(run: RunContext, level: Level, job: Job, contexts: dict[str, Any], *,
     """contexts: all but what only a machine knows."""
     repository = run.repository
     evaluate = repository.parser.evaluate
-    environment = (evaluate(job.environment, contexts) or {}).get("name")
+    # Its URL is an output of a step, and known later.
+    named = {key: value for key, value in (job.environment or {}).items() if key != "url"}
+    environment = evaluate(named, contexts).get("name")
     permissions = granted_permissions(job.permissions, ceiling=level.ceiling, fork=run.fork)
     labels = _labels(job, evaluate(job.runs_on, contexts), evaluate(job.timeout_minutes, contexts))
     token = repository.api.grant(permissions)

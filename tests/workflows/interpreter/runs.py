@@ -68,7 +68,7 @@ class Run(RunContext):
         """Of workflow_dispatch, with their defaults; nothing on any other event."""
         if self.event != "workflow_dispatch":
             return {}
-        declared = self.workflow.events["workflow_dispatch"].get("inputs", {})
+        declared = (self.workflow.events["workflow_dispatch"] or {}).get("inputs", {})
         given = self.payload.get("inputs", {})
         check_inputs(self.workflow.file, declared, given)
         return {name: given.get(name, each.get("default", "")) for name, each in declared.items()}
