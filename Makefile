@@ -34,7 +34,7 @@ LOCK_CPU := $(LOCK) --python-platform x86_64-manylinux_2_28 --constraint constra
 BASE := .venv-base
 # A third, with pip-audit alone, which needs other versions.
 AUDIT := .venv-audit
-BASE_TESTS := tests/watch tests/card tests/hub tests/localhub
+BASE_TESTS := tests/watch tests/card tests/page tests/hub tests/localhub
 # What `make trust` runs beside tests/trust.
 TRUST := tests/jobs/test_isolation.py $(addprefix tests/hub/test_,forgeries.py release_log.py signing.py)
 

@@ -74,8 +74,9 @@ def _listings(hub: Hub, models: tuple[ModelStatus, ...]) -> tuple[AuthorListing,
 
 
 def _unlisted(listings: tuple[AuthorListing, ...]) -> list[str]:
-    return [
-        f"What is public of {item.author} is not known, and not shown: {item.problem}."
-        for item in listings
-        if item.problem
-    ]
+    """Without the names of these accounts, which may be known to few."""
+    problems = [item.problem for item in listings if item.problem]
+    if not problems:
+        return []
+    accounts = "1 account" if len(problems) == 1 else f"{len(problems)} accounts"
+    return [f"Models of {accounts} could not be listed, and may be missing here: {problems[0]}."]

@@ -120,6 +120,26 @@ def test_github_that_fails_is_a_note_and_the_page_is_made(workspace: Workspace) 
     assert "Failed attempts are not known: GitHub answers 403" in text
 
 
+def test_what_a_rule_finds_is_proposed_and_has_no_page_yet(workspace: Workspace) -> None:
+    workspace.hub.seed("lab/New", source_files(model__safetensors=WEIGHTS))
+    workspace.discover("{author: lab}")
+    ended = workspace.runner.step_here("status", "--json")
+    found = only_model(ended.out)
+    assert (found["source"], found["state"], found["target"]) == ("lab/New", "proposed", "quantized/New-awq")
+    assert workspace.runner.step_here("status", "--out", "site").code == 0
+    assert list((workspace.root / "site").glob("models/*")) == []
+
+
+def test_an_account_that_cannot_be_listed_is_not_shown_and_said(
+    run: Run, published: Release, tmp_path: Path
+) -> None:
+    published.hub.faults.add(Fault(path="/api/models$", status=403, times=None))
+    code, out, err = run("status", "--out", "site")
+    assert (code, out) == (0, "site/index.html: no models; 1 not shown\n")
+    assert "Models of 2 accounts could not be listed, and may be missing here: the Hub answers 403." in err
+    assert "Models of 2 accounts could not be listed" in (tmp_path / "site" / "index.html").read_text()
+
+
 def test_an_empty_watchlist_makes_a_page_that_says_what_to_do(
     run: Run, with_hub: LocalHub, watchlist: Path, tmp_path: Path
 ) -> None:
