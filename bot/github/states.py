@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from bot.github.attempts import needs_person, refusal_issue_key
+from bot.github.attempts import needs_person
 from bot.records import (
     Attempts,
     AuthorListing,
@@ -73,8 +73,7 @@ def _of_skip(skip: Skip, known: Known) -> ModelStatus:
         state = ModelState.HELD
     else:
         state = ModelState.REFUSED if needs_person(skip) else ModelState.WAITING
-    issue = known.attempts.get(refusal_issue_key(entry.target)) if state is ModelState.REFUSED else None
-    return _status(entry, state, known, reason=skip.reason, hint=skip.hint, about=issue)
+    return _status(entry, state, known, reason=skip.reason, hint=skip.hint, about=None)
 
 
 def _status(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from bot.github.attempts import iso
+from bot.github.dashboard import ticked_plan, with_ticks
 from bot.github.states import Known, model_states, public_states
 from bot.github.tracker import IssueTracker
 from bot.hub.history import read_histories
@@ -23,7 +24,9 @@ def status_of(
     base: the git id of the watchlist. private: show private models, and the issues of a private repository, too.
     """
     attempts, unknown = _attempts(tracker)
-    plan = pipeline.plan(hub, watchlist.entries, watchlist.rules)
+    ticks = tracker.ticks()
+    watchlist = with_ticks(watchlist, ticks)
+    plan = ticked_plan(pipeline.plan(hub, watchlist.entries, watchlist.rules), ticks)
     plan = tracker.with_proposals(plan, watchlist.rules, base=base)
     jobs = [*plan.jobs, *plan.deferred]
     targets = [entry.target for entry in (*(job.entry for job in jobs), *(skip.entry for skip in plan.skipped))]

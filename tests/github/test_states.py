@@ -91,14 +91,6 @@ def test_attempts_at_other_content_do_not_count() -> None:
     assert found.state is ModelState.PLANNED
 
 
-def test_a_refusal_names_its_issue_where_readers_may_see_it() -> None:
-    about = {f"refused:{TARGET}": Attempts(target=f"refused:{TARGET}", content="", waits_for_person=True, issue=9)}
-    shown = of_skip(Known(attempts=about, issues_url="https://g/i"), reason="gated", exit_code=3)
-    assert shown.issue_url == "https://g/i/9"
-    hidden = of_skip(Known(attempts=about), reason="gated", exit_code=3)
-    assert (hidden.issue, hidden.issue_url) == (None, "")
-
-
 def test_what_is_published_is_shown_in_every_state() -> None:
     history = ReleaseHistory(repo_id=TARGET, releases=(release(),), whole=False, problem="the log breaks")
     known = Known(histories={TARGET: history})
