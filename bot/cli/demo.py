@@ -1,4 +1,4 @@
-"""The whole chain on this machine: two tiny trained models, a local Hub, the commands that people type.
+"""The whole chain on this machine: three tiny trained models, a local Hub, the commands that people type.
 
 Each step runs a command in a new process, and then checks on the Hub what it did.
 """
@@ -25,9 +25,10 @@ from bot.localhub import LocalHub
 
 ASSETS = Path(__file__).parents[2] / "tests" / "assets"
 MODELS = ("qwen3-tiny", "llama-tiny")
+FOUND = "qwen3-moe-tiny"  # on no list, until a rule finds it
 UPSTREAM, NAMESPACE = "tinylab", "quantized"
 _MARKER = ".awq-bot-demo"
-_MADE = ("hub", "work", "watchlist.yaml", "card.md", "assets")
+_MADE = ("hub", "work", "watchlist.yaml", "card.md", "assets", "site")
 
 _WATCHLIST = f"""\
 publish_to: {NAMESPACE}
@@ -41,6 +42,8 @@ defaults:
 models:
   - {UPSTREAM}/qwen3-tiny
   - {UPSTREAM}/llama-tiny
+discover:
+  - {{author: {UPSTREAM}, match: "*-tiny"}}
 """
 
 
@@ -81,7 +84,9 @@ def run_demo(root: Path, console: Console) -> None:
         _readme_commit(demo)
         _changed_weight(demo)
         _changed_generation_config(demo)
+        _third_model(demo)
         _verified(demo)
+        _status_page(demo)
     show_results(demo, MODELS[0])
 
 
@@ -160,9 +165,34 @@ def _changed_generation_config(demo: Demo) -> None:
         raise DemoError(f"expected changes in small files only, found {sorted(changed)}")
 
 
+def _third_model(demo: Demo) -> None:
+    title(demo, "The lab releases a third model, a mixture of experts, which is on no list: the plan proposes it")
+    repo_id = f"{UPSTREAM}/{FOUND}"
+    demo.hub.seed(repo_id, ASSETS / FOUND, message="First release")
+    plan = expect_jobs(demo, [])
+    if (found := [item["repo"]["repo_id"] for item in plan["proposals"]]) != [repo_id]:
+        raise DemoError(f"expected {repo_id} to be proposed, found {found}")
+    title(demo, "A maintainer takes it: on GitHub by merging a pull request, here by adding it")
+    type_command(demo, "add", repo_id)
+    type_command(demo, "run", "--work", str(demo.root / "work"))
+    expect_tags(demo, FOUND, 1)
+    expect_jobs(demo, [])
+
+
 def _verified(demo: Demo) -> None:
     title(demo, "Anyone can verify a published repo")
     type_command(demo, "verify", f"{NAMESPACE}/{MODELS[1]}-awq")
+
+
+def _status_page(demo: Demo) -> None:
+    title(demo, "Where every model stands, as a page for all")
+    site = demo.root / "site"
+    type_command(demo, "status", "--out", str(site))
+    models = json.loads((site / "status.json").read_text())["models"]
+    published = {item["target"]: len(item["releases"]) for item in models if item["state"] == "published"}
+    expected = {f"{NAMESPACE}/{name}-awq": count for name, count in zip((*MODELS, FOUND), (2, 2, 1), strict=True)}
+    if published != expected:
+        raise DemoError(f"expected the releases {expected} on the page, found {published}")
 
 
 def show_results(demo: Demo, name: str) -> None:
@@ -177,7 +207,9 @@ def show_results(demo: Demo, name: str) -> None:
     demo.console.print()
     demo.console.rule("[bold green]Every step did what it says", align="left")
     hub = f"{Path(sys.executable).parent / 'awq-bot'} hub --root {shlex.quote(str(demo.root / 'hub'))}"
+    page = demo.root / "site" / "index.html"
     for what, where in (
+        *([("status page", str(page))] if page.is_file() else []),
         ("model card", str(card)),
         ("files of the jobs", str(demo.root / "work")),
         ("serve the Hub again", hub),
@@ -207,12 +239,14 @@ def type_command(demo: Demo, *words: str) -> None:
     _call(demo, words, stdout=None)
 
 
-def expect_jobs(demo: Demo, repo_ids: list[str]) -> None:
+def expect_jobs(demo: Demo, repo_ids: list[str]) -> dict[str, Any]:
+    """Returns the plan."""
     type_command(demo, "plan")
     plan: dict[str, Any] = json.loads(_call(demo, ("plan", "--json"), stdout=subprocess.PIPE))
     found = [job["entry"]["repo_id"] for job in plan["jobs"]]
     if found != repo_ids:
         raise DemoError(f"expected jobs for {repo_ids} in the plan, found {found}")
+    return plan
 
 
 def expect_tags(demo: Demo, name: str, count: int) -> None:
@@ -224,7 +258,7 @@ def expect_tags(demo: Demo, name: str, count: int) -> None:
 
 def _call(demo: Demo, words: tuple[str, ...], *, stdout: int | None) -> str:
     command = [sys.executable, "-m", "bot", *words]
-    if words[0] in ("check", "plan", "run"):
+    if words[0] in ("check", "add", "plan", "run", "status"):
         command += ["--watchlist", str(demo.watchlist)]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
     environment |= {"HF_ENDPOINT": demo.hub.endpoint, "HF_TOKEN": demo.token}
