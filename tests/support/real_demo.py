@@ -20,8 +20,10 @@ from bot.cli.demo import (
     DemoError,
     clear_folder,
     expect_jobs,
+    expect_proposals,
     expect_tags,
     show_card,
+    show_page,
     show_results,
     title,
     type_command,
@@ -34,7 +36,8 @@ from tests.support.reader import Reader, reader_python
 from tests.support.real_model import ANSWER, GROUP_SIZE, NAME, QUESTION, WEIGHTS, NotAvailableError, real_model
 
 ROOT = Path("demo-real")
-SOURCE, TARGET = f"huggingfacetb/{NAME}", f"{NAMESPACE}/{NAME}-awq"
+LAB = "huggingfacetb"
+SOURCE, TARGET = f"{LAB}/{NAME}", f"{NAMESPACE}/{NAME}-awq"
 QUESTIONS = (QUESTION, "What is a hash table?", "Write a Python function that adds two numbers.")
 
 # Measured on the other parts of the texts, 8 blocks of 512 tokens of each.
@@ -49,8 +52,9 @@ defaults:
   evaluation: {{tokens: 12288}}
   # So small a model, calibrated on so little, loses more than a release should.
   gate: {{max_kl: 0.5, min_top1: 0.65, max_perplexity_ratio: 1.5}}
-models:
-  - {SOURCE}
+models: []
+discover:
+  - {{author: {LAB}, match: SmolLM*}}
 """
 _CARD = f"""\
 ---
@@ -73,6 +77,7 @@ def run_real_demo(root: Path, console: Console) -> None:
         demo = Demo(hub, root, hub.token(), console, threads=None)
         _release(demo, folder)
         _read_back(demo)
+        show_page(demo, {TARGET: 1})
     show_results(demo, NAME)
 
 
@@ -82,9 +87,12 @@ def _release(demo: Demo, folder: Path) -> None:
     demo.hub.seed(SOURCE, files | {"README.md": _CARD}, message="First release")
     demo.console.print(f"  {SOURCE} is on the Hub at {demo.hub.endpoint}")
     demo.watchlist.write_text(_WATCHLIST)
-    title(demo, "awq-bot notices it, quantizes, measures and publishes it")
+    title(demo, "It is on no list: awq-bot finds it by its author, and proposes it")
     demo.console.print(_WATCHLIST.rstrip(), style="dim", markup=False)
     type_command(demo, "check")
+    expect_proposals(demo, [SOURCE])
+    title(demo, "A maintainer adds it; awq-bot quantizes, measures and publishes it")
+    type_command(demo, "add", SOURCE)
     expect_jobs(demo, [SOURCE])
     type_command(demo, "run", "--work", str(demo.root / "work"))
     expect_tags(demo, NAME, 1)
