@@ -52,6 +52,7 @@ from bot.records.discovery import (
 from bot.records.hub import (
     DatasetListing,
     Details,
+    Head,
     Headers,
     HubFile,
     Layers,
@@ -106,6 +107,7 @@ __all__ = [
     "EvaluationText",
     "ExpertTokens",
     "ExpertsOfModel",
+    "Head",
     "Headers",
     "HubFile",
     "Job",

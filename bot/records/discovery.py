@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bot.records.config import WatchEntry
+from bot.records.hub import Head
 
 DiscoverMode = Literal["propose", "publish"]
 
@@ -70,11 +71,17 @@ class ListedRepo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuthorListing:
-    """All model repos of an author that our token can see. problem: why they could not be listed, in short."""
+    """All model repos of an author that our token can see. problem: why they could not be listed, in short.
+
+    heads: also of the part of a list that could be read. pages: as many were read. unread: whether there are more.
+    """
 
     author: str
     repos: tuple[ListedRepo, ...] = ()
     problem: str | None = None
+    heads: tuple[Head, ...] = ()
+    pages: int = 0
+    unread: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

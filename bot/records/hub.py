@@ -58,6 +58,17 @@ class Upstream:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """The latest commit on main of a model repo, and its settings, as a list of its author's repos shows them."""
+
+    repo_id: str
+    sha: str
+    gated: str | None = None
+    private: bool = False
+    disabled: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TensorInfo:
     """One entry of a safetensors header. dtype as safetensors writes it: F16, BF16, F32, I32, ..."""
 
