@@ -34,6 +34,7 @@ from bot.github.results import attested, final_results, originals_of, read_job, 
 from bot.github.summaries import plan_page, report_page
 from bot.github.tracker import IssueTracker
 from bot.hub.fetch import git_blob_id
+from bot.hub.seen import seen_file
 from bot.hub.session import Hub
 from bot.jobs import pipeline
 from bot.jobs.stages import JobContext
@@ -71,7 +72,10 @@ def plan(
         str, typer.Option("--only", metavar="REPO_ID", envvar="AWQ_BOT_ONLY", help="Only this model.")
     ] = "",
     force: Annotated[
-        bool, typer.Option("--force", envvar="AWQ_BOT_FORCE", help="Also retry what failed and waits.")
+        bool,
+        typer.Option(
+            "--force", envvar="AWQ_BOT_FORCE", help="Also retry what failed and waits; read everything again."
+        ),
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", envvar="AWQ_BOT_DRY_RUN", help="Show the plan; start nothing.")
@@ -126,6 +130,7 @@ def plan(
             trusted_publishing=oidc,
             publish_on=where,
             max_releases=most_jobs,
+            memory=seen_file(hub.endpoint),
         )
         if not only:
             planned = tracker.with_proposals(planned, chosen.rules, base=git_blob_id(watchlist.read_bytes()))

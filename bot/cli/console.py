@@ -63,6 +63,9 @@ IsolationOption = Annotated[
         "--require-isolation", help="Refuse to read a model's files where child processes cannot be isolated."
     ),
 ]
+FreshOption = Annotated[
+    bool, typer.Option("--fresh", help="Read everything again, also what is remembered to be up to date.")
+]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Do everything but write to the Hub.")]
 
 

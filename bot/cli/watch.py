@@ -9,6 +9,7 @@ import typer
 from bot.cli import terminal
 from bot.cli.console import (
     DryRunOption,
+    FreshOption,
     IsolationOption,
     JsonOption,
     OnlyOption,
@@ -27,6 +28,7 @@ from bot.cli.console import (
 from bot.cli.doctor import CpuOption, jobs_on_cpu, own_code_notice
 from bot.cli.progress import Bars
 from bot.errors import BotError
+from bot.hub.seen import seen_file
 from bot.hub.session import Hub
 from bot.jobs import pipeline
 from bot.jobs.isolation import require
@@ -58,13 +60,20 @@ def check(watchlist: WatchlistOption = Path("watchlist.yaml")) -> None:
 def plan(
     watchlist: WatchlistOption = Path("watchlist.yaml"),
     only: OnlyOption = None,
+    fresh: FreshOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show what is new, what each job needs, and why the rest is skipped. Downloads no weights.
 
+    Remembered in ~/.cache/awq-bot/seen (or in $XDG_CACHE_HOME): which models were
+    up to date, and at which commits. While the lists of their authors show the
+    same commits, nothing more is asked about them. Tags are looked at once a day,
+    everything else within four weeks. Nothing is kept of private repos, and what has
+    `signed_by` is always read. The file may be deleted; --fresh does without.
+
     Example: [bold]awq-bot plan --json | jq '.jobs[].reason'[/]
     """
-    planned = _plan(watchlist, only=only)
+    planned = _plan(watchlist, only=only, fresh=fresh)
     if as_json:
         print_json(planned)
     else:
@@ -79,6 +88,7 @@ def run(
     dry_run: DryRunOption = False,
     cpu: CpuOption = False,
     require_isolation: IsolationOption = False,
+    fresh: FreshOption = False,
 ) -> None:
     """Plan, then pull, quantize, evaluate and publish each new release.
 
@@ -89,7 +99,7 @@ def run(
     """
     if require_isolation:
         require()
-    planned = _plan(watchlist, only=only)
+    planned = _plan(watchlist, only=only, fresh=fresh)
     err.print(terminal.plan_table(planned))
     if any(job.kind is not JobKind.FINISH for job in planned.jobs):
         # Before gigabytes of weights are pulled for it.
@@ -152,7 +162,9 @@ def _first_failure(planned: Plan, results: list[JobResult]) -> int:
     return next(iter([*failed, *refused]), 0)
 
 
-def _plan(watchlist: Path, *, only: str | None) -> Plan:
+def _plan(watchlist: Path, *, only: str | None, fresh: bool) -> Plan:
     repo_id = model_reference(only).repo_id if only else None
     chosen = watchlists.select(watchlists.read(watchlist), repo_id, path=watchlist)
-    return pipeline.plan(Hub.from_environment(), chosen.entries, chosen.rules, only=repo_id)
+    hub = Hub.from_environment()
+    memory = seen_file(hub.endpoint)
+    return pipeline.plan(hub, chosen.entries, chosen.rules, only=repo_id, memory=memory, fresh=fresh)

@@ -57,17 +57,25 @@ def plan_run(
     trusted_publishing: bool = False,
     publish_on: str = "hosted",
     max_releases: int = MAX_RELEASES,
+    memory: Path | None = None,
 ) -> Plan:
     """What is new and can be done now, as the boxes of the dashboard want it.
 
-    only: the one model of the watchlist. trusted_publishing: publishing uses Trusted Publishers, which cannot
-    create targets. max_releases: in progress at once.
+    only: the one model of the watchlist. force: also what waits, and with nothing taken from `memory`.
+    trusted_publishing: publishing uses Trusted Publishers, which cannot create targets. max_releases: in progress
+    at once.
     """
     attempts, running = tracker.attempts(), tracker.jobs_of_other_runs()
     ticks = tracker.ticks()
     watchlist = with_ticks(watchlist, ticks)
     listed = pipeline.plan(
-        hub, watchlist.entries, watchlist.rules, only=only, trusted_publishing=trusted_publishing
+        hub,
+        watchlist.entries,
+        watchlist.rules,
+        only=only,
+        trusted_publishing=trusted_publishing,
+        memory=memory,
+        fresh=force,
     )
     listed = ticked_plan(listed, ticks)
     found = publishable(listed, hosted=publish_on == "hosted", public=tracker.actions.is_public is True)

@@ -24,17 +24,19 @@ from bot.hub.listings import read_authors
 from bot.hub.publish import make_public_note
 from bot.hub.pull import Pinned, pull_files
 from bot.hub.session import Hub
-from bot.hub.settings import PreparedTarget, check_token, create_target, with_visibility
-from bot.hub.signatures import check_may_sign, with_signatures
+from bot.hub.settings import PreparedTarget, check_token, create_target
+from bot.hub.signatures import check_may_sign
 from bot.hub.sources import read_change_times, read_datasets, read_details, read_sources
-from bot.hub.targets import read_targets, with_origins
+from bot.hub.unchanged import look_at_sources
 from bot.jobs import stages
 from bot.jobs.folder import JobDir
 from bot.jobs.handover import check_job_dir, edited_files
 from bot.jobs.machine import name_needed_space
 from bot.jobs.stages import JobContext
 from bot.jobs.trial import layers_of_model
+from bot.jobs.watched import list_authors, triage_all
 from bot.records import (
+    AuthorListing,
     DatasetListing,
     Details,
     DiscoverRule,
@@ -47,7 +49,6 @@ from bot.records import (
     Report,
     Skip,
     Status,
-    Upstream,
     WatchEntry,
     Watchlist,
     job_result,
@@ -55,7 +56,6 @@ from bot.records import (
 )
 from bot.watch import release
 from bot.watch.discovery import authors_to_list, discover
-from bot.watch.identity import same_repo_refusals
 from bot.watch.licenses import license_refusal
 from bot.watch.refusals import dataset_name, dataset_refusal, own_code, refuse
 from bot.watch.release import make_plan
@@ -71,26 +71,21 @@ def plan(
     *,
     only: str | None = None,
     trusted_publishing: bool = False,
+    memory: Path | None = None,
+    fresh: bool = False,
 ) -> Plan:
     """Decide what to do for every entry, from one listing per repo; details are fetched only for new releases.
 
     rules: what they find is planned, too, or proposed. only: the one model that is looked for by them.
-    trusted_publishing: publishing uses Trusted Publishers, which cannot create targets.
+    trusted_publishing: publishing uses Trusted Publishers, which cannot create targets. memory: the file of what
+    was up to date, so that what has not changed is not read again; fresh: read it again, and write the file.
     """
     active = [entry for entry in entries if not entry.hold]
-    sources = read_sources(hub, active)
-    found = _discovered(hub, rules, entries, sources, only)
-    active += found.entries
-    sources += read_sources(hub, found.entries)
-    targets = with_visibility(hub, active, sources, read_targets(hub, active))
-    targets = with_signatures(hub, active, with_origins(hub, active, sources, targets))
-    triaged = [
-        conflict or release.triage(entry, source, target, must_exist=trusted_publishing)
-        for conflict, entry, source, target in zip(
-            same_repo_refusals(active, sources), active, sources, targets, strict=True
-        )
-    ]
-    triaged = _without_settling(hub, triaged)
+    known, listings = list_authors(hub, active, rules, memory, fresh=fresh)
+    looks = look_at_sources(hub, known, active)
+    found = _discovered(rules, listings, entries, [look.repo_id for look in looks], only)
+    looks += look_at_sources(hub, known, found.entries)
+    triaged = _without_settling(hub, triage_all(hub, known, looks, memory, must_exist=trusted_publishing))
     candidates = [item for item in triaged if isinstance(item, release.Candidate)]
     read = read_details(hub, [item.upstream for item in candidates])
     details = [_with_layers(item.entry, detail) for item, detail in zip(candidates, read, strict=True)]
@@ -112,19 +107,23 @@ def with_found(hub: Hub, watchlist: Watchlist) -> tuple[WatchEntry, ...]:
     """The models of the watchlist, and those that its rules find to be published."""
     rules = [rule for rule in watchlist.rules if rule.mode == "publish"]
     sources = read_sources(hub, watchlist.entries) if rules else ()
-    return (*watchlist.entries, *_discovered(hub, rules, watchlist.entries, sources, None).entries)
+    listings = read_authors(hub, authors_to_list(rules))
+    names = [source.repo_id for source in sources]
+    return (*watchlist.entries, *_discovered(rules, listings, watchlist.entries, names, None).entries)
 
 
 def _discovered(
-    hub: Hub,
     rules: Sequence[DiscoverRule],
+    listings: Sequence[AuthorListing],
     entries: Sequence[WatchEntry],
-    sources: Sequence[Upstream],
+    names: Sequence[str],
     only: str | None,
 ) -> Discovery:
-    """What the rules find: one listing per author. Raises WatchlistError where that is not the one model."""
-    listings = read_authors(hub, authors_to_list(rules))
-    found = discover(rules, listings, entries, [source.repo_id for source in sources])
+    """What the rules find: one listing per author. Raises WatchlistError where that is not the one model.
+
+    names: what the Hub calls the sources of the entries.
+    """
+    found = discover(rules, listings, entries, names)
     if only is None or not rules:
         return found
     chosen = replace(

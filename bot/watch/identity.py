@@ -34,22 +34,28 @@ def repo_refusal(entry: WatchEntry, upstream: Upstream, published: Published) ->
     return None
 
 
-def same_repo_refusals(entries: Sequence[WatchEntry], sources: Sequence[Upstream]) -> tuple[Skip | None, ...]:
+def same_repo_refusals(entries: Sequence[WatchEntry], repo_ids: Sequence[str]) -> tuple[Skip | None, ...]:
     """For each entry its refusal, where another one names the same repo by another name.
 
-    Only a person knows which of their targets is to go on. Twice by one name is meant: as two targets.
+    repo_ids: what the Hub calls the sources now. Only a person knows which of their targets is to go on. Twice by
+    one name is meant: as two targets.
     """
-    named = [(entry, source.repo_id) for entry, source in zip(entries, sources, strict=True)]
-    return tuple(_same_repo_refusal(entry, repo_id, named) for entry, repo_id in named)
+    named: dict[str, list[WatchEntry]] = {}
+    for entry, repo_id in zip(entries, repo_ids, strict=True):
+        named.setdefault(repo_id.lower(), []).append(entry)
+    return tuple(
+        _same_repo_refusal(entry, repo_id, named[repo_id.lower()])
+        for entry, repo_id in zip(entries, repo_ids, strict=True)
+    )
 
 
-def _same_repo_refusal(entry: WatchEntry, repo_id: str, named: Sequence[tuple[WatchEntry, str]]) -> Skip | None:
-    for other, other_id in named:
-        if other_id.lower() == repo_id.lower() and other.repo_id.lower() != entry.repo_id.lower():
-            reason = f"the same repo as {other.repo_id} on line {other.line}: both are {repo_id} now"
-            hint = f"Remove one of them and name the `target` that is to go on, or write {repo_id} in both."
-            return refuse(entry, reason, WatchlistError, hint)
-    return None
+def _same_repo_refusal(entry: WatchEntry, repo_id: str, of_repo: Sequence[WatchEntry]) -> Skip | None:
+    other = next((other for other in of_repo if other.repo_id.lower() != entry.repo_id.lower()), None)
+    if other is None:
+        return None
+    reason = f"the same repo as {other.repo_id} on line {other.line}: both are {repo_id} now"
+    hint = f"Remove one of them and name the `target` that is to go on, or write {repo_id} in both."
+    return refuse(entry, reason, WatchlistError, hint)
 
 
 def rename_warnings(entry: WatchEntry, upstream: Upstream) -> tuple[str, ...]:

@@ -123,6 +123,10 @@ def _compare(entry: WatchEntry, upstream: Upstream, published: Published) -> Ski
         reason = f"main of {entry.target} was changed by hand after {provenance.tag}"
         hint = "The release stands under its tag. Revert that commit to have main match it."
         return Skip(entry=entry, reason=reason, hint=hint, blocked=True)
+    return up_to_date(entry)
+
+
+def up_to_date(entry: WatchEntry) -> Skip:
     return Skip(entry=entry, reason=UP_TO_DATE)
 
 
