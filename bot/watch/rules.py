@@ -94,6 +94,14 @@ def _settings(raw: dict[str, Any]) -> Iterator[tuple[Loc, dict[str, Any]]]:
             yield loc, item
 
 
+def _settings_at(raw: dict[str, Any], loc: Loc) -> dict[str, Any]:
+    """Of one place that `_settings` names, and empty for another."""
+    name, *numbers = loc
+    items = raw.get(str(name))
+    item = items[int(numbers[0])] if numbers and isinstance(items, list) else items
+    return item if isinstance(item, dict) else {}
+
+
 def _sources(raw: dict[str, Any], contents: Mapping[str, FileContent]) -> Iterator[Wrong]:
     for loc, source in sources_typed(raw):
         if source.keys() <= SourceSpec.model_fields.keys():  # else the unknown key may be the one that is missing
@@ -236,14 +244,13 @@ def _too_short(
 
 def _effective(raw: dict[str, Any], loc: Loc, use: str) -> dict[str, Any]:
     """What was typed under `calibration` or `evaluation` for a model, over what `defaults` have there."""
-    found = dict(_settings(raw))
-    blocks = [found.get(place, {}).get(use) for place in (("defaults",), loc)]
+    blocks = [_settings_at(raw, place).get(use) for place in (("defaults",), loc)]
     return {key: value for block in blocks if isinstance(block, dict) for key, value in block.items()}
 
 
 def _typed_at(raw: dict[str, Any], loc: Loc, use: str, key: str) -> Loc:
     """The model, or `defaults` where it inherits the setting."""
-    block = dict(_settings(raw)).get(loc, {}).get(use)
+    block = _settings_at(raw, loc).get(use)
     return loc if isinstance(block, dict) and key in block else ("defaults",)
 
 
