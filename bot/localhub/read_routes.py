@@ -90,10 +90,10 @@ def list_repos(request: Request) -> Response:
 
 def _matching(request: Request) -> Iterator[RepoFacts]:
     query, who = request.query_params, identity(request)
-    author, search = query.get("author", "").lower(), query.get("search", "").lower()
+    author, search = query.get("author", ""), query.get("search", "").lower()
     wanted = {tag for value in query.getlist("filter") for tag in value.split(",")}
-    for repo in context(request).store.repos(repo_type(request)):
-        if (author and repo.namespace.lower() != author) or search not in repo.repo_id.lower():
+    for repo in context(request).store.repos(repo_type(request), owner=author):
+        if search not in repo.repo_id.lower():
             continue
         try:
             settings, commit = repo.settings(), repo.commit_at(HEADS + "main")

@@ -46,8 +46,11 @@ class Store:
     def temporary_path(self) -> Path:
         return self.temporary / uuid.uuid4().hex
 
-    def repos(self, repo_type: RepoType) -> Iterator[Repo]:
-        for path in sorted(self.root.glob(f"{repo_type}s/*/*/repo.json")):
+    def repos(self, repo_type: RepoType, *, owner: str = "") -> Iterator[Repo]:
+        """owner: whose alone, in whatever case of its letters."""
+        folders = (folder for folder in (self.root / f"{repo_type}s").iterdir() if folder.is_dir())
+        asked = (folder for folder in folders if owner.lower() in ("", folder.name.lower()))
+        for path in sorted(path for folder in asked for path in folder.glob("*/repo.json")):
             repo_id = f"{path.parent.parent.name}/{path.parent.name}"
             yield Repo(path.parent, repo_type=repo_type, repo_id=repo_id)
 

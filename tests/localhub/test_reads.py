@@ -144,6 +144,14 @@ def test_list_models_filters(hub: LocalHub, anonymous: HfApi, api: HfApi, sha: s
         assert [info.id for info in anonymous.list_models(**query)] == expected
     (info,) = anonymous.list_models(author="upstream", search="tiny", expand=["sha", "siblings", "cardData"])
     assert (info.sha, bool(info.card_data), bool(info.siblings)) == (sha, True, True)
+    heads = list(
+        anonymous.list_models(author="Upstream", expand=["sha", "lastModified", "gated", "private", "disabled"])
+    )
+    assert [(head.sha, head.gated, head.private, head.disabled) for head in heads] == [
+        (hub.refs("upstream/other")["refs/heads/main"], "auto", False, False),
+        (sha, False, False, False),
+    ]
+    assert all(head.last_modified == anonymous.model_info(head.id).last_modified for head in heads)
 
 
 def test_pages_of_models_trees_and_commits(tmp_path: Path) -> None:
