@@ -248,6 +248,23 @@ def test_everything_is_read_again_within_four_weeks(watch: Watch) -> None:
     assert {fields["files"] for fields in watch.models().values()} == {models[key]["files"] for key in models}
 
 
+def test_a_forged_file_can_make_a_model_pass_as_up_to_date_and_nothing_else(watch: Watch) -> None:
+    CHANGES["new weights"](watch.hub, FIRST)
+    CHANGES["target changed by hand"](watch.hub, MODELS[1])
+    whole = json.loads(watch.memory.read_text())
+    for entry in MODELS[:2]:
+        forged = whole["models"][seen.key_of(entry)]
+        forged["source"] = watch.hub.refs(entry.repo_id)["refs/heads/main"]
+        forged["target"] = watch.hub.refs(entry.target)["refs/heads/main"]
+    watch.memory.write_text(json.dumps(whole))
+    assert reasons(watch.plan()) == ["up to date"] * 4
+    # The tag is on no commit that was made by hand.
+    assert reasons(watch.plan(hours=24)).count("up to date") == 3
+    expected = to_json(watch.without())
+    assert to_json(watch.plan(hours=24 * 29)) == expected
+    assert to_json(watch.plan(fresh=True)) == expected
+
+
 # --- what may be kept -----------------------------------------------------------------------------------------
 
 

@@ -70,21 +70,51 @@ class Artifacts:
         return [each for each in self._by_name.values() if any(fnmatchcase(each.name, glob) for glob in globs)]
 
 
+class Caches:
+    """Of a repository's default branch. A key is written once; `restore-keys` are the beginnings of keys."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._folders: dict[str, Path] = {}
+
+    def keys(self) -> list[str]:
+        """Oldest first."""
+        return list(self._folders)
+
+    def save(self, key: str, source: Path) -> None:
+        """A folder that is not there, and a key that is taken, are warnings."""
+        if source.is_dir() and key not in self._folders:
+            folder = self._root / str(len(self._folders))
+            shutil.copytree(source, folder)
+            self._folders[key] = folder
+
+    def restore(self, prefixes: list[str], destination: Path) -> str:
+        """The key that was found; empty if none was."""
+        for prefix in prefixes:
+            for key in reversed(self._folders):
+                if key.startswith(prefix):
+                    shutil.copytree(self._folders[key], destination, dirs_exist_ok=True)
+                    return key
+        return ""
+
+
 class StepFailedError(Exception):
     """An action that ends with an error, as its last line of output says it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ActionContext:
-    """What an action can reach: the machine's workspace, the run's artifacts, and what is checked in.
+    """What an action can reach: the machine's folders, the run's artifacts, what is checked in, and caches.
 
     permissions: of the job's token.
     """
 
     workspace: Path
+    home: Path
     artifacts: Artifacts
     checkout: Path
     permissions: Mapping[str, str]
+    caches: Caches
 
 
 def run_action(uses: str, inputs: Inputs, context: ActionContext) -> Outputs:
@@ -161,6 +191,22 @@ def _deploy_pages(inputs: Inputs, context: ActionContext) -> Outputs:
     return {"page_url": f"{SITE}/"}
 
 
+def _restore(inputs: Inputs, context: ActionContext) -> Outputs:
+    prefixes = [inputs["key"], *inputs["restore-keys"].split()]
+    return {"cache-matched-key": context.caches.restore(prefixes, _in_home(inputs["path"], context))}
+
+
+def _save(inputs: Inputs, context: ActionContext) -> Outputs:
+    context.caches.save(inputs["key"], _in_home(inputs["path"], context))
+    return {}
+
+
+def _in_home(path: str, context: ActionContext) -> Path:
+    if not path.startswith("~/") or "\n" in path:
+        raise WorkflowError(f"actions/cache: the interpreter knows one folder of the home, not {path}")
+    return context.home / path.removeprefix("~/")
+
+
 def _alls_green(inputs: Inputs, context: ActionContext) -> Outputs:
     bad = {name: job["result"] for name, job in json.loads(inputs["jobs"]).items() if job["result"] != "success"}
     if bad:
@@ -175,6 +221,8 @@ _ACTIONS: dict[str, tuple[Callable[[Inputs, ActionContext], Outputs], set[str]]]
     "actions/setup-python": (_setup_python, {"python-version"}),
     "actions/configure-pages": (_configure_pages, set()),
     "actions/deploy-pages": (_deploy_pages, set()),
+    "actions/cache/restore": (_restore, {"path", "key", "restore-keys"}),
+    "actions/cache/save": (_save, {"path", "key"}),
     "actions/upload-artifact": (_upload, _UPLOAD),
     "actions/upload-pages-artifact": (_upload_pages, {"path"}),
     "actions/download-artifact": (_download, {"artifact-ids", "pattern", "path"}),

@@ -58,9 +58,11 @@ def launch(run: RunContext, level: Level, job: Job, contexts: dict[str, Any], *,
     record = JobRecord(name=name, labels=labels, environment=environment, permissions=permissions)
     context = ActionContext(
         workspace=folder / "work",
+        home=folder / "temp",
         artifacts=run.artifacts,
         checkout=repository.checkout,
         permissions=permissions,
+        caches=repository.caches,
     )
     repository.api.set_job(run.id, name, "in_progress", None)
     for path in (folder / "work", folder / "temp"):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.github_api.server import REPOSITORY
-from tests.workflows.interpreter.actions import Artifacts
+from tests.workflows.interpreter.actions import Artifacts, Caches
 from tests.workflows.interpreter.api import RunsApi
 from tests.workflows.interpreter.documents import ROOT, Workflow
 from tests.workflows.interpreter.parser import WorkflowParser
@@ -43,6 +43,9 @@ class Repository:
     started: Callable[[Any], None] = lambda run: None
     held_groups: set[str] = field(default_factory=set)
     folders: Iterator[int] = field(default_factory=itertools.count)
+
+    def __post_init__(self) -> None:
+        self.caches = Caches(self.root / "caches")
 
 
 @dataclass(kw_only=True)
