@@ -38,7 +38,7 @@ BASE_TESTS := tests/watch tests/card tests/page tests/hub tests/localhub
 # What `make trust` runs beside tests/trust.
 TRUST := tests/jobs/test_isolation.py $(addprefix tests/hub/test_,forgeries.py release_log.py signing.py)
 
-.PHONY: help demo test test-all trust test-base bench-real bench-peers bench-quantize gpu-check architectures check check-workflows check-page format schema audit lock clean
+.PHONY: help demo test test-all trust test-base bench-watch bench-real bench-peers bench-quantize gpu-check architectures check check-workflows check-page format schema audit lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -69,6 +69,9 @@ bench-real: $(INSTALLED)  ## compare the methods on a real model that pip can fe
 
 bench-peers: $(INSTALLED)  ## compare our method with other libraries, in hours; BENCH=--quick
 	$(BIN)/python -m tests.benchmarks.compare_peers $(BENCH)
+
+bench-watch: $(INSTALLED)  ## count what a plan asks of the Hub for 1,000 watched repos, in minutes; BENCH=--quick
+	$(BIN)/python -m tests.benchmarks.watch $(BENCH)
 
 bench-quantize: $(INSTALLED)  ## compare our method with AutoAWQ, in an hour; BENCH=--quick, DEVICE=cuda
 	$(BIN)/python -m tests.benchmarks.quantize --device $(DEVICE) $(BENCH)

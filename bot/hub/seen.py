@@ -21,7 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from pydantic import Field
 
@@ -35,6 +35,7 @@ DAY_S = 86_400
 TAGS_S, ALL_S = DAY_S, 28 * DAY_S  # the periods in which the tag, and all of it, is looked at again
 _UNUSED_S, _PAGES_S = 30 * DAY_S, 7 * DAY_S
 _MOST_BYTES, _MOST_MODELS = 30_000_000, 20_000
+_GOLDEN = (5**0.5 - 1) / 2  # whose multiples are spread evenly, in any part of them
 _CODE = ("hub", "records", "watch", "checkpoint")  # the packages that read and compare
 
 _Commit = Annotated[str, Field(pattern="^[0-9a-f]{40}$")]
@@ -157,10 +158,17 @@ def _is_recent(found: SeenList, now_s: int) -> bool:
 # --- whose turn it is ---------------------------------------------------------------------------------------
 
 
-def turns(keys: Iterable[str]) -> dict[str, float]:
-    """When in a period each has its turn: a share of it, spread evenly, in an order that no name shows."""
+class Turn(NamedTuple):
+    """When in a period a model's tag, and when all of it, is looked at: shares of the two periods."""
+
+    tag: float
+    whole: float
+
+
+def turns(keys: Iterable[str]) -> dict[str, Turn]:
+    """Spread evenly, in an order that no name shows. Of those that are read whole on a day, each hour has few."""
     ordered = sorted(keys, key=lambda key: hashlib.sha256(key.encode()).digest())
-    return {key: number / len(ordered) for number, key in enumerate(ordered)}
+    return {key: Turn(number / len(ordered), number * _GOLDEN % 1) for number, key in enumerate(ordered)}
 
 
 def is_due(turn: float, last_s: int, now_s: int, period_s: int) -> bool:

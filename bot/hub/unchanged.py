@@ -16,6 +16,7 @@ from bot.hub.seen import (
     Seen,
     SeenList,
     SeenModel,
+    Turn,
     asked_of,
     files_of,
     is_due,
@@ -39,7 +40,7 @@ class Known:
     seen: Seen
     now_s: int
     heads: Mapping[str, Head] = field(default_factory=dict)
-    turns: Mapping[str, float] = field(default_factory=dict)
+    turns: Mapping[str, Turn] = field(default_factory=dict)
 
     def head(self, repo_id: str) -> Head | None:
         """None for what must be asked about, and of which nothing is kept: not listed, private or disabled."""
@@ -131,9 +132,9 @@ def _compared(api: HfApi, known: Known, look: Look) -> Look:
     if target.sha != seen.target or _asked(look, target) != seen.asked or not _has_files(look, seen):
         return look
     turn, seen = known.turns[key_of(entry)], replace(seen, source=look.sha)
-    if not is_due(turn, seen.looked_s, known.now_s, TAGS_S):
+    if not is_due(turn.tag, seen.looked_s, known.now_s, TAGS_S):
         return replace(look, unchanged=seen)
-    if is_due(turn, seen.read_s, known.now_s, ALL_S) or not _is_tagged(api, entry.target, seen):
+    if is_due(turn.whole, seen.read_s, known.now_s, ALL_S) or not _is_tagged(api, entry.target, seen):
         return look
     return replace(look, unchanged=replace(seen, looked_s=known.now_s))
 

@@ -128,12 +128,30 @@ def test_all_have_their_turn_once_in_a_period_spread_evenly(count: int) -> None:
     looked = dict.fromkeys(keys, 0)
     for hour in range(1, 25):
         now = NOW + 1234 + 3600 * hour
-        due = [key for key in keys if is_due(turn[key], last[key], now, DAY_S)]
+        due = [key for key in keys if is_due(turn[key].tag, last[key], now, DAY_S)]
         assert len(due) <= -(-count // 24) + 1
         for key in due:
             last[key] = now
             looked[key] += 1
     assert set(looked.values()) == {1}
+
+
+def test_no_hour_reads_much_more_than_another() -> None:
+    """Of 1,000 models, in eight weeks of hourly plans; all of a model is read when it is the turn of its tag."""
+    turn = turns(f"lab/M{number}" for number in range(1000))
+    looked, read = dict.fromkeys(turn, NOW), dict.fromkeys(turn, NOW)
+    times, most = dict.fromkeys(turn, 0), 0
+    for now in range(NOW + 3600, NOW + 57 * DAY_S, 3600):
+        tags = [key for key in turn if is_due(turn[key].tag, looked[key], now, DAY_S)]
+        whole = [key for key in tags if is_due(turn[key].whole, read[key], now, seen.ALL_S)]
+        most = max(most, len(tags) + 2 * len(whole))
+        looked |= dict.fromkeys(tags, now)
+        read |= dict.fromkeys(whole, now)
+        for key in whole:
+            times[key] += 1
+    # With the lists of 50 authors, and of the targets' owner, these are the requests of a plan.
+    assert most <= 48
+    assert set(times.values()) <= {2, 3}
 
 
 def test_what_is_older_than_the_period_or_of_another_clock_is_due() -> None:

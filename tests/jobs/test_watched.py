@@ -31,14 +31,14 @@ class Watch:
     """A Hub, a memory, and a clock."""
 
     def __init__(self, hub: LocalHub, memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.hub, self.memory = hub, memory
+        self.hub, self.memory, self._began = hub, memory, datetime.now(UTC)
         self._patch = monkeypatch
         # Headers alone decide: what is planned is not what is tested.
         monkeypatch.setattr(pipeline, "find_spec", lambda name: None)
 
     def plan(self, entries: Sequence[WatchEntry] = MODELS, *, hours: float = 0, **options: Any) -> Plan:
-        """So many hours after now."""
-        self._patch.setattr(watched, "now", lambda: datetime.now(UTC) + timedelta(hours=hours))
+        """So many hours after the first one."""
+        self._patch.setattr(watched, "now", lambda: self._began + timedelta(hours=hours))
         forget_requests(self.hub)
         return pipeline.plan(as_bot(self.hub), entries, memory=self.memory, **options)
 
