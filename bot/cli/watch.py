@@ -65,8 +65,8 @@ def plan(
 ) -> None:
     """Show what is new, what each job needs, and why the rest is skipped. Downloads no weights.
 
-    Remembered in ~/.cache/awq-bot/seen (or in $XDG_CACHE_HOME): which models were
-    up to date, and at which commits. While the lists of their authors show the
+    Remembered in ~/.cache/awq-bot/seen, or $XDG_CACHE_HOME/awq-bot/seen: which models
+    were up to date, and at which commits. While the lists of their authors show the
     same commits, nothing more is asked about them. Tags are looked at once a day,
     everything else within four weeks. Nothing is kept of private repos, and what has
     `signed_by` is always read. The file may be deleted; --fresh does without.

@@ -36,7 +36,8 @@ def test_what_a_rule_publishes_is_started_and_what_another_finds_is_shown(lab: W
 def test_an_issue_stays_open_while_its_author_cannot_be_listed(lab: Workspace) -> None:
     tried = Attempts(target="quantized/New-awq", content="0" * 64, count=1, next_try=None)
     issue = lab.api.open_issue(ACTIONS, "awq-bot: it failed", f"Words.\n\n{mark(tried)}\n")
-    lab.hub.faults.add(Fault(path="/api/models$", status=403, times=1))
+    # The lists of the lab, and of the owner of the targets.
+    lab.hub.faults.add(Fault(path="/api/models$", status=403, times=2))
     ended = lab.plan()
     assert (ended.code, ended.outputs["quantize_count"], issue.state) == (0, "0", "open")
     assert "its repos could not be listed" in ended.summary
