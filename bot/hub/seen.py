@@ -35,6 +35,9 @@ DAY_S = 86_400
 TAGS_S, ALL_S = DAY_S, 28 * DAY_S  # the periods in which the tag, and all of it, is looked at again
 _UNUSED_S, _PAGES_S = 30 * DAY_S, 7 * DAY_S
 _MOST_BYTES, _MOST_MODELS = 30_000_000, 20_000
+_FEW_MODELS = (
+    3  # of fewer, each is read: lists cost a plan that remembers nothing more than they save the next one
+)
 _GOLDEN = (5**0.5 - 1) / 2  # whose multiples are spread evenly, in any part of them
 _CODE = ("hub", "records", "watch", "checkpoint")  # the packages that read and compare
 
@@ -189,14 +192,17 @@ def worth_listing(
     with very many repos and two watched ones is not worth it; how long it is shows when it is read. Sources that
     rules find are listed anyway.
     """
+    kept = [entry for entry in entries if entry.signed_by is None and not entry.private]
+    found = [rule for rule in rules if rule.mode == "publish" and rule.entry.signed_by is None]
+    found = [rule for rule in found if not rule.entry.private]
+    if len(kept) + sum(rule.limit for rule in found) < _FEW_MODELS:
+        return {}
     saved: Counter[str] = Counter()
-    for entry in entries:
-        if entry.signed_by is None and not entry.private:
-            saved[_owner(entry.repo_id)] += entry.revision == "main"
-            saved[_owner(entry.target)] += 2
-    for rule in rules:
-        if rule.mode == "publish" and rule.entry.signed_by is None and not rule.entry.private:
-            saved[rule.publish_to.lower()] += 2 * rule.limit
+    for entry in kept:
+        saved[_owner(entry.repo_id)] += entry.revision == "main"
+        saved[_owner(entry.target)] += 2
+    for rule in found:
+        saved[rule.publish_to.lower()] += 2 * rule.limit
     return {author: count - 1 for author, count in saved.items() if pages_of(seen, author, now_s) < count}
 
 

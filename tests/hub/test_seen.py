@@ -176,6 +176,7 @@ def test_lists_are_read_where_they_cost_less_than_single_repos() -> None:
     several = replace(nothing_seen(HUB), authors={"big": SeenList(pages=2, read_s=NOW)})
     # A target costs two requests, a source one; a list of one page is worth it from two requests on.
     assert seen.worth_listing(entries, (), several, NOW) == {"mine": 11, "pair": 1, "alone": 1}
+    assert seen.worth_listing(entries[:2], (), several, NOW) == {}
     later = seen.worth_listing(entries, (), several, NOW + 8 * DAY_S)
     assert later == {"big": 1, "mine": 11, "pair": 1, "alone": 1}
 

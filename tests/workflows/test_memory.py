@@ -15,8 +15,8 @@ from tests.workflows.interpreter.parser import WorkflowParser
 
 @pytest.fixture
 def published(parser: WorkflowParser, tmp_path: Path) -> Iterator[Deployment]:
-    """Two models, with complete releases. Each machine has an empty home, as GitHub's have."""
-    with open_deployment(parser, tmp_path / "d", "one", "two") as deployment:
+    """Three models, with complete releases. Each machine has an empty home, as GitHub's have."""
+    with open_deployment(parser, tmp_path / "d", "one", "two", "three") as deployment:
         del deployment.repository.machine["XDG_CACHE_HOME"]
         publish(deployment.hub, watchlists.load(deployment.repository.checkout / "watchlist.yaml"))
         yield deployment
@@ -31,8 +31,8 @@ def asked(deployment: Deployment, event: str) -> int:
 
 def test_a_scheduled_run_asks_for_what_may_have_changed_since_the_last_one(published: Deployment) -> None:
     caches = published.repository.caches
-    assert [asked(published, "schedule") for _ in range(2)] == [2 + 2 * 3, 2]
+    assert [asked(published, "schedule") for _ in range(2)] == [2 + 3 * 3, 2]
     assert len(caches.keys()) == 2
     # A run that is started by hand may be of another branch.
-    assert asked(published, "workflow_dispatch") == 2 + 2 * 3
+    assert asked(published, "workflow_dispatch") == 2 + 3 * 3
     assert len(caches.keys()) == 2
