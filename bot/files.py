@@ -39,6 +39,14 @@ _DISK_ERRORS = {
 }
 
 
+def cache_folder(kind: str) -> Path:
+    """Where answers of this kind are remembered, which may be deleted at any time.
+
+    See https://specifications.freedesktop.org/basedir-spec/latest/
+    """
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "awq-bot" / kind
+
+
 class DiskFullError(EnvironmentProblem):
     """There is no space on the disk for what was to be written."""
 

@@ -29,7 +29,7 @@ _OF_A_REPO = ("config", "createdAt", "downloads", "library_name", "safetensors",
 # A page of the Hub has up to 1,000 repos: https://huggingface.co/docs/hub/api#get-apimodels
 _MOST_PAGES = 100
 _MOST_REPOS = 50_000  # of one author, in memory
-_COMMIT = re.compile(r"[0-9a-f]{40}")
+COMMIT = re.compile(r"[0-9a-f]{40}")
 
 # Tags of quantized repos, those that name a method first.
 _METHODS = ("awq", "gptq", "fp8", "bitsandbytes", "compressed-tensors", "exl2", "4-bit", "8-bit")
@@ -144,7 +144,7 @@ def _next_query(response: httpx2.Response) -> list[tuple[str, str]]:
 def _head(item: Mapping[str, Any]) -> Head | None:
     """None where the list does not show all of it, or in other types than the Hub's."""
     sha, gated, private = item.get("sha"), item.get("gated"), item.get("private")
-    is_commit = isinstance(sha, str) and _COMMIT.fullmatch(sha)
+    is_commit = isinstance(sha, str) and COMMIT.fullmatch(sha)
     if not is_commit or not isinstance(private, bool) or gated not in (False, "auto", "manual"):
         return None
     return Head(

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -28,16 +27,15 @@ from pydantic import Field
 import bot
 from bot.checkpoint.repo_files import CARD, GITATTRIBUTES
 from bot.errors import EnvironmentProblem
-from bot.files import write_atomic
+from bot.files import cache_folder, write_atomic
 from bot.records import DiscoverRule, Upstream, WatchEntry, canonical_json, from_json, sha256_of
 
 DAY_S = 86_400
 TAGS_S, ALL_S = DAY_S, 28 * DAY_S  # the periods in which the tag, and all of it, is looked at again
 _UNUSED_S, _PAGES_S = 30 * DAY_S, 7 * DAY_S
 _MOST_BYTES, _MOST_MODELS = 30_000_000, 20_000
-_FEW_MODELS = (
-    3  # of fewer, each is read: lists cost a plan that remembers nothing more than they save the next one
-)
+# Of fewer each is read: their lists would cost a plan that remembers nothing as much as they save the next one.
+_FEW_MODELS = 3
 _GOLDEN = (5**0.5 - 1) / 2  # whose multiples are spread evenly, in any part of them
 _CODE = ("hub", "records", "watch", "checkpoint")  # the packages that read and compare
 
@@ -89,9 +87,8 @@ def nothing_seen(endpoint: str) -> Seen:
 
 
 def seen_file(endpoint: str) -> Path:
-    """A file for each Hub. See https://specifications.freedesktop.org/basedir-spec/latest/"""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "awq-bot" / "seen"
-    return folder / f"{sha256_of(endpoint)[:16]}.json"
+    """A file for each Hub."""
+    return cache_folder("seen") / f"{sha256_of(endpoint)[:16]}.json"
 
 
 def read_seen(path: Path, endpoint: str) -> Seen:
@@ -185,8 +182,7 @@ def is_due(turn: float, last_s: int, now_s: int, period_s: int) -> bool:
 def worth_listing(
     entries: Iterable[WatchEntry], rules: Iterable[DiscoverRule], seen: Seen, now_s: int
 ) -> Mapping[str, int]:
-    """The authors, in lower case, whose list may cost less than asking for each of their repos, and how many
-    pages.
+    """The authors, in lower case, whose list may cost less than their single repos, and how many pages of it.
 
     A source on main costs one request, and a target two. A list has 1,000 repos on a page, so that of an author
     with very many repos and two watched ones is not worth it; how long it is shows when it is read. Sources that

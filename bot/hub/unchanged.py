@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -10,6 +9,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
 from bot.hub.fetch import side_by_side
+from bot.hub.listings import COMMIT
 from bot.hub.seen import (
     ALL_S,
     TAGS_S,
@@ -27,18 +27,17 @@ from bot.hub.session import Hub, HubFailsError, call
 from bot.hub.sources import read_sources
 from bot.records import AuthorListing, Head, Published, Upstream, WatchEntry
 
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Known:
     """What a plan knows before it asks for single repos.
 
-    heads: by id, in lower case, as lists of authors show them.
+    heads: by id, in lower case, as lists of authors show them. fresh: nothing that was seen is used.
     """
 
     seen: Seen
     now_s: int
+    fresh: bool = False
     heads: Mapping[str, Head] = field(default_factory=dict)
     turns: Mapping[str, Turn] = field(default_factory=dict)
 
@@ -46,6 +45,9 @@ class Known:
         """None for what must be asked about, and of which nothing is kept: not listed, private or disabled."""
         found = self.heads.get(repo_id.lower())
         return None if found is None or found.private or found.disabled else found
+
+    def model(self, entry: WatchEntry) -> SeenModel | None:
+        return None if self.fresh else self.seen.models.get(key_of(entry))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +65,7 @@ class Look:
     unchanged: SeenModel | None = None
 
 
-def know(seen: Seen, listings: Iterable[AuthorListing], *, now_s: int) -> Known:
+def know(seen: Seen, listings: Iterable[AuthorListing], *, now_s: int, fresh: bool = False) -> Known:
     """listings: of the authors that are worth it."""
     found = tuple(listings)
     heads = {head.repo_id.lower(): head for listing in found for head in listing.heads}
@@ -73,7 +75,7 @@ def know(seen: Seen, listings: Iterable[AuthorListing], *, now_s: int) -> Known:
         if item.pages + item.unread > 1
     }
     seen = replace(seen, authors=seen.authors | several)
-    return Known(seen=seen, now_s=now_s, heads=heads, turns=turns(seen.models))
+    return Known(seen=seen, now_s=now_s, fresh=fresh, heads=heads, turns=turns(seen.models))
 
 
 def look_at_sources(hub: Hub, known: Known, entries: Sequence[WatchEntry]) -> tuple[Look, ...]:
@@ -89,8 +91,7 @@ def look_at_targets(hub: Hub, known: Known, looks: Sequence[Look]) -> tuple[Look
 
 
 def remember(known: Known, entry: WatchEntry, source: Upstream, target: Published) -> SeenModel | None:
-    """What is kept of a model that was read as a whole, and is up to date. None for what has to be read every
-    time.
+    """What is kept of a model that was read as a whole, and is up to date. None for what is always read.
 
     That is what is private, as others may read the file, and what must be signed: whoever can write to the target
     or to the file must not be believed.
@@ -99,7 +100,7 @@ def remember(known: Known, entry: WatchEntry, source: Upstream, target: Publishe
     if head is None or source.private or entry.signed_by is not None or target.provenance is None:
         return None
     commits = (source.sha, target.head)
-    if head.sha != target.head or not all(_COMMIT.fullmatch(sha) for sha in commits):
+    if head.sha != target.head or not all(COMMIT.fullmatch(sha) for sha in commits):
         return None
     return SeenModel(
         source=source.sha,
@@ -118,7 +119,7 @@ def _of(entry: WatchEntry, source: Upstream) -> Look:
 
 def _at_head(known: Known, entry: WatchEntry) -> Look | None:
     """None where the source has to be read."""
-    seen, head = known.seen.models.get(key_of(entry)), known.head(entry.repo_id)
+    seen, head = known.model(entry), known.head(entry.repo_id)
     if seen is None or head is None or entry.revision != "main" or head.sha != seen.source:
         return None
     return Look(entry=entry, repo_id=head.repo_id, sha=head.sha, gated=head.gated)
@@ -126,7 +127,7 @@ def _at_head(known: Known, entry: WatchEntry) -> Look | None:
 
 def _compared(api: HfApi, known: Known, look: Look) -> Look:
     entry = look.entry
-    seen, target = known.seen.models.get(key_of(entry)), known.head(entry.target)
+    seen, target = known.model(entry), known.head(entry.target)
     if seen is None or target is None or entry.signed_by is not None:
         return look
     if target.sha != seen.target or _asked(look, target) != seen.asked or not _has_files(look, seen):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import bot
 from bot.checkpoint.constants import tool_versions
 from bot.errors import EnvironmentProblem
-from bot.files import write_atomic
+from bot.files import cache_folder, write_atomic
 from bot.jobs.folder import JobDir
 from bot.jobs.worker import SMALL_S, ask_child, run_child
 from bot.records import Details, Headers, Layers, Recipe, TensorInfo, from_json, sha256_of, to_json
@@ -60,12 +59,8 @@ def try_files(
 
 
 def _place(kind: str, question: str) -> Path:
-    """Where the answer is, by the versions that gave it.
-
-    https://specifications.freedesktop.org/basedir-spec/latest/
-    """
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "awq-bot" / kind
-    return folder / f"{sha256_of([question, tool_versions(), bot.__version__])}.json"
+    """Where the answer is, by the versions that gave it."""
+    return cache_folder(kind) / f"{sha256_of([question, tool_versions(), bot.__version__])}.json"
 
 
 def _remember(path: Path, answer: str) -> None:

@@ -38,7 +38,7 @@ def list_authors(
     seen = read_seen(memory, hub.endpoint)
     listings = read_authors(hub, authors, pages=worth_listing(entries, rules, seen, _now_s()))
     # By the Hub's clock, which has shown itself by now.
-    known = know(replace(seen, models={}) if fresh else seen, listings, now_s=_now_s())
+    known = know(seen, listings, now_s=_now_s(), fresh=fresh)
     whole = {author.lower() for author in authors}
     return known, tuple(listing for listing in listings if listing.author.lower() in whole)
 

@@ -117,8 +117,9 @@ def test_lines_of_the_watchlist_may_move(watch: Watch) -> None:
     assert to_json(again) == to_json(watch.without(moved))
 
 
-def test_a_plan_of_one_model_forgets_no_other(watch: Watch) -> None:
-    assert reasons(watch.plan([FIRST], only=FIRST.repo_id)) == ["up to date"]
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_plan_of_one_model_forgets_no_other(watch: Watch, fresh: bool) -> None:
+    assert reasons(watch.plan([FIRST], only=FIRST.repo_id, fresh=fresh)) == ["up to date"]
     watch.plan()
     assert len(watch.asked()) == 3
 
