@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,10 +23,10 @@ def published(parser: WorkflowParser, tmp_path: Path) -> Iterator[Deployment]:
         yield deployment
 
 
-def asked(deployment: Deployment, event: str) -> int:
+def asked(deployment: Deployment, event: str, **payload: Any) -> int:
     """How many requests a run makes in which nothing is new."""
     deployment.hub.clear_requests()
-    assert deployment.watch(event).results == {"plan": "success"}
+    assert deployment.watch(event, **payload).results == {"plan": "success"}
     return len([request for request in deployment.hub.requests if "agent-harnesses" not in request.path])
 
 
@@ -33,6 +34,8 @@ def test_a_scheduled_run_asks_for_what_may_have_changed_since_the_last_one(publi
     caches = published.repository.caches
     assert [asked(published, "schedule") for _ in range(2)] == [2 + 3 * 3, 2]
     assert len(caches.keys()) == 2
-    # A run that is started by hand may be of another branch.
-    assert asked(published, "workflow_dispatch") == 2 + 3 * 3
+    # A run that is started by hand may be of another branch than the default one.
+    assert asked(published, "workflow_dispatch", repository={"default_branch": "stable"}) == 2 + 3 * 3
     assert len(caches.keys()) == 2
+    assert asked(published, "workflow_dispatch", repository={"default_branch": "main"}) == 2
+    assert len(caches.keys()) == 3

@@ -146,6 +146,7 @@ class Run(RunContext):
             "event": self.payload,
             "repository": NAME,
             "ref": "refs/heads/main",
+            "ref_name": "main",
             "run_id": str(self.id),
             "workflow": self.workflow.name,
         }
