@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from bot.card.memory import serving_memory
 from bot.card.unquantized import parts_beside_text, unquantized_text
 from bot.checkpoint.repo_files import code_left_out, is_terms
 from bot.records import Job, JobKind, Provenance, PublishedFile, Signer, Upstream, experts_of_model
@@ -117,6 +118,7 @@ def _facts(job: Job, provenance: Provenance) -> dict[str, Any]:
         "perplexity_ratio": report.perplexity_quantized / report.perplexity_source,
         "size_ratio": report.size_source_bytes / report.size_quantized_bytes,
         "tensor_parallel": provenance.tensor_parallel,
+        "memory": serving_memory(provenance.kv_cache, weights_bytes=report.size_quantized_bytes),
         "tokens": provenance.calibration.samples * provenance.calibration.seq_len,
     }
 

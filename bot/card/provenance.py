@@ -38,6 +38,7 @@ def make_provenance(
         files=tuple(sorted(files, key=lambda file: file.path)),
         modules_to_not_convert=quantized.modules_to_not_convert,
         built_by=run,
+        kv_cache=job.kv_cache,
     )
 
 

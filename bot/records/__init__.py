@@ -63,6 +63,7 @@ from bot.records.hub import (
     TensorInfo,
     Upstream,
 )
+from bot.records.memory import CachedLayers, KVCache
 from bot.records.plan import Digests, Estimate, Job, JobKind, Plan, Skip
 from bot.records.progress import OnBytes, Progress, byte_counter, ignore_bytes, no_progress
 from bot.records.report import (
@@ -92,6 +93,7 @@ __all__ = [
     "Attempts",
     "AuthorListing",
     "Builtin",
+    "CachedLayers",
     "Calibration",
     "CalibrationSet",
     "Card",
@@ -113,6 +115,7 @@ __all__ = [
     "Job",
     "JobKind",
     "JobResult",
+    "KVCache",
     "Layers",
     "LeftOut",
     "Licenses",

@@ -7,6 +7,7 @@ from typing import Literal
 
 from bot.records.config import Calibration, Evaluation, EvaluationTask, Recipe
 from bot.records.hub import PublishedFile, SourceProvenance, Tag, TargetState
+from bot.records.memory import KVCache
 from bot.records.report import ExpertTokens, Report
 from bot.records.serialization import LATER
 from bot.records.workflow import WorkflowRun
@@ -135,7 +136,7 @@ class Provenance:
 
     Without dates, durations and local paths, so that the same job gives the same bytes in the same workflow run.
     modules_to_not_convert: as in config.json; empty in releases of version 0.1. built_by: the run that quantized;
-    published_by: the run that wrote this. None outside of GitHub Actions.
+    published_by: the run that wrote this. None outside of GitHub Actions. kv_cache: when it is served.
     """
 
     schema: Literal[1] = 1
@@ -159,6 +160,7 @@ class Provenance:
     log: LogEntry | None = field(default=None, metadata=LATER)
     built_by: WorkflowRun | None = field(default=None, metadata=LATER)
     published_by: WorkflowRun | None = field(default=None, metadata=LATER)
+    kv_cache: KVCache | None = field(default=None, metadata=LATER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ from enum import StrEnum
 from bot.records.config import Evaluation, EvaluationTask, TextSource, WatchEntry
 from bot.records.discovery import LeftOut, Proposal
 from bot.records.hub import HubFile, Upstream
+from bot.records.memory import KVCache
 from bot.records.serialization import sha256_of
 
 
@@ -66,7 +67,8 @@ class JobKind(StrEnum):
 class Job:
     """One piece of work, pinned to a commit. A runner gets this record and nothing else.
 
-    replaces: the tag that the target had when the plan was made; None where it had no release of ours.
+    replaces: the tag that the target had when the plan was made; None where it had no release of ours. kv_cache:
+    of the artifact when it is served; None in jobs that quantize nothing.
     """
 
     job_id: str
@@ -81,6 +83,7 @@ class Job:
     weight_files: tuple[str, ...] = ()
     estimate: Estimate | None = None
     tensor_parallel: tuple[int, ...] = ()
+    kv_cache: KVCache | None = None
     warnings: tuple[str, ...] = ()
     replaces: str | None = None
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from functools import partial
 
 from bot.checkpoint.constants import QUANTIZER_VERSIONS
+from bot.checkpoint.kv_cache import kv_cache
 from bot.checkpoint.repo_files import code_left_out
 from bot.checkpoint.small_files import template_warnings
 from bot.errors import UnsupportedModelError
@@ -174,6 +175,7 @@ def decide(candidate: Candidate, details: Details) -> Skip | Job:
         weight_files=details.weight_files,
         estimate=needs,
         tensor_parallel=legal_tensor_parallel(details.config, chosen, entry.recipe),
+        kv_cache=kv_cache(details.config, details.tensors),
         warnings=(
             *details.warnings,
             *template_warnings(details.small_files),

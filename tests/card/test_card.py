@@ -23,7 +23,9 @@ from bot.localhub.card import check_card
 from bot.records import (
     ERROR_BY_LAYER,
     KL_BY_POSITION,
+    CachedLayers,
     JobKind,
+    KVCache,
     PublishedFile,
     Recipe,
     SourceCount,
@@ -122,6 +124,7 @@ def full() -> str:
             versions=VERSIONS | {"lm_eval": "0.4.13"},
         ),
         tensor_parallel=(1, 2, 4),
+        kv_cache=KVCache(layers=(CachedLayers(layers=36, heads=8, width=128),), contexts=(8192, 32_768)),
         artifact_dtype="bfloat16",
         device="NVIDIA L4",
         files=files("LICENSE", "NOTICE.txt", "README.md", "config.json", "model.safetensors"),

@@ -270,3 +270,9 @@ def test_an_older_quantizer_is_redone_once_and_only_where_the_entry_asks_for_it(
     own_search = entry(requantize="outdated", recipe=Recipe(method="awq"))
     recipe = recipe_digest(own_search)
     assert_up_to_date(own_search, upstream(), published(provenance(recipe_digest=recipe, quantizer=1)))
+
+
+def test_a_release_job_says_what_the_model_keeps_of_each_token() -> None:
+    planned = job(decided())
+    assert planned.kv_cache is not None
+    assert planned.kv_cache.size_bytes(1) == 2 * 2 * 2 * 64 * 2  # layers, keys and values, heads, head_dim, bytes
