@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from bot.card.memory import serving_memory
+from bot.card.model_index import model_index
 from bot.card.unquantized import parts_beside_text, unquantized_text
 from bot.checkpoint.repo_files import code_left_out, is_terms
 from bot.records import Job, JobKind, Provenance, PublishedFile, Signer, Upstream, experts_of_model
@@ -66,6 +67,7 @@ def _metadata(job: Job, provenance: Provenance) -> dict[str, Any]:
         "base_model_relation": "quantized",
         "quantized_by": job.entry.target.split("/")[0],
         "tags": [*_TAGS, *(tag for tag in upstream.tags if tag in _KNOWN_UPSTREAM_TAGS)],
+        "model-index": model_index(provenance, name=job.entry.target.split("/")[1]),
     }
     return {key: value for key, value in metadata.items() if value}
 

@@ -159,6 +159,32 @@ def _check_string(value: object, _: Mapping[str, Any]) -> Iterator[str]:
         yield "must be a string"
 
 
+def _check_model_index(value: object, _: Mapping[str, Any]) -> Iterator[str]:
+    """What huggingface_hub's own reader asks for, `model_index_to_eval_results`."""
+    for number, model in enumerate(value if isinstance(value, list) else [value]):
+        results = model.get("results") if isinstance(model, dict) else None
+        if not isinstance(results, list) or not isinstance(model.get("name"), str):
+            yield f"[{number}] needs a name and a list of results"
+            return
+        for place, result in enumerate(results):
+            if not _is_result(result):
+                yield f"[{number}].results[{place}] needs task.type, dataset.type, dataset.name, and metrics"
+
+
+def _is_result(result: object) -> bool:
+    if not isinstance(result, dict):
+        return False
+    task, dataset, metrics = (result.get(key) for key in ("task", "dataset", "metrics"))
+    named = isinstance(task, dict) and isinstance(dataset, dict) and isinstance(metrics, list)
+    return (
+        named
+        and all(isinstance(each, str) for each in (task.get("type"), dataset.get("type"), dataset.get("name")))
+        and all(
+            isinstance(each, dict) and isinstance(each.get("type"), str) and "value" in each for each in metrics
+        )
+    )
+
+
 def _check_bool(value: object, _: Mapping[str, Any]) -> Iterator[str]:
     if not isinstance(value, bool):
         yield "must be true or false"
@@ -175,5 +201,6 @@ _CHECKS: dict[str, Callable[[object, Mapping[str, Any]], Iterator[str]]] = {
     "library_name": _check_string,
     "tags": _check_strings,
     "datasets": _check_string_or_strings,
+    "model-index": _check_model_index,
     "inference": lambda value, metadata: iter(()) if isinstance(value, dict) else _check_bool(value, metadata),
 }

@@ -335,7 +335,8 @@ def test_several_texts_have_a_table_of_their_own() -> None:
         "| lab/texts@0123 (en/test) | 16.000 | 16.400 | 93.5 % | 0.0100 nats |",
         "| chats.jsonl | 16.000 | 16.400 | 93.5 % | 0.0200 nats |",
     ]
-    assert rendered(report=report(sources=texts[:1])) == rendered(report=report())
+    one, none = (rendered(report=report(sources=listed)).partition("\n---\n\n")[2] for listed in (texts[:1], ()))
+    assert one == none
 
 
 def test_a_text_that_the_source_does_not_know_is_said() -> None:
