@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from bot.card.changes import changelog
 from bot.card.memory import serving_memory
 from bot.card.model_index import model_index
 from bot.card.unquantized import parts_beside_text, unquantized_text
@@ -115,6 +116,7 @@ def _facts(job: Job, provenance: Provenance) -> dict[str, Any]:
         "beside_text": beside_text,
         "auto_class": _auto_class(beside_text),
         "recipe": provenance.recipe,
+        "changelog": changelog(provenance.releases),
         "method": method_text(provenance.recipe.method),
         "calibration": provenance.calibration,
         "perplexity_ratio": report.perplexity_quantized / report.perplexity_source,

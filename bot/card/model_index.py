@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from bot.records import Provenance, TaskFigures, TextSource
+from bot.records import Provenance, Report, SourceFigures, TaskFigures, TextSource
 from bot.text import one_line
 
 _NO_ID = re.compile(r"[^A-Za-z0-9._/-]+")
@@ -25,6 +25,7 @@ def model_index(provenance: Provenance, *, name: str) -> list[dict[str, Any]]:
 
 def _texts(provenance: Provenance) -> list[dict[str, Any]]:
     report = provenance.report
+    measured: list[tuple[str, SourceFigures | Report]] = [(source.label, source) for source in report.sources]
     asked = {source.evaluation_label: source for source in provenance.evaluation_asked.sources}
     return [
         {
@@ -37,9 +38,7 @@ def _texts(provenance: Provenance) -> list[dict[str, Any]]:
                 _metric("top1_agreement", "Same most likely next token", figures.top1_agreement, _SHARE),
             ],
         }
-        for label, figures in (
-            [(source.label, source) for source in report.sources] or [(report.text_label, report)]
-        )
+        for label, figures in measured or [(report.text_label, report)]
     ]
 
 

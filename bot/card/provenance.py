@@ -39,6 +39,7 @@ def make_provenance(
         modules_to_not_convert=quantized.modules_to_not_convert,
         built_by=run,
         kv_cache=job.kv_cache,
+        earlier=job.earlier,
     )
 
 
@@ -52,6 +53,7 @@ def refreshed(before: Provenance, job: Job, *, tool: str, files: tuple[Published
         files=tuple(sorted(files, key=lambda file: file.path)),
         log=None,
         published_by=None,
+        earlier=job.earlier,
     )
 
 

@@ -15,7 +15,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from bot.checkpoint.repo_files import GITATTRIBUTES, PROVENANCE, is_safe_path
 from bot.hub.fetch import read_small_file
-from bot.records import HubFile, Provenance, PublishedFile, canonical_json, from_json
+from bot.records import MOST_EARLIER, HubFile, Provenance, PublishedFile, canonical_json, from_json
 
 _MAX_FILES = 10_000  # each is a request when it is verified
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -56,6 +56,7 @@ def _problems(made: Provenance) -> Iterator[str]:
         yield from _upstream_problems(name, files)
     yield from _digest_problems(made)
     yield from _log_problems(made)
+    yield from _earlier_problems(made)
     yield from _run_problems(made)
     yield from _report_problems(made)
 
@@ -124,6 +125,18 @@ def _log_problems(made: Provenance) -> Iterator[str]:
         _TAG.fullmatch(link.tag) and _COMMIT.fullmatch(link.commit) and _SHA256.fullmatch(link.sha256)
     ):
         yield "log.previous is no release"
+
+
+def _earlier_problems(made: Provenance) -> Iterator[str]:
+    if len(made.earlier) > MOST_EARLIER:
+        yield f"earlier lists more than {MOST_EARLIER} releases"
+    for item in made.earlier:
+        digests = (item.source_digest, item.refresh_digest, item.recipe_digest)
+        tag = _TAG.fullmatch(item.tag)
+        if tag is None or tag[1] != item.source_sha[:8] or not all(map(_SHA256.fullmatch, digests)):
+            yield "earlier lists what is no release"
+        if not _COMMIT.fullmatch(item.source_sha):
+            yield "earlier lists what is no release"
 
 
 def _run_problems(made: Provenance) -> Iterator[str]:

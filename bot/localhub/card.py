@@ -175,13 +175,11 @@ def _is_result(result: object) -> bool:
     if not isinstance(result, dict):
         return False
     task, dataset, metrics = (result.get(key) for key in ("task", "dataset", "metrics"))
-    named = isinstance(task, dict) and isinstance(dataset, dict) and isinstance(metrics, list)
-    return (
-        named
-        and all(isinstance(each, str) for each in (task.get("type"), dataset.get("type"), dataset.get("name")))
-        and all(
-            isinstance(each, dict) and isinstance(each.get("type"), str) and "value" in each for each in metrics
-        )
+    if not (isinstance(task, dict) and isinstance(dataset, dict) and isinstance(metrics, list)):
+        return False
+    names = (task.get("type"), dataset.get("type"), dataset.get("name"))
+    return all(isinstance(name, str) for name in names) and all(
+        isinstance(each, dict) and isinstance(each.get("type"), str) and "value" in each for each in metrics
     )
 
 

@@ -8,9 +8,11 @@ says how a job ended; failed attempts are counted in Attempts.
 from __future__ import annotations
 
 from bot.records.artifact import (
+    MOST_EARLIER,
     CalibrationSet,
     Card,
     Check,
+    EarlierRelease,
     Link,
     LogEntry,
     ModuleError,
@@ -89,6 +91,7 @@ __all__ = [
     "DEFAULT_BUILTIN",
     "ERROR_BY_LAYER",
     "KL_BY_POSITION",
+    "MOST_EARLIER",
     "SIGNER",
     "Attempts",
     "AuthorListing",
@@ -103,6 +106,7 @@ __all__ = [
     "Digests",
     "DiscoverRule",
     "Discovery",
+    "EarlierRelease",
     "Estimate",
     "Evaluation",
     "EvaluationTask",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 from bot.records.config import Calibration, Evaluation, EvaluationTask, Recipe
 from bot.records.hub import PublishedFile, SourceProvenance, Tag, TargetState
@@ -130,6 +130,22 @@ class LogEntry:
     previous: Link | None
 
 
+MOST_EARLIER: Final = 50  # releases that a provenance lists
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EarlierRelease:
+    """What the card says of a release before its own. The digests show what the next one changed."""
+
+    tag: str
+    source_sha: str
+    source_digest: str
+    refresh_digest: str
+    recipe_digest: str
+    kl_mean: float
+    top1_agreement: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
     """provenance.json of a published repo: source, recipe, calibration, tools and files.
@@ -137,6 +153,7 @@ class Provenance:
     Without dates, durations and local paths, so that the same job gives the same bytes in the same workflow run.
     modules_to_not_convert: as in config.json; empty in releases of version 0.1. built_by: the run that quantized;
     published_by: the run that wrote this. None outside of GitHub Actions. kv_cache: when it is served.
+    earlier: releases, the newest first.
     """
 
     schema: Literal[1] = 1
@@ -161,6 +178,21 @@ class Provenance:
     built_by: WorkflowRun | None = field(default=None, metadata=LATER)
     published_by: WorkflowRun | None = field(default=None, metadata=LATER)
     kv_cache: KVCache | None = field(default=None, metadata=LATER)
+    earlier: tuple[EarlierRelease, ...] = field(default=(), metadata=LATER)
+
+    @property
+    def releases(self) -> tuple[EarlierRelease, ...]:
+        """This one, and those before it that are known; the newest first."""
+        this = EarlierRelease(
+            tag=self.tag,
+            source_sha=self.source.sha,
+            source_digest=self.source.source_digest,
+            refresh_digest=self.source.refresh_digest,
+            recipe_digest=self.recipe_digest,
+            kl_mean=self.report.kl_mean,
+            top1_agreement=self.report.top1_agreement,
+        )
+        return (this, *self.earlier)[:MOST_EARLIER]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from bot.records.artifact import EarlierRelease
 from bot.records.config import Evaluation, EvaluationTask, TextSource, WatchEntry
 from bot.records.discovery import LeftOut, Proposal
 from bot.records.hub import HubFile, Upstream
@@ -67,8 +68,8 @@ class JobKind(StrEnum):
 class Job:
     """One piece of work, pinned to a commit. A runner gets this record and nothing else.
 
-    replaces: the tag that the target had when the plan was made; None where it had no release of ours. kv_cache:
-    of the artifact when it is served; None in jobs that quantize nothing.
+    replaces: the tag that the target had when the plan was made; None where it had no release of ours. earlier:
+    its releases, the newest first. kv_cache: of the artifact when it is served; None in jobs that quantize nothing.
     """
 
     job_id: str
@@ -84,6 +85,7 @@ class Job:
     estimate: Estimate | None = None
     tensor_parallel: tuple[int, ...] = ()
     kv_cache: KVCache | None = None
+    earlier: tuple[EarlierRelease, ...] = ()
     warnings: tuple[str, ...] = ()
     replaces: str | None = None
 

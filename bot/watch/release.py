@@ -14,6 +14,7 @@ from bot.errors import UnsupportedModelError
 from bot.records import (
     Details,
     Digests,
+    EarlierRelease,
     Estimate,
     HubFile,
     Job,
@@ -67,7 +68,8 @@ MAX_FOUND_RELEASES = 4
 class Candidate:
     """A new release as the listing shows it. It becomes a job, or is refused, when its details have been read.
 
-    existing_tags: the tags of the target, which never move. replaces: as in the job.
+    existing_tags: the tags of the target, which never move. replaces, earlier: as in
+    the job.
     """
 
     entry: WatchEntry
@@ -76,6 +78,7 @@ class Candidate:
     quantizer_outdated: bool = False
     existing_tags: tuple[str, ...] = ()
     replaces: str | None = None
+    earlier: tuple[EarlierRelease, ...] = ()
 
 
 def triage(
@@ -102,7 +105,12 @@ def _compare(entry: WatchEntry, upstream: Upstream, published: Published) -> Ski
     if provenance is None:
         return Candidate(entry=entry, upstream=upstream, reason="first release", existing_tags=existing_tags)
     new_release = partial(
-        Candidate, entry=entry, upstream=upstream, existing_tags=existing_tags, replaces=provenance.tag
+        Candidate,
+        entry=entry,
+        upstream=upstream,
+        existing_tags=existing_tags,
+        replaces=provenance.tag,
+        earlier=provenance.releases,
     )
     change = _change(entry, upstream, provenance)
     if change is not None:
@@ -185,6 +193,7 @@ def decide(candidate: Candidate, details: Details) -> Skip | Job:
             *_code_warnings(entry, upstream),
         ),
         replaces=candidate.replaces,
+        earlier=candidate.earlier,
     )
 
 
@@ -277,6 +286,7 @@ def _refresh_job(
         refresh_files=small_files,
         warnings=(*rename_warnings(entry, upstream), *link_warnings(upstream)),
         replaces=provenance.tag,
+        earlier=provenance.releases,
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
 from bot.card.model_card import render_card
@@ -29,10 +29,11 @@ def made() -> Provenance:
 
 
 def test_the_hubs_client_reads_every_figure_with_its_text() -> None:
-    card = ModelCard(render_card(job(), made(), chat=True))
-    results = card.data.eval_results
+    data = ModelCard(render_card(job(), made(), chat=True)).data
+    assert isinstance(data, ModelCardData)
+    results = data.eval_results
     assert results is not None
-    assert card.data.model_name == "Tiny-awq"
+    assert data.model_name == "Tiny-awq"
     assert [
         (each.dataset_type, each.dataset_split, each.dataset_revision, each.metric_type, each.metric_value)
         for each in results
