@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import yaml
@@ -38,21 +38,47 @@ _USUAL_TASKS = {
 _WORKFLOWS = {JobKind.RELEASE: "model.yml", JobKind.FINISH: "model.yml", JobKind.REFRESH: "watch.yml"}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """What a card says beside its provenance. chat: the model has a chat template, so the example uses it."""
+
+    target: str
+    upstream: Upstream
+    chat: bool
+    signed_by: Signer | None = None
+    trust_remote_code: bool = False
+
+    @classmethod
+    def of(cls, job: Job, *, chat: bool) -> Origin:
+        return cls(
+            target=job.entry.target,
+            upstream=job.upstream,
+            chat=chat,
+            signed_by=_signer(job),
+            trust_remote_code=job.entry.trust_remote_code,
+        )
+
+
 def render_card(job: Job, provenance: Provenance, *, chat: bool) -> str:
-    """README.md of the target. chat: the model has a chat template, so the example uses it.
+    """README.md of the target. chat: as in Origin.
 
     Raises jinja2.UndefinedError when the template uses a fact that was not given.
     """
-    body = render(TEMPLATE, **_facts(job, provenance), chat=chat)
-    return f"---\n{yaml.safe_dump(_metadata(job, provenance), sort_keys=False, allow_unicode=True)}---\n\n{body}"
+    return render_release(Origin.of(job, chat=chat), provenance)
 
 
-def _metadata(job: Job, provenance: Provenance) -> dict[str, Any]:
+def render_release(origin: Origin, provenance: Provenance) -> str:
+    """The same for a release whose job is not known, as when it is checked."""
+    metadata = yaml.safe_dump(_metadata(origin, provenance), sort_keys=False, allow_unicode=True)
+    return f"---\n{metadata}---\n\n{render(TEMPLATE, **_facts(origin, provenance))}"
+
+
+def _metadata(origin: Origin, provenance: Provenance) -> dict[str, Any]:
     """Only values that the Hub accepts: it refuses a whole commit for one invalid value.
 
     Upstream's may be invalid, because a git push is not checked. The keys: https://huggingface.co/docs/hub/model-cards
     """
-    upstream = job.upstream
+    upstream, (owner, name) = origin.upstream, origin.target.split("/")
     licenses, license_name = _license_ids(upstream)
     carried = {file.path for file in provenance.files}
     task = upstream.pipeline_tag or ""
@@ -66,9 +92,9 @@ def _metadata(job: Job, provenance: Provenance) -> dict[str, Any]:
         "pipeline_tag": task if _TASK.fullmatch(task) else usual_task,
         "base_model": upstream.repo_id,
         "base_model_relation": "quantized",
-        "quantized_by": job.entry.target.split("/")[0],
+        "quantized_by": owner,
         "tags": [*_TAGS, *(tag for tag in upstream.tags if tag in _KNOWN_UPSTREAM_TAGS)],
-        "model-index": model_index(provenance, name=job.entry.target.split("/")[1]),
+        "model-index": model_index(provenance, name=name),
     }
     return {key: value for key, value in metadata.items() if value}
 
@@ -91,23 +117,24 @@ def _slug(text: str) -> str | None:
     return slug[:_MAX_LICENSE_NAME].strip("-") or None
 
 
-def _facts(job: Job, provenance: Provenance) -> dict[str, Any]:
-    report = provenance.report
+def _facts(origin: Origin, provenance: Provenance) -> dict[str, Any]:
+    report, upstream = provenance.report, origin.upstream
     experts = experts_of_model(report.experts)
     # Without a list, in a release of version 0.1, only what the recipe left out is known.
     unquantized = provenance.modules_to_not_convert or provenance.recipe.modules_to_not_convert
     beside_text = parts_beside_text(unquantized)
     return {
-        "name": job.entry.target.split("/")[1],
-        "target": job.entry.target,
-        "base_model": job.upstream.repo_id,
+        "name": origin.target.split("/")[1],
+        "target": origin.target,
+        "chat": origin.chat,
+        "base_model": upstream.repo_id,
         "tag": provenance.tag,
         "source_sha": provenance.source.sha,
-        "license": _license(job.upstream),
-        "license_files": tuple(file.path for file in provenance.files if _is_license(file, job.upstream)),
-        "gated": bool(job.upstream.gated),
-        "signed_by": _signer(job),
-        "own_code": code_left_out(job.upstream.files, trust_remote_code=job.entry.trust_remote_code),
+        "license": _license(upstream),
+        "license_files": tuple(file.path for file in provenance.files if _is_license(file, upstream)),
+        "gated": bool(upstream.gated),
+        "signed_by": origin.signed_by,
+        "own_code": code_left_out(upstream.files, trust_remote_code=origin.trust_remote_code),
         "provenance": provenance,
         "built_by": provenance.built_by,
         "report": report,

@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 from bot.checkpoint.constants import QUANTIZER_VERSIONS
-from bot.records import Job, Provenance, PublishedFile, QuantizedModel, Report, SourceProvenance, WorkflowRun
+from bot.records import (
+    CARD_VERSION,
+    Job,
+    Provenance,
+    PublishedFile,
+    QuantizedModel,
+    Report,
+    SourceProvenance,
+    WorkflowRun,
+)
 
 
 def make_provenance(
@@ -40,6 +49,7 @@ def make_provenance(
         built_by=run,
         kv_cache=job.kv_cache,
         earlier=job.earlier,
+        card=CARD_VERSION,
     )
 
 
@@ -54,6 +64,7 @@ def refreshed(before: Provenance, job: Job, *, tool: str, files: tuple[Published
         log=None,
         published_by=None,
         earlier=job.earlier,
+        card=CARD_VERSION,
     )
 
 

@@ -10,6 +10,7 @@ from typing import Final, Literal
 # The AWQ GEMM layout: eight 4-bit integers to an int32.
 BITS: Final = 4
 PER_INT32: Final = 32 // BITS
+PACKED_PARTS: Final = ("qweight", "qzeros", "scales")  # the tensors of a quantized linear
 
 # dtypes by the names of the safetensors format: https://huggingface.co/docs/safetensors
 FLOATS: Final = frozenset({"F64", "F32", "F16", "BF16"})

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from math import prod
 
-from bot.checkpoint.constants import FLOATS, PER_INT32
-from bot.checkpoint.gemm import Packed
+from bot.checkpoint.constants import FLOATS, PACKED_PARTS, PER_INT32
 from bot.checkpoint.header import kept_float32, size_bytes
 from bot.errors import QuantizationError
 from bot.records import TensorInfo
@@ -61,7 +60,7 @@ def quantized_linears(tensors: Inventory) -> tuple[str, ...]:
 def bits_per_weight(artifact: Inventory) -> float:
     """Bits of integers, scales and zeros together, per weight of the quantized linears; NaN if there are none."""
     linears = quantized_linears(artifact)
-    bits = 8 * sum(size_bytes(artifact[f"{linear}.{part}"]) for linear in linears for part in Packed._fields)
+    bits = 8 * sum(size_bytes(artifact[f"{linear}.{part}"]) for linear in linears for part in PACKED_PARTS)
     # Each int32 of qweight holds eight weights.
     weights = sum(PER_INT32 * prod(artifact[f"{linear}.qweight"].shape) for linear in linears)
     return bits / weights if weights else float("nan")

@@ -21,6 +21,7 @@ from bot.cli.console import (
     print_json,
 )
 from bot.cli.doctor import check_machine
+from bot.cli.lint import lint
 from bot.cli.progress import Bars
 from bot.cli.setup import clean
 from bot.cli.streams import write_unchanged
@@ -122,6 +123,9 @@ def _signer(text: str) -> Signer:
             hint="Write key:SHA256 with 64 hexadecimal digits, or an OIDC identity with ' from ISSUER'.",
         )
     return found
+
+
+app.command(rich_help_panel=Panel.TOOLS)(lint)
 
 
 @app.command(rich_help_panel=Panel.TOOLS)

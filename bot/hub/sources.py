@@ -203,6 +203,17 @@ def _details(hub: Hub, source: Upstream) -> Details:
     return Details(problem=problem)
 
 
+def read_weights(hub: Hub, repo: Upstream) -> WeightHeaders:
+    """The safetensors headers of any repo, quantized or not; repo: its id, commit and files.
+
+    One request for each file, or two for a long header. Raises UpstreamError, HubFailsError, HfHubHTTPError and
+    ValueError for what cannot be read.
+    """
+    index = _json_object(hub.reader, repo, WEIGHT_INDEX) if _has_index(repo) else None
+    present = {path: file for path in _weight_files(repo, index) if (file := repo.file(path))}
+    return collect_headers(present, lambda path: _header(hub.reader, repo, present[path]))
+
+
 def _small_files(api: HfApi, source: Upstream) -> dict[str, bytes]:
     """Those that are JSON or chat templates. The vocabulary, which may be large, is not among them."""
     return {

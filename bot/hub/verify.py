@@ -55,8 +55,8 @@ def verify(
     state = published_state(api, repo_id)
     if state.state is TargetState.ABSENT:
         raise UpstreamError(f"{repo_id}: no such repo, or private", hint="Check its name, or set HF_TOKEN.")
-    commit = _commit(state, revision)
-    provenance = _provenance(api, state, commit)
+    commit = commit_of(state, revision)
+    provenance = provenance_of(api, state, commit)
     return (
         _check_tag(state, commit, provenance, asked=revision),
         check_log(api, state, commit, provenance),
@@ -158,14 +158,16 @@ def _remote_hashes(
         yield file, found
 
 
-def _commit(state: Published, revision: str | None) -> str:
+def commit_of(state: Published, revision: str | None) -> str:
+    """Of a tag, or what was asked for: a commit."""
     if revision in (None, "main"):
         return state.head
     named = next((tag.sha for tag in state.tags if tag.name == revision), None)
     return named or str(revision)
 
 
-def _provenance(api: HfApi, state: Published, commit: str) -> Provenance:
+def provenance_of(api: HfApi, state: Published, commit: str) -> Provenance:
+    """Raises UpstreamError without such a revision, and PublishError without a provenance of awq-bot."""
     if commit == state.head and state.provenance is not None:
         return state.provenance
     if not state.head:

@@ -34,6 +34,7 @@ from bot.jobs.folder import (
 )
 from bot.jobs.handover import TOOL, has_chat_template
 from bot.jobs.isolation import require
+from bot.jobs.lint import check_before_publishing
 from bot.jobs.machine import time_limit_s
 from bot.jobs.trial import try_files
 from bot.jobs.worker import run_child
@@ -282,7 +283,9 @@ def publish(context: JobContext, jobdir: JobDir) -> Publication:
         return hub_publish.finish(context.hub, job, context.progress)
     if (published := already_published(context.hub, job)) is not None:
         return published
-    return hub_publish.publish(context.hub, job, artifact_of(jobdir), context.progress)
+    artifact = artifact_of(jobdir)
+    check_before_publishing(context.hub, job, jobdir, artifact.files)
+    return hub_publish.publish(context.hub, job, artifact, context.progress)
 
 
 def to_be_published(jobdir: JobDir) -> tuple[PublishedFile, ...]:

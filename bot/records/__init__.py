@@ -8,6 +8,7 @@ says how a job ended; failed attempts are counted in Attempts.
 from __future__ import annotations
 
 from bot.records.artifact import (
+    CARD_VERSION,
     MOST_EARLIER,
     CalibrationSet,
     Card,
@@ -65,6 +66,7 @@ from bot.records.hub import (
     TensorInfo,
     Upstream,
 )
+from bot.records.lint import Finding, LintResult
 from bot.records.memory import CachedLayers, KVCache
 from bot.records.plan import Digests, Estimate, Job, JobKind, Plan, Skip
 from bot.records.progress import OnBytes, Progress, byte_counter, ignore_bytes, no_progress
@@ -87,6 +89,7 @@ from bot.records.workflow import WorkflowRun
 
 __all__ = [
     "BUILTIN_TEXTS",
+    "CARD_VERSION",
     "CHAT_COLUMNS",
     "DEFAULT_BUILTIN",
     "ERROR_BY_LAYER",
@@ -113,6 +116,7 @@ __all__ = [
     "EvaluationText",
     "ExpertTokens",
     "ExpertsOfModel",
+    "Finding",
     "Head",
     "Headers",
     "HubFile",
@@ -124,6 +128,7 @@ __all__ = [
     "LeftOut",
     "Licenses",
     "Link",
+    "LintResult",
     "ListedRepo",
     "LogEntry",
     "ModelState",

@@ -130,6 +130,9 @@ class LogEntry:
     previous: Link | None
 
 
+# Of what a card says and how. Increment it when an earlier card would not come out the same from its provenance:
+# `lint` then says that a card is of an earlier version instead of calling its words wrong.
+CARD_VERSION: Final = 2
 MOST_EARLIER: Final = 50  # releases that a provenance lists
 
 
@@ -153,7 +156,7 @@ class Provenance:
     Without dates, durations and local paths, so that the same job gives the same bytes in the same workflow run.
     modules_to_not_convert: as in config.json; empty in releases of version 0.1. built_by: the run that quantized;
     published_by: the run that wrote this. None outside of GitHub Actions. kv_cache: when it is served.
-    earlier: releases, the newest first.
+    earlier: releases, the newest first. card: the CARD_VERSION of its card.
     """
 
     schema: Literal[1] = 1
@@ -179,6 +182,7 @@ class Provenance:
     published_by: WorkflowRun | None = field(default=None, metadata=LATER)
     kv_cache: KVCache | None = field(default=None, metadata=LATER)
     earlier: tuple[EarlierRelease, ...] = field(default=(), metadata=LATER)
+    card: int = field(default=1, metadata=LATER)
 
     @property
     def releases(self) -> tuple[EarlierRelease, ...]:

@@ -69,7 +69,7 @@ class Job:
     """One piece of work, pinned to a commit. A runner gets this record and nothing else.
 
     replaces: the tag that the target had when the plan was made; None where it had no release of ours. earlier:
-    its releases, the newest first. kv_cache: of the artifact when it is served; None in jobs that quantize nothing.
+    its releases, the newest first. kv_cache: of the artifact when it is served; None in a job without a GPU.
     """
 
     job_id: str

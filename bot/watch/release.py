@@ -182,7 +182,7 @@ def decide(candidate: Candidate, details: Details) -> Skip | Job:
         refresh_files=small_files,
         weight_files=details.weight_files,
         estimate=needs,
-        tensor_parallel=legal_tensor_parallel(details.config, chosen, entry.recipe),
+        tensor_parallel=legal_tensor_parallel(details.config, chosen.packed, entry.recipe),
         kv_cache=kv_cache(details.config, details.tensors),
         warnings=(
             *details.warnings,

@@ -103,10 +103,11 @@ def gpu_class(needs: Estimate) -> int | None:
     return next((size for size in RUNNER_VRAM_GB if needs.vram_bytes <= size * _GB), None)
 
 
-def legal_tensor_parallel(config: dict[str, Any], chosen: Chosen, recipe: Recipe) -> tuple[int, ...]:
+def legal_tensor_parallel(config: dict[str, Any], packed: Iterable[TensorInfo], recipe: Recipe) -> tuple[int, ...]:
     """Numbers of GPUs that a server can split each layer of the artifact over; (1,) when the config does not say.
 
-    Heads are split whole; input channels in whole groups, output channels in whole int32s (vLLM's AWQ layers).
+    packed: the linears that are quantized, [out, in] each. Heads are split whole; input channels in whole groups,
+    output channels in whole int32s (vLLM's AWQ layers).
     """
     hidden, heads = _hidden_size(config), _first_size(config, _HEADS)
     if hidden is None or heads is None:
@@ -114,7 +115,7 @@ def legal_tensor_parallel(config: dict[str, Any], chosen: Chosen, recipe: Recipe
     kv_heads = _first_size(config, _KV_HEADS) or heads
     head_dim = _first_size(config, ("head_dim",)) or hidden // heads
     # What computes the hidden states again is split by its inputs: attention's output, an MLP's or an expert's.
-    inputs = {linear.shape[1] for linear in chosen.packed if linear.shape[0] == hidden}
+    inputs = {linear.shape[1] for linear in packed if linear.shape[0] == hidden}
     return tuple(
         ways
         for ways in TENSOR_PARALLEL

@@ -18,7 +18,7 @@ from jinja2 import UndefinedError
 from markdown_it import MarkdownIt
 
 from bot.card import model_card
-from bot.card.model_card import render_card
+from bot.card.model_card import Origin, render_card
 from bot.localhub.card import check_card
 from bot.records import (
     ERROR_BY_LAYER,
@@ -442,9 +442,9 @@ def test_any_text_stays_text(text: str) -> None:
 # --- the template itself ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", sorted(model_card._facts(job(), provenance())))
+@pytest.mark.parametrize("name", sorted(model_card._facts(Origin.of(job(), chat=True), provenance())))
 def test_every_fact_is_used_and_a_missing_one_is_an_error(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    facts = model_card._facts(job(), provenance())
+    facts = model_card._facts(Origin.of(job(), chat=True), provenance())
     del facts[name]
     monkeypatch.setattr(model_card, "_facts", lambda work, made: facts)
     with pytest.raises((UndefinedError, TypeError), match=r"undefined|StrictUndefined"):

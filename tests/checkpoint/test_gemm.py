@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from bot.checkpoint.gemm import dequantize, pack, unpack
+from bot.checkpoint.constants import PACKED_PARTS
+from bot.checkpoint.gemm import Packed, dequantize, pack, unpack
 from bot.errors import QuantizationError
 from tests.support.stock_awq import WQLinear_GEMM
 
@@ -85,3 +86,7 @@ def test_tensors_that_the_layout_cannot_hold_are_refused() -> None:
         dequantize(packed.qweight, packed.qzeros[:1], packed.scales)
     with pytest.raises(QuantizationError, match="multiple of 8"):
         pack(*random_integers(12, 8, 8))
+
+
+def test_the_parts_of_a_packed_linear_have_the_names_that_are_written() -> None:
+    assert Packed._fields == PACKED_PARTS

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from bot.records import (
+    CARD_VERSION,
     Calibration,
     CalibrationSet,
     Details,
@@ -322,6 +323,7 @@ def provenance(asked: WatchEntry | None = None, source: Upstream | None = None, 
         "recipe": asked.recipe,
         "calibration_asked": asked.calibration,
         "calibration": calibration_set(),
+        "card": CARD_VERSION,
         "report": report(duration_s=0.0),
         "artifact_dtype": "float16",
         "tensor_parallel": (1, 2),

@@ -231,7 +231,7 @@ def test_tensor_parallel_sizes_split_heads_groups_and_int32s(
 ) -> None:
     sound = {key: value for key, value in change.items() if isinstance(value, int)}
     found = chosen(layer_tensors(QWEN3_4B | sound), QWEN3_4B | sound, Recipe(group_size=group_size))
-    assert legal_tensor_parallel(QWEN3_4B | change, found, Recipe(group_size=group_size)) == sizes
+    assert legal_tensor_parallel(QWEN3_4B | change, found.packed, Recipe(group_size=group_size)) == sizes
 
 
 @pytest.mark.parametrize(
@@ -247,7 +247,7 @@ def test_tensor_parallel_sizes_split_heads_groups_and_int32s(
 def test_tensor_parallel_sizes_split_experts_too(inner: int, group_size: int, sizes: tuple[int, ...]) -> None:
     config = QWEN3_30B_A3B | {"moe_intermediate_size": inner, "num_hidden_layers": 1}
     recipe = Recipe(group_size=group_size)
-    assert legal_tensor_parallel(config, chosen(moe_tensors(config), config, recipe), recipe) == sizes
+    assert legal_tensor_parallel(config, chosen(moe_tensors(config), config, recipe).packed, recipe) == sizes
     # A multimodal model has the same settings one level down.
     nested = {"model_type": "a_vl_model", "text_config": config}
-    assert legal_tensor_parallel(nested, chosen(moe_tensors(config), config, recipe), recipe) == sizes
+    assert legal_tensor_parallel(nested, chosen(moe_tensors(config), config, recipe).packed, recipe) == sizes
