@@ -16,7 +16,6 @@ class ChangeRow:
     change: str
     source_sha: str
     kl_mean: float
-    top1_agreement: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +41,6 @@ def _row(release: EarlierRelease, before: EarlierRelease | None) -> ChangeRow:
         change=_change(release, before),
         source_sha=release.source_sha,
         kl_mean=release.kl_mean,
-        top1_agreement=release.top1_agreement,
     )
 
 
@@ -51,8 +49,8 @@ def _change(release: EarlierRelease, before: EarlierRelease | None) -> str:
     if before is None:
         return ""
     changed = (
-        ("new weights, config or vocabulary of the source", release.source_digest != before.source_digest),
-        ("new small files of the source", release.refresh_digest != before.refresh_digest),
+        ("weights, config or vocabulary of the source", release.source_digest != before.source_digest),
+        ("small files of the source", release.refresh_digest != before.refresh_digest),
         ("another recipe, or a newer quantizer", release.recipe_digest != before.recipe_digest),
     )
     return "; ".join(words for words, is_so in changed if is_so) or "the same content again"
