@@ -31,6 +31,7 @@ _FACT = re.compile(
 )
 _NUMBER = re.compile(r"([-+]?\d+(?:,\d{3})*(?:\.\d+)*)\s?([^\d]*)", re.DOTALL | re.ASCII)
 _EXACT_SECTIONS = ("Licence",)
+_MOST_LINES = 1500  # of the expected card: as many as any model's facts give
 _MOST_PAIRS = 2000  # of lines that are compared with each other, by so many characters
 _COMPARED = 1000
 _ALIKE = 0.6
@@ -58,7 +59,14 @@ def lint_card(content: bytes, expected: Expected) -> tuple[Finding, ...]:
         card = read_card(content)
     except UnreadableCardError as error:
         return (_finding(0, "card", "wrong", str(error), "a card of awq-bot"),)
-    wanted = read_card(expected.text.encode())
+    try:
+        wanted = read_card(expected.text.encode())
+    except UnreadableCardError as error:
+        return (_finding(0, "card", "wrong", f"of what the facts give: {error}", "facts of awq-bot"),)
+    if len(wanted.elements) > _MOST_LINES:
+        return (
+            _finding(0, "card", "wrong", f"the facts give {len(wanted.elements):,} lines", "facts of awq-bot"),
+        )
     found = [*_metadata(card, wanted, expected), *_body(card.elements, wanted.elements, expected)]
     return tuple(sorted(found, key=lambda item: item.line))
 

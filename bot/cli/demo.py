@@ -181,6 +181,9 @@ def _third_model(demo: Demo) -> None:
 def _verified(demo: Demo) -> None:
     title(demo, "Anyone can verify a published repo")
     type_command(demo, "verify", f"{NAMESPACE}/{MODELS[1]}-awq")
+    title(demo, "And that its card says what its files bear out")
+    for name in MODELS:
+        type_command(demo, "lint", f"{NAMESPACE}/{name}-awq")
 
 
 def show_results(demo: Demo, name: str) -> None:

@@ -84,6 +84,7 @@ def test_the_whole_demo_succeeds_and_shows_its_steps(tmp_path: Path) -> None:
         "which is on no list: the plan proposes it",
         "$ awq-bot add tinylab/qwen3-moe-tiny",
         "Anyone can verify a published repo",
+        "facts borne out, 0 wrong, 0 not checkable",
         "Where every model stands, as a page for all",
         "Every step did what it says",
         "awq-bot hub --root demo/hub",

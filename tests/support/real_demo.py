@@ -98,6 +98,7 @@ def _release(demo: Demo, folder: Path) -> None:
     expect_tags(demo, NAME, 1)
     expect_jobs(demo, [])
     type_command(demo, "verify", TARGET)
+    type_command(demo, "lint", TARGET)
     show_card(demo, NAME)
     title(demo, "The figures, as provenance.json has them")
     demo.console.print(terminal.report_table(_provenance(demo).report))

@@ -28,6 +28,8 @@ def targets() -> dict[str, Target]:
     from huggingface_hub.errors import HfHubHTTPError  # noqa: PLC0415
     from huggingface_hub.hf_api import ModelInfo  # noqa: PLC0415
 
+    from bot.card.commands import Surroundings  # noqa: PLC0415
+    from bot.card.lint import Expected, lint_card  # noqa: PLC0415
     from bot.checkpoint.config import parse_config, text_settings  # noqa: PLC0415
     from bot.checkpoint.config_values import (  # noqa: PLC0415
         check_values,
@@ -37,6 +39,7 @@ def targets() -> dict[str, Target]:
         quantized_as,
     )
     from bot.checkpoint.header import header_length, parse_header  # noqa: PLC0415
+    from bot.checkpoint.kv_cache import kv_cache  # noqa: PLC0415
     from bot.checkpoint.repo_files import is_safe_path  # noqa: PLC0415
     from bot.checkpoint.small_files import check_small_files, has_chat_template, template_warnings  # noqa: PLC0415
     from bot.checkpoint.weight_files import shard_names, unheld_tensors  # noqa: PLC0415
@@ -83,6 +86,14 @@ def targets() -> dict[str, Target]:
             assert isinstance(text_settings(found), Mapping)
             for look in (layer_count, most_tokens, quantized_as, doubtful_value):
                 look(found)
+            assert kv_cache(found, ()).problem
+
+    def published_card(data: bytes) -> None:
+        text = (CORPUS / "published_card" / "golden.md").read_text()
+        around = Surroundings(target="quantized/Tiny-awq", source="lab/Tiny", source_sha="", tags=(), paths=())
+        findings = lint_card(data, Expected(text=text, around=around))
+        assert findings
+        assert all(each.line <= data.count(b"\n") + 1 for each in findings)
 
     def index(data: bytes) -> None:
         found = as_json(data)
@@ -108,7 +119,7 @@ def targets() -> dict[str, Target]:
         wait = wait_before_retry(HfHubHTTPError("no", response=response))
         assert isinstance(wait, bool) or 0 <= wait <= 330
 
-    found = (watchlist, provenance, header, card, config, index, tokenizer, rate_limit)
+    found = (watchlist, provenance, header, card, config, published_card, index, tokenizer, rate_limit)
     return {target.__name__: target for target in found}
 
 
