@@ -152,19 +152,20 @@ def _is_part(name: str, linears: set[str]) -> bool:
 def _dtype(
     made: Provenance, config: Mapping[str, Any], tensors: tuple[TensorInfo, ...], findings: list[Finding]
 ) -> str:
-    """Of most values that are not quantized."""
+    """As stated where such values are there; else that of most values that are not quantized."""
     linears = {tensor.name.removesuffix(".qweight") for tensor in tensors if tensor.name.endswith(".qweight")}
-    values = {
+    values: dict[str, int] = {
         name: sum(
             prod(each.shape) for each in tensors if each.dtype == stored and not _is_part(each.name, linears)
         )
         for name, stored in SAFETENSORS_NAMES.items()
     }
-    if not any(values.values()):
+    stated = next((config[key] for key in DTYPE_KEYS if key in config), None)
+    # Tensors that the model does not read stay as they were in the source, and can be more than the others.
+    if not any(values.values()) or (stated == made.artifact_dtype and values.get(made.artifact_dtype)):
         return made.artifact_dtype
     found: str = max(values, key=lambda name: values[name])
-    stated = next((config[key] for key in DTYPE_KEYS if key in config), found)
-    if stated != found:
+    if stated is not None and stated != found:
         findings.append(_differs(f"dtype in {CONFIG}", one_line(stated, 40), found))
     findings += _same_or_not("dtype of what is not quantized", made.artifact_dtype, found, str)
     return found

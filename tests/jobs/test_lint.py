@@ -15,12 +15,13 @@ from bot.hub.session import Hub
 from bot.hub.sign_release import sign_release
 from bot.jobs.lint import lint_repo
 from bot.localhub import LocalHub
-from bot.records import Finding, LintResult, Provenance, from_json, no_progress, to_json
-from tests.support.factories import CONFIG, layer_tensors
-from tests.support.linted import README, edit, make_release, packed, seed_source, weights
+from bot.records import Finding, LintResult, Provenance, Recipe, TensorInfo, from_json, no_progress, to_json
+from tests.support.factories import CONFIG, expert_tokens, layer_tensors
+from tests.support.linted import README, Shape, edit, make_release, seed_source, weights
 from tests.support.release import Release
 from tests.support.repos import SOURCE, TARGET, all_requests, as_bot, forget_requests
 from tests.support.signers import with_key
+from tests.support.watch import moe_tensors
 
 
 @pytest.fixture
@@ -102,6 +103,63 @@ def test_a_signed_release_names_its_key(hub: LocalHub, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("release")
 def test_a_release_that_was_signed_afterwards_keeps_its_card(hub: LocalHub) -> None:
     sign_release(replace(as_bot(hub), signing=with_key().credential), TARGET, progress=no_progress)
+    assert others(checked(hub)) == []
+
+
+def renamed(*pairs: tuple[str, str], config: dict[str, Any] = CONFIG) -> tuple[TensorInfo, ...]:
+    """The tensors of a Qwen3 with other names."""
+    found = layer_tensors(config)
+    for old, new in pairs:
+        found = tuple(replace(tensor, name=tensor.name.replace(old, new)) for tensor in found)
+    return found
+
+
+def with_latents() -> tuple[TensorInfo, ...]:
+    down = [
+        TensorInfo(
+            name=f"model.layers.{number}.self_attn.kv_a_proj_with_mqa.weight", dtype="BF16", shape=(96, 256)
+        )
+        for number in (0, 1)
+    ]
+    return (*(tensor for tensor in layer_tensors() if ".k_proj" not in tensor.name), *down)
+
+
+MIXTURE = CONFIG | {"model_type": "qwen3_moe", "moe_intermediate_size": 128, "num_experts": 4}
+UNTIED = CONFIG | {"tie_word_embeddings": False}
+LATENT = {"model_type": "deepseek_v3", "kv_lora_rank": 64, "qk_rope_head_dim": 32}
+WINDOW = {"model_type": "gemma2", "sliding_window": 1024, "max_position_embeddings": 8192}
+NESTED = {"model_type": "llava", "text_config": CONFIG | {"model_type": "mistral", "sliding_window": None}}
+# As many as the model's own, in another dtype.
+EXTRA = (TensorInfo(name="model.mtp.weight", dtype="BF16", shape=(9000, 256)),)
+SHAPES = {
+    "qwen3": Shape(),
+    "bfloat16": Shape(dtype="bfloat16"),
+    "groups of 64": Shape(recipe=Recipe(group_size=64)),
+    "method awq": Shape(recipe=Recipe(method="awq")),
+    "short context": Shape(config=CONFIG | {"max_position_embeddings": 2048}),
+    "windows": Shape(config=CONFIG | WINDOW),
+    "latent attention": Shape(config=CONFIG | LATENT, tensors=with_latents()),
+    "linear attention": Shape(config=CONFIG | {"model_type": "qwen3_next"}),
+    "left out": Shape(left_out=("1.mlp.down_proj", "0.self_attn.o_proj")),
+    "untied": Shape(config=UNTIED, tensors=layer_tensors(UNTIED)),
+    "mixture": Shape(
+        config=MIXTURE,
+        tensors=moe_tensors(MIXTURE),
+        left_out=(".mlp.gate",),
+        experts=(expert_tokens(0, experts=4), expert_tokens(1, experts=4)),
+    ),
+    "nested": Shape(config=NESTED, tensors=renamed(("model.", "language_model.model."))),
+    "tensors that nothing reads": Shape(unused=EXTRA),
+    "one head": Shape(
+        config=CONFIG | {"num_key_value_heads": 1},
+        tensors=layer_tensors(CONFIG | {"num_key_value_heads": 1}),
+    ),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_repos_of_many_kinds_are_borne_out(hub: LocalHub, tmp_path: Path, shape: Shape) -> None:
+    make_release(hub, tmp_path, shape).publish()
     assert others(checked(hub)) == []
 
 
@@ -297,7 +355,7 @@ def test_a_provenance_that_the_artifact_does_not_bear_out_is_found(
 
 @pytest.mark.usefixtures("release")
 def test_other_weights_are_found_by_their_headers(hub: LocalHub) -> None:
-    half = tuple(tensor for tensor in packed(layer_tensors()) if ".layers.1." not in tensor.name)
+    half = tuple(tensor for tensor in Shape().artifact if ".layers.1." not in tensor.name)
     edit(hub, TARGET, "model.safetensors", weights(half))
     named = {item.what for item in checked(hub).wrong}
     assert {"model.safetensors", "size of the weights", "KV cache"} <= named

@@ -57,6 +57,13 @@ def test_the_cards_of_both_models_are_the_golden_files(sandbox: Sandbox) -> None
         assert text == golden.read_text(), name
 
 
+def test_the_cards_of_both_models_say_what_their_files_bear_out(sandbox: Sandbox) -> None:
+    for name in MODELS:
+        result = sandbox.call("lint", f"quantized/{name}-awq")
+        assert result.returncode == 0, result.stdout
+        assert "0 wrong, 0 not checkable" in result.stdout
+
+
 def test_a_rerun_downloads_nothing_and_stays_within_its_calls(sandbox: Sandbox) -> None:
     sandbox.hub.clear_requests()
     result = sandbox.call("run")

@@ -16,7 +16,17 @@ from tests.trust.fuzz import CORPUS, Target, targets
 ROOT = Path(__file__).parents[2]
 SECONDS = 20
 FEWEST_RUNS = 100  # on a busy machine
-NAMES = ("watchlist", "provenance", "header", "card", "config", "published_card", "index", "tokenizer", "rate_limit")
+NAMES = (
+    "watchlist",
+    "provenance",
+    "header",
+    "card",
+    "config",
+    "published_card",
+    "index",
+    "tokenizer",
+    "rate_limit",
+)
 
 
 @pytest.fixture(scope="module")
