@@ -267,11 +267,16 @@ def _run_locked(job: Job, stage: str, jobdir: JobDir, work: Callable[[], Publica
         job,
         stage=stage,
         status=_status(publication),
-        hint=make_public_note(job, publication) if publication is not None else "",
+        hint=_notes(job, publication) if publication is not None else "",
         report=jobdir.load(Report),
         publication=publication,
         duration_s=time.monotonic() - started,
     )
+
+
+def _notes(job: Job, publication: Publication) -> str:
+    """What a person has to do, or should know, after a release that succeeded."""
+    return "; ".join(note for note in (make_public_note(job, publication), *publication.notes) if note)
 
 
 def _status(publication: Publication | None) -> Status:

@@ -14,11 +14,12 @@ from bot.checkpoint.inventory import bits_per_weight, packed_tensors, quantized_
 from bot.checkpoint.kv_cache import kv_cache
 from bot.checkpoint.repo_files import CONFIG, PROVENANCE
 from bot.errors import BotError
-from bot.records import Finding, Provenance, Recipe, Report, TensorInfo
+from bot.records import Finding, KVCache, Provenance, Recipe, Report, TensorInfo
 from bot.text import one_line, rounded, size
 from bot.watch.sizing import legal_tensor_parallel
 
 _WEIGHTS = ".safetensors"
+_SHOWN = 3  # lengths of a sequence
 _SAME_BITS = 0.005  # of what the card shows with two digits
 
 
@@ -186,9 +187,14 @@ def _served(
     if made.kv_cache is not None:
         cache = kv_cache(config, tensors)
         if cache != made.kv_cache:
-            findings.append(_differs("KV cache", str(made.kv_cache), str(cache)))
+            findings.append(_differs("KV cache", _cached(made.kv_cache), _cached(cache)))
         made = replace(made, kv_cache=cache)
     return made
+
+
+def _cached(cache: KVCache) -> str:
+    sizes = (f"{cache.size_bytes(tokens):,} bytes at {tokens:,} tokens" for tokens in cache.contexts[:_SHOWN])
+    return cache.problem or ", ".join(sizes)
 
 
 def _listed(ways: tuple[int, ...]) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
@@ -20,6 +20,7 @@ from bot.errors import PublishError, QualityGateError, UpstreamError, WatchlistE
 from bot.evaluate.gate import judge
 from bot.files import describe_file, disk_errors, write_atomic
 from bot.hub import publish as hub_publish
+from bot.hub.collections import add_to_collections
 from bot.hub.pull import Pinned, dataset_files, pull_files, pull_source
 from bot.hub.session import Hub
 from bot.hub.settings import stays_private
@@ -279,13 +280,15 @@ def publish(context: JobContext, jobdir: JobDir) -> Publication:
     An already published job needs no folder; it was cleared after publishing.
     """
     job = jobdir.job
-    if job.kind is JobKind.FINISH:
-        return hub_publish.finish(context.hub, job, context.progress)
-    if (published := already_published(context.hub, job)) is not None:
+    if job.kind is not JobKind.FINISH and (published := already_published(context.hub, job)) is not None:
         return published
-    artifact = artifact_of(jobdir)
-    check_before_publishing(context.hub, job, jobdir, artifact.files)
-    return hub_publish.publish(context.hub, job, artifact, context.progress)
+    if job.kind is JobKind.FINISH:
+        publication = hub_publish.finish(context.hub, job, context.progress)
+    else:
+        artifact = artifact_of(jobdir)
+        check_before_publishing(context.hub, job, jobdir, artifact.files)
+        publication = hub_publish.publish(context.hub, job, artifact, context.progress)
+    return replace(publication, notes=add_to_collections(context.hub, job, publication))
 
 
 def to_be_published(jobdir: JobDir) -> tuple[PublishedFile, ...]:

@@ -23,7 +23,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Scope
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from bot.localhub import file_routes, pages, read_routes, write_routes
+from bot.localhub import collection_routes, file_routes, pages, read_routes, write_routes
 from bot.localhub.access import Identity, RefusedError
 from bot.localhub.context import Context, Json, context, json_body
 from bot.localhub.middleware import Fault
@@ -42,6 +42,7 @@ def hub_app(context: Context) -> Starlette:
     app = Starlette(
         routes=[
             *write_routes.routes,
+            *collection_routes.routes,
             Route("/oauth/token", token, methods=["POST"]),
             *read_routes.routes,
             *file_routes.routes,

@@ -240,7 +240,7 @@ class Published:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Publication:
-    """The published repo. new: False if another run had already published it."""
+    """The published repo. new: False if another run had already published it. notes: what was left undone."""
 
     repo_id: str
     sha: str
@@ -250,6 +250,7 @@ class Publication:
     new: bool
     duration_s: float
     provenance_sha256: str = ""  # of the published file, for attestations
+    notes: tuple[str, ...] = field(default=(), metadata=LATER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

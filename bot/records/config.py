@@ -248,4 +248,5 @@ class WatchEntry:
     signed_by: Signer | None = field(default=None, metadata=LATER)
     settle_s: int = field(default=0, metadata=LATER)
     found: bool = field(default=False, metadata=LATER)
+    collections: tuple[str, ...] = field(default=(), metadata=LATER)
     line: int = 0

@@ -21,6 +21,7 @@ from bot.records.config import DEFAULT_BUILTIN, Builtin, Evaluation, Method
 from bot.watch.names import REPO_ID
 from bot.watch.values import (
     MAX_REPO_ID,
+    CollectionTitle,
     Count,
     Day,
     FilePath,
@@ -259,6 +260,8 @@ class DefaultsSpec(_Spec):
     """Run the model's own code; needs `revision` to be the full sha of a commit that you have read."""
     signed_by: SignerText | None = None
     """Who must have signed what is published, as `awq-bot verify` names them. Anything else is refused."""
+    collections: tuple[CollectionTitle, ...] = Field(default=(), strict=False, max_length=10)
+    """Titles of collections of the target's owner; each public release is added to them. Created if need be."""
 
 
 class ModelSpec(DefaultsSpec):

@@ -26,6 +26,7 @@ ModulePath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*(\.\w+)+$")
 SignerText = Annotated[str, StringConstraints(pattern=SIGNER, max_length=500)]
 LicenseId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._+-]*$")]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]
+CollectionTitle = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=60)]
 TaskName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=100)]
 TaskPath = Annotated[str, StringConstraints(pattern=_TASK_FILE, max_length=500)]
 _WAIT = r"^[0-9]{1,4}[mhd]$"

@@ -232,6 +232,7 @@ def _entry(
         requantize=settings.requantize,
         trust_remote_code=settings.trust_remote_code,
         signed_by=read_signer(settings.signed_by) if settings.signed_by else None,
+        collections=tuple(dict.fromkeys(settings.collections)),
         line=line,
     )
 

@@ -330,7 +330,11 @@ def with_report(**fields: Any) -> Any:
         (with_report(bits_per_weight_file=3.5), "bits per weight, everything", "3.500"),
         (lambda made: replace(made, artifact_dtype="bfloat16"), "dtype of what is not quantized", "bfloat16"),
         (lambda made: replace(made, tensor_parallel=(1, 2, 4, 8)), "tensor parallel sizes", "1, 2, 4, 8"),
-        (lambda made: replace(made, kv_cache=replace(made.kv_cache, contexts=(1,))), "KV cache", "contexts=(1,)"),
+        (
+            lambda made: replace(made, kv_cache=replace(made.kv_cache, contexts=(1,))),
+            "KV cache",
+            "1,024 bytes at 1 tokens",
+        ),
         (
             lambda made: replace(made, recipe=replace(made.recipe, group_size=64)),
             "quantization_config.group_size",
