@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from functools import lru_cache
 from typing import Literal
 
 from bot.card.commands import Surroundings, command_faults, link_faults
@@ -18,17 +19,21 @@ from bot.checkpoint.repo_files import CARD
 from bot.records import Finding
 from bot.text import one_line
 
+_PLAIN = r"[-+]?\d+(?:,\d{3})*(?:\.\d+)*"
+_UNIT = r"(?:%|[kMGT]i?B\b|nats\b|bits\b|times\b|tokens\b|layers\b)"
 # A number with its unit, a version, a hash, code, the target of a link, a repo id.
 _FACT = re.compile(
-    r"""
+    rf"""
     `[^`]*`
-    | \]\([^)\s]{0,500}\)
-    | \b[0-9a-f]{7,64}\b
+    | \]\([^)\s]{{0,500}}\)
+    | \b[0-9a-f]{{7,64}}\b
     | (?<![\w.-])[\w.-]+/[\w./-]*\w
-    | [-+]?\d+(?:,\d{3})*(?:\.\d+)*(?:\s?(?:%|[kMGT]i?B\b|nats\b|bits\b|times\b|tokens\b|layers\b))?
+    | {_PLAIN}(?:\s?{_UNIT})?
     """,
     re.VERBOSE | re.ASCII,
 )
+_ANY_NUMBER = re.compile(rf"(?<![\w./@-])(?P<value>{_PLAIN})(?:\s?(?P<unit>{_UNIT}))?", re.ASCII)
+_HASH = re.compile(r"\b(?=[a-f]*[0-9])(?=[0-9]*[a-f])[0-9a-f]{7,64}\b", re.ASCII)
 _NUMBER = re.compile(r"([-+]?\d+(?:,\d{3})*(?:\.\d+)*)\s?([^\d]*)", re.DOTALL | re.ASCII)
 _EXACT_SECTIONS = ("Licence",)
 _MOST_LINES = 1500  # of the expected card: as many as any model's facts give
@@ -85,10 +90,9 @@ def _metadata(card: Parts, wanted: Parts, expected: Expected) -> Iterator[Findin
     there, needed = ({value.path: value for value in parts.values} for parts in (card, wanted))
     for path, value in needed.items():
         yield _compared(path, there.get(path), value, expected)
-    numbers = _numbers_of(expected.text)
     for path, value in there.items():
         if path not in needed:
-            yield _added_value(value, numbers, expected)
+            yield _added_value(value, expected)
 
 
 def _compared(path: str, there: Value | None, value: Value, expected: Expected) -> Finding:
@@ -102,12 +106,12 @@ def _compared(path: str, there: Value | None, value: Value, expected: Expected) 
     return _finding(there.line, path, "ok" if same else "wrong", there.text, value.text)
 
 
-def _added_value(value: Value, numbers: frozenset[tuple[str, str]], expected: Expected) -> Finding:
+def _added_value(value: Value, expected: Expected) -> Finding:
     if _key(value.path) in expected.unknown:
         return _finding(value.line, value.path, "unknown", expected.why_unknown)
     # An evaluation that was not made here, another base model, one more licence: these are not free to add.
     is_ours = _key(value.path) in {_key(path) for path in ("model-index", "base_model", "license", "quantized_by")}
-    if (is_ours or _not_among(numbers, value.text)) and not expected.other_version:
+    if (is_ours or _not_among(expected.text, value.text)) and not expected.other_version:
         return _finding(value.line, value.path, "wrong", value.text, "nothing: the facts do not have it")
     return _finding(value.line, value.path, "unknown", _BY_HAND)
 
@@ -120,7 +124,6 @@ def _key(path: str) -> str:
 
 
 def _body(there: Sequence[Element], wanted: Sequence[Element], expected: Expected) -> Iterator[Finding]:
-    numbers = _numbers_of(expected.text)
     lines = SequenceMatcher(None, [each.text for each in wanted], [each.text for each in there], autojunk=False)
     for kind, start, end, first, last in lines.get_opcodes():
         if kind == "equal":
@@ -128,12 +131,10 @@ def _body(there: Sequence[Element], wanted: Sequence[Element], expected: Expecte
                 yield from _same(element, expected)
             continue
         for one, other in _paired(there[first:last], wanted[start:end]):
-            yield from _judged(one, other, numbers, expected)
+            yield from _judged(one, other, expected)
 
 
-def _judged(
-    element: Element | None, other: Element | None, numbers: frozenset[tuple[str, str]], expected: Expected
-) -> Iterator[Finding]:
+def _judged(element: Element | None, other: Element | None, expected: Expected) -> Iterator[Finding]:
     """element: on the card; other: what it should be."""
     section = (element or other or Element(line=0, text="", is_code=False)).section
     if section in expected.unknown:
@@ -143,7 +144,7 @@ def _judged(
             why = _OTHER_VERSION if expected.other_version else "the card does not have it"
             yield _finding(0, _label(other), "unknown", why, other.text)
     elif element is not None and other is None:
-        yield from _added(element, numbers, expected)
+        yield from _added(element, expected)
     elif element is not None and other is not None:
         yield from _changed(element, other, expected)
 
@@ -162,7 +163,7 @@ def _faults(element: Element, around: Surroundings) -> Iterator[Finding]:
         yield _finding(fault.line, "command" if element.is_code else "link", "wrong", fault.found, fault.expected)
 
 
-def _added(element: Element, numbers: frozenset[tuple[str, str]], expected: Expected) -> Iterator[Finding]:
+def _added(element: Element, expected: Expected) -> Iterator[Finding]:
     """A line or a block that awq-bot would not write."""
     faults = [*_faults(element, expected.around)]
     yield from faults
@@ -170,7 +171,7 @@ def _added(element: Element, numbers: frozenset[tuple[str, str]], expected: Expe
         if not faults:
             yield _finding(element.line, "code", "unknown", _OTHER_VERSION if expected.other_version else _BY_HAND)
         return
-    odd = _not_among(numbers, element.text)
+    odd = _not_among(expected.text, element.text)
     if odd and not expected.other_version:
         yield _finding(element.line, _label(element), "wrong", ", ".join(odd), "no such fact")
     elif not faults:
@@ -284,20 +285,22 @@ def _facts(element: Element) -> tuple[str, ...]:
     return tuple(_FACT.findall(element.text))
 
 
+@lru_cache(maxsize=4)
 def _numbers_of(text: str) -> frozenset[tuple[str, str]]:
-    """Each number with its unit, and without."""
-    numbers = [_number(fact) for fact in _FACT.findall(text)]
-    return frozenset(each for number in numbers if number for each in (number, (number[0], "")))
+    """Each number with its unit, and without; in code, too, and not those inside of names and addresses."""
+    numbers = [_number(found) for found in _ANY_NUMBER.finditer(text)]
+    return frozenset(each for number in numbers for each in (number, (number[0], "")))
 
 
-def _not_among(numbers: frozenset[tuple[str, str]], text: str) -> list[str]:
-    """The numbers of a text that are none of these, as they are written."""
-    return [fact for fact in _FACT.findall(text) if (number := _number(fact)) and number not in numbers]
+def _not_among(facts: str, text: str) -> list[str]:
+    """The numbers and hashes of a text that are none of these facts, as they are written."""
+    numbers = _numbers_of(facts)
+    hashes = [found for found in _HASH.findall(text) if found not in facts]
+    return [found[0] for found in _ANY_NUMBER.finditer(text) if _number(found) not in numbers] + hashes
 
 
-def _number(fact: str) -> tuple[str, str] | None:
-    found = _NUMBER.fullmatch(fact)
-    return (found[1].replace(",", "").lstrip("+"), found[2]) if found else None
+def _number(found: re.Match[str]) -> tuple[str, str]:
+    return found["value"].replace(",", "").lstrip("+"), found["unit"] or ""
 
 
 def _difference(there: Sequence[str], wanted: Sequence[str]) -> tuple[str, str]:
