@@ -14,7 +14,7 @@ from bot.text import one_line
 
 _REPO = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_LINK = re.compile(r"\]\(([^)\s]{0,500})\)")
+_LINK = re.compile(r"(?<!\\)\]\(([^)\s]{0,500})\)")
 _IN_PYTHON = re.compile(r"""(revision\s*=\s*)?(["'])([\w./-]+)\2""", re.ASCII)
 _SHELLS = ("bash", "sh", "shell", "console", "zsh")
 # Programs whose first argument, or whose option, names a model on the Hub.

@@ -35,6 +35,7 @@ _FACT = re.compile(
 _ANY_NUMBER = re.compile(rf"(?<![\w./@-])(?P<value>{_PLAIN})(?:\s?(?P<unit>{_UNIT}))?", re.ASCII)
 _HASH = re.compile(r"\b(?=[a-f]*[0-9])(?=[0-9]*[a-f])[0-9a-f]{7,64}\b", re.ASCII)
 _NUMBER = re.compile(r"([-+]?\d+(?:,\d{3})*(?:\.\d+)*)\s?([^\d]*)", re.DOTALL | re.ASCII)
+_SAME_IN_ALL_VERSIONS = ("base_model", "license", "quantized_by", "model-index")
 _EXACT_SECTIONS = ("Licence",)
 _MOST_LINES = 1500  # of the expected card: as many as any model's facts give
 _MOST_PAIRS = 2000  # of lines that are compared with each other, by so many characters
@@ -102,15 +103,18 @@ def _compared(path: str, there: Value | None, value: Value, expected: Expected) 
         if expected.other_version:
             return _finding(1, path, "unknown", _OTHER_VERSION, value.text)
         return _finding(1, path, "wrong", "it is not there", value.text)
-    same = (there.text, there.tag) == (value.text, value.tag)
-    return _finding(there.line, path, "ok" if same else "wrong", there.text, value.text)
+    if (there.text, there.tag) == (value.text, value.tag):
+        return _finding(there.line, path, "ok", there.text)
+    if expected.other_version and _key(path) not in _SAME_IN_ALL_VERSIONS:
+        return _finding(there.line, path, "unknown", _OTHER_VERSION, value.text)
+    return _finding(there.line, path, "wrong", there.text, value.text)
 
 
 def _added_value(value: Value, expected: Expected) -> Finding:
     if _key(value.path) in expected.unknown:
         return _finding(value.line, value.path, "unknown", expected.why_unknown)
     # An evaluation that was not made here, another base model, one more licence: these are not free to add.
-    is_ours = _key(value.path) in {_key(path) for path in ("model-index", "base_model", "license", "quantized_by")}
+    is_ours = _key(value.path) in _SAME_IN_ALL_VERSIONS
     if (is_ours or _not_among(expected.text, value.text)) and not expected.other_version:
         return _finding(value.line, value.path, "wrong", value.text, "nothing: the facts do not have it")
     return _finding(value.line, value.path, "unknown", _BY_HAND)

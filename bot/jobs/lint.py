@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypedDict
 
 from bot.card.commands import Surroundings
 from bot.card.lint import Expected, lint_card
@@ -45,6 +45,11 @@ _ADDED_TO_TAG = re.compile(r"(?:-(?:signed|restored)-[0-9a-f]{8})+$")
 _SIGNER = re.compile(rb"--require-signature '([^'\n]{1,500})'")
 _OF_UPSTREAM = ("license", "license_name", "license_link", "language", "pipeline_tag", "tags", "Licence")
 _MOST_NAMED = 3
+
+
+class _Unknown(TypedDict):
+    unknown: tuple[str, ...]
+    why_unknown: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,10 +149,19 @@ def _judged(
             options=options,
         ),
         other_version=made.card != CARD_VERSION,
-        unknown=_OF_UPSTREAM if upstream.problem else (),
-        why_unknown=f"the source cannot be read: {upstream.problem}" if upstream.problem else "",
+        **_unknown(upstream, made),
     )
     yield from lint_card(card.content, expected)
+
+
+def _unknown(upstream: Upstream, made: Provenance) -> _Unknown:
+    """upstream: by the name that it has now."""
+    if upstream.problem:
+        return {"unknown": _OF_UPSTREAM, "why_unknown": f"the source cannot be read: {upstream.problem}"}
+    if upstream.repo_id.lower() != made.source.repo_id.lower():
+        # The link to a file of the source has the name that the source had.
+        return {"unknown": ("license_link",), "why_unknown": f"the source is now {upstream.repo_id}"}
+    return {"unknown": (), "why_unknown": ""}
 
 
 def _origin(found: PublishedRelease) -> Origin:

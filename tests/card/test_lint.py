@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,7 @@ def test_a_number_that_no_fact_bears_out_is_wrong(text: str, found: str) -> None
         "Thanks to everybody.",
         "It needs 8 GB, is 3.7 times closer, and made of 0123456789abcdef.",
         "See [vLLM](https://docs.vllm.ai/en/v0.32/x) and Qwen3.",
+        "Of \\[texts\\](more.bin), which is no link.",
         "```bash\nnvidia-smi\n```",
         "```bash\nhf download 'quantized/Tiny-awq\n```",
     ],
@@ -142,3 +144,11 @@ def test_a_line_that_was_taken_out_is_said_to_be_gone() -> None:
         item for item in lint_card(wanted.text.replace(f"{row}\n", "").encode(), wanted) if item.status != "ok"
     ]
     assert (found.status, found.found, found.expected) == ("unknown", "the card does not have it", row)
+
+
+def test_metadata_of_another_version_is_wrong_only_where_no_version_would_write_it() -> None:
+    wanted = replace(expected(), other_version=True)
+    text = wanted.text.replace("- chat\n", "").replace("pipeline_tag: text-generation", "pipeline_tag: other")
+    assert wrong(text, wanted) == []
+    [found] = wrong(wanted.text.replace("base_model: lab/Tiny", "base_model: lab/Other"), wanted)
+    assert (found.what, found.found, found.expected) == ("base_model", "lab/Other", "lab/Tiny")

@@ -392,6 +392,17 @@ def test_a_source_that_is_gone_leaves_its_facts_uncheckable(hub: LocalHub) -> No
     assert any("the source cannot be read: missing" in item.found for item in others(result))
 
 
+@pytest.mark.parametrize("link", ["LICENSE", "https://example.com/licence"])
+def test_a_source_that_was_renamed_is_the_source_still(hub: LocalHub, tmp_path: Path, link: str) -> None:
+    readme = README.replace("apache-2.0", f"other\nlicense_name: lab-licence\nlicense_link: {link}")
+    seed_source(hub, README__md=readme)
+    make_release(hub, tmp_path).publish()
+    hub.store.move(hub.repo(SOURCE), "lab/Renamed")
+    result = checked(hub)
+    assert result.wrong == ()
+    assert [item.found for item in others(result)] == ["the source is now lab/Renamed"]
+
+
 # --- other cards --------------------------------------------------------------------------------------------
 
 
