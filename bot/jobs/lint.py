@@ -87,7 +87,12 @@ def lint_repo(
         sizes={file.path: file.size_bytes for file in found.files},
         tags=found.tags,
     )
-    findings = (*_of_repo(found), *_judged(card, upstream=found.upstream, options=options))
+    try:
+        judged = tuple(_judged(card, upstream=found.upstream, options=options))
+    except (ArithmeticError, ValueError) as error:  # numbers that no model has
+        said = f"no card can be made of them: {error}"
+        judged = (_finding("figures", "wrong", said, "figures of a model"),)
+    findings = (*_of_repo(found), *judged)
     return LintResult(repo_id=found.repo_id, commit=found.commit, tag=made.tag, findings=findings)
 
 

@@ -357,6 +357,17 @@ def test_a_provenance_that_the_artifact_does_not_bear_out_is_found(
     assert [item for item in wrong if item.file == "README.md"] == []
 
 
+@pytest.mark.parametrize("number", [10**400, 10**4299])
+@pytest.mark.usefixtures("release")
+def test_numbers_that_no_model_has_are_one_line(hub: LocalHub, number: int) -> None:
+    def change(made: Provenance) -> Provenance:
+        files = tuple(replace(file, size_bytes=number) for file in made.source.source_files)
+        return replace(made, source=replace(made.source, source_files=files))
+
+    [figures] = [item for item in proven(hub, change).wrong if item.what == "figures"]
+    assert figures.found.startswith("no card can be made of them: ")
+
+
 @pytest.mark.usefixtures("release")
 def test_other_weights_are_found_by_their_headers(hub: LocalHub) -> None:
     half = tuple(tensor for tensor in Shape().artifact if ".layers.1." not in tensor.name)
