@@ -238,9 +238,13 @@ def _changed_code(element: Element, other: Element, expected: Expected) -> Itera
     for kind, start, end, first, last in SequenceMatcher(None, right, said, autojunk=False).get_opcodes():
         if kind == "equal":
             continue
-        found = " ".join(line.strip() for line in said[first:last]) or "nothing"
-        wanted = " ".join(line.strip() for line in right[start:end]) or "nothing"
+        found, wanted = _joined(said[first:last]), _joined(right[start:end])
         yield _finding(min(element.line + first, element.line + len(said) - 1), "command", "wrong", found, wanted)
+
+
+def _joined(lines: Sequence[str]) -> str:
+    """The lines of a command on one."""
+    return " ".join(line.strip().removesuffix("\\").strip() for line in lines) or "nothing"
 
 
 def _paired(
