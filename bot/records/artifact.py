@@ -249,7 +249,7 @@ class Publication:
     private: bool
     new: bool
     duration_s: float
-    provenance_sha256: str = ""  # of the published file, for attestations
+    provenance_sha256: str = field(default="", metadata=LATER)  # of the published file, for attestations
     notes: tuple[str, ...] = field(default=(), metadata=LATER)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from bot.records.artifact import EarlierRelease
@@ -10,7 +10,7 @@ from bot.records.config import Evaluation, EvaluationTask, TextSource, WatchEntr
 from bot.records.discovery import LeftOut, Proposal
 from bot.records.hub import HubFile, Upstream
 from bot.records.memory import KVCache
-from bot.records.serialization import sha256_of
+from bot.records.serialization import LATER, sha256_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,4 +129,4 @@ class Plan:
     notes: tuple[str, ...] = ()
     unlisted: tuple[str, ...] = ()
     proposing: tuple[str, ...] = ()
-    only: str | None = None
+    only: str | None = field(default=None, metadata=LATER)
