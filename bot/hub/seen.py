@@ -136,7 +136,7 @@ def files_of(source: Upstream) -> str:
     """sha256 of what may change a decision: not the card and the day of the commit. Settings are in `asked_of`."""
     files = [(file.path, file.size_bytes, file.content_hash) for file in source.files]
     counted = sorted(item for item in files if item[0] not in (CARD, GITATTRIBUTES))
-    terms = [source.licenses, source.license_name, source.license_link, source.license_file]
+    terms = [source.licenses, source.license_name, source.license_link, source.license_file, source.new_version]
     return sha256_of([counted, terms])
 
 

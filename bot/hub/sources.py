@@ -136,7 +136,14 @@ def _read_upstream(asked: str, info: ModelInfo, *, endpoint: str) -> Upstream:
         gated=info.gated if isinstance(info.gated, str) else None,
         private=bool(info.private),
         last_modified=info.last_modified.date().isoformat() if info.last_modified else None,
+        new_version=_other_repo(card("new_version"), repo_id),
     )
+
+
+def _other_repo(value: object, repo_id: str) -> str | None:
+    """https://huggingface.co/docs/hub/model-cards#specifying-a-new-version"""
+    named = _text(value) or ""
+    return named if REPO_ID.fullmatch(named) and named.lower() != repo_id.lower() else None
 
 
 def _repo_id(info: ModelInfo) -> str | None:

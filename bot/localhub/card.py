@@ -194,6 +194,7 @@ _CHECKS: dict[str, Callable[[object, Mapping[str, Any]], Iterator[str]]] = {
     "license_link": _check_string,
     "base_model": _check_base_model,
     "base_model_relation": _check_relation,
+    "new_version": _check_string,
     "language": _check_language,
     "pipeline_tag": _check_pipeline_tag,
     "library_name": _check_string,

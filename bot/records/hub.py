@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 from pydantic import AliasChoices, BeforeValidator, Field
 
+from bot.records.serialization import LATER
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HubFile:
@@ -31,6 +33,7 @@ class Upstream:
     license_link: as stated. license_file: the file of this repo that it names. license_url: what it leads to on
     the web: that file at this commit, or the http(s) address that is stated.
     last_modified: the day of the repo's latest commit, as 2025-01-31; None in records of version 0.1.
+    new_version: the id of the repo that its card names as its successor.
     """
 
     repo_id: str
@@ -52,6 +55,7 @@ class Upstream:
     private: bool = False
     problem: str | None = None
     last_modified: str | None = None
+    new_version: str | None = field(default=None, metadata=LATER)
 
     def file(self, path: str) -> HubFile | None:
         return next((file for file in self.files if file.path == path), None)

@@ -48,16 +48,19 @@ def files_digest(files: tuple[HubFile, ...]) -> str:
 
 
 def refresh_digest(upstream: Upstream) -> str:
-    """SHA-256 of the small files, and of licence and gating as the repo's metadata states them."""
+    """SHA-256 of the small files, and of licence, gating and successor as the repo's metadata states them."""
     pairs = [(file.path, file.content_hash) for file in refresh_files(upstream)]
     licenses = list(upstream.licenses)
-    metadata = {
+    metadata: dict[str, object] = {
         # As it was published before a repo could have several.
         "license": licenses if len(licenses) > 1 else next(iter(licenses), None),
         "license_name": upstream.license_name,
         "license_link": upstream.license_link,
         "gated": upstream.gated,
     }
+    # Version 0.1 did not read it.
+    if upstream.new_version:
+        metadata["new_version"] = upstream.new_version
     return sha256_of([sorted(pairs), metadata])
 
 

@@ -296,9 +296,10 @@ def _refresh_reason(
     if provenance.source.refresh_digest == digests.refresh:
         return f"{provenance.source.repo_id} is now {upstream.repo_id}"
     names = _difference(provenance.source.refresh_files, small_files)
-    return f"small files changed upstream: {names}" if names else "licence or gating changed upstream"
+    return f"small files changed upstream: {names}" if names else _METADATA_CHANGED
 
 
+_METADATA_CHANGED = "licence, gating or successor changed upstream"
 # What is nearly done comes first: it costs no GPU and leaves nothing half-published.
 _ORDER = {JobKind.FINISH: 0, JobKind.REFRESH: 1, JobKind.RELEASE: 2}
 

@@ -280,15 +280,23 @@ def test_a_card_is_the_same_each_time_and_says_nothing_of_when_or_where() -> Non
         ({"pipeline_tag": None}, {"pipeline_tag": "text-generation"}),
         ({"pipeline_tag": "Text Generation"}, {"pipeline_tag": "text-generation"}),
         ({"pipeline_tag": "image-text-to-text"}, {"pipeline_tag": "image-text-to-text"}),
+        ({"new_version": "lab/Tiny-2"}, {"new_version": "lab/Tiny-2"}),
+        ({"new_version": None}, {}),
     ],
 )
 def test_metadata_is_what_the_hub_accepts(stated: dict[str, Any], written: dict[str, Any]) -> None:
     made = rendered(upstream(**stated))
     metadata = front_matter(made)
-    keys = {"languages": ("language",), "pipeline_tag": ("pipeline_tag",)}
+    keys = {name: (name.removesuffix("s"),) for name in ("languages", "pipeline_tag", "new_version")}
     asked = keys.get(next(iter(stated)), ("license", "license_name", "license_link"))
     assert {key: metadata[key] for key in asked if key in metadata} == written
     assert check_card(made) == ([], [])
+
+
+def test_a_card_names_the_successor_that_the_source_names() -> None:
+    said = "**The source has a successor**: its card names [lab/Tiny-2](/lab/Tiny-2) as the newer version."
+    assert said in rendered(upstream(new_version="lab/Tiny-2"))
+    assert "successor" not in rendered(upstream())
 
 
 PAGE = "https://huggingface.co/lab/Tiny/blob/0123/docs/Terms.md"

@@ -96,6 +96,10 @@ def test_gating_is_listed_and_protects_the_weights(hub: LocalHub) -> None:
         ("model-index: 5", {"licenses": ()}),
         ("eval_results: 5", {"licenses": ()}),
         ("license_link: 2020-01-01", {"licenses": ()}),  # the Hub gives dates as text
+        ("new_version: lab/Tiny-2", {"new_version": "lab/Tiny-2"}),
+        ("new_version: 'https://evil.example/a'", {"new_version": None}),
+        (f"new_version: {SOURCE}", {"new_version": None}),
+        ("new_version: [a/b]", {"new_version": None}),
         ("just: [unclosed", {"licenses": ()}),
     ],
 )

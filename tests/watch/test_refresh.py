@@ -31,10 +31,11 @@ TAG = provenance().tag
     [
         *((with_file(upstream(), path, "v2"), f"small files changed upstream: {path}") for path in COMPANIONS),
         (without_file(upstream(), "LICENSE"), "small files changed upstream: LICENSE"),
-        (upstream(license="mit"), "licence or gating changed upstream"),
-        (upstream(licenses=("apache-2.0", "mit")), "licence or gating changed upstream"),
-        (upstream(license_link="https://example.org"), "licence or gating changed upstream"),
-        (upstream(gated="manual"), "licence or gating changed upstream"),
+        (upstream(license="mit"), "licence, gating or successor changed upstream"),
+        (upstream(licenses=("apache-2.0", "mit")), "licence, gating or successor changed upstream"),
+        (upstream(license_link="https://example.org"), "licence, gating or successor changed upstream"),
+        (upstream(gated="manual"), "licence, gating or successor changed upstream"),
+        (upstream(new_version="lab/Tiny-2"), "licence, gating or successor changed upstream"),
     ],
 )
 def test_small_files_licence_and_gating_are_refreshed_without_a_gpu(after: Upstream, reason: str) -> None:
