@@ -98,6 +98,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if forgeries := [report for report in called if "forgery" in report.keywords]:
         refused = sum(report.passed for report in forgeries)
         terminalreporter.write_line(f"forgeries: {len(forgeries)}, {refused} refused")
+    if linted := sum(number for (name, _), number in found.items() if name == "lint"):
+        wrong = sum(int(str(value)) * number for (name, value), number in found.items() if name == "lint")
+        terminalreporter.write_line(f"lint: {linted} repos, {wrong} facts not borne out")
     searched, hits = (
         sum(int(str(value)) * number for (name, value), number in found.items() if name == f"secrets_{what}")
         for what in ("searched", "found")
