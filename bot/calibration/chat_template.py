@@ -53,9 +53,12 @@ class ChatTemplate:
         self._spent_s = 0.0
         self._as_parts = self._reads_parts()
 
-    def render(self, messages: Sequence[Row], origin: str) -> str:
-        """Raises RefusedError when the template refuses the messages, QuantizationError for a broken limit."""
-        return self._render(messages, origin, as_parts=self._as_parts)
+    def render(self, messages: Sequence[Row], origin: str, *, for_answer: bool = False) -> str:
+        """for_answer: up to where the model's answer begins.
+
+        Raises RefusedError when the template refuses the messages, QuantizationError for a broken limit.
+        """
+        return self._render(messages, origin, as_parts=self._as_parts, for_answer=for_answer)
 
     def _reads_parts(self) -> bool:
         """Whether a content is a list of parts to it, and no string.
@@ -74,7 +77,7 @@ class ChatTemplate:
                 problems.append("leaves out what the user says")
         raise self._broken("a simple question", problems[0])
 
-    def _render(self, messages: Sequence[Row], origin: str, *, as_parts: bool) -> str:
+    def _render(self, messages: Sequence[Row], origin: str, *, as_parts: bool, for_answer: bool = False) -> str:
         started = time.process_time()
         shown = [_with_parts(message) for message in messages] if as_parts else list(messages)
         try:
@@ -86,7 +89,9 @@ class ChatTemplate:
             ):
                 self._fix_clock()
                 # transformers renders it in jinja2's ImmutableSandboxedEnvironment.
-                text = str(self._tokenizer.apply_chat_template(shown, tokenize=False))
+                text = str(
+                    self._tokenizer.apply_chat_template(shown, tokenize=False, add_generation_prompt=for_answer)
+                )
             _check_length(text, messages)
         except LimitError as error:
             raise self._broken(origin, error.message) from None

@@ -55,6 +55,14 @@ class Encoder:
             return self._ids(text, special=False, origin=document.origin)
         return self._ids(document.content, special=special, origin=document.origin)
 
+    def encode_question(self, question: str) -> list[int]:
+        """As a user asks it, up to where the answer begins; as text for a model without a chat template."""
+        if self.tokenizer.chat_template is None:
+            return self._ids(question, special=True)
+        messages = ({"role": "user", "content": question},)
+        text = self._template.render(messages, "a question", for_answer=True)
+        return self._ids(text, special=False)
+
     def encode_text(self, text: str, special: bool) -> list[int]:
         """Of a text that is no document. Raises UpstreamError for an id that the model has no embedding for."""
         ids = self._ids(text, special=special)

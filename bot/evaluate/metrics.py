@@ -60,10 +60,12 @@ def evaluate(
     trust_remote_code: bool,
     progress: Progress,
     device: str | None = None,
+    on_artifact: Callable[[FinalStates], None] | None = None,
 ) -> Report:
     """Compare the artifact with its source on tokens that calibration did not use: int64 [blocks, seq_len].
 
-    texts: whose blocks these are, if the figures of each are wanted too.
+    texts: whose blocks these are, if the figures of each are wanted too. on_artifact: called once its layers have
+    run on all tokens.
 
     Plain rounding is measured on the same tokens, in the artifact's format. One layer of one model is in memory at
     a time, in float32 on a CPU, and the states of two models. device: None for CUDA where it is available. Raises
@@ -78,7 +80,13 @@ def evaluate(
     rounding = partial(round_linears, skeleton=models.source, artifact=artifact.tensors)
     with enough_memory(models.device, source, to="measure", hint=LARGER_MACHINE):
         figures = compare(
-            models.source, models.artifact, tokens, rounding=rounding, device=models.device, progress=progress
+            models.source,
+            models.artifact,
+            tokens,
+            rounding=rounding,
+            device=models.device,
+            progress=progress,
+            on_artifact=on_artifact,
         )
     return Report(
         perplexity_source=perplexity(figures.nll_source),
@@ -146,10 +154,12 @@ def compare(
     device: torch.device,
     progress: Progress,
     rounding: Callable[[nn.Module, int], None] | None = None,
+    on_artifact: Callable[[FinalStates], None] | None = None,
 ) -> TokenFigures:
     """Run the models on the same blocks. Logits are computed a few blocks at a time, and not kept.
 
-    rounding: makes of a layer of the source that of plain rounding, which is compared too.
+    rounding: makes of a layer of the source that of plain rounding, which is compared too. on_artifact: see
+    evaluate.
     """
     batches = _batches(tokens, source.model.config.get_text_config().vocab_size)
     others = 1 if rounding is None else 2
@@ -161,7 +171,11 @@ def compare(
 
     run = partial(run_layers, tokens=tokens, device=device, step=step)
     reference = run(source)
-    figures = _figures_by_token(reference, run(artifact), "artifact", batches, step)
+    states = run(artifact)
+    if on_artifact is not None:
+        on_artifact(states)
+    figures = _figures_by_token(reference, states, "artifact", batches, step)
+    del states
     if rounding is None:
         return figures
     # After the artifact, so that no states of a third model are held: the source's logits are computed again.

@@ -2,7 +2,7 @@
 
 job.json  source/  calibration/  layers/  quantized/  card/
 used-text.npz (what calibration used, for evaluation)
-headers.json  weights.json  quantized.json  report.json  card.json  publication.json
+headers.json  weights.json  quantized.json  reference.json  report.json  card.json  publication.json
 result.json (of a stage that failed)
 """
 
@@ -26,6 +26,7 @@ from bot.records import (
     JobResult,
     Publication,
     QuantizedModel,
+    Reference,
     Report,
     Weights,
     from_json,
@@ -41,6 +42,7 @@ _FILES: dict[type, str] = {
     Headers: "headers.json",
     Weights: "weights.json",
     QuantizedModel: "quantized.json",
+    Reference: "reference.json",
     Report: "report.json",
     Card: "card.json",
     Publication: "publication.json",
@@ -128,6 +130,7 @@ class JobDir:
         for folder in (self.source, self.calibration, self.layers, self.hf_home):
             shutil.rmtree(folder, ignore_errors=True)
         self.used_text.unlink(missing_ok=True)
+        self.forget(Reference)
 
 
 # --- what each record was made from: a stage is repeated when one of these differs ---------------------------

@@ -48,6 +48,7 @@ from bot.records import (
     WorkflowRun,
     to_json,
 )
+from bot.serve.comparison import beyond
 
 Record = TypeVar("Record")
 
@@ -102,6 +103,7 @@ def check_job_dir(job: Job, folder: Path, originals: Path, run: WorkflowRun | No
     _check_modules(handover)
     _check_origin(handover, originals)
     _check_texts(handover)
+    _check_served(handover)
     verdict = judge(handover.report, job.entry.gate)
     if not verdict.passed:
         raise _refused(job, f"its own figures miss the gate: {'; '.join(verdict.reasons)}")
@@ -198,6 +200,16 @@ def _check_recipe(handover: _Handover) -> None:
     tasks = dict.fromkeys(figures.task for figures in handover.report.tasks)
     if [*tasks] != [task.name for task in handover.job.tasks]:
         raise _refused(handover.job, "it was not measured on the planned tasks")
+
+
+def _check_served(handover: _Handover) -> None:
+    """By the planned engines, within the bounds."""
+    planned = [(engine.name, engine.version) for engine in handover.job.engines]
+    if [(served.engine, served.version) for served in handover.report.served] != planned:
+        raise _refused(handover.job, "it was not loaded in the planned engines")
+    for served in handover.report.served:
+        if reasons := beyond(served, artifact_dtype=handover.quantized.artifact_dtype):
+            raise _refused(handover.job, f"served with {served.engine} {served.version}: {'; '.join(reasons)}")
 
 
 def _check_modules(handover: _Handover) -> None:

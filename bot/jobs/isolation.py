@@ -59,10 +59,12 @@ _TRY_S = 60
 class Confinement:
     """What a child may use beside programs, libraries and GPUs.
 
-    write: folders. sealed: what stays as it is in them, where that can be enforced. append: files.
-    need: names of ESSENTIAL without which the command is not started.
+    run: folders of programs and libraries. read, write: folders. sealed: what stays as it is in those, where that
+    can be enforced. append: files. need: names of ESSENTIAL without which the command is not started.
     """
 
+    run: tuple[Path, ...] = ()
+    read: tuple[Path, ...] = ()
     write: tuple[Path, ...] = ()
     sealed: tuple[Path, ...] = ()
     append: tuple[Path, ...] = ()
@@ -78,8 +80,8 @@ class Confinement:
         asked = {
             "command": list(command),
             "list": _paths([Path("/dev"), _package().parent]),
-            "read": _paths([Path("/proc"), Path("/sys"), _package(), *_of_etc()]),
-            "run": _paths([*map(Path, _SYSTEM), *_of_python(), *_of_variables()]),
+            "read": _paths([Path("/proc"), Path("/sys"), _package(), *_of_etc(), *self.read]),
+            "run": _paths([*map(Path, _SYSTEM), *_of_python(), *_of_variables(), *self.run]),
             "use": _paths([*(Path("/dev", name) for name in _DEVICES), *Path("/dev").glob("nvidia*")]),
             "append": _paths(self.append),
             "write": _paths(self.write),

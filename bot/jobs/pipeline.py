@@ -307,6 +307,7 @@ def _run_stages(context: JobContext, jobdir: JobDir, job: Job, *, dry_run: bool)
             stages.pull(context, jobdir)
         stages.quantize(context, jobdir)
         stages.evaluate(context, jobdir)
+        stages.serve(context, jobdir)
         stages.card(jobdir, context.hub.run)
     if publication is None and job.kind is JobKind.REFRESH:
         stages.pull(context, jobdir)

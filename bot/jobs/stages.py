@@ -1,4 +1,4 @@
-"""pull -> quantize -> evaluate -> card -> publish: one plain function per stage of a job.
+"""pull -> quantize -> evaluate -> (serve) -> card -> publish: one plain function per stage of a job.
 
 Each reads the record of the stage before it, writes its own, and is skipped while its own record is valid.
 """
@@ -37,6 +37,7 @@ from bot.jobs.handover import TOOL, has_chat_template
 from bot.jobs.isolation import require
 from bot.jobs.lint import check_before_publishing
 from bot.jobs.machine import time_limit_s
+from bot.jobs.serving import Serving, check_engines, install_engines, serve_with
 from bot.jobs.trial import try_files
 from bot.jobs.worker import run_child
 from bot.records import (
@@ -48,6 +49,7 @@ from bot.records import (
     Publication,
     PublishedFile,
     QuantizedModel,
+    Reference,
     Report,
     TextSource,
     Weights,
@@ -100,7 +102,23 @@ def is_evaluated(jobdir: JobDir) -> bool:
     job = jobdir.job
     weights = jobdir.load(Weights, inputs=pull_inputs(job))
     quantized = jobdir.load(QuantizedModel, inputs=quantize_inputs(job, weights)) if weights else None
-    return quantized is not None and jobdir.load(Report, inputs=evaluate_inputs(job, quantized)) is not None
+    return quantized is not None and _measured(jobdir, quantized) is not None
+
+
+def _measured(jobdir: JobDir, quantized: QuantizedModel) -> Report | None:
+    """The valid report, with what serving needs if there is something to serve yet."""
+    job, inputs = jobdir.job, evaluate_inputs(jobdir.job, quantized)
+    report = jobdir.load(Report, inputs=inputs)
+    if report is None or is_served(job, report) or jobdir.load(Reference, inputs=inputs) is not None:
+        return report
+    return None
+
+
+def is_served(job: Job, report: Report) -> bool:
+    """Whether it was loaded in each engine that the entry asks for, and in no other."""
+    return [(served.engine, served.version) for served in report.served] == [
+        (engine.name, engine.version) for engine in job.engines
+    ]
 
 
 def pull(context: JobContext, jobdir: JobDir) -> Weights:
@@ -110,6 +128,8 @@ def pull(context: JobContext, jobdir: JobDir) -> Weights:
         require()  # before anything is downloaded
     if job.tasks:
         lm_eval_version()  # raises where it is not installed, before anything is downloaded
+    check_engines(job.engines)
+    install_engines(job.engines, context.progress)
     weights = jobdir.load(Weights, inputs=pull_inputs(job))
     if weights is None or not _is_pulled(jobdir, weights):
         for source in job.texts:
@@ -203,8 +223,7 @@ def evaluate(context: JobContext, jobdir: JobDir) -> Report:
     Raises QualityGateError naming each figure that misses.
     """
     quantized = _needed(jobdir, QuantizedModel, "quantize")
-    inputs = evaluate_inputs(jobdir.job, quantized)
-    if jobdir.load(Report, inputs=inputs) is None:
+    if _measured(jobdir, quantized) is None:
         _run_child(context, "evaluate", jobdir)
     report = _needed(jobdir, Report, "evaluate")
     verdict = judge(report, jobdir.job.entry.gate)
@@ -213,6 +232,28 @@ def evaluate(context: JobContext, jobdir: JobDir) -> Report:
             f"{jobdir.job.entry.repo_id}: not published: {'; '.join(verdict.reasons)}",
             hint="Use more calibration samples or a smaller group_size, or loosen `gate` for this model.",
         )
+    return report
+
+
+def serve(context: JobContext, jobdir: JobDir) -> Report:
+    """Load the artifact in the engines that the entry asks for; the report with how they compare.
+
+    Raises QualityGateError when one cannot load it, or reads something else than the evaluation did.
+    """
+    job = jobdir.job
+    quantized, report = _needed(jobdir, QuantizedModel, "quantize"), _needed(jobdir, Report, "evaluate")
+    if is_served(job, report):
+        return report
+    reference = _needed(jobdir, Reference, "evaluate")
+    check_engines(job.engines)
+    how = Serving(
+        limit_s=time_limit_s(job.estimate),
+        progress=context.progress,
+        require_isolation=context.require_isolation,
+    )
+    served = tuple(serve_with(engine, jobdir, quantized, reference, how) for engine in job.engines)
+    report = replace(report, served=served)
+    jobdir.store(report, inputs=evaluate_inputs(job, quantized))
     return report
 
 

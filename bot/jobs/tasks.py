@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import datetime
 import shutil
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bot.calibration.blocks import build_calibration_set
 from bot.calibration.encoding import UNKNOWN_DATE, load_encoder
@@ -34,10 +34,20 @@ from bot.records import (
     Progress,
     QuantizedModel,
     Recipe,
+    Reference,
     Report,
     Weights,
 )
 from bot.watch.stock_tasks import lm_eval_version, stock_file, stock_problem
+
+if TYPE_CHECKING:
+    from bot.evaluate.models import FinalStates
+
+_QUESTIONS = (
+    "What is the capital of Japan?",
+    "Write a Python function that adds two numbers.",
+    "Explain in one sentence why the sky is blue.",
+)
 
 
 def quantize_job(jobdir: JobDir, progress: Progress) -> QuantizedModel:
@@ -128,12 +138,15 @@ def _date_of(job: Job) -> datetime.date:
 
 def evaluate_job(jobdir: JobDir, progress: Progress) -> Report:
     """Measure quantized/ against source/: the report and its pictures."""
+    from bot.evaluate.reference import make_reference
 
     job, quantized = jobdir.job, jobdir.load(QuantizedModel)
     if quantized is None:
         raise WatchlistError(
             f"{jobdir.path}: nothing quantized yet", hint=f"Run `awq-bot quantize --job {jobdir.path}` first."
         )
+    references: list[Reference] = []
+    prompts = _prompts(jobdir)
     report = evaluate_folder(
         jobdir.source,
         jobdir.quantized,
@@ -143,12 +156,27 @@ def evaluate_job(jobdir: JobDir, progress: Progress) -> Report:
         trust_remote_code=job.entry.trust_remote_code,
         progress=progress,
         date=_date_of(job),
+        on_artifact=None if prompts is None else lambda states: references.append(make_reference(states, prompts)),
     )
     report = replace(report, pictures=_draw(quantized, report, jobdir.card), experts=quantized.experts)
     if job.tasks:
         report = _with_tasks(jobdir, report, progress)
+    for reference in references:
+        jobdir.store(reference, inputs=evaluate_inputs(job, quantized))
     jobdir.store(report, inputs=evaluate_inputs(job, quantized))
     return report
+
+
+def _prompts(jobdir: JobDir) -> list[list[int]] | None:
+    """What engines are asked to answer, as the chat template renders it; None where nothing will be served."""
+    if not jobdir.job.engines:
+        return None
+    encoder = load_encoder(
+        jobdir.source,
+        trust_remote_code=jobdir.job.entry.trust_remote_code,
+        date=_date_of(jobdir.job),
+    )
+    return [encoder.encode_question(question) for question in _QUESTIONS]
 
 
 def _with_tasks(jobdir: JobDir, report: Report, progress: Progress) -> Report:
@@ -236,10 +264,11 @@ def evaluate_folder(
     texts: Path = Path(),
     used: UsedText = UsedText(),  # noqa: B008 - frozen
     date: datetime.date = UNKNOWN_DATE,
+    on_artifact: Callable[[FinalStates], None] | None = None,
 ) -> Report:
     """Compare an AWQ folder with its source. texts, date: as for quantize_folder, of the evaluation's files.
 
-    used: what calibration used, which is left out.
+    used: what calibration used, which is left out. on_artifact: see bot.evaluate.metrics.evaluate.
     """
     from bot.evaluate.metrics import evaluate as measure
 
@@ -263,6 +292,7 @@ def evaluate_folder(
         texts=measured,
         trust_remote_code=trust_remote_code,
         progress=progress,
+        on_artifact=on_artifact,
     )
 
 

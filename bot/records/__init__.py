@@ -84,6 +84,7 @@ from bot.records.report import (
 )
 from bot.records.result import Attempts, JobResult, PlanTimes, RunningJob, Status, job_result
 from bot.records.serialization import canonical_json, from_json, sha256_of, to_json
+from bot.records.serving import Engine, EngineAnswer, EngineName, Reference, Scores, Served
 from bot.records.status import ModelState, ModelStatus, PublishedRelease, ReleaseHistory, StatusReport
 from bot.records.workflow import WorkflowRun
 
@@ -110,6 +111,9 @@ __all__ = [
     "DiscoverRule",
     "Discovery",
     "EarlierRelease",
+    "Engine",
+    "EngineAnswer",
+    "EngineName",
     "Estimate",
     "Evaluation",
     "EvaluationTask",
@@ -147,9 +151,12 @@ __all__ = [
     "PublishedRelease",
     "QuantizedModel",
     "Recipe",
+    "Reference",
     "ReleaseHistory",
     "Report",
     "RunningJob",
+    "Scores",
+    "Served",
     "Signer",
     "Skip",
     "SourceCount",

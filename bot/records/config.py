@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import AliasChoices, BeforeValidator, Field
 
 from bot.records.serialization import LATER
+from bot.records.serving import Engine
 
 # Text that needs no network. `stdlib` is the older name of `code`, which published digests hold.
 Builtin = Literal["prose", "code", "dialogue", "stdlib"]
@@ -227,6 +228,7 @@ def read_signer(text: str) -> Signer | None:
 class WatchEntry:
     """One validated model of the watchlist. signed_by: who must have signed what is published.
 
+    serve: engines that must load a release before it is published.
     settle_s: how old a new release's weights must be, in seconds. found: by a rule of `discover`, whose line it
     then has.
     """
@@ -238,6 +240,7 @@ class WatchEntry:
     calibration: Calibration = field(default_factory=Calibration)
     evaluation: Evaluation = field(default_factory=Evaluation, metadata=LATER)
     tasks: tuple[EvaluationTask, ...] = field(default=(), metadata=LATER)
+    serve: tuple[Engine, ...] = field(default=(), metadata=LATER)
     gate: Thresholds = field(default_factory=Thresholds)
     licenses: Licenses = field(default_factory=Licenses)
     hold: str | None = None

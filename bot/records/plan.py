@@ -11,6 +11,7 @@ from bot.records.discovery import LeftOut, Proposal
 from bot.records.hub import HubFile, Upstream
 from bot.records.memory import KVCache
 from bot.records.serialization import LATER, sha256_of
+from bot.records.serving import Engine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,16 +92,22 @@ class Job:
 
     @property
     def attempt_digest(self) -> str:
-        """What failed attempts are counted for: the content, its gate, and what it is measured on."""
+        """What failed attempts are counted for: content, gate, what it is measured on, and engines."""
         asked: list[object] = [self.digests.content, self.entry.gate]
         # Version 0.1 had one text, and no tasks.
         asked += [self.entry.evaluation] if self.entry.evaluation != Evaluation() or self.entry.tasks else []
-        return sha256_of([*asked, self.entry.tasks] if self.entry.tasks else asked)
+        asked += [part for part in (self.entry.tasks, self.entry.serve) if part]
+        return sha256_of(asked)
 
     @property
     def tasks(self) -> tuple[EvaluationTask, ...]:
         """A refresh and a finish measure nothing."""
         return self.entry.tasks if self.kind is JobKind.RELEASE else ()
+
+    @property
+    def engines(self) -> tuple[Engine, ...]:
+        """That must load the artifact; a refresh and a finish have the weights of a release."""
+        return self.entry.serve if self.kind is JobKind.RELEASE else ()
 
     @property
     def texts(self) -> tuple[TextSource, ...]:

@@ -8,6 +8,7 @@ from statistics import median
 from typing import Final
 
 from bot.records.serialization import LATER
+from bot.records.serving import Served
 
 # Text in a language that a model was trained on lies far below.
 UNKNOWN_TEXT_PERPLEXITY: Final = 1000
@@ -163,6 +164,7 @@ class Report:
     a block is not predicted. text_sha256: over the int64 little-endian token ids. kl_mean_rounding: the kl_mean of
     plain rounding in the same format, None where that gives no finite logits. experts: as counted while
     quantizing. sources: each by itself. tasks: of lm-eval, whose version is among the versions.
+    served: by each engine of the entry.
     """
 
     perplexity_source: float
@@ -186,6 +188,7 @@ class Report:
     kl_mean_rounding: float | None = field(default=None, metadata=LATER)
     seq_len: int = field(default=0, metadata=LATER)
     tasks: tuple[TaskFigures, ...] = field(default=(), metadata=LATER)
+    served: tuple[Served, ...] = field(default=(), metadata=LATER)
 
     @property
     def captions(self) -> dict[str, str]:

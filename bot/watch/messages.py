@@ -19,7 +19,10 @@ from bot.watch.values import FILE_SUFFIXES
 _LICENSE_HINT = "Write licence ids as the Hub does, in lower case: apache-2.0, mit, llama3.1."
 _GLOB_KEYS = ("match", "exclude", "architectures")
 _GLOB_HINT = "Write a pattern such as `Qwen4-*`: letters, digits, - _ . and * ? [ ]."
+_VERSION_HINT = "Write one exact version in quotes, such as '7.6.0'."
 _PATTERN_HINTS = {
+    "gptqmodel": _VERSION_HINT,
+    "vllm": _VERSION_HINT,
     "settle": "Write minutes, hours or days: 90m, 2h or 1d.",
     "author": "A namespace is a user or organisation name, without a slash.",
     "match": f"{_GLOB_HINT} It is compared with the name, without the owner.",

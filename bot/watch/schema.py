@@ -24,6 +24,7 @@ from bot.watch.values import (
     CollectionTitle,
     Count,
     Day,
+    EngineVersion,
     FilePath,
     FullSha,
     Globs,
@@ -227,6 +228,15 @@ class GateSpec(_Spec):
     """Share of a layer's experts, from 0 to 1, that saw no calibration token. For mixtures of experts."""
 
 
+class ServeSpec(_Spec):
+    """Inference engines that must load the artifact before it is published, each at an exact version."""
+
+    gptqmodel: EngineVersion | None = None
+    """transformers with this version of gptqmodel, on a GPU or a CPU: '7.6.0'."""
+    vllm: EngineVersion | None = None
+    """This version of vLLM, on a CUDA GPU."""
+
+
 class LicensesSpec(_Spec):
     """Licence ids as the Hub writes them. Without `allow`, any licence that is stated; `deny` wins."""
 
@@ -244,6 +254,8 @@ class DefaultsSpec(_Spec):
     evaluation: EvaluationSpec = EvaluationSpec()
     tasks: tuple[TaskSpec, ...] = Field(default=(), strict=False)
     """Tasks of lm-eval that source and artifact are compared on, too. They are no gate. Default: none."""
+    serve: ServeSpec = ServeSpec()
+    """Engines that must load the artifact before it is published. A model's own replace these. Default: none."""
     gate: GateSpec = GateSpec()
     licenses: LicensesSpec = LicensesSpec()
     hold: Text | None = None

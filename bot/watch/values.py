@@ -29,6 +29,7 @@ Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max
 CollectionTitle = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=60)]
 TaskName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=100)]
 TaskPath = Annotated[str, StringConstraints(pattern=_TASK_FILE, max_length=500)]
+EngineVersion = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,4}(\.[0-9]{1,4}){1,2}$")]
 _WAIT = r"^[0-9]{1,4}[mhd]$"
 Wait = Annotated[str, StringConstraints(pattern=_WAIT)]
 FilePath = Annotated[str, StringConstraints(pattern=_FILE, max_length=500)]

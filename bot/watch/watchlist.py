@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -13,6 +13,8 @@ from bot.errors import WatchlistError
 from bot.records import (
     Calibration,
     DiscoverRule,
+    Engine,
+    EngineName,
     Evaluation,
     EvaluationTask,
     Licenses,
@@ -31,6 +33,7 @@ from bot.watch.schema import (
     CalibrationSpec,
     DefaultsSpec,
     EvaluationSpec,
+    ServeSpec,
     SourceSpec,
     TaskSpec,
     WatchlistSpec,
@@ -223,6 +226,7 @@ def _entry(
         calibration=_calibration(settings.calibration, contents),
         evaluation=_evaluation(settings.evaluation, settings.calibration, contents),
         tasks=tuple(_task(task, tasks) for task in settings.tasks),
+        serve=_engines(settings.serve),
         gate=Thresholds(**_present(settings.gate)),
         licenses=Licenses(**_present(settings.licenses)),
         hold=settings.hold,
@@ -242,13 +246,19 @@ def _merged(defaults: DefaultsSpec, model: DefaultsSpec) -> DefaultsSpec:
     below = defaults.model_dump(exclude_unset=True)
     above = model.model_dump(exclude_unset=True, include=set(DefaultsSpec.model_fields))
     for key, value in above.items():
-        nested = isinstance(value, dict) and isinstance(below.get(key), dict)
+        # Of engines, one that `defaults` have could not be taken out otherwise.
+        nested = isinstance(value, dict) and isinstance(below.get(key), dict) and key != "serve"
         below[key] = below[key] | value if nested else value
     return DefaultsSpec.model_validate(below)
 
 
 def _present(spec: BaseModel) -> dict[str, Any]:
     return spec.model_dump(exclude_unset=True)
+
+
+def _engines(spec: ServeSpec) -> tuple[Engine, ...]:
+    names: tuple[EngineName, ...] = get_args(EngineName)
+    return tuple(Engine(name=name, version=version) for name in names if (version := getattr(spec, name)))
 
 
 def _calibration(spec: CalibrationSpec, contents: dict[str, FileContent]) -> Calibration:

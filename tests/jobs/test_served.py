@@ -1,0 +1,79 @@
+"""A real release, loaded in transformers with gptqmodel before it is published. Installing that takes minutes."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from bot.errors import QualityGateError
+from bot.jobs import stages
+from bot.jobs.folder import JobDir, evaluate_inputs
+from bot.records import QuantizedModel, Report, no_progress
+from tests.support.sandbox import Quantized, Sandbox, build_sandbox, watchlist
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+SERVE = 'defaults:\n  serve: {gptqmodel: "7.6.0"}\n'
+
+
+@pytest.fixture(scope="module")
+def ready(quantized: Quantized, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    """All but publishing is done."""
+    sandbox = build_sandbox(tmp_path_factory.mktemp("served"), models=("qwen3-tiny",))
+    (sandbox.root / "watchlist.yaml").write_text(watchlist("qwen3-tiny").replace("defaults:\n", SERVE))
+    with sandbox.hub:
+        sandbox.prepare(quantized)
+        done = sandbox.call("run", "--dry-run")
+        assert done.returncode == 0, done.stderr
+        yield sandbox
+
+
+def test_it_is_within_the_bound_and_the_report_says_how_close(ready: Sandbox) -> None:
+    [folder] = ready.jobs
+    report = JobDir(folder).load(Report)
+    assert report is not None
+    [served] = report.served
+    print(served)
+    assert (served.engine, served.version, served.device) == ("gptqmodel", "7.6.0", "CPU")
+    assert re.fullmatch(r"\w*Awq\w*Linear", served.kernel)
+    assert served.tokens == 2044
+    assert 0 < served.mean_difference < 0.02
+    assert served.agreement == 1.0
+    assert served.tokens_per_s > 0
+    assert served.versions["gptqmodel"] == "7.6.0"
+
+
+def test_an_artifact_that_was_damaged_after_evaluation_is_refused(ready: Sandbox) -> None:
+    [folder] = ready.jobs
+    jobdir = JobDir(folder)
+    quantized, report = jobdir.load(QuantizedModel), jobdir.load(Report)
+    assert quantized is not None
+    assert report is not None
+    jobdir.store(replace(report, served=()), inputs=evaluate_inputs(jobdir.job, quantized))
+    weights = jobdir.quantized / "model.safetensors"
+    tensors = load_file(weights)
+    name = next(name for name in tensors if name.endswith("layers.1.mlp.down_proj.scales"))
+    intact = weights.read_bytes()
+    save_file(tensors | {name: tensors[name] * 2}, weights, metadata={"format": "pt"})
+    context = stages.JobContext(hub=None, work=folder.parent, files=folder, progress=no_progress)  # type: ignore[arg-type]
+    with pytest.raises(
+        QualityGateError, match=r"served with gptqmodel 7\.6\.0: log-probabilities of 2,044 tokens"
+    ):
+        stages.serve(context, jobdir)
+    weights.write_bytes(intact)
+    jobdir.store(report, inputs=evaluate_inputs(jobdir.job, quantized))
+
+
+def test_a_second_run_starts_no_engine_and_publishes_what_was_served(ready: Sandbox) -> None:
+    done = ready.call("run")
+    assert done.returncode == 0, done.stderr
+    assert "serve with" not in done.stderr
+    provenance = json.loads(ready.hub.files("quantized/qwen3-tiny-awq")["provenance.json"])
+    [served] = provenance["report"]["served"]
+    assert served["engine"] == "gptqmodel"
