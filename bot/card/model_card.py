@@ -140,6 +140,7 @@ def _facts(origin: Origin, provenance: Provenance) -> dict[str, Any]:
         "provenance": provenance,
         "built_by": provenance.built_by,
         "report": report,
+        "tried": tuple(served.engine for served in report.served),
         "experts": experts,
         "not_quantized": unquantized_text(unquantized, mixture=experts is not None),
         "beside_text": beside_text,

@@ -18,7 +18,9 @@ from bot.checkpoint.weight_files import read_weight_headers
 from bot.errors import EnvironmentProblem, UpstreamError
 from bot.jobs.isolation import missing_here
 from bot.jobs.machine import core_count, has_cuda, memory_bytes, nvidia_smi
-from bot.records import Calibration, Check, Details, Estimate, Job, JobKind, Plan, Recipe
+from bot.jobs.serving import check_engines
+from bot.records import Calibration, Check, Details, Engine, Estimate, Job, JobKind, Plan, Recipe
+from bot.serve.engines import engine_folder, is_installed
 from bot.text import duration
 from bot.watch.layers import Chosen, layers_from_headers, model_types
 from bot.watch.sizing import cpu_duration_s, float_operations
@@ -40,6 +42,9 @@ def check_machine(plan: Plan | None, work: Path, *, runner: bool) -> Iterator[Ch
     yield _check_versions()
     if plan is not None and any(job.tasks for job in plan.jobs):
         yield _check_lm_eval()
+    if plan is not None:
+        for engine in dict.fromkeys(engine for job in plan.jobs for engine in job.engines):
+            yield _check_engine(engine)
 
 
 def _check_gpu(needs: list[Estimate], *, runner: bool) -> Check:
@@ -101,6 +106,20 @@ def _check_lm_eval() -> Check:
     except EnvironmentProblem as problem:
         return _failed("lm-eval", problem.message, problem.hint)
     return Check(name="lm-eval", status="ok", found=version)
+
+
+def _check_engine(engine: Engine) -> Check:
+    """Which `serve:` of a planned model names."""
+    name = f"engine {engine}"
+    try:
+        check_engines((engine,))
+    except EnvironmentProblem as problem:
+        return _failed(name, problem.message, problem.hint)
+    folder = engine_folder(engine)
+    if is_installed(engine):
+        return Check(name=name, status="ok", found=f"installed in {folder}")
+    fix = "It is installed by the first job that needs it: some gigabytes, with pip and the network."
+    return Check(name=name, status="warning", found=f"not installed in {folder} yet", fix=fix)
 
 
 MAX_PARAMETERS = 10**9

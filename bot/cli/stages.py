@@ -211,6 +211,25 @@ def evaluate(
 
 
 @app.command()
+def serve(job: JobOption, require_isolation: IsolationOption = False, as_json: JsonOption = False) -> None:
+    """After stage 3 of a job: load the artifact in the inference engines that its entry names under `serve`.
+
+    Each is installed once per machine. Compares log-probabilities with the evaluation's; a difference is a gate.
+
+    Example: [bold]awq-bot serve --job work/JOB_ID[/]
+    """
+    with Bars(err) as bars:
+        context = job_context(job.parent, Path(), bars, require_isolation=require_isolation)
+        report = stages.serve(context, JobDir(job))
+    if as_json:
+        print_json(report.served)
+    elif report.served:
+        out.print(terminal.served_table(report))
+    else:
+        out.print("nothing: its entry names no engine under `serve`")
+
+
+@app.command()
 def card(job: JobOption) -> None:
     """Stage 4 of a job: write its model card and provenance.
 

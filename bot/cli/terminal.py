@@ -198,11 +198,26 @@ def report_table(report: Report) -> Table:
             table.add_row("", f"{shown(source.label)}: {losses}, {perplexities}")
     for line in _task_lines(report):
         table.add_row("task", line)
+    _add_served(table, report)
     for remark in _remarks(report):
         table.add_row("", f"[yellow]{remark}[/]")
     if experts := experts_of_model(report.experts):
         table.add_row("experts", experts.label)
     return table
+
+
+def served_table(report: Report) -> Table:
+    """How each engine that loaded the artifact compares with the evaluation."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    _add_served(table, report)
+    return table
+
+
+def _add_served(table: Table, report: Report) -> None:
+    for served in report.served:
+        close = f"{served.mean_difference:.4f} nats from ours on average, {served.max_difference:.4f} at most"
+        made = f"{shown(served.kernel)}, {served.tokens_per_s:.1f} tokens/s on {shown(served.device)}"
+        table.add_row("served with", f"{served.engine} {shown(served.version)}: {close}; {made}")
 
 
 def _task_lines(report: Report) -> Iterator[str]:

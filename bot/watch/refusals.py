@@ -43,6 +43,7 @@ def chosen_or_refusal(entry: WatchEntry, details: Details) -> Chosen | Skip:
         known = None if own_code(entry, config) else model_types().get(config["model_type"])
         chosen = choose_linears(_layers(entry, details, known), entry.recipe)
         _check_method(entry.recipe, chosen, known)
+        _check_engines(entry, chosen)
     except WatchlistError as error:
         return refuse(entry, error.message, WatchlistError, error.hint)
     except UpstreamError as error:
@@ -99,6 +100,15 @@ def _check_method(recipe: Recipe, chosen: Chosen, known: ModelType | None) -> No
     if known is not None and known.by_sample:
         raise UnsupportedModelError(
             "AutoAWQ's search needs layers that take the same arguments for all samples", hint=_OTHER_METHOD
+        )
+
+
+def _check_engines(entry: WatchEntry, chosen: Chosen) -> None:
+    """What is known not to load, before anything is quantized."""
+    if chosen.layers.experts and any(engine.name == "gptqmodel" for engine in entry.serve):
+        raise WatchlistError(
+            "serve: transformers with gptqmodel cannot load quantized experts",
+            hint="Name vllm, or no engine, for this model: `serve: {}`.",
         )
 
 

@@ -32,6 +32,7 @@ from bot.records import (
     Upstream,
     read_signer,
 )
+from tests.support.engines import served
 from tests.support.factories import (
     VERSIONS,
     calibration_set,
@@ -122,6 +123,7 @@ def full() -> str:
             pictures=(KL_BY_POSITION, ERROR_BY_LAYER),
             tasks=(task_figures(), task_figures("a_b", metric="bits_per_byte", source=0.0, source_stderr=None)),
             versions=VERSIONS | {"lm_eval": "0.4.13"},
+            served=(served(), served(engine="vllm", version="0.32", kernel="AWQMarlinLinearMethod", device="L4")),
         ),
         tensor_parallel=(1, 2, 4),
         kv_cache=KVCache(layers=(CachedLayers(layers=36, heads=8, width=128),), contexts=(8192, 32_768)),

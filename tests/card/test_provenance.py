@@ -26,6 +26,7 @@ from bot.records import (
 )
 from bot.text import size
 from tests.support import factories
+from tests.support.engines import served
 from tests.support.factories import (
     OTHER_SHA,
     SHA,
@@ -189,6 +190,7 @@ def measured_release() -> Provenance:
             task_figures("own", metric="perplexity", higher_is_better=False, source=7.1791, quantized=7.8793),
         ),
         versions=VERSIONS | {"lm_eval": "0.4.13"},
+        served=(served(mean_difference=0.01234, max_difference=0.23456, tokens=1983, tokens_per_s=17.33),),
     )
     count = SourceCount(
         label="prose.txt",
@@ -280,6 +282,21 @@ def test_a_figure_of_a_task_that_the_provenance_does_not_have_is_found(figure: s
     content = json.loads(to_json(record))
     content["report"]["tasks"][0][figure] = 123_456.789
     assert unexplained(shown(record), content)
+
+
+@pytest.mark.parametrize("figure", ["mean_difference", "max_difference", "tokens", "tokens_per_s", "version"])
+def test_a_figure_of_an_engine_that_the_provenance_does_not_have_is_found(figure: str) -> None:
+    record = measured_release()
+    content = json.loads(to_json(record))
+    content["report"]["served"][0][figure] = 123_456.789
+    content["report"]["served"][0]["versions"] = {}
+    assert unexplained(shown(record), content)
+
+
+def test_a_provenance_without_engines_is_read_as_one_and_written_as_before() -> None:
+    assert "served" not in to_json(made())
+    assert from_json(Provenance, to_json(made())).report.served == ()
+    assert from_json(Provenance, to_json(made(measured=report(served=(served(),))))).report.served == (served(),)
 
 
 def test_it_says_which_tasks_were_asked_for_if_any() -> None:

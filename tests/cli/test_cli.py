@@ -108,6 +108,7 @@ def test_every_verbs_help_has_an_example() -> None:
         ("--log-file nowhere/bot.log check", 2, "--log-file nowhere/bot.log: No such file"),
         ("--log-file . check", 2, "--log-file .: Is a directory"),
         ("quantize --job nope", 2, "nope: no job.json"),
+        ("serve --job nope", 2, "nope: no job.json"),
         ("evaluate --job nope", 2, "nope: no job.json"),
         ("trial --job nope", 2, "nope: no job.json"),
         ("verify quantized/none-awq", 3, "quantized/none-awq"),

@@ -17,10 +17,11 @@ from bot.github import runner_safety
 from bot.github.environment import Actions
 from bot.github.runner_safety import check_exposure, check_isolation
 from bot.jobs.isolation import ESSENTIAL, check_children, in_force
-from bot.records import Check, EvaluationTask
+from bot.records import Check, Engine, EvaluationTask
 from bot.watch.release import make_plan
 from tests.cli.conftest import L4, only_nvidia_smi
 from tests.support import factories
+from tests.support.engines import ENGINE, stand_in_environment
 
 
 def exposure(
@@ -46,6 +47,20 @@ def test_lm_eval_is_looked_for_where_a_planned_model_has_tasks(
     [missing] = found(task)
     assert missing.status == "failed"
     assert "pip install -c constraints.txt" in missing.fix
+
+
+def test_engines_of_planned_models_are_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+    def found() -> dict[str, str]:
+        asked = factories.entry(serve=(ENGINE, Engine(name="vllm", version="0.32")))
+        checks = check_machine(make_plan([factories.job(asked)]), tmp_path, runner=False)
+        return {check.name: check.status for check in checks if check.name.startswith("engine")}
+
+    assert found() == {"engine gptqmodel 7.6.0": "warning", "engine vllm 0.32": "failed"}
+    stand_in_environment()
+    assert found() == {"engine gptqmodel 7.6.0": "ok", "engine vllm 0.32": "failed"}
 
 
 def isolation(name: str) -> Check | None:

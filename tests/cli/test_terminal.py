@@ -8,6 +8,7 @@ from rich.console import Console
 
 from bot.cli import terminal
 from bot.records import SourceCount, Status, job_result
+from tests.support.engines import served
 from tests.support.factories import calibration_set, expert_tokens, job, report, source_figures, task_figures
 
 EXPERTS = tuple(expert_tokens(layer) for layer in range(48))
@@ -64,6 +65,12 @@ def test_tasks_have_a_line_each_in_both_tables() -> None:
         said = printed(table)
         assert "arc_easy: acc 0.7500 → 0.7200, recovery 96.0 %, 500 examples" in said
         assert "own: acc 0.0000 → 0.7200, 500 examples" in said
+
+
+def test_each_engine_has_a_line() -> None:
+    said = printed(terminal.report_table(report(served=(served(),))))
+    close = "gptqmodel 7.6.0: 0.0081 nats from ours on average, 0.0546 at most"
+    assert f"{close}; TorchAtenAwqLinear, 10.4 tokens/s on CPU" in said
 
 
 def test_each_text_is_compared_with_plain_rounding() -> None:

@@ -18,7 +18,8 @@ from transformers import AutoModelForCausalLM
 from bot.calibration.evaluation import evaluation_tokens
 from bot.errors import EnvironmentProblem, QuantizationError, UnsupportedModelError
 from bot.evaluate.metrics import evaluate, percentile, perplexity, token_figures
-from bot.records import Evaluation, EvaluationText, Report, no_progress
+from bot.evaluate.reference import make_reference
+from bot.records import Evaluation, EvaluationText, Reference, Report, no_progress
 from tests.support.artifact_pairs import (
     MODELS,
     VOCABULARY,
@@ -146,6 +147,23 @@ def test_a_report_equals_brute_force_on_dequantized_weights(pairs: Callable[[str
     assert (report.tokens, report.predictions) == (320, 320 - len(TOKENS))
     numbers = b"".join(int(token).to_bytes(8, "little") for token in TOKENS.flatten())
     assert (report.text_sha256, report.text_label) == (sha256(numbers).hexdigest(), "random")
+
+
+def test_the_reference_for_engines_equals_brute_force_on_the_first_blocks(pairs: Callable[[str], Pair]) -> None:
+    pair, found = pairs("llama"), list[Reference]()
+    tokens = TOKENS.repeat(8, 1)  # of 80 blocks of 32 tokens, 64 are 2,048 tokens
+    measured(pair, tokens, on_artifact=lambda states: found.append(make_reference(states, [[1, 2]])))
+    [reference] = found
+    logits = all_logits(pair.restored, tokens[:64])
+    targets = tokens[:64, 1:].flatten().numpy()
+    _, _, nll, _ = brute_force(logits, logits, targets)
+    assert (len(reference.blocks), reference.prompts) == (64, ((1, 2),))
+    assert reference.blocks[3] == tuple(tokens[3].tolist())
+    np.testing.assert_allclose(np.array(reference.log_probs).flatten(), -nll, rtol=1e-3, atol=1e-4)
+    assert np.mean(np.array(reference.likeliest).flatten() == logits.argmax(axis=-1)) > 0.99  # but for ties
+    ordered = np.sort(logits, axis=-1)
+    margins = ordered[:, -1] - ordered[:, -2]
+    np.testing.assert_allclose(np.array(reference.margins).flatten(), margins, atol=1e-3)
 
 
 def test_figures_of_each_text_are_those_of_its_blocks_alone(pairs: Callable[[str], Pair]) -> None:

@@ -22,6 +22,7 @@ from bot.jobs.folder import JobDir
 from bot.jobs.handover import check_job_dir
 from bot.localhub import HubError
 from bot.records import Card, ExpertTokens, Job, JobResult, QuantizedModel, Recipe, from_json
+from tests.support.engines import served
 from tests.support.factories import task_figures
 from tests.support.sandbox import Quantized, Sandbox, build_sandbox
 from tests.support.tampering import change_report, render_card_again, replace_file
@@ -235,6 +236,11 @@ TAMPERING: list[tuple[str, Callable[[Path], object], str]] = [
         "measured on a task that was not planned",
         lambda path: render_card_again(change_report(path, tasks=(task_figures(),))),
         "it was not measured on the planned tasks",
+    ),
+    (
+        "served with an engine that was not planned",
+        lambda path: render_card_again(change_report(path, served=(served(),))),
+        "it was not loaded in the planned engines",
     ),
     ("other figures", lambda path: change_report(path, kl_mean=9.0), "its card does not follow from its records"),
     (

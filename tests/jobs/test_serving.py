@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from bot.errors import BotError, EnvironmentProblem, QualityGateError, WatchlistError
+from bot.errors import BotError, EnvironmentProblem, PublishError, QualityGateError, WatchlistError
 from bot.jobs import stages
 from bot.jobs.folder import JobDir, evaluate_inputs
+from bot.jobs.handover import _check_served, _Handover
 from bot.jobs.isolation import in_force
 from bot.jobs.serving import Serving, check_engines, serve_with
-from bot.records import Engine, Reference, Report, Served, WatchEntry, no_progress
+from bot.records import Card, Engine, Reference, Report, Served, WatchEntry, no_progress
 from tests.support.engines import ANSWER, ENGINE, REFERENCE, answering, served, shifted, stand_in_environment
 from tests.support.factories import entry, job, quantized, report
 
@@ -160,3 +161,23 @@ def test_the_stage_without_an_evaluation_says_what_to_run(asked: JobDir, tmp_pat
     context = stages.JobContext(hub=None, work=tmp_path, files=tmp_path, progress=no_progress)  # type: ignore[arg-type]
     with pytest.raises(WatchlistError, match="`evaluate` has not run yet"):
         stages.serve(context, asked)
+
+
+def test_an_artifact_of_another_machine_needs_the_planned_engines_within_the_bounds(tmp_path: Path) -> None:
+    asked = job(entry(serve=(ENGINE,)))
+
+    def problem(*found: Served) -> str:
+        measured, jobdir = report(served=found), JobDir(tmp_path)
+        handover = _Handover(
+            job=asked, jobdir=jobdir, card=Card(files=()), quantized=quantized(), report=measured, run=None
+        )
+        try:
+            _check_served(handover)
+        except PublishError as error:
+            return error.message
+        return ""
+
+    assert problem(served()) == ""
+    for other in ((), (served(version="7.6.1"),), (served(engine="vllm"),), (served(), served())):
+        assert "it was not loaded in the planned engines" in problem(*other)
+    assert "served with gptqmodel 7.6.0: log-probabilities of 2,044" in problem(served(mean_difference=0.3))

@@ -1,4 +1,4 @@
-"""An environment of its own, outside the repository, in which transformers and gptqmodel read what we publish.
+"""transformers and gptqmodel, in the environment that `serve:` has for them, read what we publish.
 
 Nothing of this project is installed there. It takes some 2 GB, and minutes the first time.
 """
@@ -8,32 +8,25 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bot.errors import EnvironmentProblem
-from bot.records import sha256_of
-from tests.support.real_model import NotAvailableError, cache_folder, last_line
+from bot.records import Engine, no_progress
+from bot.serve.engines import engine_python, last_line
+from tests.support.real_model import NotAvailableError
 
-# torch exactly: where a CPU build of just that version is offered locally, a range would fetch CUDA's.
-PINS = ("torch==2.13.0", "transformers==5.23.0", "gptqmodel>=7.6,<7.7")
+_ENGINE = Engine(name="gptqmodel", version="7.6.0")
 _SCRIPT = Path(__file__).with_name("independent_reader.py")
 
 
 def reader_python() -> Path:
     """The Python of the environment, made by the first call. Raises NotAvailableError when pip cannot."""
-    folder = cache_folder() / f"reader-{sha256_of(PINS)[:8]}"
-    python, installed = folder / "bin" / "python", folder / ".installed"
-    if not installed.exists():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
-        command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *PINS]
-        done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
-        if done.returncode:
-            raise NotAvailableError(f"pip cannot install {' '.join(PINS)}: {last_line(done.stderr)}")
-        installed.touch()
-    return python
+    try:
+        return engine_python(_ENGINE, no_progress)
+    except EnvironmentProblem as error:
+        raise NotAvailableError(error.message, hint=error.hint) from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

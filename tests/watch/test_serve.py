@@ -9,8 +9,9 @@ import pytest
 
 from bot.records import Engine, JobKind, WatchEntry, from_json, to_json
 from bot.watch.digests import recipe_digest
-from tests.support.factories import entry, job
-from tests.support.watch import TOP, loaded, mistakes
+from tests.support.factories import details, entry, job
+from tests.support.watch import QWEN3_30B_A3B, TOP, decided, loaded, mistakes, moe_tensors, skip
+from tests.support.watch import job as planned
 
 GPTQMODEL = Engine(name="gptqmodel", version="7.6.0")
 VLLM = Engine(name="vllm", version="0.32")
@@ -32,8 +33,8 @@ def test_without_the_key_there_are_none(tmp_path: Path) -> None:
     [
         ('{gptqmodl: "7.6.0"}', "unknown key 'gptqmodl'", "Did you mean 'gptqmodel'?"),
         ("{vllm: 0.32}", "vllm: YAML reads 0.32 as a number, not as text", "Put it in quotes: '0.32'."),
-        ('{vllm: ">=0.30"}', "vllm: >=0.30 is not valid", "Write one exact version in quotes"),
-        ('{vllm: "1"}', "vllm: 1 is not valid", "Write one exact version in quotes"),
+        ('{vllm: ">=0.30"}', "vllm: '>=0.30' is not valid", "Write one exact version in quotes"),
+        ('{vllm: "1"}', "vllm: '1' is not valid", "Write one exact version in quotes"),
         ("vllm", "serve: expected a mapping, found vllm", ""),
         ("", "serve: has no value", "Give it one, or remove the line."),
     ],
@@ -60,3 +61,12 @@ def test_a_record_without_the_key_has_none_and_writes_none() -> None:
     assert '"serve"' not in to_json(entry())
     asked = replace(entry(), serve=(GPTQMODEL,))
     assert from_json(WatchEntry, to_json(asked)) == asked
+
+
+def test_experts_that_transformers_cannot_load_are_refused_before_anything_is_quantized() -> None:
+    config = QWEN3_30B_A3B | {"num_hidden_layers": 1, "num_experts": 8}
+    found = details(config=config, tensors=moe_tensors(config))
+    refused = skip(decided(entry(serve=(GPTQMODEL,)), found=found))
+    assert refused.reason == "serve: transformers with gptqmodel cannot load quantized experts"
+    assert "`serve: {}`" in refused.hint
+    assert planned(decided(entry(serve=(VLLM,)), found=found)).engines == (VLLM,)
