@@ -51,6 +51,7 @@ from bot.records import (
     QuantizedModel,
     Reference,
     Report,
+    Served,
     TextSource,
     Weights,
     WorkflowRun,
@@ -109,7 +110,12 @@ def _measured(jobdir: JobDir, quantized: QuantizedModel) -> Report | None:
     """The valid report, with what serving needs if there is something to serve yet."""
     job, inputs = jobdir.job, evaluate_inputs(jobdir.job, quantized)
     report = jobdir.load(Report, inputs=inputs)
-    if report is None or is_served(job, report) or jobdir.load(Reference, inputs=inputs) is not None:
+    if (
+        report is None
+        or not job.engines
+        or is_served(job, report)
+        or jobdir.load(Reference, inputs=inputs) is not None
+    ):
         return report
     return None
 
@@ -244,17 +250,20 @@ def serve(context: JobContext, jobdir: JobDir) -> Report:
     quantized, report = _needed(jobdir, QuantizedModel, "quantize"), _needed(jobdir, Report, "evaluate")
     if is_served(job, report):
         return report
-    reference = _needed(jobdir, Reference, "evaluate")
+    report = replace(report, served=_served(context, jobdir, quantized) if job.engines else ())
+    jobdir.store(report, inputs=evaluate_inputs(job, quantized))
+    return report
+
+
+def _served(context: JobContext, jobdir: JobDir, quantized: QuantizedModel) -> tuple[Served, ...]:
+    job, reference = jobdir.job, _needed(jobdir, Reference, "evaluate")
     check_engines(job.engines)
     how = Serving(
         limit_s=time_limit_s(job.estimate),
         progress=context.progress,
         require_isolation=context.require_isolation,
     )
-    served = tuple(serve_with(engine, jobdir, quantized, reference, how) for engine in job.engines)
-    report = replace(report, served=served)
-    jobdir.store(report, inputs=evaluate_inputs(job, quantized))
-    return report
+    return tuple(serve_with(engine, jobdir, quantized, reference, how) for engine in job.engines)
 
 
 def card(jobdir: JobDir, run: WorkflowRun | None = None) -> Card:

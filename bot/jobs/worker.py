@@ -22,7 +22,7 @@ from bot.jobs.environment import child_environment, close_environment
 from bot.jobs.folder import JobDir
 from bot.jobs.isolation import ESSENTIAL, Confinement, not_isolated, require
 from bot.jobs.machine import core_count, memory_bytes
-from bot.records import Card, Job, JobResult, Publication, Report, from_json, to_json
+from bot.records import Card, Job, JobResult, Publication, Reference, Report, from_json, to_json
 from bot.text import duration
 
 # Of children that read no weights. They take seconds to import transformers, and a minute for many experts.
@@ -40,7 +40,7 @@ _MOST_FAILURE_BYTES = 1 << 16  # what a pipe holds: https://man7.org/linux/man-p
 # What has not run yet when these end: a model's code could have written it.
 _LATER: dict[str, tuple[type, ...]] = {
     "trial": (Card, Publication),
-    "quantize": (Report, Card, Publication),
+    "quantize": (Reference, Report, Card, Publication),
     "evaluate": (Card, Publication),
 }
 

@@ -7,6 +7,8 @@ evaluation uses float32. Of 2,044 predicted tokens:
     as published, in float16               0.0081  0.055     0.023 nats
     loaded in bfloat16                     0.0169  0.090     0.080 nats
     the scales of one linear doubled       0.448   2.9       2.8 nats
+
+vLLM 0.32.0 for CPU differs by 0.0016 nats there, at most 0.0098, and in ties of 0.004 nats.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ def compare(engine: Engine, reference: Reference, answer: EngineAnswer, *, artif
     served = Served(
         engine=engine.name,
         version=engine.version,
-        kernel=one_line(answer.kernel, _MAX_NAME),
+        kernel=one_line(answer.kernel, _MAX_NAME) or "unnamed",
         device=one_line(answer.device, _MAX_NAME),
         tokens=len(differences),
         mean_difference=sum(differences) / len(differences),

@@ -26,7 +26,7 @@ _TOOLS = ("gptqmodel", "vllm", "transformers", "torch")
 def main(request_file: str, answer_file: str) -> None:
     request = json.loads(Path(request_file).read_bytes())
     answer = _RUNS[request["engine"]](request)
-    answer["versions"] = _versions()
+    answer["versions"] = _versions() | answer.get("versions", {})
     Path(answer_file).write_text(json.dumps(answer))
 
 
@@ -114,9 +114,11 @@ def _run_vllm(request: dict[str, Any]) -> dict[str, Any]:
     # In this process: a function can then be applied to the model without serialising it.
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ["VLLM_NO_USAGE_STATS"] = "1"
+    os.environ["VLLM_CPU_KVCACHE_SPACE"] = "1"  # GiB; by default it is most of the memory
     import torch
-    from vllm import LLM, SamplingParams
+    from vllm import LLM, SamplingParams, __version__
 
+    _group_without_sockets()
     longest = max(
         map(len, (*request["blocks"], *(row + [0] * request["new_tokens"] for row in request["prompts"])))
     )
@@ -143,7 +145,18 @@ def _run_vllm(request: dict[str, Any]) -> dict[str, Any]:
         "tokens_per_s": sum(map(len, generated)) / took_s,
         "kernel": ", ".join(sorted(set().union(*kernels))),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
+        "versions": {"vllm": __version__},
     }
+
+
+def _group_without_sockets() -> None:
+    """vLLM makes process groups also for one process, whose backends open sockets. Here are none to open."""
+    import torch.distributed as dist
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    make = dist.new_group
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=1)
+    dist.new_group = lambda ranks=None, *_, **__: make(ranks, backend="fake")
 
 
 def _vllm_scores(llm: Any, rows: list[list[int]]) -> list[dict[str, list[Any]]]:
@@ -167,10 +180,11 @@ def _vllm_scores(llm: Any, rows: list[list[int]]) -> list[dict[str, list[Any]]]:
 
 
 def _quantization_methods(model: Any) -> set[str]:
-    """As `AWQMarlinLinearMethod`. Linears that are left out have a method, too."""
-    methods = (getattr(module, "quant_method", None) for module in model.modules())
-    names = {type(method).__name__ for method in methods if method is not None}
-    return {name for name in names if not name.startswith("Unquantized")}
+    """As `MarlinLinearKernel`. Where vLLM chooses among kernels, the name of the method says nothing of them."""
+    methods = [getattr(module, "quant_method", None) for module in model.modules()]
+    # Linears that are left out have a method, too.
+    used = [method for method in methods if method and not type(method).__name__.startswith("Unquantized")]
+    return {type(getattr(method, "kernel", None) or method).__name__ for method in used}
 
 
 _RUNS = {"gptqmodel": _run_gptqmodel, "vllm": _run_vllm}

@@ -1,11 +1,15 @@
-"""A real release, loaded in transformers with gptqmodel before it is published. Installing that takes minutes."""
+"""A real release, loaded in gptqmodel, and in vLLM for CPU, before it is published. Installing takes minutes."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -13,8 +17,12 @@ from safetensors.torch import load_file, save_file
 from bot.errors import QualityGateError
 from bot.jobs import stages
 from bot.jobs.folder import JobDir, evaluate_inputs
-from bot.records import QuantizedModel, Report, no_progress
+from bot.jobs.serving import Serving, serve_with
+from bot.records import Engine, QuantizedModel, Reference, Report, no_progress
+from bot.serve.engines import engine_folder
 from tests.support.sandbox import Quantized, Sandbox, build_sandbox, watchlist
+from tests.test_server_names import PINS as VLLM_PINS
+from tests.test_server_names import UNUSABLE
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -46,6 +54,36 @@ def test_it_is_within_the_bound_and_the_report_says_how_close(ready: Sandbox) ->
     assert served.agreement == 1.0
     assert served.tokens_per_s > 0
     assert served.versions["gptqmodel"] == "7.6.0"
+
+
+@pytest.fixture(scope="module")
+def vllm() -> Engine:
+    """Installed: vLLM for CPU in the place of that for GPUs. Of VLLM_PYTHON's environment, if that is set."""
+    engine = Engine(name="vllm", version="0.32.0")
+    folder = engine_folder(engine)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if named := os.environ.get("VLLM_PYTHON"):
+        folder.symlink_to(Path(named).parents[1])
+    else:
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+        pip = [str(folder / "bin" / "python"), "-m", "pip"]
+        subprocess.run([*pip, "install", "--quiet", *VLLM_PINS], check=True)
+        subprocess.run([*pip, "uninstall", "--quiet", "--yes", *UNUSABLE, "torchvision"], check=True)
+    (folder / ".complete").touch()
+    return engine
+
+
+def test_vllm_reads_the_same_without_a_network(ready: Sandbox, vllm: Engine) -> None:
+    [folder] = ready.jobs
+    jobdir = JobDir(folder)
+    quantized, reference = jobdir.load(QuantizedModel), jobdir.load(Reference)
+    assert quantized is not None
+    assert reference is not None
+    served = serve_with(vllm, jobdir, quantized, reference, Serving(limit_s=600.0, progress=no_progress))
+    print(served)
+    assert (served.kernel, served.device, served.versions["vllm"]) == ("CPUWNA16LinearKernel", "CPU", "0.32.0")
+    assert (served.tokens, served.agreement) == (2044, 1.0)
+    assert 0 < served.mean_difference < 0.01
 
 
 def test_an_artifact_that_was_damaged_after_evaluation_is_refused(ready: Sandbox) -> None:

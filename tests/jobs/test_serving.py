@@ -156,6 +156,16 @@ def test_without_a_reference_the_evaluation_is_made_again(asked: JobDir) -> None
     assert stages._measured(asked, quantized()) == done
 
 
+def test_engines_that_are_taken_out_of_the_watchlist_leave_the_report(asked: JobDir, tmp_path: Path) -> None:
+    inputs = evaluate_inputs(asked.job, quantized())
+    asked.store(replace(report(), served=(served(),)), inputs=inputs)
+    asked.forget(Reference)
+    asked.store(job(entry()))
+    assert stages._measured(asked, quantized()) is not None
+    context = stages.JobContext(hub=None, work=tmp_path, files=tmp_path, progress=no_progress)  # type: ignore[arg-type]
+    assert stages.serve(context, asked) == report()
+
+
 def test_the_stage_without_an_evaluation_says_what_to_run(asked: JobDir, tmp_path: Path) -> None:
     asked.forget(Report)
     context = stages.JobContext(hub=None, work=tmp_path, files=tmp_path, progress=no_progress)  # type: ignore[arg-type]
