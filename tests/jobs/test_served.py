@@ -19,7 +19,8 @@ from bot.jobs import stages
 from bot.jobs.folder import JobDir, evaluate_inputs
 from bot.jobs.serving import Serving, serve_with
 from bot.records import Engine, QuantizedModel, Reference, Report, no_progress
-from bot.serve.engines import engine_folder
+from bot.serve.engines import engine_folder, engine_python
+from tests.support.engines import ENGINE
 from tests.support.sandbox import Quantized, Sandbox, build_sandbox, watchlist
 from tests.test_server_names import PINS as VLLM_PINS
 from tests.test_server_names import UNUSABLE
@@ -34,6 +35,7 @@ def ready(quantized: Quantized, tmp_path_factory: pytest.TempPathFactory) -> Ite
     """All but publishing is done."""
     sandbox = build_sandbox(tmp_path_factory.mktemp("served"), models=("qwen3-tiny",))
     (sandbox.root / "watchlist.yaml").write_text(watchlist("qwen3-tiny").replace("defaults:\n", SERVE))
+    engine_python(ENGINE, no_progress)  # on a busy machine it takes longer than a command may here
     with sandbox.hub:
         sandbox.prepare(quantized)
         done = sandbox.call("run", "--dry-run")
