@@ -48,6 +48,7 @@ def check_engines(engines: tuple[Engine, ...]) -> None:
 
 def install_engines(engines: tuple[Engine, ...], progress: Progress) -> None:
     """Raises EnvironmentProblem where one cannot be installed."""
+    close_environment()  # what pip builds runs as this account
     for engine in engines:
         engine_python(engine, progress)
 
@@ -72,6 +73,7 @@ def serve_with(
     """
     if how.require_isolation:
         require()
+    close_environment()
     python = engine_python(engine, how.progress)
     what = f"serve with {engine}"
     how.progress(what, 0, 1, "engines")
@@ -115,7 +117,6 @@ def _run(engine: Engine, command: list[str], home: Path, jobdir: JobDir, how: Se
         cpu_s=int(how.limit_s * core_count()) + 1,
         file_bytes=_LARGEST_FILE_BYTES,
     )
-    close_environment()
     seen = {name: value for name, value in child_environment(home).items() if name not in _OF_PYTHON}
     # Without a name, so that it is what the child wrote to its output and nothing else.
     with TemporaryFile() as output:
