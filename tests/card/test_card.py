@@ -392,6 +392,7 @@ def card_with(text: str, *, licence: str) -> str:
                 source_figures(text, kl_mean_rounding=0.05),
                 source_figures(text, perplexity_source=1e6, kl_mean_rounding=0.001),
             ),
+            served=(served(version=text, kernel=text, device=text),),
         ),
         device=text,
         versions={"torch": text},

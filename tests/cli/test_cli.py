@@ -18,8 +18,11 @@ import pytest
 
 from bot.cli import app, console
 from bot.errors import ERRORS_BY_EXIT_CODE
+from bot.jobs.folder import JobDir
 from bot.localhub import Fault, LocalHub
 from tests.cli.conftest import L4, Run, only_nvidia_smi
+from tests.support import factories
+from tests.support.engines import ENGINE, served
 from tests.support.repos import source_files
 from tests.support.watch import BUILTIN_TEXT
 from tests.support.workspace import WEIGHTS
@@ -126,6 +129,23 @@ def test_what_cannot_be_done_ends_with_its_code_and_a_hint(
     assert part in out + err
     assert words.startswith("verify quantized/foreign") or "hint:" in err
     assert not (tmp_path / "nope").exists()
+
+
+def test_serve_shows_how_engines_compare_or_that_there_are_none(
+    run: Run, tmp_path: Path, with_hub: LocalHub
+) -> None:
+    jobdir = JobDir(tmp_path / "job")
+    jobdir.store(factories.job())
+    jobdir.store(factories.quantized())
+    jobdir.store(factories.report())
+    code, out, _ = run("serve", "--job", "job")
+    assert (code, out.strip()) == (0, "nothing: its entry names no engine under `serve`")
+    jobdir.store(factories.job(factories.entry(serve=(ENGINE,))))
+    jobdir.store(factories.report(served=(served(),)))
+    code, out, _ = run("serve", "--job", "job")
+    assert (code, "gptqmodel 7.6.0: 0.0081 nats from ours on average" in out) == (0, True)
+    code, out, _ = run("serve", "--job", "job", "--json")
+    assert (code, json.loads(out)[0]["tokens"]) == (0, 2044)
 
 
 def test_check_counts_the_models(run: Run) -> None:

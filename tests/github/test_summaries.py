@@ -19,6 +19,7 @@ from bot.records import Attempts, Job, JobResult, Plan, Publication, RunningJob,
 from bot.text import escape_github_hint
 from bot.watch.release import make_plan
 from tests.github.test_attempts import NOW, many
+from tests.support.engines import served
 from tests.support.factories import HEAD, entry, expert_tokens, job, report, source_figures
 
 HUB = "https://hub.example"
@@ -60,7 +61,8 @@ class Page(HTMLParser):
 
 def result(of: Job, text: str) -> JobResult:
     error = QualityGateError(text, hint=text)
-    failed = job_result(of, stage="quantize", status=Status.FAILED, error=error, report=report(text_label=text))
+    measured = report(text_label=text, served=(served(version=text, kernel=text, device=text),))
+    failed = job_result(of, stage="quantize", status=Status.FAILED, error=error, report=measured)
     return replace(failed, repo_id=text)
 
 
@@ -156,6 +158,13 @@ def test_a_mixture_has_a_line_about_its_experts() -> None:
     assert line in summaries.job_page(job(), ready, endpoint=HUB).splitlines()
     dense = job_result(job(), stage="quantize", status=Status.READY, report=report())
     assert "experts" not in summaries.job_page(job(), dense, endpoint=HUB)
+
+
+def test_each_engine_that_loaded_the_artifact_has_a_line() -> None:
+    ready = job_result(job(), stage="quantize", status=Status.READY, report=report(served=(served(),)))
+    page = summaries.job_page(job(), ready, endpoint=HUB)
+    figures = "2,044 tokens within 0.0081 nats of ours on average, at most 0.0546; 10.4 tokens/s"
+    assert f"Served with gptqmodel 7.6.0 (kernel TorchAtenAwqLinear, CPU): log-probabilities of {figures}" in page
 
 
 def test_each_text_has_its_figures_and_what_a_reader_of_them_should_know() -> None:

@@ -191,3 +191,12 @@ def test_an_artifact_of_another_machine_needs_the_planned_engines_within_the_bou
     for other in ((), (served(version="7.6.1"),), (served(engine="vllm"),), (served(), served())):
         assert "it was not loaded in the planned engines" in problem(*other)
     assert "served with gptqmodel 7.6.0: log-probabilities of 2,044" in problem(served(mean_difference=0.3))
+
+
+def test_a_pull_looks_at_the_engines_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    jobdir = JobDir(tmp_path / "job")
+    jobdir.store(job(entry(serve=(Engine(name="vllm", version="0.32"),))))
+    context = stages.JobContext(hub=None, work=tmp_path, files=tmp_path, progress=no_progress)  # type: ignore[arg-type]
+    with pytest.raises(EnvironmentProblem, match="vllm needs a CUDA GPU"):
+        stages.pull(context, jobdir)
