@@ -17,14 +17,14 @@ from bot.records import Engine, no_progress
 from bot.serve.engines import engine_python, last_line
 from tests.support.real_model import NotAvailableError
 
-_ENGINE = Engine(name="gptqmodel", version="7.6.0")
+ENGINE = Engine(name="gptqmodel", version="7.6.0")
 _SCRIPT = Path(__file__).with_name("independent_reader.py")
 
 
 def reader_python() -> Path:
     """The Python of the environment, made by the first call. Raises NotAvailableError when pip cannot."""
     try:
-        return engine_python(_ENGINE, no_progress)
+        return engine_python(ENGINE, no_progress)
     except EnvironmentProblem as error:
         raise NotAvailableError(error.message, hint=error.hint) from None
 

@@ -32,7 +32,7 @@ from bot.errors import BotError
 from bot.localhub import LocalHub
 from bot.localhub.store import Content
 from bot.records import Provenance, from_json
-from tests.support.reader import Reader, reader_python
+from tests.support.reader import ENGINE, Reader, reader_python
 from tests.support.real_model import ANSWER, GROUP_SIZE, NAME, QUESTION, WEIGHTS, NotAvailableError, real_model
 
 ROOT = Path("demo-real")
@@ -50,6 +50,7 @@ defaults:
     seq_len: 512
     sources: [{{builtin: prose}}, {{builtin: code}}, {{builtin: dialogue}}]
   evaluation: {{tokens: 12288}}
+  serve: {{{ENGINE.name}: "{ENGINE.version}"}}
   # So small a model, calibrated on so little, loses more than a release should.
   gate: {{max_kl: 0.5, min_top1: 0.65, max_perplexity_ratio: 1.5}}
 models: []
