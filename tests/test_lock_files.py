@@ -134,6 +134,7 @@ def test_every_job_installs_a_lock_file_that_is_there() -> None:
         "plan": {
             "ci.yml watchdog",
             "pull-request.yml plan",
+            "status.yml build",
             "watch.yml plan",
             "watch.yml propose",
             "watch.yml report",

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from subprocess import Popen
 
+import pytest
 import yaml
 
 from bot.localhub import LocalHub
@@ -36,6 +37,7 @@ def _case(kind: Kind, name: str, place: Place) -> Case:
     return found
 
 
+@pytest.mark.slow
 def test_others_get_their_turn_and_the_exit_code_is_that_of_the_first_failure(
     hub: LocalHub, tmp_path: Path
 ) -> None:

@@ -30,6 +30,7 @@ STEP_OF_OURS: Figures = {
 AUTOAWQ: Figures = {"seconds": 400.0, "seconds_per_layer": 100.0, "kl": 0.05, "top1": 0.8}
 
 
+@pytest.mark.slow
 def test_every_step_runs_on_tiny_shapes_and_leaves_its_figures(tmp_path: Path) -> None:
     results = tmp_path / "gpu.json"
     command = [sys.executable, "-m", "tests.benchmarks.gpu_check", "--device", "cpu", "--tiny"]

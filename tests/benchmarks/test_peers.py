@@ -63,6 +63,7 @@ def test_linears_whose_groups_are_mixed_are_refused(tmp_path: Path) -> None:
         dict(as_gemm(Checkpoint(tmp_path)))
 
 
+@pytest.mark.slow
 def test_losses_are_those_that_evaluation_reports_and_are_kept(model: Model) -> None:
     tokens = load_file(ASSETS / "tokens" / "qwen3-tiny.safetensors")["test"].long()[:3, :128].contiguous()
     texts = tuple(Text(name=name, label="", tokens=part) for name, part in (("a", tokens[:2]), ("b", tokens[1:])))

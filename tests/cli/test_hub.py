@@ -43,6 +43,7 @@ def serving(tmp_path: Path, environment: dict[str, str]) -> Iterator[subprocess.
         hub.send_signal(signal.SIGINT)
 
 
+@pytest.mark.slow
 def test_every_command_that_it_prints_works_as_printed(
     tmp_path: Path, environment: dict[str, str], serving: subprocess.Popen[str]
 ) -> None:

@@ -41,6 +41,7 @@ QUESTION = {
 TASK = EvaluationTask(name="arc_easy", dataset="allenai/ai2_arc", revision=SHA)
 
 
+@pytest.mark.slow
 def test_tasks_reach_the_card_and_quantize_nothing_again(sandbox_before: SandboxBefore) -> None:
     """The job was measured before the tasks were asked for."""
     sandbox = sandbox_before()
