@@ -10,6 +10,7 @@ import base64
 import hashlib
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -167,9 +168,17 @@ def check_signature(
     return found
 
 
+# As model_signing.verifying writes it, with both digests as bytes.
+_CHANGED = re.compile(r"Hash mismatch for '([^']{1,200})'")
+
+
 def _reason(error: Exception) -> str:
     """Mismatched files are named by the library; what else fails, only by kind."""
-    said = " ".join(str(error).split())[:200]
+    said = " ".join(str(error).split())
+    if changed := _CHANGED.findall(said):
+        more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+        return f"{changed[0]} is not the file that was signed{more}"
+    said = said[:200]
     return said if isinstance(error, ValueError) and said else f"it does not hold ({type(error).__name__})"
 
 

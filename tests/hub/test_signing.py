@@ -273,6 +273,11 @@ def test_forgery_is_refused_by_verify_and_by_the_plan(
     assert writes(hub) == before
 
 
+def test_what_is_not_as_it_was_signed_is_named(published: Release) -> None:
+    _only_weights(published)
+    assert "model.safetensors is not the file that was signed" in planned(published).reason
+
+
 @pytest.mark.forgery
 def test_forged_repo_is_refused_by_the_stock_tool(hub: LocalHub, published: Release, tmp_path: Path) -> None:
     _weights_and_provenance(published)
