@@ -15,13 +15,15 @@ from bot.card.unquantized import parts_beside_text, unquantized_text
 from bot.checkpoint.repo_files import code_left_out, is_terms
 from bot.records import Job, JobKind, Provenance, PublishedFile, Signer, Upstream, experts_of_model
 from bot.records.licenses import LICENSES, OTHER_LICENSE
-from bot.text import method_text, render
+from bot.text import escape_markdown, method_text, render
 
 TEMPLATE = "model_card.md.jinja"
 _TAGS = ("awq", "int4", "4-bit")
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*|multilingual|code")
 _TASK = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_TITLE = re.compile(r"---\n.*?\n---\n\n# [^\n]*\n\n", re.DOTALL)  # with the metadata before it
 _MAX_LICENSE_NAME = 100
+_MOST_NOTICE = 500  # characters
 # The upstream tags that the card repeats; others are arbitrary text.
 _KNOWN_UPSTREAM_TAGS = {"conversational", "chat", "code", "math", "reasoning", "multilingual"}
 
@@ -70,7 +72,24 @@ def render_card(job: Job, provenance: Provenance, *, chat: bool) -> str:
 def render_release(origin: Origin, provenance: Provenance) -> str:
     """The same for a release whose job is not known, as when it is checked."""
     metadata = yaml.safe_dump(_metadata(origin, provenance), sort_keys=False, allow_unicode=True)
-    return f"---\n{metadata}---\n\n{render(TEMPLATE, **_facts(origin, provenance))}"
+    card = f"---\n{metadata}---\n\n{render(TEMPLATE, **_facts(origin, provenance))}"
+    return with_notice(card, "", provenance.notice)
+
+
+def with_notice(card: str, before: str, notice: str) -> str:
+    """The card with this notice below its title, in place of the one before; either may be empty.
+
+    Raises ValueError for a card without a title, or without the notice before.
+    """
+    said, now = _notice(before), _notice(notice)
+    title = _TITLE.match(card)
+    if title is None or not card.startswith(said, title.end()):
+        raise ValueError("the card is not as awq-bot writes it")
+    return card[: title.end()] + now + card[title.end() + len(said) :]
+
+
+def _notice(text: str) -> str:
+    return f"> **Notice of the publisher**: {escape_markdown(text, _MOST_NOTICE)}\n\n" if text else ""
 
 
 def _metadata(origin: Origin, provenance: Provenance) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from bot.card.model_card import with_notice
 from bot.cli import terminal
 from bot.cli.console import (
     HUB_PORT,
@@ -29,8 +30,8 @@ from bot.errors import BotError, EnvironmentProblem, PublishError, WatchlistErro
 from bot.github.environment import Actions
 from bot.github.runner_safety import check_exposure, check_isolation
 from bot.hub.access import check_access, check_endpoint
+from bot.hub.republish import publish_notice, sign_release
 from bot.hub.session import Hub, environment_problems
-from bot.hub.sign_release import sign_release
 from bot.hub.verify import verify as verify_repo
 from bot.jobs import pipeline
 from bot.jobs.isolation import check_children
@@ -142,6 +143,38 @@ def sign(
     with Bars(err) as bars:
         tag = sign_release(Hub.from_environment(), model_reference(repo_id).repo_id, progress=bars)
     out.print(f"{repo_id} is signed at {tag}", markup=False)
+
+
+WITHDRAWN = "The source was withdrawn from the Hub by its owner. These files stay as they were published."
+
+
+@app.command(rich_help_panel=Panel.TOOLS)
+def notice(
+    repo_id: Annotated[str, typer.Argument(metavar="REPO_ID", help="A repo of yours that awq-bot published.")],
+    text: Annotated[str | None, typer.Option("--text", help="What readers of the card should know.")] = None,
+    withdrawn: Annotated[
+        bool, typer.Option("--withdrawn", help="Say that the source is no longer on the Hub.")
+    ] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="Take the notice away.")] = False,
+) -> None:
+    """Put a notice below the title of a published card, as when its source was withdrawn.
+
+    The card changes and nothing else, in a new commit with a new tag; earlier tags stay as they are. The notice
+    stays until the next release. Needs a write token, and the key if the release is signed.
+
+    Example: [bold]awq-bot notice your-namespace/Qwen3-4B-awq --withdrawn[/]
+    """
+    said = [WITHDRAWN] * withdrawn + [" ".join((text or "").split())] * (text is not None) + [""] * remove
+    if len(said) != 1 or not (said[0] or remove):
+        raise WatchlistError(
+            "one of --text TEXT, --withdrawn and --remove is needed", hint="See `awq-bot notice --help`."
+        )
+    target = model_reference(repo_id).repo_id
+    try:
+        tag = publish_notice(Hub.from_environment(), target, said[0], edited=with_notice)
+    except ValueError as error:
+        raise PublishError(f"{target}: {error}", hint="See `awq-bot lint`.") from None
+    out.print(f"{target} has the notice at {tag}" if said[0] else f"{target} has no notice at {tag}", markup=False)
 
 
 @app.command(rich_help_panel=Panel.TOOLS)

@@ -41,7 +41,7 @@ from bot.records import (
 from bot.text import one_line
 
 # What publishing again without new files adds to a tag; the card keeps the tag that it was made for.
-_ADDED_TO_TAG = re.compile(r"(?:-(?:signed|restored)-[0-9a-f]{8})+$")
+_ADDED_TO_TAG = re.compile(r"(?:-(?:signed|restored|noticed)-[0-9a-f]{8})+$")
 _SIGNER = re.compile(rb"--require-signature '([^'\n]{1,500})'")
 _OF_UPSTREAM = (
     "license",

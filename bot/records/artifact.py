@@ -184,6 +184,7 @@ class Provenance:
     kv_cache: KVCache | None = field(default=None, metadata=LATER)
     earlier: tuple[EarlierRelease, ...] = field(default=(), metadata=LATER)
     card: int = field(default=1, metadata=LATER)
+    notice: str = field(default="", metadata=LATER)  # what the publisher has to say, since it was released
 
     @property
     def releases(self) -> tuple[EarlierRelease, ...]:

@@ -16,7 +16,10 @@ from bot.watch.refusals import refuse
 
 def repo_refusal(entry: WatchEntry, upstream: Upstream, published: Published) -> Skip | None:
     if upstream.problem:
-        return refuse(entry, upstream.problem, UpstreamError, f"Look at {entry.repo_id} on the Hub.")
+        hint = f"Look at {entry.repo_id} on the Hub."
+        if upstream.problem.startswith("missing") and published.provenance is not None:
+            hint += f" If it was withdrawn, `awq-bot notice {entry.target} --withdrawn` says so on the card."
+        return refuse(entry, upstream.problem, UpstreamError, hint)
     if published.problem:
         return refuse(entry, published.problem, PublishError, f"Look at {entry.target} on the Hub.")
     if published.is_renamed(entry.target):

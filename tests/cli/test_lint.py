@@ -93,3 +93,10 @@ def test_every_command_has_its_options(run: Run, published: Release) -> None:
     assert code == 7
     assert re.search(r"command +--fast +an option of `awq-bot plan`", out)
     assert "lint" in command().commands
+
+
+def test_notice_takes_one_of_its_options(run: Run) -> None:
+    for words in ((), ("--withdrawn", "--remove"), ("--text", " ")):
+        code, _, err = run("notice", TARGET, *words)
+        assert code == 2
+        assert "one of --text TEXT, --withdrawn and --remove is needed" in err

@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from huggingface_hub import snapshot_download
 
 from bot.errors import EnvironmentProblem, PublishError
+from bot.hub.republish import sign_release
 from bot.hub.session import Hub
-from bot.hub.sign_release import sign_release
 from bot.hub.signatures import check_may_sign, sealed
 from bot.hub.signing import SigningCredential
 from bot.hub.verify import verify

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from bot.errors import BotError, PublishError, UpstreamError
+from bot.hub.republish import sign_release
 from bot.hub.session import Hub
-from bot.hub.sign_release import sign_release
 from bot.hub.verify import verify
 from bot.localhub import Fault, LocalHub
 from bot.records import Check, Provenance, from_json, no_progress, to_json

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from bot.card.model_card import render_card
+from bot.hub.republish import sign_release
 from bot.hub.session import Hub
-from bot.hub.sign_release import sign_release
 from bot.jobs.lint import lint_repo
 from bot.localhub import LocalHub
 from bot.records import Finding, LintResult, Provenance, Recipe, TensorInfo, from_json, no_progress, to_json
