@@ -19,11 +19,35 @@ from bot.cli.app import app
 
 ROOT = Path(__file__).parents[1]
 GITHUB = ROOT / ".github"
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = PYPROJECT["project"]
 
 
 def read_yaml(path: str) -> Any:
     return yaml.safe_load((ROOT / path).read_text())
+
+
+def test_every_package_and_its_files_are_installed() -> None:
+    listed = PYPROJECT["tool"]["setuptools"]
+    packages = {
+        str(path.parent.relative_to(ROOT)).replace("/", ".") for path in (ROOT / "bot").rglob("__init__.py")
+    }
+    assert set(listed["packages"]) == packages | {"bot.templates"}
+    shipped = {
+        path
+        for package, patterns in listed["package-data"].items()
+        for pattern in patterns
+        for path in (ROOT / listed["package-dir"].get(package, package.replace(".", "/"))).glob(pattern)
+    }
+    found = (path for folder in ("bot", "templates") for path in (ROOT / folder).rglob("*") if path.is_file())
+    files = {path for path in found if path.suffix != ".py" and path.parent.name != "__pycache__"}
+    # What people read and what another machine runs.
+    assert {str(path.relative_to(ROOT)) for path in files - shipped} == {
+        "bot/watch/architectures.md",
+        "templates/relay/Dockerfile",
+        "templates/relay/README.md",
+        "templates/relay/requirements.txt",
+    }
 
 
 def test_the_readme_stays_short() -> None:
