@@ -15,7 +15,10 @@ from rich.table import Table
 
 from bot.cli import terminal
 from bot.cli.demo import (
+    ASSETS,
+    MODELS,
     NAMESPACE,
+    UPSTREAM,
     Demo,
     DemoError,
     clear_folder,
@@ -53,7 +56,9 @@ defaults:
   serve: {{{ENGINE.name}: "{ENGINE.version}"}}
   # So small a model, calibrated on so little, loses more than a release should.
   gate: {{max_kl: 0.5, min_top1: 0.65, max_perplexity_ratio: 1.5}}
-models: []
+models:
+  - {UPSTREAM}/qwen3-tiny
+  - {UPSTREAM}/llama-tiny
 discover:
   - {{author: {LAB}, match: SmolLM*}}
 """
@@ -76,21 +81,31 @@ def run_real_demo(root: Path, console: Console) -> None:
     with LocalHub(root / "hub") as hub:
         # All cores: this model is not tiny.
         demo = Demo(hub, root, hub.token(), console, threads=None)
+        _tiny_models(demo)
         _release(demo, folder)
         _read_back(demo)
-        show_page(demo, {TARGET: 1})
+        show_page(demo, {f"{NAMESPACE}/{name}-awq": 1 for name in (*MODELS, NAME)})
     show_results(demo, NAME)
 
 
+def _tiny_models(demo: Demo) -> None:
+    title(demo, f"Two tiny models are on the watchlist; {ENGINE} has to load each before it is published")
+    for name in MODELS:
+        demo.hub.seed(f"{UPSTREAM}/{name}", ASSETS / name, message="First release")
+    demo.watchlist.write_text(_WATCHLIST)
+    demo.console.print(_WATCHLIST.rstrip(), style="dim", markup=False)
+    type_command(demo, "check")
+    type_command(demo, "run", "--work", str(demo.root / "work"))
+    for name in MODELS:
+        expect_tags(demo, name, 1)
+
+
 def _release(demo: Demo, folder: Path) -> None:
-    title(demo, f"A lab releases {NAME}")
+    title(demo, f"A lab releases a third model, {NAME}")
     files: dict[str, Content] = {path.name: path for path in folder.iterdir()}
     demo.hub.seed(SOURCE, files | {"README.md": _CARD}, message="First release")
     demo.console.print(f"  {SOURCE} is on the Hub at {demo.hub.endpoint}")
-    demo.watchlist.write_text(_WATCHLIST)
     title(demo, "It is on no list: awq-bot finds it by its author, and proposes it")
-    demo.console.print(_WATCHLIST.rstrip(), style="dim", markup=False)
-    type_command(demo, "check")
     expect_proposals(demo, [SOURCE])
     title(demo, "A maintainer adds it; awq-bot quantizes, measures and publishes it")
     type_command(demo, "add", SOURCE)
