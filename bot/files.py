@@ -40,7 +40,7 @@ _DISK_ERRORS = {
 
 
 def cache_folder(kind: str) -> Path:
-    """Where answers of this kind are remembered, which may be deleted at any time.
+    """Where things of this kind are kept that may be deleted at any time.
 
     See https://specifications.freedesktop.org/basedir-spec/latest/
     """

@@ -1,7 +1,7 @@
 """A card against the card that follows from the facts: are its numbers, names, links and commands borne out?
 
 The expected card is rendered from facts that were read again, by the functions that render cards. Where the two
-differ, the fact is wrong, or nobody can check it: words that a person wrote are the person's.
+differ, the fact is wrong, or it cannot be checked: lint does not judge the words that people wrote.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from bot.github.matrix import MATRIX_LIMIT
-from bot.records import Attempts, Job, JobKind, JobResult, Plan, PlanTimes, RunningJob, Skip, Status
+from bot.records import Attempts, Job, JobKind, JobResult, ModelState, Plan, PlanTimes, RunningJob, Skip, Status
 from bot.watch.release import UP_TO_DATE, make_plan
 
 # After the first, second and third failure. After the fourth a person has to look.
@@ -98,6 +98,15 @@ def _ended(job: Job, result: JobResult, tried: Attempts | None, now: datetime) -
         wait = wait_for_attempt(job, tried, now)
         return wait or Skip(entry=job.entry, reason=f"failed: {result.message}", hint=result.hint, blocked=True)
     return Skip(entry=job.entry, reason=result.message or result.status.value, hint=result.hint, blocked=True)
+
+
+def state_of(skip: Skip) -> ModelState:
+    """Where a model without a job stands."""
+    if skip.reason == UP_TO_DATE:
+        return ModelState.PUBLISHED
+    if skip.entry.hold is not None:
+        return ModelState.HELD
+    return ModelState.REFUSED if needs_person(skip) else ModelState.WAITING
 
 
 def needs_person(skip: Skip) -> bool:

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from bot.github.attempts import needs_person
-from bot.records import Attempts, Job, Plan, Skip, WatchEntry, Watchlist
+from bot.github.attempts import state_of
+from bot.records import Attempts, Job, ModelState, Plan, Skip, WatchEntry, Watchlist
 from bot.text import render
-from bot.watch.release import UP_TO_DATE, hold_skip
+from bot.watch.release import hold_skip
 
 HELD = "ticked on the dashboard"
 # GitHub takes 65,536 characters; the rest is for the hidden line, and for what escaping may add.
@@ -173,17 +173,17 @@ def _rows(plan: Plan, ticks: Ticks, attempts: Mapping[str, Attempts]) -> _Rows:
 
 
 def _add_skip(rows: _Rows, skip: Skip, ticks: Ticks, tried: Attempts | None) -> None:
-    entry = skip.entry
-    if skip.reason == UP_TO_DATE:
+    entry, state = skip.entry, state_of(skip)
+    if state is ModelState.PUBLISHED:
         rows.published.append(entry.target)
-    elif entry.hold is not None:
+    elif state is ModelState.HELD:
         # What the watchlist holds is changed there.
         unheld = (Action.HOLD,) if entry.hold == HELD else ()
         rows.held.append(_row(entry, skip.reason, ticks, *unheld))
     elif tried is not None:
         row = _row(entry, skip.reason, ticks, Action.RETRY, Action.HOLD, issue=tried.issue)
         (rows.person if tried.waits_for_person else rows.waiting).append(row)
-    elif needs_person(skip):
+    elif state is ModelState.REFUSED:
         rows.person.append(_row(entry, skip.reason, ticks, Action.HOLD, hint=skip.hint))
     else:
         boxes = (Action.NOW, Action.HOLD) if entry.settle_s else (Action.HOLD,)

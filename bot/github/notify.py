@@ -1,4 +1,4 @@
-"""What a webhook is told: a new release, a failure that is not retried, a proposed model. One request per run.
+"""What is sent to a webhook: new releases, failures that are not retried, proposed models. One request per run.
 
 Its URL is a secret, as anyone who knows it can post there, and is never part of a message or an error.
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from bot.github.attempts import needs_person
+from bot.github.attempts import state_of
 from bot.records import (
     Attempts,
     AuthorListing,
@@ -20,7 +20,6 @@ from bot.records import (
 )
 from bot.text import one_line
 from bot.watch.discovery import proposal_facts
-from bot.watch.release import UP_TO_DATE
 
 _REASON_CHARS = 300
 
@@ -66,14 +65,7 @@ def _failed(tried: Attempts) -> str:
 
 
 def _of_skip(skip: Skip, known: Known) -> ModelStatus:
-    entry = skip.entry
-    if skip.reason == UP_TO_DATE:
-        state = ModelState.PUBLISHED
-    elif entry.hold is not None:
-        state = ModelState.HELD
-    else:
-        state = ModelState.REFUSED if needs_person(skip) else ModelState.WAITING
-    return _status(entry, state, known, reason=skip.reason, hint=skip.hint, about=None)
+    return _status(skip.entry, state_of(skip), known, reason=skip.reason, hint=skip.hint, about=None)
 
 
 def _status(

@@ -157,6 +157,7 @@ def _head(item: Mapping[str, Any]) -> Head | None:
 
 
 def _info(item: dict[str, Any]) -> ModelInfo:
+    # Its constructor has no annotations.
     return ModelInfo(**item)  # type: ignore[no-untyped-call]
 
 

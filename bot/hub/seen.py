@@ -5,9 +5,8 @@ and the entry and the bot are the same as well, a model that was up to date stil
 can move without a commit: each is looked at once a day, and everything else is read again within four weeks, a
 part at a time.
 
-The file is a hint and no state: it may be lost, cut off, of another version, or written by somebody else. All that
-it can bring about is that a model is passed over as up to date. Whatever a plan does, or refuses, it has just
-read.
+The file is only a cache: it may be lost, truncated, of another version, or written by another program. At worst, a
+model is taken for up to date. Jobs and refusals are based on what was just read.
 """
 
 from __future__ import annotations

@@ -154,7 +154,7 @@ class Provenance:
     """provenance.json of a published repo: source, recipe, calibration, tools and files.
 
     Without dates, durations and local paths: the same job gives the same bytes in the same workflow run. Only
-    the speed of engines is measured anew.
+    the speed of engines is measured again.
     modules_to_not_convert: as in config.json; empty in releases of version 0.1. built_by: the run that quantized;
     published_by: the run that wrote this. None outside of GitHub Actions. kv_cache: when it is served.
     earlier: releases, the newest first. card: the CARD_VERSION of its card.

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from bot.errors import EnvironmentProblem
-from bot.files import disk_errors, locked
+from bot.files import cache_folder, disk_errors, locked
 from bot.records import Engine, Progress, sha256_of
 from bot.text import duration
 
@@ -37,10 +37,8 @@ def requirements(engine: Engine) -> tuple[str, ...]:
 
 
 def engine_folder(engine: Engine) -> Path:
-    """https://specifications.freedesktop.org/basedir-spec/latest/"""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     pins = sha256_of([*requirements(engine), sys.version_info[:2]])[:8]
-    return cache / "awq-bot" / "engines" / f"{engine.name}-{engine.version}-{pins}"
+    return cache_folder("engines") / f"{engine.name}-{engine.version}-{pins}"
 
 
 def is_installed(engine: Engine) -> bool:

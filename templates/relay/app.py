@@ -159,6 +159,7 @@ def main() -> None:
         settings = read_settings(os.environ)
     except ValueError as error:
         sys.exit(str(error))
+    # In a container, whose host decides which of its ports others reach.
     uvicorn.run(make_app(settings), host="0.0.0.0", port=int(os.environ.get("PORT", "7860")))  # noqa: S104
 
 

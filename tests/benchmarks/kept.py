@@ -26,12 +26,11 @@ from bot.checkpoint.reader import Checkpoint
 from bot.checkpoint.skeleton import Skeleton, open_skeleton
 from bot.evaluate.metrics import perplexity, token_figures
 from bot.evaluate.models import FinalStates, open_artifact, read_dequantized, readable_names, run_layers
-from bot.files import file_sha256, locked, write_atomic
+from bot.files import cache_folder, file_sha256, locked, write_atomic
 from bot.records import canonical_json, sha256_of
 from tests.benchmarks.methods import ROUNDING, Method, code_of, make
 from tests.benchmarks.run import Run
 from tests.benchmarks.texts import Text
-from tests.support.real_model import cache_folder
 
 _CPU = torch.device("cpu")
 # What decides a figure. The code that runs the models may change, as long as test_peers.py finds the same figures.
@@ -154,7 +153,7 @@ def place(method: Method, calibrated: Calibrated) -> Path:
     model = calibrated.model
     tokens = None if method == ROUNDING else tokens_sha256(calibrated.blocks)
     made_of = [model.sha256, tokens, model.group_size, code_of(method)]
-    return cache_folder() / "bench" / f"{model.name}-{method.name}-{sha256_of(made_of)[:12]}"
+    return cache_folder("bench") / f"{model.name}-{method.name}-{sha256_of(made_of)[:12]}"
 
 
 def _losses(model: Model, folder: Path, texts: tuple[Text, ...]) -> Iterator[Loss]:

@@ -14,11 +14,11 @@ from typing import Any
 from bot.checkpoint.constants import tool_versions
 from bot.checkpoint.reader import Checkpoint
 from bot.errors import EnvironmentProblem, untrusted_input
-from bot.files import file_sha256, locked, write_atomic
+from bot.files import cache_folder, file_sha256, locked, write_atomic
+from bot.serve.engines import last_line
 from tests.benchmarks.peer import write_artifact
 from tests.benchmarks.peers.layouts import as_gemm
 from tests.benchmarks.run import ROOT, Run, run_apart
-from tests.support.real_model import cache_folder
 
 PEERS_FOLDER = Path(__file__).parent / "peers"
 OUR_CODE = ("bot/quantize", "bot/checkpoint")
@@ -147,7 +147,7 @@ def _run_installed(method: Method, source: Path, tokens: Path, out: Path, *, gro
 def _environment(method: Method) -> Path:
     """The python of an environment with the pinned packages; made by the first call."""
     pins = _pins(method)
-    folder = cache_folder() / "peers" / pins.stem
+    folder = cache_folder("peers") / pins.stem
     python, installed = folder / "bin" / "python", folder / "installed.txt"
     with locked(folder.with_suffix(".lock"), make_parents=True):
         if not installed.exists() or installed.read_text() != pins.read_text():
@@ -167,7 +167,3 @@ def _install(method: Method, folder: Path, python: Path) -> None:
 
 def _pins(method: Method) -> Path:
     return PEERS_FOLDER / f"{method.package}.txt"
-
-
-def last_line(text: str) -> str:
-    return next((line.strip() for line in text.splitlines()[::-1] if line.strip()), "it says nothing")

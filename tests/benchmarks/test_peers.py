@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from bot.checkpoint import gemm
 from bot.checkpoint.reader import Checkpoint
 from bot.evaluate.metrics import evaluate
+from bot.files import cache_folder
 from bot.records import no_progress
 from tests.benchmarks import methods, tables
 from tests.benchmarks.cases import ASSETS
@@ -26,7 +27,6 @@ from tests.benchmarks.test_real import AUTOAWQ as SOME_AUTOAWQ
 from tests.benchmarks.test_real import OURS as SOME_OURS
 from tests.benchmarks.test_real import ROUNDING as SOME_ROUNDING
 from tests.benchmarks.texts import Text
-from tests.support.real_model import cache_folder
 
 # One linear, 16 channels of it, as GPTQModel 7.6.0 and llm-compressor 0.14.0.1 saved it, and as they read it back.
 LAYOUTS = Path(__file__).parent / "peers" / "layouts.safetensors"
@@ -69,7 +69,7 @@ def test_losses_are_those_that_evaluation_reports_and_are_kept(model: Model) -> 
     texts = tuple(Text(name=name, label="", tokens=part) for name, part in (("a", tokens[:2]), ("b", tokens[1:])))
     calibrated = Calibrated(model=model, text="none", blocks=tokens)
     one = measured(ROUNDING, calibrated, texts)
-    artifact = next(cache_folder().glob("bench/*/artifact"))
+    artifact = next(cache_folder("bench").glob("*/artifact"))
     for text, found in zip(texts, one.losses, strict=True):
         report = evaluate(
             model.folder,
@@ -117,7 +117,7 @@ def test_a_library_that_cannot_be_installed_is_named_with_pips_reason(
 
 
 def test_a_run_that_fails_is_named_with_its_last_line(tmp_path: Path) -> None:
-    python = cache_folder() / "peers" / "gptqmodel" / "bin" / "python"
+    python = cache_folder("peers") / "gptqmodel" / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.write_text("#!/bin/sh\necho Traceback >&2\necho 'RuntimeError: no kernel' >&2\nexit 1\n")
     python.chmod(0o755)

@@ -24,9 +24,9 @@ from torch import Tensor
 from bot.calibration.blocks import tokens_sha256
 from bot.calibration.evaluation import evaluation_tokens
 from bot.checkpoint.constants import EVALUATION_SEQ_LEN
-from bot.files import write_atomic
+from bot.files import cache_folder, write_atomic
 from bot.records import Evaluation, TextSource
-from tests.support.real_model import answers, cache_folder, load, real_model
+from tests.support.real_model import answers, load, real_model
 
 QUESTIONS = Path(__file__).with_name("questions.txt")
 CHAT = Path(__file__).with_name("chat.jsonl")
@@ -83,7 +83,7 @@ def _prose_file() -> Path:
 
 
 def _written(name: str, texts: list[str]) -> Path:
-    path = cache_folder() / "bench" / name
+    path = cache_folder("bench") / name
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, "\n\n".join(texts).encode())
     return path

@@ -21,7 +21,7 @@ from tests.support.watched import publish
 
 def main() -> None:
     root, watchlist, latency_ms = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
-    # Thousands of repos are made, and none of them has to survive a power cut.
+    # Thousands of repos are made, and none of them has to survive a power cut. mypy takes functions for constants.
     os.fsync = _no_fsync  # type: ignore[assignment]
     entries = read(watchlist).entries
     with LocalHub(root) as hub:

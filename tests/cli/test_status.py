@@ -10,11 +10,13 @@ import pytest
 
 from bot.github.issues import mark
 from bot.localhub import Fault, LocalHub
+from bot.page.site import TOP_LEVEL, site_files
 from bot.records import Attempts
 from tests.cli.conftest import Run
 from tests.support.github_api.server import ACTIONS
 from tests.support.release import Release
 from tests.support.repos import SOURCE, TARGET, source_files, writes
+from tests.support.status import many
 from tests.support.watch import BUILTIN_TEXT
 from tests.support.workspace import WEIGHTS, Workspace
 
@@ -219,7 +221,4 @@ def test_an_address_that_is_none_is_refused(run: Run, watchlist: Path, url: str)
 
 
 def test_what_a_folder_of_ours_holds_is_what_is_written() -> None:
-    from bot.page.site import TOP_LEVEL, site_files  # noqa: PLC0415
-    from tests.support.status import many  # noqa: PLC0415
-
     assert {path.partition("/")[0] for path in site_files(many(3))} == TOP_LEVEL

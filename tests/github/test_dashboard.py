@@ -217,7 +217,7 @@ def test_only_the_workflows_own_dashboard_counts(workspace: Workspace) -> None:
     workspace.seed("Tiny")
     body = f"- [x] <!-- hold {TARGET} --> hold\n\n{DASHBOARD_MARK}\n"
     labels = ["awq-bot", "awq-bot: dashboard"]
-    workspace.api.open_issue("stranger", "awq-bot: dashboard", body, labels)
+    workspace.api.open_issue("someone", "awq-bot: dashboard", body, labels)
     workspace.api.open_issue(ACTIONS, "awq-bot: dashboard", body, labels, is_pull=True)
     assert workspace.plan().outputs["quantize_count"] == "1"
     assert len(workspace.api.issues) == 3

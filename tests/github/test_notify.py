@@ -1,4 +1,4 @@
-"""What a webhook is told, in which form, and what happens when it does not answer."""
+"""What is sent to a webhook, in which form, and what happens when it does not answer."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def results() -> tuple[tuple[Any, ...], tuple[Attempts, ...]]:
     return (published, failed, again, replace(failed, status=Status.STOPPED)), attempts
 
 
-def test_only_what_was_published_and_what_failed_for_good_is_told() -> None:
+def test_only_what_was_published_and_what_failed_for_good_is_sent() -> None:
     ended, attempts = results()
     published, failed = events_of_results(ended, attempts, issues_url="https://github.com/x/y/issues")
     assert (published.kind, published.target, published.url) == ("published", "quantized/Tiny-awq", EVENT.url)
@@ -93,7 +93,7 @@ def test_a_long_list_is_cut_and_counted(host: str) -> None:
     assert text.endswith(f"and {300 - shown} more")
 
 
-def test_a_report_tells_the_webhook_once(workspace: Workspace, hook: Hook) -> None:
+def test_a_report_sends_one_request(workspace: Workspace, hook: Hook) -> None:
     workspace.seed("Tiny")
     workspace.plan()
     [planned] = workspace.planned()

@@ -238,7 +238,7 @@ def test_a_mark_is_read_as_it_was_written_and_nothing_else_is() -> None:
     assert branch_of("x.lock") == "awq-bot/x.lock-new-models"
 
 
-def test_the_webhook_is_told_of_a_model_once(lab: Workspace, hook: Hook) -> None:
+def test_a_model_is_sent_to_the_webhook_once(lab: Workspace, hook: Hook) -> None:
     lab.plan()
     lab.verb("propose", **{WEBHOOK: hook.url})
     [sent] = hook.sent

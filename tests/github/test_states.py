@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -25,21 +26,21 @@ TARGET = "quantized/Tiny-awq"
 NOTHING = Known()
 
 
-def plan(**fields: object) -> Plan:
-    return replace(Plan(jobs=(), skipped=()), **fields)  # type: ignore[arg-type]
+def plan(**fields: Any) -> Plan:
+    return replace(Plan(jobs=(), skipped=()), **fields)
 
 
-def of_skip(known: Known = NOTHING, hold: str | None = None, **fields: object) -> ModelStatus:
-    skip = replace(Skip(entry=entry(hold=hold), reason="up to date"), **fields)  # type: ignore[arg-type]
+def of_skip(known: Known = NOTHING, hold: str | None = None, **fields: Any) -> ModelStatus:
+    skip = replace(Skip(entry=entry(hold=hold), reason="up to date"), **fields)
     [found] = model_states(plan(skipped=(skip,)), known)
     return found
 
 
-def tried(**fields: object) -> Attempts:
+def tried(**fields: Any) -> Attempts:
     standard = Attempts(
         target=TARGET, content=job().attempt_digest, count=2, next_try="2026-11-30T02:50:00Z", issue=7
     )
-    return replace(standard, **fields)  # type: ignore[arg-type]
+    return replace(standard, **fields)
 
 
 @pytest.mark.parametrize(
@@ -53,8 +54,8 @@ def tried(**fields: object) -> Attempts:
         ({"reason": "settling: its weights changed 5 min ago", "blocked": True}, ModelState.WAITING),
     ],
 )
-def test_why_there_is_no_job_is_the_state(skip: dict[str, object], state: ModelState) -> None:
-    found = of_skip(**skip)  # type: ignore[arg-type]
+def test_why_there_is_no_job_is_the_state(skip: dict[str, Any], state: ModelState) -> None:
+    found = of_skip(**skip)
     assert (found.state, found.reason) == (state, skip.get("reason", "up to date"))
 
 

@@ -20,7 +20,7 @@ from bot.jobs.folder import JobDir, evaluate_inputs
 from bot.jobs.serving import Serving, serve_with
 from bot.records import Engine, QuantizedModel, Reference, Report, no_progress
 from bot.serve.engines import engine_folder, engine_python
-from tests.support.engines import ENGINE
+from tests.support.engines import ENGINE, NO_HUB
 from tests.support.sandbox import Quantized, Sandbox, build_sandbox, watchlist
 from tests.test_server_names import PINS as VLLM_PINS
 from tests.test_server_names import UNUSABLE
@@ -100,7 +100,7 @@ def test_an_artifact_that_was_damaged_after_evaluation_is_refused(ready: Sandbox
     name = next(name for name in tensors if name.endswith("layers.1.mlp.down_proj.scales"))
     intact = weights.read_bytes()
     save_file(tensors | {name: tensors[name] * 2}, weights, metadata={"format": "pt"})
-    context = stages.JobContext(hub=None, work=folder.parent, files=folder, progress=no_progress)  # type: ignore[arg-type]
+    context = stages.JobContext(hub=NO_HUB, work=folder.parent, files=folder, progress=no_progress)
     with pytest.raises(
         QualityGateError, match=r"served with gptqmodel 7\.6\.0: log-probabilities of 2,044 tokens"
     ):

@@ -18,7 +18,16 @@ from bot.jobs.handover import _check_served, _Handover
 from bot.jobs.isolation import in_force
 from bot.jobs.serving import Serving, check_engines, serve_with
 from bot.records import Card, Engine, Reference, Report, Served, WatchEntry, no_progress
-from tests.support.engines import ANSWER, ENGINE, REFERENCE, answering, served, shifted, stand_in_environment
+from tests.support.engines import (
+    ANSWER,
+    ENGINE,
+    NO_HUB,
+    REFERENCE,
+    answering,
+    served,
+    shifted,
+    stand_in_environment,
+)
 from tests.support.factories import entry, job, quantized, report
 
 
@@ -60,7 +69,7 @@ def test_an_engine_that_agrees_is_recorded_in_the_report_and_not_started_again(
 ) -> None:
     script = answering(tmp_path / "engine.py", shifted(ANSWER, 0.01))
     monkeypatch.setattr(stages, "Serving", lambda **fields: Serving(**fields, script=script))
-    context = stages.JobContext(hub=None, work=tmp_path, files=tmp_path, progress=no_progress)  # type: ignore[arg-type]
+    context = stages.JobContext(hub=NO_HUB, work=tmp_path, files=tmp_path, progress=no_progress)
     made = stages.serve(context, asked)
     (found,) = made.served
     assert (found.engine, found.version, found.tokens) == ("gptqmodel", "7.6.0", 6)
@@ -162,13 +171,13 @@ def test_engines_that_are_taken_out_of_the_watchlist_leave_the_report(asked: Job
     asked.forget(Reference)
     asked.store(job(entry()))
     assert stages._measured(asked, quantized()) is not None
-    context = stages.JobContext(hub=None, work=tmp_path, files=tmp_path, progress=no_progress)  # type: ignore[arg-type]
+    context = stages.JobContext(hub=NO_HUB, work=tmp_path, files=tmp_path, progress=no_progress)
     assert stages.serve(context, asked) == report()
 
 
 def test_the_stage_without_an_evaluation_says_what_to_run(asked: JobDir, tmp_path: Path) -> None:
     asked.forget(Report)
-    context = stages.JobContext(hub=None, work=tmp_path, files=tmp_path, progress=no_progress)  # type: ignore[arg-type]
+    context = stages.JobContext(hub=NO_HUB, work=tmp_path, files=tmp_path, progress=no_progress)
     with pytest.raises(WatchlistError, match="`evaluate` has not run yet"):
         stages.serve(context, asked)
 
@@ -197,6 +206,6 @@ def test_a_pull_looks_at_the_engines_first(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     jobdir = JobDir(tmp_path / "job")
     jobdir.store(job(entry(serve=(Engine(name="vllm", version="0.32"),))))
-    context = stages.JobContext(hub=None, work=tmp_path, files=tmp_path, progress=no_progress)  # type: ignore[arg-type]
+    context = stages.JobContext(hub=NO_HUB, work=tmp_path, files=tmp_path, progress=no_progress)
     with pytest.raises(EnvironmentProblem, match="vllm needs a CUDA GPU"):
         stages.pull(context, jobdir)

@@ -363,6 +363,6 @@ def test_a_hub_that_shows_no_settings_in_lists_is_asked_repo_by_repo(watch: Watc
 
 
 def test_a_token_that_is_refused_is_an_error_as_before(watch: Watch) -> None:
-    nobody = Hub(watch.hub.endpoint, "hf_" + "x" * 34)
+    unknown = Hub(watch.hub.endpoint, "hf_" + "x" * 34)
     with pytest.raises(Exception, match="refuses the token"):
-        pipeline.plan(nobody, MODELS, memory=watch.memory)
+        pipeline.plan(unknown, MODELS, memory=watch.memory)

@@ -8,10 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from bot.hub.session import Hub
 from bot.records import Engine, EngineAnswer, Reference, Scores, Served, to_json
 from bot.serve.engines import engine_folder
 
 ENGINE = Engine(name="gptqmodel", version="7.6.0")
+NO_HUB = Hub("http://127.0.0.1:9")  # serving asks no Hub
 
 REFERENCE = Reference(
     blocks=((5, 6, 7, 8), (9, 5, 6, 7)),

