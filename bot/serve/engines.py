@@ -1,4 +1,4 @@
-"""Each inference engine in an environment of its own, installed once per machine, without this project.
+"""Each inference engine in its own environment, installed once per machine, without this project.
 
 Installing uses the network, as pip is set up here, but gets no token: packages may run code when they are built.
 What was interrupted is started over.

@@ -1,4 +1,4 @@
-"""A local Hub in a process of its own, with the models of a watchlist, all of them published.
+"""A local Hub in its own process, with the models of a watchlist, all of them published.
 
     python -m tests.benchmarks.watch_hub ROOT WATCHLIST LATENCY_MS
 

@@ -1,6 +1,6 @@
 """`make demo REAL=1`: a real model through the whole chain, and an independent reader who asks it a question.
 
-The model comes from PyPI, and so does what the reader needs, which is installed in an environment of its own.
+The model comes from PyPI, and so does what the reader needs, which is installed in its own environment.
 Where they cannot be fetched, this says so and ends well.
 """
 
@@ -121,7 +121,7 @@ def _release(demo: Demo, folder: Path) -> None:
 
 
 def _read_back(demo: Demo) -> None:
-    title(demo, "An independent reader, transformers with gptqmodel in an environment of its own, asks both")
+    title(demo, "An independent reader, transformers with gptqmodel in its own environment, asks both")
     reader = Reader(endpoint=demo.hub.endpoint, home=demo.root / "work" / "reader")
     head, tag = demo.hub.refs(SOURCE)["refs/heads/main"], _provenance(demo).tag
     ours = reader.answers(TARGET, tag, *QUESTIONS)
